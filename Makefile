@@ -1,0 +1,58 @@
+# Every target does its own set-up: a virtual environment in .venv with the package and what the target needs.
+# A stamp file remembers what is installed, so that a second run starts at once.
+#   make demo    segment the bundled photographs with the bundled model
+#   make test    run the test suite
+#   make lint    ruff and mypy        make format   let ruff rewrite the sources
+#   make bench   speed of the operators, against torchvision
+#   make clean   remove the virtual environment and what was built
+# PYTHON=... chooses the interpreter, VENV=... the folder of the virtual environment.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11 python)
+
+.DEFAULT_GOAL := demo
+.PHONY: demo test lint format bench clean
+# A step that fails leaves no stamp behind.
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/instancefcn demo --out demo-output
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/ops.py
+
+clean:
+	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/.created:
+	@for python in $(CANDIDATES); do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        echo "Making $(VENV) with $$($$python --version)"; \
+	        $$python -m venv --clear $(VENV) && touch $@ && exit 0; \
+	        exit 1; \
+	    fi; \
+	done; \
+	echo "Python 3.11 or newer was not found (looked for: $(CANDIDATES)). Install it, or say: make PYTHON=/path/to/python3.11"; \
+	exit 1
+
+# Editable, so that a change of the sources needs no new installation.
+$(VENV)/.installed: $(VENV)/.created pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.created pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.installed

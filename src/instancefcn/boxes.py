@@ -1,0 +1,73 @@
+"""Half-open boxes `x1, y1, x2, y2` in pixels, and their coding as regression targets.
+
+A box covers the points x1 <= x < x2, y1 <= y < y2; its width is x2 - x1, without the "+1" of older code. IoU and
+non-maximum suppression are `torchvision.ops.box_iou` and `torchvision.ops.batched_nms`, which use the same convention.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# Bounds the growth of one regression step, so that an untrained network cannot overflow: a factor of 62.5.
+MAX_LOG_SCALE = math.log(1000.0 / 16.0)
+
+
+def _centres(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    width, height = x2 - x1, y2 - y1
+    return x1 + 0.5 * width, y1 + 0.5 * height, width, height
+
+
+def encode(rois: Tensor, gt: Tensor) -> Tensor:
+    """Deltas `dx, dy, dw, dh` that move `rois` onto `gt` (R-CNN, appendix C; Faster R-CNN, eq. 2).
+
+    Args:
+        rois: [N, 4] boxes with positive width and height, pixels.
+        gt: [N, 4] boxes with positive width and height, pixels.
+
+    Returns:
+        [N, 4]: shifts of the centre in units of the RoI's sides, and natural logarithms of the ratios of the sides.
+    """
+    rx, ry, rw, rh = _centres(rois)
+    gx, gy, gw, gh = _centres(gt)
+    return torch.stack(((gx - rx) / rw, (gy - ry) / rh, torch.log(gw / rw), torch.log(gh / rh)), dim=-1)
+
+
+def decode(rois: Tensor, deltas: Tensor) -> Tensor:
+    """Boxes [N, 4] in pixels that `deltas` [N, 4] make of `rois` [N, 4]; the inverse of `encode`.
+
+    The logarithms of the sides are limited to `MAX_LOG_SCALE` from above.
+    """
+    rx, ry, rw, rh = _centres(rois)
+    dx, dy, dw, dh = deltas.unbind(-1)
+    cx, cy = rx + dx * rw, ry + dy * rh
+    half_w = 0.5 * rw * torch.exp(dw.clamp(max=MAX_LOG_SCALE))
+    half_h = 0.5 * rh * torch.exp(dh.clamp(max=MAX_LOG_SCALE))
+    return torch.stack((cx - half_w, cy - half_h, cx + half_w, cy + half_h), dim=-1)
+
+
+def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """`boxes` [..., 4] cut to a picture of `size` (height, width): x within [0, width], y within [0, height]."""
+    height, width = size
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack(
+        (x1.clamp(0, width), y1.clamp(0, height), x2.clamp(0, width), y2.clamp(0, height)), dim=-1
+    )
+
+
+def scale(boxes: Tensor, factor_x: float, factor_y: float) -> Tensor:
+    """`boxes` [..., 4] in pixels of a picture that is `factor_x` times as wide and `factor_y` times as high."""
+    return boxes * boxes.new_tensor((factor_x, factor_y, factor_x, factor_y))
+
+
+def sides_at_least(boxes: Tensor, minimum: float) -> Tensor:
+    """Boolean [N]: both sides of a box [N, 4] are at least `minimum` pixels long."""
+    return ((boxes[:, 2] - boxes[:, 0]) >= minimum) & ((boxes[:, 3] - boxes[:, 1]) >= minimum)
+
+
+def to_rois(boxes: Tensor, batch_index: int) -> Tensor:
+    """RoIs [N, 5] (batch index, x1, y1, x2, y2) from `boxes` [N, 4] of one picture of a batch."""
+    return torch.nn.functional.pad(boxes, (1, 0), value=float(batch_index))

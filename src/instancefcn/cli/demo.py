@@ -1,0 +1,86 @@
+"""`instancefcn demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from instancefcn.instances import Instances
+
+
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("demo-output"),
+    model: Annotated[
+        str, typer.Option(metavar="NAME|PATH", help="Another model than the bundled one.")
+    ] = "fcis-animals7",
+    score: Annotated[float, typer.Option(min=0, max=1, help="Leave out objects below this score.")] = 0.5,
+) -> None:
+    """Segment the bundled photographs with the bundled model and show what comes out."""
+    from importlib.resources import as_file, files
+
+    from rich.console import Console
+
+    from instancefcn.cli.predict import Writer
+    from instancefcn.inference.predictor import load
+    from instancefcn.inference.sources import find_pictures
+    from instancefcn.inference.writers import CocoSummary, output_names
+
+    console = Console()
+    predictor = load(model)
+    with as_file(files("instancefcn") / "assets" / "demo") as folder:
+        paths = find_pictures([folder])
+        kinds = ("overlay", "coco")
+        writer = Writer(
+            out, kinds, output_names(paths), CocoSummary(predictor.class_names, predictor.category_ids)
+        )
+        table = _table()
+        written: list[Path] = []
+        seconds = []
+        for number, result in enumerate(predictor.files(paths, score=score)):
+            if result.instances is None:
+                raise RuntimeError(f"a bundled photograph is damaged: {result.error}")
+            written += writer.write(number, result)
+            seconds.append(result.seconds)
+            _add_rows(table, result.path.name, result.instances)
+    writer.finish()
+    console.print(table)
+    # The first picture also pays for compiling the kernels and for the first allocations.
+    rest = sorted(seconds[1:])
+    console.print(
+        f"{len(paths)} photographs, {rest[len(rest) // 2]:.2f} s each (the first {seconds[0]:.2f} s)"
+    )
+    console.print("\nOverlays and COCO results:")
+    for overlay, coco in zip(written[::2], written[1::2], strict=True):
+        console.print(f"  {overlay}  {coco.name}", highlight=False, soft_wrap=True)
+    console.print("\nYour own pictures: [bold]instancefcn predict PHOTO... --out DIR[/bold]")
+
+
+def _table() -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("picture")
+    table.add_column("class")
+    table.add_column("score", justify="right")
+    table.add_column("box: x1, y1, x2, y2 (px)", justify="right")
+    table.add_column("area (px)", justify="right")
+    return table
+
+
+def _add_rows(table: Any, picture: str, instances: Instances) -> None:
+    if not len(instances):
+        table.add_row(picture, "nothing", "", "", "")
+    rows = zip(
+        instances.names,
+        instances.scores.tolist(),
+        instances.boxes.tolist(),
+        instances.masks.areas().tolist(),
+        strict=True,
+    )
+    for number, (name, score, corners, area) in enumerate(rows):
+        place = " ".join(f"{side:5.0f}" for side in corners)
+        table.add_row("" if number else picture, name, f"{score:.2f}", place, f"{area:,}")

@@ -1,0 +1,59 @@
+"""`instancefcn`: the verbs, and how errors reach the person who typed them.
+
+The verbs' files import only what their options need; torch comes in when a verb runs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from instancefcn import __version__
+from instancefcn.cli.demo import demo
+from instancefcn.cli.eval import eval_
+from instancefcn.cli.predict import predict
+from instancefcn.cli.train import train
+from instancefcn.errors import InstanceFCNError
+
+
+class _Verbs(TyperGroup):
+    """Prints errors that the user can mend without a traceback; the exit status is 2, as for a wrong option."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InstanceFCNError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find, name and outline every object in pictures.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"instancefcn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(demo)
+app.command()(predict)
+app.command()(train)
+app.command("eval")(eval_)

@@ -1,0 +1,53 @@
+"""`instancefcn train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Argument(help="Folder with train.json, val.json and images/, or a YAML file that names them."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run: weights, curves, pictures, log.")],
+    model: Annotated[
+        str | None, typer.Option(help="fcis_lite (when left out), fcis_resnet50 or fcis_resnet101.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="How often every picture is seen.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any other setting, such as batch_size=8 or augment.flip=0."
+        ),
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")
+    ] = False,
+) -> None:
+    """Train a model on a COCO-format dataset. Stop with Ctrl-C; --resume goes on exactly where it stopped."""
+    # torch and lightning take seconds to import: only a real run pays for them.
+    from instancefcn.training.config import parse_assignments
+
+    settings = parse_assignments(set_ or [])
+    if epochs is not None:
+        settings["epochs"] = epochs
+    from instancefcn.training.run import Interrupted
+    from instancefcn.training.run import train as run
+
+    try:
+        best = run(data, model, out=out, resume=resume, **settings)
+    except Interrupted as stop:
+        typer.echo(str(stop), err=True)
+        raise typer.Exit(128 + stop.signal) from None
+    if json_:
+        import json
+
+        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+        typer.echo(json.dumps({"checkpoint": str(best), **metrics}))
+    else:
+        typer.echo(str(best))

@@ -1,0 +1,258 @@
+"""Read COCO instance annotations: polygons, compressed and uncompressed RLE, crowds.
+
+Nothing is dropped or guessed in silence: everything that is wrong with a file and its pictures is gathered
+and raised at once. What other tools leave out and can be derived is derived: a box (from the outline), an
+area (from the box) and `iscrowd` (0).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from instancefcn.data.check import box_problem, picture_problems
+from instancefcn.data.dataset import Annotation, Dataset, Picture, Segmentation
+from instancefcn.data.outlines import decode_crop, normalised, outline_problem
+from instancefcn.data.outlines import rasterize as rasterize  # offered here too
+from instancefcn.data.paths import PictureFinder
+from instancefcn.errors import DataError
+
+
+def read_coco(
+    annotations: Path | str,
+    images: Path | str,
+    *,
+    name: str | None = None,
+    check_pictures: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Read a COCO JSON file.
+
+    Category ids may be any whole numbers; labels are their ranks.
+
+    Args:
+        annotations: the JSON file.
+        images: the folder that the records' file names start from. A name never leads out of it.
+        name: the dataset's; by default that of the JSON file.
+        check_pictures: decode every picture once, so that a broken one is known now and not in the middle of
+            training.
+        progress: called with (pictures checked, pictures).
+
+    Raises:
+        DataError: everything that is wrong.
+    """
+    dataset, problems = parse_coco(annotations, images, name=name)
+    if check_pictures:
+        problems = problems + picture_problems(dataset.pictures, progress)
+    if problems:
+        raise DataError(problems)
+    return dataset
+
+
+def parse_coco(
+    annotations: Path | str, images: Path | str, *, name: str | None = None
+) -> tuple[Dataset, list[str]]:
+    """The usable part of a COCO JSON file, and what is wrong with the rest. No picture is opened yet."""
+    annotations, images = Path(annotations), Path(images)
+    name = annotations.stem if name is None else name
+    problems: list[str] = []
+    content = _load(annotations, problems)
+    if not images.is_dir():
+        problems.append(f"{images}: there is no such folder of pictures: create it or name the right one")
+    if content is None or not images.is_dir():
+        return Dataset(name, (), (), ()), problems
+    reader = _Reader(annotations, problems)
+    names = reader.categories(content["categories"])
+    ids = tuple(sorted(names))
+    pictures = reader.pictures(content["images"], PictureFinder(images))
+    outlines = reader.annotations(
+        content["annotations"], {id_: label for label, id_ in enumerate(ids)}, pictures
+    )
+    filled = tuple(
+        Picture(p.id, p.path, p.height, p.width, tuple(outlines.get(p.id, ())))
+        for p in pictures.values()
+        if p is not None and p.id not in reader.missing
+    )
+    return Dataset(name, filled, tuple(names[i] for i in ids), ids), problems
+
+
+def _load(path: Path, problems: list[str]) -> dict[str, Any] | None:
+    """The file's three lists, or None."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        problems.append(f"{path}: there is no such annotation file")
+        return None
+    except OSError as error:
+        problems.append(f"{path}: cannot be read ({error.strerror})")
+        return None
+    except (ValueError, RecursionError) as error:
+        problems.append(f"{path}: is no JSON file ({error}): export the annotations again")
+        return None
+    if not isinstance(content, dict):
+        problems.append(
+            f'{path}: holds a {type(content).__name__}, not an object with "images", "annotations" and '
+            '"categories" (COCO results are a list: annotations are wanted)'
+        )
+        return None
+    before = len(problems)
+    for key in ("images", "annotations", "categories"):
+        if key not in content:
+            problems.append(
+                f'{path}: has no "{key}": a COCO file holds "images", "annotations" and "categories"'
+            )
+        elif not isinstance(content[key], list):
+            problems.append(f'{path}: "{key}" is a {type(content[key]).__name__}, not a list')
+        elif not content[key] and key != "annotations":
+            problems.append(f'{path}: "{key}" is empty: there is nothing to learn')
+    return content if len(problems) == before else None
+
+
+class _Reader:
+    """Walks through the records of one file and notes what is wrong with them."""
+
+    def __init__(self, path: Path, problems: list[str]) -> None:
+        self.path, self.problems = path, problems
+        self.missing: set[int] = set()
+        """Ids of the pictures whose file is not there: said already, so nobody needs to open them."""
+
+    def complain(self, where: str, what: str) -> None:
+        self.problems.append(f"{self.path}: {where}: {what}")
+
+    def records(self, records: list[Any], kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The records that have an id of their own."""
+        seen: set[int] = set()
+        for position, record in enumerate(records):
+            if not isinstance(record, dict):
+                self.complain(f"{kind} record {position}", f"is a {type(record).__name__}, not an object")
+                continue
+            id_ = _whole(record.get("id"))
+            if id_ is None:
+                found = f"id {record['id']!r} is not a whole number" if "id" in record else "has no id"
+                self.complain(f"{kind} record {position}", f"{found}: number the records")
+            elif id_ in seen:
+                self.complain(f"{kind} {id_}", "this id was used before: give every record an id of its own")
+            else:
+                seen.add(id_)
+                yield id_, record
+
+    def categories(self, records: list[Any]) -> dict[int, str]:
+        names: dict[int, str] = {}
+        for id_, record in self.records(records, "category"):
+            name = record.get("name")
+            if not isinstance(name, str) or not name.strip():
+                self.complain(f"category {id_}", "has no name: give it one")
+                name = f"category {id_}"
+            names[id_] = name
+        return names
+
+    def pictures(self, records: list[Any], finder: PictureFinder) -> dict[int, Picture | None]:
+        """By id. None: the record cannot be used, which is said once and not for each annotation."""
+        pictures: dict[int, Picture | None] = {}
+        for id_, record in self.records(records, "image"):
+            file_name = record.get("file_name")
+            height, width = _whole(record.get("height")), _whole(record.get("width"))
+            pictures[id_] = None
+            where = f"image {id_} ({file_name})" if file_name else f"image {id_}"
+            if not isinstance(file_name, str) or not file_name:
+                self.complain(
+                    where, "has no file_name: write the picture's path below the folder of pictures"
+                )
+                continue
+            path, problem = finder.find(file_name)
+            if problem:
+                self.complain(where, problem)
+            if height is None or width is None or height < 1 or width < 1:
+                size = f"{record.get('width')!r} x {record.get('height')!r}"
+                self.complain(where, f"width x height is {size}: write the picture's size in whole pixels")
+            elif path is not None:
+                pictures[id_] = Picture(id_, path, height, width)
+            else:  # the outlines can still be checked
+                pictures[id_] = Picture(id_, finder.folder / Path(file_name).name, height, width)
+                self.missing.add(id_)
+        return pictures
+
+    def annotations(
+        self, records: list[Any], labels: dict[int, int], pictures: dict[int, Picture | None]
+    ) -> dict[int, list[Annotation]]:
+        """By image id."""
+        found: dict[int, list[Annotation]] = {}
+        for id_, record in self.records(records, "annotation"):
+            image_id, category = _whole(record.get("image_id")), _whole(record.get("category_id"))
+            picture = None if image_id is None else pictures.get(image_id)
+            where = f"annotation {id_} ({picture.path.name})" if picture else f"annotation {id_}"
+            if category not in labels:
+                known = ", ".join(map(str, list(labels)[:20])) + (", .." if len(labels) > 20 else "")
+                what = f"category_id {record.get('category_id')!r} is unknown"
+                self.complain(where, f"{what}: use one of {known}, or add a category")
+            if image_id not in pictures:
+                what = f"image_id {record.get('image_id')!r} is unknown: no image record has it"
+                self.complain(where, f"{what}; add one or remove the annotation")
+            if picture is not None:
+                label = labels.get(category, -1) if category is not None else -1
+                annotation = self._annotation(where, id_, record, label, picture)
+                if annotation is not None and label >= 0:
+                    found.setdefault(picture.id, []).append(annotation)
+        return found
+
+    def _annotation(
+        self, where: str, id_: int, record: dict[str, Any], label: int, picture: Picture
+    ) -> Annotation | None:
+        height, width = picture.height, picture.width
+        segmentation = record.get("segmentation")
+        crowd = record.get("iscrowd", 0)
+        wrong = [outline_problem(segmentation, height, width)]
+        if crowd not in (0, 1):
+            wrong.append(f"iscrowd is {crowd!r}: write 0 or 1")
+        box = None
+        if record.get("bbox") is not None:
+            box = _box(record["bbox"])
+            if box is None:
+                wrong.append(
+                    f"bbox is {record['bbox']!r}, not four finite numbers x, y, width, height: rewrite it"
+                )
+            else:
+                wrong.append(box_problem(box, height, width))
+        complaints = [w for w in wrong if w]
+        for complaint in complaints:
+            self.complain(where, complaint)
+        if complaints or segmentation is None:
+            return None
+        outline = normalised(segmentation, height, width)
+        if box is None:
+            box = _extent(outline, height)
+        area = record.get("area")
+        if not isinstance(area, int | float) or not 0 <= area < 1e18:
+            area = (box[2] - box[0]) * (box[3] - box[1])
+        return Annotation(id_, label, box, outline, float(area), bool(crowd))
+
+
+def _whole(value: object) -> int | None:
+    """A whole number, also one that a table program wrote as 3.0; None for anything else."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    return int(value) if isinstance(value, float) and value.is_integer() else None
+
+
+def _box(value: object) -> tuple[float, float, float, float] | None:
+    """Corners of COCO's x, y, width, height."""
+    if not isinstance(value, list) or len(value) != 4:
+        return None
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e18 for v in value):
+        return None
+    x, y, width, height = map(float, value)
+    return x, y, x + width, y + height
+
+
+def _extent(outline: Segmentation, height: int) -> tuple[float, float, float, float]:
+    """The box around an outline."""
+    if isinstance(outline, list):
+        xs = [x for polygon in outline for x in polygon[0::2]]
+        ys = [y for polygon in outline for y in polygon[1::2]]
+        return float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))
+    crop, (x, y) = decode_crop(outline["counts"], height)
+    return float(x), float(y), float(x + crop.shape[1]), float(y + crop.shape[0])

@@ -1,0 +1,148 @@
+"""Pictures from files, Pillow images and arrays, always as 8-bit RGB the way a viewer would show them."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from instancefcn.errors import ImageError
+
+MAX_PIXELS = 178_956_970
+"""Largest picture that is decoded (0.5 GB as RGB), Pillow's own limit: a small file can claim to be huge."""
+
+_ORIENTATION = 0x0112  # the EXIF tag that says how a viewer turns the picture
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])
+"""Turns that swap width and height."""
+
+_SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
+
+
+def read_image(path: Path | str) -> Tensor:
+    """Decode a picture file.
+
+    EXIF rotation is applied, of an animation the first frame is taken, palettes, gray and CMYK become RGB,
+    alpha is dropped (not blended), and 16-bit samples are divided by 257 whatever range they use, so that
+    equal values stay equal between pictures.
+
+    Returns:
+        uint8 [3, H, W], RGB; in memory as H x W x 3, the order in which it is resized fastest.
+
+    Raises:
+        ImageError: the file is missing, no picture, truncated, or has more than MAX_PIXELS.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            return to_uint8_rgb(image)
+    except Exception as error:
+        raise ImageError(f"{path}: {describe(error)}") from error
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """How the EXIF data want the picture turned. Damaged EXIF data count as none: the pixels may be sound."""
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return None
+
+
+def describe(error: Exception) -> str:
+    """What kept a picture from being decoded. Decoders raise nearly anything on a broken file."""
+    if isinstance(error, ImageError):
+        return str(error)
+    if isinstance(error, UnidentifiedImageError):
+        return "is no picture that Pillow can read"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return too_large()
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read ({error.strerror})"
+    return f"is damaged or truncated ({error})"
+
+
+def to_uint8_rgb(image: Image.Image | NDArray[Any] | Tensor) -> Tensor:
+    """The same for a Pillow image or an array.
+
+    Arrays (numpy, or tensors, which are taken as numpy would be) are [H, W], [H, W, 1], [H, W, 3] or [H, W,
+    4] in RGB order; a tensor may also be [3, H, W]. Kinds: uint8; bool; uint16 (divided by 257); floats from
+    0 to 1.
+
+    Raises:
+        ImageError: another shape or kind, values out of range, or more than MAX_PIXELS.
+    """
+    if isinstance(image, Image.Image):
+        try:
+            return torch.from_numpy(_array_of(image)).permute(2, 0, 1)
+        except Exception as error:  # Pillow decodes late
+            raise ImageError(describe(error)) from error
+    if isinstance(image, Tensor):
+        if image.dim() == 3 and image.shape[0] == 3 and image.shape[2] not in (1, 3, 4):
+            image = image.permute(1, 2, 0)
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()  # numpy has no bfloat16
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"a picture is a Pillow image or an array, not {type(image).__name__}")
+    array = image[:, :, None] if image.ndim == 2 else image
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        raise ImageError(
+            f"an array of shape {list(image.shape)} is no picture: [H, W] or [H, W, 1, 3 or 4] is"
+        )
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise ImageError(too_large())
+    array = np.broadcast_to(array, (*array.shape[:2], 3)) if array.shape[2] == 1 else array[:, :, :3]
+    return torch.from_numpy(np.array(_to_uint8(array), order="C")).permute(2, 0, 1)
+
+
+def _array_of(image: Image.Image) -> NDArray[np.uint8]:
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(too_large())
+    turn = turn_of(image)
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode in _SIXTEEN_BIT_MODES or image.mode in ("I", "F"):
+        values = np.asarray(image)
+        if image.mode != "F":  # "I" is how Pillow opens some 16-bit files
+            values = np.clip(values, 0, 65535).astype(np.uint16)
+        elif values.size and values.max() > 1:
+            values = values / 255  # float TIFFs come in 0 to 1 or in 0 to 255
+        return np.repeat(_to_uint8(values)[:, :, None], 3, axis=2)
+    if image.mode != "RGB":
+        # A palette with transparency goes over RGBA, or Pillow warns; its alpha is dropped like any other.
+        image = (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
+    return np.array(image)
+
+
+def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    if array.dtype == np.uint16:
+        return np.round(array / np.float32(257)).astype(np.uint8)
+    if np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise ImageError(
+                f"a picture of floats runs from 0 to 1, this one from {array.min()} to {array.max()}"
+            )
+        return np.round(array * np.float32(255)).astype(np.uint8)
+    raise ImageError(f"a picture is uint8, uint16, bool or float from 0 to 1, not {array.dtype}")
+
+
+def too_large() -> str:
+    """The complaint about a picture beyond MAX_PIXELS."""
+    return f"has more than {MAX_PIXELS:,} pixels: shrink it or cut it into tiles"

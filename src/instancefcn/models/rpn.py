@@ -1,0 +1,201 @@
+"""Region proposal network: anchors, proposals, targets and losses (Faster R-CNN; FCIS section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import box_iou, nms
+
+from instancefcn import boxes as box_ops
+from instancefcn.models.targets import Target
+
+# smooth L1 with sigma 3: quadratic below 1/9.
+BOX_BETA = 1.0 / 9.0
+
+
+@dataclass(frozen=True)
+class AnchorSpec:
+    """Anchors of every map cell.
+
+    Attributes:
+        scales: square roots of the areas, in units of the stride.
+        ratios: height / width.
+        stride: pixels per map cell.
+    """
+
+    scales: tuple[float, ...]
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    stride: int = 16
+
+    def __len__(self) -> int:
+        return len(self.scales) * len(self.ratios)
+
+    def base(self) -> Tensor:
+        """float32 [A, 4] around the origin, pixels; ratio-major, then scale; exact square roots, no rounding."""
+        ratios = torch.tensor(self.ratios, dtype=torch.float64).repeat_interleave(len(self.scales))
+        sides = self.stride * torch.tensor(self.scales, dtype=torch.float64).repeat(len(self.ratios))
+        half_h, half_w = sides * ratios.sqrt() / 2, sides / ratios.sqrt() / 2
+        return torch.stack((-half_w, -half_h, half_w, half_h), dim=1).float()
+
+    def grid(self, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+        """float32 [height * width * A, 4], pixels: the anchors centred on every cell of a map, row by row."""
+        y = (torch.arange(height, device=device) + 0.5) * self.stride
+        x = (torch.arange(width, device=device) + 0.5) * self.stride
+        cy, cx = torch.meshgrid(y, x, indexing="ij")
+        centres = torch.stack((cx, cy, cx, cy), dim=-1)
+        return (centres[:, :, None] + self.base().to(device)).reshape(-1, 4)
+
+
+@dataclass(frozen=True)
+class RPNSpec:
+    """How proposals are made and trained; the defaults are the published ones.
+
+    Attributes:
+        channels: of the hidden layer.
+        before_nms, after_nms: proposals kept before and after non-maximum suppression.
+        nms_iou: proposals that overlap a better one by more than this are dropped.
+        min_size: proposals with a shorter side, in pixels of the network's input, are dropped.
+        inside_only: train only anchors that lie wholly inside the picture.
+        positive_iou, negative_iou: an anchor above the first is an object, below the second background.
+        samples, positive_fraction: anchors in the loss of one picture, and the most of them that may be objects.
+    """
+
+    channels: int = 512
+    before_nms: int = 6000
+    after_nms: int = 300
+    nms_iou: float = 0.7
+    min_size: float = 16.0
+    inside_only: bool = True
+    positive_iou: float = 0.7
+    negative_iou: float = 0.3
+    samples: int = 256
+    positive_fraction: float = 0.5
+
+
+class RegionProposalNetwork(nn.Module):
+    """A 3x3 convolution, then one objectness logit and four box deltas an anchor.
+
+    The papers' two-way softmax has one more logit than it needs: only the difference counts, which is what is learnt here.
+    """
+
+    def __init__(self, in_channels: int, anchors: AnchorSpec, spec: RPNSpec) -> None:
+        super().__init__()
+        self.anchors, self.spec = anchors, spec
+        self.hidden = nn.Conv2d(in_channels, spec.channels, 3, padding=1)
+        self.logits = nn.Conv2d(spec.channels, len(anchors), 1)
+        self.deltas = nn.Conv2d(spec.channels, 4 * len(anchors), 1)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [N, C, H, W] to objectness logits [N, H * W * A] and deltas [N, H * W * A, 4], in `grid` order."""
+        hidden = F.relu(self.hidden(features))
+        n = features.shape[0]
+        logits = self.logits(hidden).permute(0, 2, 3, 1).reshape(n, -1)
+        deltas = self.deltas(hidden).permute(0, 2, 3, 1).reshape(n, -1, 4)
+        return logits.float(), deltas.float()
+
+    @torch.no_grad()
+    def proposals(self, logits: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int]) -> Tensor:
+        """Proposals [<= after_nms, 4] of one picture, best first, in pixels, clipped to `size` (height, width).
+
+        Args:
+            logits, deltas: [T] and [T, 4], one picture's output of `forward`.
+            anchors: [T, 4].
+        """
+        return make_proposals(logits, box_ops.decode(anchors, deltas), anchors, size, self.spec)
+
+    def loss(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, targets: list[Target], sizes: list[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Objectness and box loss, each the mean over the pictures of a batch.
+
+        Objectness: mean of the logistic losses of the sampled anchors. Boxes: sum of smooth L1 (sigma 3) over the sampled
+        objects, divided by `samples` (the official normaliser).
+        """
+        class_losses, box_losses = [], []
+        for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
+            labels, matched = anchor_labels(anchors, target, size, self.spec)
+            positive, negative = sample_anchors(labels, self.spec)
+            chosen = torch.cat((positive, negative))
+            truth = (labels[chosen] == 1).to(logits.dtype)
+            entropy = F.binary_cross_entropy_with_logits(logits[i, chosen], truth, reduction="sum")
+            class_losses.append(entropy / max(len(chosen), 1))
+            wanted = box_ops.encode(anchors[positive], target.boxes[matched[positive]])
+            difference = F.smooth_l1_loss(deltas[i, positive], wanted, beta=BOX_BETA, reduction="sum")
+            box_losses.append(difference / self.spec.samples)
+        return torch.stack(class_losses).mean(), torch.stack(box_losses).mean()
+
+
+def make_proposals(
+    scores: Tensor, candidates: Tensor, anchors: Tensor, size: tuple[int, int], spec: RPNSpec
+) -> Tensor:
+    """Rank, clip, drop small boxes, suppress overlaps: see `RegionProposalNetwork.proposals`.
+
+    Anchors centred off the picture (in the padding of a batch) never compete.
+    """
+    height, width = size
+    centre_x, centre_y = anchors[:, 0] + anchors[:, 2], anchors[:, 1] + anchors[:, 3]
+    scores = scores.masked_fill((centre_x >= 2 * width) | (centre_y >= 2 * height), -torch.inf)
+    candidates = box_ops.clip(candidates, size)
+    valid = box_ops.sides_at_least(candidates, spec.min_size) & torch.isfinite(scores)
+    scores, candidates = scores[valid], candidates[valid]
+    scores, order = scores.topk(min(spec.before_nms, len(scores)))
+    candidates = candidates[order]
+    return candidates[nms(candidates, scores, spec.nms_iou)[: spec.after_nms]]
+
+
+def anchor_labels(
+    anchors: Tensor, target: Target, size: tuple[int, int], spec: RPNSpec
+) -> tuple[Tensor, Tensor]:
+    """Labels [T] (1 object, 0 background, -1 not used) and the index of the best object [T] of every anchor.
+
+    Positive: IoU of at least `positive_iou`, or the best of an object (all that tie). Anchors centred on the padding of a batch, those
+    that leave the picture when `inside_only`, and those half covered by a crowd region are not used.
+    """
+    height, width = size
+    labels = torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
+    matched = torch.zeros_like(labels)
+    if spec.inside_only:
+        usable = (anchors[:, :2] >= 0).all(1) & (anchors[:, 2] <= width) & (anchors[:, 3] <= height)
+    else:
+        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+        usable = (centres[:, 0] < width) & (centres[:, 1] < height)
+    if len(target.boxes) == 0:
+        labels[usable] = 0
+    else:
+        iou = box_iou(anchors, target.boxes)
+        iou[~usable] = -1.0
+        best, matched = iou.max(1)
+        labels[(best < spec.negative_iou) & usable] = 0
+        best_of_object = iou.max(0).values
+        ties = ((iou == best_of_object) & (best_of_object > 0)).any(1)
+        labels[ties | (best >= spec.positive_iou)] = 1
+    if len(target.crowd_boxes):
+        labels[(labels == 0) & (covered_by(anchors, target.crowd_boxes) >= 0.5)] = -1
+    return labels, matched
+
+
+def covered_by(boxes: Tensor, regions: Tensor) -> Tensor:
+    """[N]: the largest share of each box [N, 4] that lies inside one of `regions` [K, 4], K >= 1."""
+    top_left = torch.maximum(boxes[:, None, :2], regions[None, :, :2])
+    bottom_right = torch.minimum(boxes[:, None, 2:], regions[None, :, 2:])
+    overlap = (bottom_right - top_left).clamp(min=0).prod(-1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1).clamp(min=1e-9)
+    return (overlap / areas[:, None]).max(1).values
+
+
+def sample_anchors(labels: Tensor, spec: RPNSpec) -> tuple[Tensor, Tensor]:
+    """Indices of the positive and negative anchors in the loss: `samples` in all, at most a share of them positive."""
+    positive = random_subset((labels == 1).nonzero()[:, 0], int(spec.samples * spec.positive_fraction))
+    negative = random_subset((labels == 0).nonzero()[:, 0], spec.samples - len(positive))
+    return positive, negative
+
+
+def random_subset(indices: Tensor, count: int) -> Tensor:
+    """At most `count` of `indices` [K], drawn without replacement from torch's global generator."""
+    if len(indices) <= count:
+        return indices
+    # Drawn on the CPU on every device, so that a seed means the same everywhere.
+    return indices[torch.randperm(len(indices))[:count].to(indices.device)]

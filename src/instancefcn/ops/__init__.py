@@ -1,0 +1,187 @@
+"""Position-sensitive operators: reading an object from k x k groups of maps.
+
+Maps are `[N, k, k, 2, C, H, W]`: image, row part, column part, (0 outside, 1 inside), class with background at 0, rows, columns; plain maps are
+`[N, k, k, D, H, W]`. RoIs are `[R, 5]`: batch index, x1, y1, x2, y2 in image pixels, half-open; float32 or float64. `stride` is the side of a map cell
+in image pixels: cell (i, j) covers pixels [j * stride, (j + 1) * stride) x [i * stride, (i + 1) * stride). Any strides in memory are accepted; the order
+`[N, H, W, k, k, 2, C]`, which a channels-last convolution with channels ordered (part, outside/inside, class) returns, is read without a copy.
+
+Maps are float32, bfloat16, float16 or float64; sums are in float32 (float64 for float64), the result has the maps' type. The maps have a gradient,
+RoIs and labels none. On a CPU the Numba kernels of `cpu.py` run; elsewhere, without Numba, or under `torch.export`, the plain PyTorch of
+`portable.py`; the answers are equal. `reference.py` is the specification.
+
+Every operator raises ValueError for a shape, type, stride or size that does not fit. Batch indices, labels and finite RoIs are checked on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from instancefcn.ops import portable
+
+try:
+    from instancefcn.ops import parallel, registration
+except ImportError:  # no Numba, or one that does not fit the installed numpy
+    HAS_KERNELS = False
+else:
+    HAS_KERNELS = True
+
+__all__ = ["HAS_KERNELS", "class_scores", "mask_logits", "ps_average", "psroi_average_pool", "using"]
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_forced_portable = False
+
+
+@contextmanager
+def using(form: Literal["portable", "fastest"]) -> Iterator[None]:
+    """Chooses the form of the operators inside the block, in the whole process: plain PyTorch, or the fastest at hand (the default)."""
+    global _forced_portable
+    if form not in ("portable", "fastest"):
+        raise ValueError(f"form must be 'portable' or 'fastest', not {form!r}")
+    before, _forced_portable = _forced_portable, form == "portable"
+    try:
+        yield
+    finally:
+        _forced_portable = before
+
+
+def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
+    """Class scores of windows: the mean over each window of max(inside, outside).
+
+    The window is cut into k x k equal parts and each part reads its own maps. Every cell counts by its exact overlap with the part,
+    without rounding. What lies off the map does not count, nor in the divisor; a window that misses the map, or has no area, or is
+    inverted, gives 0. The gradient of the maximum goes to the larger map, on a tie to the outside one.
+
+    Args:
+        maps: [N, k, k, 2, C, H, W].
+        rois: [R, 5].
+        stride: image pixels per cell.
+
+    Returns:
+        [R, C] logits in the maps' type (softmax over C gives class probabilities).
+    """
+    _check_paired(maps)
+    _check_common(maps, rois, stride)
+    if _portable(maps):
+        return portable.class_scores(maps, rois, stride)
+    return registration.class_scores(maps, rois, float(stride))
+
+
+def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
+    """The average of `class_scores` over plain maps, without a maximum (the box branch).
+
+    Args:
+        maps: [N, k, k, D, H, W].
+        rois: [R, 5].
+        stride: image pixels per cell.
+
+    Returns:
+        [R, D] in the maps' type.
+    """
+    _check_plain(maps)
+    _check_common(maps, rois, stride)
+    if _portable(maps):
+        return portable.ps_average(maps, rois, stride)
+    return registration.ps_average(maps, rois, float(stride))
+
+
+def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size: int = 21) -> Tensor:
+    """Mask logits of chosen (window, class) pairs: inside - outside at the centres of a size x size grid over the window.
+
+    The sigmoid is the softmax over the pair. Each point is read bilinearly, values standing at the cells' centres (+0.5), clamped to
+    the map, from the map of the part it lies in: grid step a belongs to part floor((a + 0.5) * k / size). A window without area reads one
+    point everywhere.
+
+    Args:
+        maps: [N, k, k, 2, C, H, W] with H and W at least 1.
+        rois: [R, 5].
+        labels: [R] integers, index of the maps' class axis (background 0).
+        stride: image pixels per cell.
+        size: points per side.
+
+    Returns:
+        [R, size, size], rows first, in the maps' type.
+    """
+    _check_paired(maps)
+    _check_common(maps, rois, stride)
+    _check_labels(labels, rois)
+    _check_size(size)
+    if maps.shape[5] == 0 or maps.shape[6] == 0:
+        raise ValueError(f"maps must have at least one row and column to be read, got shape {tuple(maps.shape)}")
+    if _portable(maps):
+        return portable.mask_logits(maps, rois, labels, stride, size)
+    return registration.mask_logits(maps, rois, labels, float(stride), size)
+
+
+def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int = 21) -> Tensor:
+    """The published networks' quantised pooling: size x size bins, each the plain mean of every cell it touches.
+
+    A window is at least 0.1 cell wide and high (grown to the right and downwards); bin edges are real-valued, floor of the start and ceil of the end,
+    clipped to the map; an empty bin is 0. Bin a reads part floor(a * k / size). Edges are computed in float64.
+
+    Args:
+        maps: [N, k, k, D, H, W].
+        rois: [R, 5].
+        stride: image pixels per cell.
+        size: bins per side.
+
+    Returns:
+        [R, D, size, size] in the maps' type.
+    """
+    _check_plain(maps)
+    _check_common(maps, rois, stride)
+    _check_size(size)
+    if _portable(maps):
+        return portable.psroi_average_pool(maps, rois, stride, size)
+    return registration.psroi_average_pool(maps, rois, float(stride), size)
+
+
+def _portable(maps: Tensor) -> bool:
+    return (
+        not HAS_KERNELS
+        or maps.device.type != "cpu"
+        or _forced_portable
+        or torch.compiler.is_exporting()
+        or not parallel.usable()
+    )
+
+
+def _check_paired(maps: Tensor) -> None:
+    if maps.dim() != 7 or maps.shape[1] != maps.shape[2] or maps.shape[1] < 1 or maps.shape[3] != 2:
+        raise ValueError(f"maps must be [N, k, k, 2, C, H, W] with k at least 1, got shape {tuple(maps.shape)}")
+
+
+def _check_plain(maps: Tensor) -> None:
+    if maps.dim() != 6 or maps.shape[1] != maps.shape[2] or maps.shape[1] < 1:
+        raise ValueError(f"maps must be [N, k, k, D, H, W] with k at least 1, got shape {tuple(maps.shape)}")
+
+
+def _check_common(maps: Tensor, rois: Tensor, stride: float) -> None:
+    if maps.dtype not in _FLOATS:
+        raise ValueError(f"maps must be float32, bfloat16, float16 or float64, got {maps.dtype}")
+    if rois.dim() != 2 or rois.shape[1] != 5:
+        raise ValueError(f"rois must be [R, 5] (batch index, x1, y1, x2, y2), got shape {tuple(rois.shape)}")
+    if rois.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"rois must be float32 or float64 (half precision cannot hold pixels), got {rois.dtype}")
+    if rois.device != maps.device:
+        raise ValueError(f"rois must be on the maps' device {maps.device}, not on {rois.device}")
+    if not 0 < stride < float("inf"):
+        raise ValueError(f"stride must be positive and finite, got {stride}")
+
+
+def _check_labels(labels: Tensor, rois: Tensor) -> None:
+    if labels.dim() != 1 or labels.shape[0] != rois.shape[0]:
+        raise ValueError(f"labels must be [R] = [{rois.shape[0]}], got shape {tuple(labels.shape)}")
+    if labels.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8):
+        raise ValueError(f"labels must be integers, got {labels.dtype}")
+    if labels.device != rois.device:
+        raise ValueError(f"labels must be on the rois' device {rois.device}, not on {labels.device}")
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"size must be at least 1, got {size}")

@@ -1,0 +1,47 @@
+"""One gate for every parallel Numba kernel: a lock, torch's number of threads, and a note on forked processes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numba
+import torch
+
+SMALL = 1_000_000  # operations, some tenths of a millisecond
+
+_lock = threading.RLock()
+_used = False
+_unsafe = False
+
+
+@contextmanager
+def threads(work: int) -> Iterator[None]:
+    """Runs the block alone, with as many Numba threads as torch has, or one where `work` (operations, roughly) is little.
+
+    Waking threads takes longer than a small kernel does, on a busy machine much longer. Numba's fallback threading layer (workqueue) aborts the process when two Python threads launch kernels together, so they take
+    turns; each kernel uses all the threads anyway.
+    """
+    global _used
+    with _lock:
+        _used = True
+        wanted = torch.get_num_threads() if work > SMALL else 1
+        numba.set_num_threads(max(1, min(wanted, numba.config.NUMBA_NUM_THREADS)))
+        yield
+
+
+def usable() -> bool:
+    """False in a process forked from one that had launched kernels: its thread pool is gone, and GNU OpenMP would abort."""
+    return not _unsafe
+
+
+def _after_fork() -> None:
+    global _lock, _unsafe
+    _lock = threading.RLock()  # another thread of the parent may hold the old one
+    _unsafe = _unsafe or _used
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,177 @@
+"""The operators in plain PyTorch: any device and type, differentiable in the maps, exportable to standard ONNX operators.
+
+The overlap of a window's part with a cell is a product of an overlap in y and one in x, so an average is two matrix products per
+part with weights `[R, H]` and `[R, W]`; nothing of size R x 2C x m x m arises. Half precision is accumulated in float32. The maps must be
+finite (a weight of zero times infinity is no number). With several images in a graph under capture every window is computed on
+every image and masked; in eager mode each image takes its own windows only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
+    """See `instancefcn.ops.class_scores`."""
+
+    def larger(p: int) -> Tensor:
+        outside, inside = maps[:, p, :, 0], maps[:, p, :, 1]
+        # not torch.maximum: its gradient is split on a tie, here it goes to one map
+        return torch.where((inside > outside) | inside.isnan(), inside, outside)
+
+    return _average(larger, maps, maps.shape[4], rois, stride)
+
+
+def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
+    """See `instancefcn.ops.ps_average`."""
+    return _average(lambda p: maps[:, p], maps, maps.shape[3], rois, stride)
+
+
+def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size: int = 21) -> Tensor:
+    """See `instancefcn.ops.mask_logits`."""
+    k, height, width = maps.shape[1], maps.shape[5], maps.shape[6]
+    batch, x1, y1, x2, y2 = _cells(rois, stride)
+    steps = torch.arange(size, device=rois.device)
+    part = (2 * steps + 1) * k // (2 * size)
+    upper, lower, share_y = _corners(y1, y2, steps, height)
+    left, right, share_x = _corners(x1, x2, steps, width)
+    share_y, share_x = share_y.to(_working(maps))[:, :, None], share_x.to(_working(maps))[:, None, :]
+    image, label = batch.long()[:, None, None], labels.long()[:, None, None]
+
+    def read(i: Tensor, j: Tensor) -> Tensor:
+        place = (i[:, :, None], j[:, None, :])
+        inside = maps[image, part[:, None], part[None, :], 1, label, place[0], place[1]]
+        outside = maps[image, part[:, None], part[None, :], 0, label, place[0], place[1]]
+        return inside.to(_working(maps)) - outside.to(_working(maps))
+
+    above = read(upper, left) * (1 - share_x) + read(upper, right) * share_x
+    below = read(lower, left) * (1 - share_x) + read(lower, right) * share_x
+    return (above * (1 - share_y) + below * share_y).to(maps.dtype)
+
+
+def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int = 21) -> Tensor:
+    """See `instancefcn.ops.psroi_average_pool`."""
+    k, height, width = maps.shape[1], maps.shape[4], maps.shape[5]
+    _, x1, y1, x2, y2 = _cells(rois, stride)
+    with _full_precision(maps.device):
+        rows = _bin_weights(y1, y2, size, height).to(_working(maps))
+        columns = _bin_weights(x1, x2, size, width).to(_working(maps))
+        bands = []
+        for p in range(k):
+            band = []
+            for q in range(k):
+                in_row, in_column = _bins_of_part(p, k, size), _bins_of_part(q, k, size)
+                if in_row.stop > in_row.start and in_column.stop > in_column.start:
+                    band.append(_pooled(maps[:, p, q], rois[:, 0], rows[:, in_row], columns[:, in_column]))
+            if band:
+                bands.append(torch.cat(band, 3))
+        return torch.cat(bands, 2).to(maps.dtype)
+
+
+def _working(maps: Tensor) -> torch.dtype:
+    return torch.float64 if maps.dtype == torch.float64 else torch.float32
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast would do the matrix products in half precision."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def _cells(rois: Tensor, stride: float) -> tuple[Tensor, ...]:
+    """Batch index and corners in map cells; float64 where the device has it, as in the other forms."""
+    exact = rois.detach().to(torch.float32 if rois.device.type == "mps" else torch.float64)
+    return (exact[:, 0], *(exact[:, 1:] / stride).unbind(1))
+
+
+def _average(row_of_parts: Callable[[int], Tensor], maps: Tensor, depth: int, rois: Tensor, stride: float) -> Tensor:
+    """Averages [R, depth]; `row_of_parts(p)` gives the plain maps [N, k, depth, H, W] of part row p.
+
+    The sum over a row's parts and columns is one matrix product, over k * W.
+    """
+    k, height, width = maps.shape[1], maps.shape[-2], maps.shape[-1]
+    batch, x1, y1, x2, y2 = _cells(rois, stride)
+    with _full_precision(maps.device):
+        rows, columns = (weights.to(_working(maps)) for weights in (_shares(y1, y2, k, height), _shares(x1, x2, k, width)))
+        columns = columns.flatten(1)
+        total = columns.new_zeros((rois.shape[0], depth))
+        for p in range(k):
+            values = row_of_parts(p).to(columns.dtype).permute(0, 2, 3, 1, 4).reshape(-1, depth, height, k * width)
+            for n, chosen, mask in _groups(batch, maps.shape[0]):
+                x, y = _of_image(columns, chosen), _of_image(rows[:, p], chosen, mask)
+                sums = ((values[n] @ x.t()) * y.t()).sum(1).t()
+                total = total + sums if chosen is None else total.index_add(0, chosen, sums)
+    return total.to(maps.dtype)
+
+
+def _shares(start: Tensor, end: Tensor, k: int, cells: int) -> Tensor:
+    """[R, k, cells]: the share of each cell and part in the window's length on the map; adds to 1, or is 0 off the map."""
+    parts = torch.arange(k, device=start.device, dtype=start.dtype)
+    low = (start[:, None] + (end - start)[:, None] * parts / k)[:, :, None]
+    high = (start[:, None] + (end - start)[:, None] * (parts + 1) / k)[:, :, None]
+    cell = torch.arange(cells, device=start.device, dtype=start.dtype)
+    overlap = (torch.minimum(high, cell + 1) - torch.maximum(low, cell)).clamp(min=0)
+    on_map = (end.clamp(max=cells) - start.clamp(min=0)).clamp(min=0)[:, None, None]
+    empty = on_map == 0
+    return overlap / on_map.masked_fill(empty, 1) * ~empty
+
+
+def _groups(batch: Tensor, images: int) -> Iterator[tuple[int, Tensor | None, Tensor | None]]:
+    """(image, its rows, or a mask [R] of them): one image needs neither, a graph under capture takes the mask."""
+    if images == 1:
+        yield 0, None, None
+    else:
+        for n in range(images):
+            belongs = batch == n
+            if torch.compiler.is_compiling():
+                yield n, None, belongs
+            else:
+                yield n, belongs.nonzero()[:, 0], None
+
+
+def _of_image(weights: Tensor, chosen: Tensor | None, mask: Tensor | None = None) -> Tensor:
+    """Weights [R, ...] of one image's windows: some rows, or all with zeros for the others."""
+    if mask is not None:
+        return weights * mask.reshape(-1, *[1] * (weights.dim() - 1))
+    return weights if chosen is None else weights[chosen]
+
+
+def _pooled(values: Tensor, batch: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """values [N, D, H, W], rows [R, a, H], columns [R, b, W] -> sums [R, D, a, b], each RoI from its own image."""
+    images, depth, height, _ = values.shape
+    total = rows.new_zeros((rows.shape[0], depth, rows.shape[1], columns.shape[1]))
+    for n, chosen, mask in _groups(batch, images):
+        x, y = _of_image(columns, chosen), _of_image(rows, chosen, mask)
+        lines = values[n].to(rows.dtype) @ x.flatten(0, 1).t()  # [D, H, R * b]
+        sums = torch.einsum("dhrb,rah->rdab", lines.reshape(depth, height, x.shape[0], x.shape[1]), y)
+        total = total + sums if chosen is None else total.index_add(0, chosen, sums)
+    return total
+
+
+def _corners(start: Tensor, end: Tensor, steps: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Lower cell, upper cell and the upper one's share [R, size] for the centres of the grid, clamped to the map."""
+    middle = (steps.to(start.dtype) + 0.5) / steps.shape[0]
+    place = (start[:, None] + (end - start)[:, None] * middle - 0.5).clamp(0, cells - 1)
+    low = place.floor()
+    return low.long(), (low + 1).clamp(max=cells - 1).long(), place - low
+
+
+def _bin_weights(start: Tensor, end: Tensor, size: int, cells: int) -> Tensor:
+    """[R, size, cells]: 1 / n for the n cells that each bin touches, 0 elsewhere."""
+    step = ((end - start).clamp(min=0.1) / size)[:, None]
+    index = torch.arange(size, device=start.device, dtype=start.dtype)
+    low = (index * step + start[:, None]).floor().clamp(0, cells)[:, :, None]
+    high = ((index + 1) * step + start[:, None]).ceil().clamp(0, cells)[:, :, None]
+    cell = torch.arange(cells, device=start.device, dtype=start.dtype)
+    inside = ((cell >= low) & (cell < high)).to(start.dtype)
+    return inside / (high - low).clamp(min=1)
+
+
+def _bins_of_part(part: int, k: int, size: int) -> slice:
+    """The bins b with b * k // size == part."""
+    return slice(-(-part * size // k), -(-(part + 1) * size // k))

@@ -1,0 +1,162 @@
+"""torch.library operators `instancefcn::*`: the CPU kernels with shapes for tracing (fake kernels) and gradients for the maps.
+
+`instancefcn.ops` calls them. Each forward operator has a `..._backward` twin; both are opaque to `torch.compile`, which takes shapes, types
+and strides from the fake kernels. Gradients of RoIs and second derivatives do not exist.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from instancefcn.ops import cpu
+
+
+@custom_op("instancefcn::class_scores", mutates_args=(), device_types="cpu")
+def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
+    return cpu.class_scores(maps, rois, stride)
+
+
+@class_scores.register_fake
+def _(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
+    return maps.new_empty((rois.shape[0], maps.shape[4]))
+
+
+@custom_op("instancefcn::class_scores_backward", mutates_args=(), device_types="cpu")
+def class_scores_backward(grad: Tensor, maps: Tensor, rois: Tensor, stride: float) -> Tensor:
+    return cpu.class_scores_backward(grad, maps, rois, stride)
+
+
+@class_scores_backward.register_fake
+def _(grad: Tensor, maps: Tensor, rois: Tensor, stride: float) -> Tensor:
+    n, k, _, two, channels, height, width = maps.shape
+    return _like_cells(maps, n, height, width, k, k, two, channels)
+
+
+def _class_scores_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    maps, rois, ctx.stride = inputs
+    ctx.save_for_backward(maps, rois)
+
+
+def _class_scores_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
+    maps, rois = ctx.saved_tensors
+    return class_scores_backward(grad, maps, rois, ctx.stride), None, None
+
+
+class_scores.register_autograd(_class_scores_grad, setup_context=_class_scores_setup)
+
+
+@custom_op("instancefcn::ps_average", mutates_args=(), device_types="cpu")
+def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
+    return cpu.ps_average(maps, rois, stride)
+
+
+@ps_average.register_fake
+def _(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
+    return maps.new_empty((rois.shape[0], maps.shape[3]))
+
+
+@custom_op("instancefcn::ps_average_backward", mutates_args=(), device_types="cpu")
+def ps_average_backward(grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int) -> Tensor:
+    return cpu.ps_average_backward(grad, rois, stride, n, k, height, width)
+
+
+@ps_average_backward.register_fake
+def _(grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int) -> Tensor:
+    return _like_cells(grad, n, height, width, k, k, grad.shape[1])
+
+
+def _ps_average_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    maps, rois, ctx.stride = inputs
+    ctx.sizes = (maps.shape[0], maps.shape[1], maps.shape[4], maps.shape[5])  # the maps themselves are not needed
+    ctx.save_for_backward(rois)
+
+
+def _ps_average_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
+    (rois,) = ctx.saved_tensors
+    return ps_average_backward(grad, rois, ctx.stride, *ctx.sizes), None, None
+
+
+ps_average.register_autograd(_ps_average_grad, setup_context=_ps_average_setup)
+
+
+@custom_op("instancefcn::mask_logits", mutates_args=(), device_types="cpu")
+def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size: int) -> Tensor:
+    return cpu.mask_logits(maps, rois, labels, stride, size)
+
+
+@mask_logits.register_fake
+def _(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size: int) -> Tensor:
+    return maps.new_empty((rois.shape[0], size, size))
+
+
+@custom_op("instancefcn::mask_logits_backward", mutates_args=(), device_types="cpu")
+def mask_logits_backward(
+    grad: Tensor, rois: Tensor, labels: Tensor, stride: float, n: int, k: int, channels: int, height: int, width: int
+) -> Tensor:
+    return cpu.mask_logits_backward(grad, rois, labels, stride, n, k, channels, height, width)
+
+
+@mask_logits_backward.register_fake
+def _(
+    grad: Tensor, rois: Tensor, labels: Tensor, stride: float, n: int, k: int, channels: int, height: int, width: int
+) -> Tensor:
+    return _like_cells(grad, n, height, width, k, k, 2, channels)
+
+
+def _mask_logits_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    maps, rois, labels, ctx.stride, _ = inputs
+    ctx.sizes = (maps.shape[0], maps.shape[1], *maps.shape[4:])
+    ctx.save_for_backward(rois, labels)
+
+
+def _mask_logits_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+    rois, labels = ctx.saved_tensors
+    return mask_logits_backward(grad, rois, labels, ctx.stride, *ctx.sizes), None, None, None, None
+
+
+mask_logits.register_autograd(_mask_logits_grad, setup_context=_mask_logits_setup)
+
+
+@custom_op("instancefcn::psroi_average_pool", mutates_args=(), device_types="cpu")
+def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int) -> Tensor:
+    return cpu.psroi_average_pool(maps, rois, stride, size)
+
+
+@psroi_average_pool.register_fake
+def _(maps: Tensor, rois: Tensor, stride: float, size: int) -> Tensor:
+    return maps.new_empty((rois.shape[0], size, size, maps.shape[3])).permute(0, 3, 1, 2)
+
+
+@custom_op("instancefcn::psroi_average_pool_backward", mutates_args=(), device_types="cpu")
+def psroi_average_pool_backward(
+    grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int
+) -> Tensor:
+    return cpu.psroi_average_pool_backward(grad, rois, stride, n, k, height, width)
+
+
+@psroi_average_pool_backward.register_fake
+def _(grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int) -> Tensor:
+    return _like_cells(grad, n, height, width, k, k, grad.shape[1])
+
+
+def _psroi_average_pool_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    maps, rois, ctx.stride, _ = inputs
+    ctx.sizes = (maps.shape[0], maps.shape[1], maps.shape[4], maps.shape[5])
+    ctx.save_for_backward(rois)
+
+
+def _psroi_average_pool_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
+    (rois,) = ctx.saved_tensors
+    return psroi_average_pool_backward(grad, rois, ctx.stride, *ctx.sizes), None, None, None
+
+
+psroi_average_pool.register_autograd(_psroi_average_pool_grad, setup_context=_psroi_average_pool_setup)
+
+
+def _like_cells(like: Tensor, n: int, height: int, width: int, *inner: int) -> Tensor:
+    """An empty gradient [n, *inner, height, width] with the strides that `cpu.py` returns: channels last."""
+    return like.new_empty((n, height, width, *inner)).permute(0, *range(3, 3 + len(inner)), 1, 2)

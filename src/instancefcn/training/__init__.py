@@ -1,0 +1,1 @@
+"""Training: one validated config, a Lightning module, exact resume."""

@@ -1,0 +1,260 @@
+"""Every setting of a training run, in one validated object that refuses typing errors."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from instancefcn.errors import ConfigError
+from instancefcn.files import write_json
+
+REFERENCE_BATCH = 16
+"""`learning_rate` is meant for this many pictures a step; it is scaled linearly to the batch really used."""
+
+CHANGEABLE = frozenset(
+    {"epochs", "workers", "evaluate_every", "pictures_every", "patience", "save_every_minutes", "log_every"}
+)
+"""Settings that a resumed run may change. Only `epochs` has a say in the weights: the schedule stretches."""
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class AugmentConfig(Section):
+    """How training pictures are varied. Strengths and chances lie between 0 (off) and 1."""
+
+    flip: float = Field(default=0.5, ge=0, le=1, description="chance of a horizontal flip")
+    colour: float = Field(
+        default=0.2, ge=0, le=1, description="strength of the change of brightness, contrast and saturation"
+    )
+    crop: float = Field(
+        default=0.0, ge=0, le=1, description="chance of a random crop that keeps at least one object"
+    )
+
+
+class TrainConfig(Section):
+    """All settings of a run; `resolve` fills in what a model prefers. Saved as config.json beside the run.
+
+    Sides are in pixels of the network's input: a picture is scaled so that its short side has the wanted
+    length, unless its long side would pass the limit. In training the short side is drawn uniformly from
+    `train_short` = (least, greatest).
+    """
+
+    model: str = "fcis_lite"
+    data: str
+    out: str
+    seed: int = Field(default=0, ge=0)
+
+    epochs: int = Field(default=12, ge=1)
+    batch_size: int = Field(default=4, ge=1, description="pictures a step and device")
+    accumulate: int = Field(default=1, ge=1, description="batches whose gradients are averaged for one step")
+    optimizer: Literal["adamw", "sgd"] = "sgd"
+    learning_rate: float = Field(default=0.01, gt=0, description=f"for a batch of {REFERENCE_BATCH} pictures")
+    backbone_rate: float = Field(1.0, ge=0, description="multiplier of the learning rate of the backbone")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD only")
+    weight_decay: float = Field(default=5e-4, ge=0, description="none on biases and normalisation layers")
+    schedule: Literal["cosine", "step"] = "cosine"
+    warmup: int = Field(default=250, ge=0, description="steps over which the rate rises linearly")
+    milestones: tuple[float, ...] = Field(
+        default=(2 / 3,), description="step schedule: parts of the run after which the rate falls to a tenth"
+    )
+    clip_norm: float = Field(default=10.0, ge=0, description="greatest norm of the whole gradient; 0 is off")
+    ema_decay: float = Field(default=0.999, ge=0, lt=1, description="of the averaged weights; 0 is off")
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+
+    short_side: int = Field(default=600, ge=32, description="of a picture at test time")
+    long_side: int = Field(default=1000, ge=32, description="limit at test time")
+    train_short: tuple[int, int] = (600, 600)
+    train_long: int = Field(default=1000, ge=32)
+    augment: AugmentConfig = AugmentConfig()
+
+    sampling: Literal["ohem", "random"] | None = Field(
+        default=None, description="of RoIs; the model's own when left out"
+    )
+    k: int | None = Field(
+        default=None, ge=1, description="parts of a window along a side; 1 is translation invariant"
+    )
+    joint: bool | None = Field(
+        default=None, description="false: one set of maps for classes, another for masks (ablation)"
+    )
+    pretrained: bool | str = True
+    init: str | None = Field(
+        default=None, description="checkpoint to start from instead of the backbone's weights alone"
+    )
+
+    workers: int = Field(default=-1, ge=-1, description="processes that read pictures; -1 chooses")
+    devices: int = Field(default=1, ge=1)
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    evaluate_every: int = Field(default=1, ge=0, description="epochs; 0 never before the end")
+    pictures_every: int = Field(default=2, ge=0, description="epochs; 0 is off")
+    patience: int = Field(
+        default=0, ge=0, description="evaluations without a better mask AP before stopping; 0 is off"
+    )
+    save_every_minutes: float = Field(default=10.0, gt=0)
+    log_every: int = Field(default=20, ge=1, description="steps between two lines of log.csv")
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> Self:
+        least, greatest = self.train_short
+        if not 32 <= least <= greatest:
+            raise ValueError(
+                f"train_short must be (least, greatest) with 32 <= least <= greatest, got {self.train_short}"
+            )
+        if self.train_long < greatest or self.long_side < self.short_side:
+            raise ValueError("a long side is shorter than the short side: raise train_long or long_side")
+        if any(not 0 < part < 1 for part in self.milestones):
+            raise ValueError(f"milestones are parts of the run between 0 and 1, got {self.milestones}")
+        if not self.out:
+            raise ValueError("out is empty: say where the run is to be kept")
+        return self
+
+    @property
+    def effective_batch(self) -> int:
+        """Pictures that one optimizer step has seen, over all devices."""
+        return self.batch_size * self.accumulate * self.devices
+
+    @property
+    def scaled_learning_rate(self) -> float:
+        """Peak learning rate of a parameter group whose multiplier is 1: linear in the effective batch."""
+        return self.learning_rate * self.effective_batch / REFERENCE_BATCH
+
+    def save(self, path: Path) -> None:
+        """Write the config as JSON."""
+        write_json(path, self.model_dump(mode="json"))
+
+
+def resolve(settings: Mapping[str, Any], preferred: Mapping[str, Any] | None = None) -> TrainConfig:
+    """The config of a new run: what the user said, else what the model prefers, else the defaults above.
+
+    Args:
+        settings: nested or dotted keys (`{"augment.flip": 0}` equals `{"augment": {"flip": 0}}`).
+        preferred: the same for the model; see `models.zoo`.
+
+    Raises:
+        ConfigError: unknown key (the nearest is suggested) or value out of range; everything wrong is listed.
+    """
+    merged = _merge(nest(preferred or {}), nest(settings))
+    try:
+        return TrainConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a config.json. Raises ConfigError when it is missing, damaged or of another version."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing: is {path.parent} the folder of a training run?") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a JSON object")
+    try:
+        return resolve(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def resume_config(saved: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
+    """The saved config with the few changes that a resumed run may make.
+
+    Raises:
+        ConfigError: a setting that must stay was given another value.
+    """
+    old = saved.model_dump(mode="json")
+    changed = resolve(_merge(old, nest(settings))).model_dump(mode="json")
+    wrong = [
+        f"{key} was {old[key]!r} and is now {changed[key]!r}"
+        for key in old
+        if changed[key] != old[key] and key not in CHANGEABLE
+    ]
+    if wrong:
+        raise ConfigError(
+            "a resumed run must go on as it began, but " + "; ".join(wrong) + ". Only these may change: "
+            f"{', '.join(sorted(CHANGEABLE))}. Start a new run in another folder for other settings"
+        )
+    return TrainConfig.model_validate(changed)
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """`["epochs=3", "augment.flip=0"]` as a nested dict; values are JSON, or else plain text.
+
+    Raises:
+        ConfigError: no equals sign.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {assignment!r} is not of the form key=value")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = {"True": True, "False": False, "None": None}.get(text, text)
+        values[key.strip()] = value
+    return nest(values)
+
+
+def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested dicts."""
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        section, dot, rest = key.partition(".")
+        inner = nest({rest: value}) if dot else nest(value) if isinstance(value, Mapping) else value
+        if isinstance(inner, dict) and isinstance(nested.get(section), dict):
+            inner = _merge(nested[section], inner)
+        nested[section] = inner
+    return nested
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    """Pydantic's findings in plain words, with the nearest name for every unknown key."""
+    names = _all_keys(TrainConfig)
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown setting {key!r}{_suggest(key, names)}")
+        elif problem["type"] == "missing":
+            lines.append(f"setting {key!r} is missing")
+        else:
+            said = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"setting {key!r} = {problem['input']!r}: {said}" if key else said)
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _suggest(key: str, names: Sequence[str]) -> str:
+    last = {name.rpartition(".")[2]: name for name in names}
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    near = near or [
+        last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1, cutoff=0.5)
+    ]
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
+
+
+def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += _all_keys(inner, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys

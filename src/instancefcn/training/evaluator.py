@@ -1,0 +1,172 @@
+"""Looking at the validation split while a run goes on: AP, pictures, the best weights, early stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.images import read_image
+from instancefcn.data.transforms import Resize
+from instancefcn.instances import Instances
+from instancefcn.training.log import plot_curves
+from instancefcn.training.module import TrainModule
+from instancefcn.training.pictures import compare
+from instancefcn.training.progress import Progress, duration
+
+
+class Evaluator(L.Callback):
+    """Evaluates at the end of every few epochs and after the last, on the averaged weights.
+
+    Args:
+        out: the run's folder.
+        dataset: the validation split; None when there is none (nothing is done then).
+        resize: the network's input at test time.
+        progress: where to report.
+        export: writes the present weights under a name, with metrics.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        dataset: Dataset | None,
+        resize: Resize,
+        progress: Progress,
+        export: Callable[[str, dict[str, Any] | None], None],
+    ) -> None:
+        self.out, self.dataset, self.resize, self.progress, self.export = (
+            out,
+            dataset,
+            resize,
+            progress,
+            export,
+        )
+        self.best = -1.0
+        self.best_epoch = 0
+        self.without_gain = 0
+        self.metrics: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What early stopping remembers."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "without_gain": self.without_gain}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+        self.without_gain = state_dict["without_gain"]
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """At the end of an epoch: evaluate when it is that epoch's turn."""
+        assert isinstance(pl_module, TrainModule)
+        config, batches = pl_module.config, self.progress.loader.batches
+        epoch, place = divmod(batch_idx + 1, batches.epoch_length)
+        if place or self.dataset is None:
+            return
+        last = epoch == batches.epochs
+        if not last and (config.evaluate_every == 0 or epoch % config.evaluate_every):
+            return
+        self.progress.pause()
+        self._evaluate(trainer, pl_module, self.dataset, epoch, last)
+        self.progress.go_on()
+
+    def _evaluate(
+        self, trainer: L.Trainer, module: TrainModule, dataset: Dataset, epoch: int, last: bool
+    ) -> None:
+        config, started = module.config, time.monotonic()
+        network = module.best_network
+        was_training = network.training
+        chosen = range(trainer.global_rank, len(dataset), trainer.world_size)
+        with trainer.precision_plugin.val_step_context():
+            found = dict(
+                predict(
+                    network,
+                    [dataset.pictures[i] for i in chosen],
+                    self.resize,
+                    module.device,
+                    config.batch_size,
+                )
+            )
+        network.train(was_training)
+        found = _gather(found, trainer.world_size)
+        if trainer.is_global_zero:
+            from instancefcn.evaluation.run import evaluate_predictions
+
+            metrics = evaluate_predictions(dataset, found)
+            self.metrics = metrics
+            self._report(trainer, metrics, epoch, time.monotonic() - started)
+            if config.pictures_every and (last or epoch % config.pictures_every == 0):
+                compare(dataset, found, self.out / "pictures" / f"epoch_{epoch:03}.png")
+            precision = metrics["mask"]["AP"]
+        else:
+            precision = 0.0
+        precision = trainer.strategy.broadcast(precision)
+        if precision > self.best:
+            self.best, self.best_epoch, self.without_gain = precision, epoch, 0
+            if trainer.is_global_zero:
+                self.export("best.safetensors", self.metrics)
+        else:
+            self.without_gain += 1
+            if config.patience and self.without_gain >= config.patience and not last:
+                self.progress.say(
+                    f"stopping early: mask AP has not risen above {self.best:.3f} in {self.without_gain} evaluations"
+                )
+                trainer.should_stop = True
+
+    def _report(self, trainer: L.Trainer, metrics: dict[str, Any], epoch: int, seconds: float) -> None:
+        mask, box = metrics["mask"], metrics["box"]
+        self.progress.say(
+            f"epoch {epoch}: mask AP {mask['AP']:.3f}  AP50 {mask['AP50']:.3f}  AP75 {mask['AP75']:.3f}  "
+            f"box AP {box['AP']:.3f}  (best mask AP before {max(self.best, 0):.3f}; took {duration(seconds)})"
+        )
+        log = self.progress.book
+        if log is not None:
+            values = {
+                f"val/{kind}_{name}": round(value, 5)
+                for kind in ("mask", "box")
+                for name, value in metrics[kind].items()
+                if value is not None
+            }
+            log.add(trainer.global_step, epoch, self.progress.seconds, values)
+            plot_curves(log.rows, self.out / "curves.png")
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module, pictures: list[Picture], resize: Resize, device: torch.device, batch_size: int = 1
+) -> Iterator[tuple[int, Instances]]:
+    """(picture id, instances in the picture's own pixels), in order; threads read ahead."""
+    network.eval()
+    batch_size = 1 if device.type == "cpu" else batch_size  # a CPU gains nothing from padded batches
+
+    def read(picture: Picture) -> torch.Tensor:
+        return resize(read_image(picture.path))[0]
+
+    with ThreadPoolExecutor(2) as readers:
+        waiting = [(picture, readers.submit(read, picture)) for picture in pictures[: 2 * batch_size]]
+        rest = iter(pictures[2 * batch_size :])
+        while waiting:
+            batch, waiting = waiting[:batch_size], waiting[batch_size:]
+            waiting += [(picture, readers.submit(read, picture)) for picture in islice(rest, batch_size)]
+            images = [image.result().to(device) for _, image in batch]
+            results = network(images, image_sizes=[(picture.height, picture.width) for picture, _ in batch])
+            for (picture, _), result in zip(batch, results, strict=True):
+                yield picture.id, result
+
+
+def _gather(found: dict[int, Instances], world_size: int) -> dict[int, Instances]:
+    if world_size == 1:
+        return found
+    parts: list[Any] = [None] * world_size
+    dist.all_gather_object(parts, found)
+    return {key: value for part in parts for key, value in part.items()}

@@ -1,0 +1,138 @@
+"""Keeping a run safe: the resumable checkpoint, the exported weights, and a clean stop on a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+
+from instancefcn.errors import CheckpointError
+from instancefcn.files import atomic_write
+from instancefcn.training.stream import RunLoader
+
+LAST = "last.ckpt"
+
+
+class Keeper(L.Callback):
+    """Counts the batches, saves last.ckpt when it is due and stops the run when a signal asks for it.
+
+    A checkpoint is taken only right after an optimizer step, so no half-gathered gradient is ever lost.
+
+    Args:
+        out: the run's folder.
+        loader: the run's loader; its counter is kept here.
+        export: writes the present weights as a model file, given its name.
+        every_minutes: time between two saves within an epoch.
+    """
+
+    def __init__(
+        self, out: Path, loader: RunLoader, export: Callable[[str], None], every_minutes: float
+    ) -> None:
+        self.out, self.loader, self.export, self.every_seconds = out, loader, export, 60 * every_minutes
+        self.stopped_by: signal.Signals | None = None
+        self._saved_at = time.monotonic()
+        self._due = False
+        self._seen_when_saved = -1
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Catch Ctrl-C and the polite kill; Lightning's own handler would drop the step at hand."""
+        self._saved_at = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            for name in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[name] = signal.signal(name, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped_by is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice: do not wait for the step
+        self.stopped_by = signal.Signals(number)
+
+    def release_signals(self) -> None:
+        """Put back the handlers that were there before."""
+        for name, handler in self._handlers.items():
+            signal.signal(name, handler)
+        self._handlers = {}
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Signals do their usual work again."""
+        self.release_signals()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Signals do their usual work again."""
+        self.release_signals()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """After the evaluation of the same batch (callbacks run in order): save if it is time."""
+        self.loader.seen = batch_idx + 1
+        finished = self.loader.seen == len(self.loader.batches)
+        stepped = finished or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        late = time.monotonic() - self._saved_at >= self.every_seconds
+        asked, late = self._agree(trainer, self.stopped_by is not None, late)
+        epoch_ended = self.loader.seen % self.loader.batches.epoch_length == 0
+        self._due = self._due or late or epoch_ended or asked
+        if self._due and stepped:
+            self.save(trainer)
+            if asked:
+                trainer.should_stop = True
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Write last.ckpt and last.safetensors; every process must call this."""
+        if self._seen_when_saved == self.loader.seen:
+            return
+        save_run(trainer, self.out / LAST)
+        if trainer.is_global_zero:
+            self.export("last.safetensors")
+        self._saved_at, self._due, self._seen_when_saved = time.monotonic(), False, self.loader.seen
+
+    @staticmethod
+    def _agree(trainer: L.Trainer, asked: bool, late: bool) -> tuple[bool, bool]:
+        """Several processes save and stop together: what one of them wants, all do."""
+        if trainer.world_size == 1:
+            return asked, late
+        flags = torch.tensor([float(asked), float(late)], device=trainer.strategy.root_device)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return bool(flags[0]), bool(flags[1])
+
+
+def save_run(trainer: L.Trainer, path: Path) -> None:
+    """Lightning's checkpoint of everything that changes, under a temporary name until it is whole."""
+    with atomic_write(path) if trainer.is_global_zero else contextlib.nullcontext(path) as temporary:
+        trainer.save_checkpoint(temporary, weights_only=False)
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Read last.ckpt without ever running code from it.
+
+    Raises:
+        CheckpointError: missing, damaged, or holding anything but tensors and plain values.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing: there is nothing to resume. Start the run without --resume"
+        )
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        batches_seen(checkpoint)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is no checkpoint of a training run, or it is damaged: {error}"
+        ) from None
+    return checkpoint
+
+
+def batches_seen(checkpoint: dict[str, Any]) -> int:
+    """Batches (per process) that a run had trained on when its checkpoint was taken."""
+    return int(checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["seen"])

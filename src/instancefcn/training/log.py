@@ -1,0 +1,125 @@
+"""What a run writes down while it learns: log.csv, TensorBoard events and curves.png."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from instancefcn.files import atomic_write
+
+FIRST = ("step", "epoch", "seconds", "learning_rate")
+
+
+class RunLog:
+    """Rows of numbers by step, kept in memory and in log.csv, and sent to TensorBoard when it is installed.
+
+    Args:
+        out: the run's folder.
+        step: the step that a resumed run starts at; later rows of an earlier, killed attempt are dropped.
+    """
+
+    def __init__(self, out: Path, step: int = 0) -> None:
+        self.path = out / "log.csv"
+        self.rows: list[dict[str, float]] = (
+            [row for row in read_log(self.path) if row["step"] <= step] if step else []
+        )
+        self.seconds_before = max((row["seconds"] for row in self.rows), default=0.0)
+        self._columns: list[str] = []
+        self._board = _tensorboard(out / "tensorboard", step)
+        self._rewrite()
+
+    def add(self, step: int, epoch: float, seconds: float, values: Mapping[str, float]) -> None:
+        """One row: the run's step, epoch (with its fraction), training seconds so far, and named values."""
+        row = {"step": step, "epoch": round(epoch, 4), "seconds": round(seconds, 2), **values}
+        self.rows.append(row)
+        if set(row) <= set(self._columns):
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+        else:
+            self._rewrite()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        if self._board is not None:
+            self._board.close()
+
+    def _rewrite(self) -> None:
+        names = dict.fromkeys(FIRST) | dict.fromkeys(name for row in self.rows for name in row)
+        self._columns = list(names)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        with atomic_write(self.path) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The rows of a log.csv, without their empty cells; none when there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {name: float(cell) for name, cell in row.items() if name and cell} for row in csv.DictReader(file)
+        ]
+
+
+def plot_curves(rows: list[dict[str, float]], path: Path) -> None:
+    """Losses, learning rate and AP over the steps, with the epochs' minutes on the upper axes."""
+    from matplotlib.figure import Figure
+
+    train = [row for row in rows if "loss" in row]
+    tests = [row for row in rows if "val/mask_AP" in row]
+    if not train:
+        return
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    losses, rate, precision = figure.subplots(1, 3)
+    steps = [row["step"] for row in train]
+    for name in [key for key in train[-1] if key not in FIRST]:
+        values = [row.get(name, float("nan")) for row in train]
+        losses.plot(steps, smooth(values), label=name, linewidth=2 if name == "loss" else 1)
+    losses.set(title="Losses (smoothed)", ylim=(0, None))
+    losses.legend(fontsize="small")
+    rate.plot(steps, [row["learning_rate"] for row in train])
+    rate.set(title="Learning rate", ylim=(0, None))
+    for key, label in (("val/mask_AP", "mask AP"), ("val/mask_AP50", "mask AP50"), ("val/box_AP", "box AP")):
+        points = [(row["step"], row[key]) for row in tests if key in row]
+        if points:
+            precision.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
+    precision.set(title="Validation", ylim=(0, 1))
+    if tests:
+        precision.legend(fontsize="small")
+    for axes in (losses, rate, precision):
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    last = rows[-1]
+    if last["step"]:
+        pace = last["seconds"] / 60 / last["step"]
+        minutes = losses.secondary_xaxis("top", functions=(lambda x: x * pace, lambda m: m / (pace or 1.0)))
+        minutes.set_xlabel("minutes")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def smooth(values: list[float], share: float = 0.9) -> list[float]:
+    """Exponential average with the bias of its start taken out."""
+    smoothed, total, weight = [], 0.0, 0.0
+    for value in values:
+        total = share * total + (1 - share) * value
+        weight = share * weight + (1 - share)
+        smoothed.append(total / weight)
+    return smoothed
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

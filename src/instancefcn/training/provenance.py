@@ -1,0 +1,33 @@
+"""Where a result comes from: versions and revision."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that shape a result."""
+    found = {}
+    for name in ("instancefcn", "torch", "torchvision", "timm", "lightning"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def git_revision() -> str | None:
+    """Revision of the checkout that this code runs from, "+changes" when it is not clean; None elsewhere."""
+    try:
+        _git(
+            "ls-files", "--error-unmatch", Path(__file__).name
+        )  # a checkout of something else does not count
+        return _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,0 +1,116 @@
+"""From what the user said to the parts of a run: config, datasets, augmentation, starting weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from instancefcn.data.dataset import Dataset
+from instancefcn.data.layout import open_datasets
+from instancefcn.data.transforms import Augment
+from instancefcn.errors import ConfigError, DataError
+from instancefcn.models import zoo
+from instancefcn.models.fcis import FCIS
+from instancefcn.training.config import TrainConfig, load_config, nest, resolve, resume_config
+from instancefcn.training.keeper import LAST
+
+
+def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> TrainConfig:
+    """The config of a new run in `folder`, or of the one that is there and goes on.
+
+    Raises:
+        ConfigError: a setting is wrong, or the folder already holds a run.
+    """
+    settings = nest(settings)
+    if resume:
+        return resume_config(load_config(folder / "config.json"), settings)
+    if (folder / LAST).exists():
+        raise ConfigError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
+    spec = zoo.spec_of(settings.setdefault("model", "fcis_lite"))
+    preferred = {"short_side": spec.short_side, "long_side": spec.long_side, **nest(spec.training)}
+    preferred |= _training_sides(preferred, settings)
+    return resolve(settings, preferred)
+
+
+def _training_sides(preferred: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Sides of training pictures: those of the test, or the model's own, in proportion when the test's change."""
+    sides: dict[str, Any] = {}
+    for test, train in (("short_side", "train_short"), ("long_side", "train_long")):
+        usual, wanted = preferred[test], settings.get(test, preferred[test])
+        own = preferred.get(train, (usual, usual) if train == "train_short" else usual)
+        if isinstance(wanted, int):  # anything else is refused later, with a message
+            ratio = wanted / usual
+            sides[train] = (
+                tuple(round(side * ratio) for side in own) if train == "train_short" else round(own * ratio)
+            )
+    return sides
+
+
+def read_splits(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
+    """Both splits, or the only one. Raises DataError with every problem of both."""
+    data = Path(config.data)
+    found = open_datasets(data, ("train", "val") if _has_val(data) else ("train",))
+    if not any(not annotation.crowd for picture in found[0].pictures for annotation in picture.annotations):
+        raise DataError(
+            f"{found[0].name}: has no annotated object, so there is nothing to learn: add annotations"
+        )
+    return found[0], found[1] if len(found) > 1 else None
+
+
+def start_from(network: FCIS, loaded: zoo.Loaded) -> list[str]:
+    """Copy the weights that fit; the score maps of other classes stay as they were built.
+
+    Returns:
+        names of the tensors that were not copied.
+    """
+    own, given = network.state_dict(), loaded.network.state_dict()
+    same_classes = tuple(loaded.class_names) == tuple(network.classes.names)
+    left = [
+        name
+        for name in own
+        if name not in given
+        or own[name].shape != given[name].shape
+        or (not same_classes and name.startswith("maps.scores."))
+    ]
+    network.load_state_dict({name: own[name] if name in left else given[name] for name in own})
+    return left
+
+
+def make_augment(config: TrainConfig) -> Augment:
+    """The random changes that the config asks for."""
+    change = config.augment
+    return Augment(
+        short_sides=config.train_short,
+        long=config.train_long,
+        flip=change.flip,
+        brightness=change.colour,
+        contrast=change.colour,
+        saturation=change.colour,
+        crop=change.crop,
+    )
+
+
+def reading_processes(config: TrainConfig) -> int:
+    """On a CPU one process keeps up with the network; a GPU needs more, but leave some cores to others."""
+    if config.workers >= 0:
+        return config.workers
+    cores = os.cpu_count() or 1
+    if config.accelerator == "cpu" or not torch.cuda.is_available():
+        return 1
+    return max(1, min(12, cores // config.devices - 1))
+
+
+def _has_val(data: Path) -> bool:
+    """Whether a val split is meant to be there; what is wrong with it is found when it is opened."""
+    if data.is_dir():
+        return (data / "val.json").exists()
+    try:
+        content = yaml.safe_load(data.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False  # opening the train split says what is wrong
+    return isinstance(content, dict) and "val" in content

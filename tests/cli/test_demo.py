@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+NAMES = ["deer", "fawns", "otter", "terrapins", "tiger", "turtle"]
+
+
+def test_every_photograph_has_a_row_an_overlay_and_a_coco_file(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    result = run("demo", "--out", "shown")
+    assert result.exit_code == 0, result.output
+    for name in NAMES:
+        assert f"{name}.jpg" in result.stdout
+        assert str(Path("shown") / f"{name}.overlay.png") in result.stdout
+        assert (tmp_path / "shown" / f"{name}.overlay.png").is_file()
+        assert (tmp_path / "shown" / f"{name}.coco.json").is_file()
+    assert "score" in result.stdout
+    assert (tmp_path / "shown" / "predictions.json").is_file()

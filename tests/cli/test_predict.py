@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from instancefcn.cli.main import app
+from instancefcn.models import zoo
+
+Run = Callable[..., Any]
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_writes_overlay_and_coco_for_each_picture(run: Run, photos: Path, tmp_path: Path) -> None:
+    result = run("predict", photos / "a.png", photos / "b.jpg", "--out", "results")
+    assert result.exit_code == 0, result.output
+    assert listing(tmp_path / "results") == [
+        "a.coco.json",
+        "a.overlay.png",
+        "b.coco.json",
+        "b.overlay.png",
+        "predictions.json",
+    ]
+    with Image.open(tmp_path / "results" / "b.overlay.png") as overlay:
+        assert overlay.size == (200, 100)
+    found = json.loads((tmp_path / "results" / "a.coco.json").read_text())
+    assert [one["category_id"] for one in found] == [3, 8]
+    assert [one["score"] for one in found] == [0.9, 0.6]
+    assert found[0]["segmentation"]["size"] == [80, 120]
+    whole = json.loads((tmp_path / "results" / "predictions.json").read_text())
+    assert [image["id"] for image in whole["images"]] == [1, 2]
+    assert [a["image_id"] for a in whole["annotations"]] == [1, 1, 2, 2]
+    assert "1 red, 1 green" in result.stderr
+    assert "4 objects in 2 of 2 pictures" in result.stderr
+
+
+def test_what_is_no_picture_is_reported_and_the_rest_goes_on(run: Run, photos: Path, tmp_path: Path) -> None:
+    result = run("predict", photos, "--out", "results")
+    assert result.exit_code == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert "broken.jpg" in errors[0]
+    assert "text.png" in errors[1]
+    assert "4 objects in 2 of 4 pictures" in result.stderr
+    assert {"a.coco.json", "b.coco.json", "predictions.json"} <= set(listing(tmp_path / "results"))
+    assert "broken.coco.json" not in listing(tmp_path / "results")
+    # Ids count the pictures as they were given, whether they could be read or not.
+    assert json.loads((tmp_path / "results" / "b.coco.json").read_text())[0]["image_id"] == 2
+
+
+def test_pictures_that_share_a_name_do_not_overwrite_each_other(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "a.png"
+    other.parent.mkdir()
+    other.write_bytes((photos / "a.png").read_bytes())
+    result = run("predict", photos / "a.png", other, "--out", "results", "--save", "overlay")
+    assert result.exit_code == 0, result.output
+    assert listing(tmp_path / "results") == ["other_a.overlay.png", "photos_a.overlay.png"]
+
+
+def test_results_beside_the_pictures_are_no_pictures_the_next_time(run: Run, photos: Path) -> None:
+    for _ in range(2):
+        result = run("predict", photos, "--out", photos)
+    assert "in 2 of 4 pictures" in result.stderr
+
+
+def test_score(run: Run, photos: Path, tmp_path: Path) -> None:
+    run("predict", photos / "a.png", "--out", "results", "--score", "0.7")
+    assert len(json.loads((tmp_path / "results" / "a.coco.json").read_text())) == 1
+    assert run("predict", photos / "a.png", "--score", "7").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("save", "expected"),
+    [
+        ("overlay", ["a.overlay.png"]),
+        (" coco ", ["a.coco.json", "predictions.json"]),
+        ("coco,overlay", ["a.coco.json", "a.overlay.png", "predictions.json"]),
+    ],
+)
+def test_save(run: Run, photos: Path, tmp_path: Path, save: str, expected: list[str]) -> None:
+    assert run("predict", photos / "a.png", "--out", "results", "--save", save).exit_code == 0
+    assert listing(tmp_path / "results") == expected
+
+
+def test_json_lines_on_standard_output(run: Run, photos: Path, tmp_path: Path) -> None:
+    result = run("predict", photos, "--json", "--save", "none")
+    assert result.exit_code == 1
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [Path(line["file"]).name for line in lines] == ["a.png", "b.jpg", "broken.jpg", "text.png"]
+    assert "error" in lines[2]
+    assert lines[0]["width"] == 120
+    first = lines[0]["instances"][0]
+    assert first["class"] == "red"
+    assert first["score"] == 0.9
+    assert first["area"] == pytest.approx(600, rel=0.1)
+    assert not (tmp_path / "predictions").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.jpg"], "nowhere.jpg: there is no such file"),
+        (["*.jpg"], "no file matches"),
+        (["photos", "--save", "pdf"], "--save knows"),
+        (["photos", "--device", "toaster"], "toaster"),
+    ],
+)
+def test_mistakes_are_told_without_a_traceback(
+    run: Run, photos: Path, words: list[str], message: str
+) -> None:
+    result = run("predict", *words)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_unknown_model(photos: Path) -> None:
+    result = CliRunner().invoke(app, ["predict", str(photos), "--model", "no-such-model"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: no-such-model")
+
+
+def test_a_real_checkpoint(photos: Path, tmp_path: Path) -> None:
+    """A small untrained network, through file, preprocessing, network and writers."""
+    import torch
+
+    torch.manual_seed(0)
+    spec = zoo.replace(zoo.FCIS_LITE, short_side=64, long_side=96)
+    network = zoo.build(spec, class_names=("cat", "dog"), category_ids=(4, 9))
+    path = tmp_path / "tiny.safetensors"
+    zoo.save_checkpoint(path, network.state_dict(), spec, network.classes, half=True)
+    out = tmp_path / "results"
+    result = CliRunner().invoke(
+        app, ["predict", str(photos / "b.jpg"), "--model", str(path), "--out", str(out), "--score", "0.1"]
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "b.coco.json").read_text())
+    assert 0 < len(found) <= 100
+    assert {one["category_id"] for one in found} <= {4, 9}
+    assert all(one["segmentation"]["size"] == [100, 200] for one in found)
+    assert re.search(r"b\.jpg: \d+ (cat|dog)", result.stderr)

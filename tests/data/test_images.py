@@ -1,0 +1,170 @@
+"""Every kind of picture comes out as 8-bit RGB, upright; everything else is an ImageError that names the file."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from instancefcn.data import images
+from instancefcn.data.images import read_image, to_uint8_rgb
+from instancefcn.errors import ImageError
+
+RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    tensor = read_image(path)
+    assert tensor.dtype == torch.uint8
+    assert tensor.shape[0] == 3
+    return tensor.permute(1, 2, 0).numpy()
+
+
+def test_rgb_png(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(pixels_of(tmp_path / "a.png"), RGB)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation(tmp_path: Path, orientation: int) -> None:
+    """Row and column of the upright picture's first pixel, by the EXIF standard's table."""
+    upright = {
+        1: RGB,
+        2: RGB[:, ::-1],
+        3: RGB[::-1, ::-1],
+        4: RGB[::-1],
+        5: RGB.transpose(1, 0, 2),
+        6: np.rot90(RGB, -1),
+        7: np.rot90(RGB, 2).transpose(1, 0, 2),
+        8: np.rot90(RGB, 1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "a.png"), upright)
+
+
+def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00not a TIFF header")
+    assert read_image(tmp_path / "a.jpg").shape == (3, 4, 6)
+
+
+def test_gray_palette_alpha_bilevel_cmyk(tmp_path: Path) -> None:
+    picture = Image.fromarray(RGB)
+    gray = RGB[:, :, 0]
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    np.testing.assert_array_equal(pixels_of(tmp_path / "gray.png"), np.repeat(gray[:, :, None], 3, 2))
+
+    alpha = np.concatenate((RGB, np.full((4, 6, 1), 7, np.uint8)), 2)
+    Image.fromarray(alpha).save(tmp_path / "alpha.png")
+    np.testing.assert_array_equal(pixels_of(tmp_path / "alpha.png"), RGB)
+
+    palette = picture.quantize(256)
+    palette.save(tmp_path / "palette.png", transparency=0)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "palette.png"), np.array(palette.convert("RGB")))
+
+    Image.fromarray(gray > 30).save(tmp_path / "bilevel.png")
+    assert set(pixels_of(tmp_path / "bilevel.png").reshape(-1).tolist()) == {0, 255}
+
+    flat = Image.new("CMYK", (32, 32), (0, 255, 255, 0))
+    flat.save(tmp_path / "cmyk.jpg")
+    red = pixels_of(tmp_path / "cmyk.jpg")[16, 16]
+    assert red[0] > 240
+    assert red[1:].max() < 15
+
+
+def test_sixteen_bit_and_float(tmp_path: Path) -> None:
+    values = np.array([[0, 257, 65535], [128 * 257, 514, 100]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert pixels_of(tmp_path / "a.png")[:, :, 1].tolist() == [[0, 1, 255], [128, 2, 0]]
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert pixels_of(tmp_path / "a.tif")[:, :, 1].tolist() == [[0, 1, 255], [128, 2, 0]]
+    Image.fromarray(np.array([[0, 0.5, 1]], dtype=np.float32)).save(tmp_path / "unit.tif")
+    assert pixels_of(tmp_path / "unit.tif")[0, :, 0].tolist() == [0, 128, 255]
+    Image.fromarray(np.array([[0, 100, 255]], dtype=np.float32)).save(tmp_path / "wide.tif")
+    assert pixels_of(tmp_path / "wide.tif")[0, :, 0].tolist() == [0, 100, 255]
+
+
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert pixels_of(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for kind in ("jpg", "png"):
+        stream = io.BytesIO()
+        Image.fromarray(noise).save(stream, "JPEG" if kind == "jpg" else "PNG")
+        (tmp_path / f"short.{kind}").write_bytes(stream.getvalue()[: len(stream.getvalue()) // 2])
+    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "folder.jpg").mkdir()
+    for name, said in (
+        ("short.jpg", "truncated"),
+        ("short.png", "truncated"),
+        ("text.jpg", "no picture"),
+        ("empty.jpg", "no picture"),
+        ("folder.jpg", "cannot be read"),
+        ("missing.jpg", "cannot be read"),
+    ):
+        with pytest.raises(ImageError, match=said) as caught:
+            read_image(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+
+
+def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 23)
+    with pytest.raises(ImageError, match=r"a\.png: has more than 23 pixels"):
+        read_image(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="more than 23 pixels"):
+        to_uint8_rgb(RGB)
+
+
+def test_decompression_bomb(tmp_path: Path) -> None:
+    """A header of a few bytes that claims 60,000 x 60,000 pixels."""
+    header = b"BM" + (54).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    header += (40).to_bytes(4, "little") + (60_000).to_bytes(4, "little") * 2
+    header += (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
+    (tmp_path / "bomb.bmp").write_bytes(header)
+    with pytest.raises(ImageError, match="pixels"):
+        read_image(tmp_path / "bomb.bmp")
+
+
+def test_arrays() -> None:
+    channels_first = torch.from_numpy(RGB.copy()).permute(2, 0, 1)
+    assert torch.equal(to_uint8_rgb(RGB), channels_first)
+    assert torch.equal(to_uint8_rgb(torch.from_numpy(RGB.copy())), channels_first)
+    assert torch.equal(to_uint8_rgb(channels_first), channels_first)
+    assert torch.equal(to_uint8_rgb(Image.fromarray(RGB)), channels_first)
+    assert torch.equal(to_uint8_rgb(np.asfortranarray(RGB)[:, :, :1])[2], channels_first[0])
+    assert torch.equal(to_uint8_rgb(RGB[:, :, 0])[1], channels_first[0])
+    assert to_uint8_rgb(np.array([[0.0, 0.5, 1.0]]))[0].tolist() == [[0, 128, 255]]
+    assert to_uint8_rgb(torch.tensor([[0.0, 1.0]], dtype=torch.bfloat16))[0].tolist() == [[0, 255]]
+    assert to_uint8_rgb(np.array([[False, True]]))[0].tolist() == [[0, 255]]
+    assert to_uint8_rgb(np.array([[257, 65535]], dtype=np.uint16))[0].tolist() == [[1, 255]]
+    copy = to_uint8_rgb(RGB)
+    copy.zero_()
+    assert RGB.any(), "the caller's array must not be shared"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.zeros((4, 6, 2), np.uint8), "shape"),
+        (np.zeros((2, 4, 6, 3), np.uint8), "shape"),
+        (np.zeros((0, 6, 3), np.uint8), "shape"),
+        (np.array([[0.0, 255.0]]), "from 0 to 1"),
+        (np.array([[0.0, np.nan]]), "from 0 to 1"),
+        (np.zeros((4, 6), np.int64), "int64"),
+        ("a.jpg", "str"),
+    ],
+)
+def test_arrays_that_are_no_pictures(value: object, said: str) -> None:
+    with pytest.raises(ImageError, match=said):
+        to_uint8_rgb(value)  # type: ignore[arg-type]

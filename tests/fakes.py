@@ -1,0 +1,71 @@
+"""A network that needs no training: it finds what is red and what is green."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from instancefcn.instances import Instances
+from instancefcn.masks import CroppedMasks
+
+NAMES, IDS = ("red", "green"), (3, 8)
+SCORES = (0.9, 0.6)
+
+
+class ColourNetwork(nn.Module):
+    """Called like FCIS in evaluation mode; one instance a colour, red with score 0.9, green with 0.6."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[list[tuple[int, ...]]] = []
+
+    def forward(
+        self, images: list[Tensor], image_sizes: list[tuple[int, int]], min_score: float = 1e-3
+    ) -> list[Instances]:
+        self.calls.append([tuple(image.shape) for image in images])
+        return [self._find(image, size) for image, size in zip(images, image_sizes, strict=True)]
+
+    def _find(self, image: Tensor, size: tuple[int, int]) -> Instances:
+        assert image.dtype == torch.float32
+        assert 0 <= float(image.min()) <= float(image.max()) <= 1
+        image = nn.functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+        dense = torch.stack([(image[c] > 0.5) & (image[1 - c] < 0.5) & (image[2] < 0.5) for c in range(2)])
+        labels = dense.flatten(1).any(1).nonzero()[:, 0]
+        masks = CroppedMasks.from_dense(dense[labels])
+        return Instances(masks.tight_boxes(), torch.tensor(SCORES)[labels], labels, masks, NAMES, IDS)
+
+
+@dataclass
+class FakeLoaded:
+    """What zoo.load_checkpoint would return."""
+
+    network: Any = field(default_factory=ColourNetwork)
+    class_names: tuple[str, ...] = NAMES
+    category_ids: tuple[int, ...] = IDS
+    preprocessing: Any = field(default_factory=lambda: SimpleNamespace(short_side=64, long_side=96))
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def coloured(width: int = 120, height: int = 80) -> Image.Image:
+    """Red in the upper left quarter's middle, green at the right border; blue ground."""
+    array = np.zeros((height, width, 3), np.uint8)
+    array[..., 2] = 200
+    array[10:30, 20:50] = (255, 0, 0)
+    array[40:70, width - 30 :] = (0, 255, 0)
+    return Image.fromarray(array)
+
+
+RED_BOX = (20.0, 10.0, 50.0, 30.0)
+
+
+def save_coloured(path: Path, width: int = 120, height: int = 80) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coloured(width, height).save(path)
+    return path

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fakes import IDS, NAMES, RED_BOX, FakeLoaded, coloured, save_coloured
+from instancefcn.errors import CheckpointError, ConfigError, ImageError
+from instancefcn.inference.predictor import Predictor, load
+from instancefcn.instances import Instances
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    return Predictor(FakeLoaded(), "cpu")  # type: ignore[arg-type]
+
+
+def check(found: Instances) -> None:
+    """The two objects of `coloured()`, to within a pixel: the network sees a smaller picture."""
+    assert found.names == ["red", "green"]
+    assert found.image_size == (80, 120)
+    expected = torch.tensor([RED_BOX, (90.0, 40.0, 120.0, 70.0)])
+    torch.testing.assert_close(found.boxes, expected, atol=1.0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda image: image,
+        np.asarray,
+        lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1),
+        lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255,
+        lambda image: image.convert("RGBA"),
+    ],
+    ids=["pillow", "array", "uint8 tensor", "float tensor", "alpha"],
+)
+def test_kinds_of_pictures(predictor: Predictor, convert: Any) -> None:
+    found = predictor(convert(coloured()))
+    check(found)
+    assert found.source is None
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_paths(predictor: Predictor, tmp_path: Path, kind: Any) -> None:
+    path = save_coloured(tmp_path / "x.png")
+    found = predictor(kind(path))
+    check(found)
+    assert found.source == str(path)
+
+
+def test_a_list_gives_a_list_in_its_order(predictor: Predictor, tmp_path: Path) -> None:
+    path = save_coloured(tmp_path / "x.png", 60, 90)
+    found = predictor([coloured(), path, np.asarray(coloured(200, 100)), coloured()], batch_size=3)
+    assert [one.image_size for one in found] == [(80, 120), (90, 60), (100, 200), (80, 120)]
+    check(found[3])
+    assert predictor([]) == []
+    assert len(predictor((coloured(),))) == 1
+
+
+def test_only_inputs_of_one_size_share_a_batch(predictor: Predictor) -> None:
+    predictor([coloured(), coloured(60, 90), coloured()], batch_size=3)
+    assert predictor.network.calls == [[(3, 64, 96), (3, 64, 96)], [(3, 96, 64)]]
+
+
+def test_preprocessing_limits_the_long_side(predictor: Predictor) -> None:
+    predictor(coloured(300, 80))
+    assert predictor.network.calls == [[(3, 26, 96)]]
+
+
+def test_score_threshold(predictor: Predictor) -> None:
+    assert predictor(coloured(), score=0.6).names == ["red", "green"]
+    assert predictor(coloured(), score=0.61).names == ["red"]
+    assert predictor(coloured(), score=1).names == []
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        predictor(coloured(), score=50)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_of_files_and_pillow_images(
+    predictor: Predictor, tmp_path: Path, orientation: int
+) -> None:
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = coloured().transpose(undo[orientation]) if orientation in undo else coloured()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "turned.jpg", exif=exif, quality=98, subsampling=0)
+    check(predictor(tmp_path / "turned.jpg"))
+    with Image.open(tmp_path / "turned.jpg") as image:
+        check(predictor(image))
+
+
+def test_what_is_no_picture(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_text("no picture")
+    with pytest.raises(ImageError, match=r"x\.jpg"):
+        predictor(tmp_path / "x.jpg")
+    with pytest.raises(ImageError, match="not dict"):
+        predictor({})  # type: ignore[call-overload]
+    with pytest.raises(ImageError, match="not int"):
+        predictor([coloured(), 3])  # type: ignore[list-item]
+
+
+def test_files_reports_a_bad_one_and_goes_on(predictor: Predictor, tmp_path: Path) -> None:
+    paths = [save_coloured(tmp_path / "a.png"), tmp_path / "b.png", save_coloured(tmp_path / "c.png")]
+    paths[1].write_bytes(paths[0].read_bytes()[:60])
+    results = list(predictor.files(paths, batch_size=2))
+    assert [result.path for result in results] == paths
+    assert [result.error is None for result in results] == [True, False, True]
+    assert "b.png" in str(results[1].error)
+    for result in (results[0], results[2]):
+        assert result.instances is not None
+        assert result.instances.source == str(result.path)
+        assert result.picture is not None
+        assert result.picture.shape == (3, 80, 120)
+
+
+def test_files_reads_only_what_is_asked_for(predictor: Predictor, tmp_path: Path) -> None:
+    first = save_coloured(tmp_path / "a.png")
+
+    def paths() -> Any:
+        yield first
+        raise AssertionError("read too far")
+
+    assert next(predictor.files(paths())).path == first
+
+
+def test_classes_and_device(predictor: Predictor) -> None:
+    assert predictor.class_names == NAMES
+    assert predictor.category_ids == IDS
+    assert predictor.device == torch.device("cpu")
+    assert "2 classes" in repr(predictor)
+    with pytest.raises(ConfigError, match="no device"):
+        Predictor(FakeLoaded(), "toaster")  # type: ignore[arg-type]
+
+
+def test_load_says_what_there_is() -> None:
+    with pytest.raises(CheckpointError, match="no-such-model"):
+        load("no-such-model")

@@ -1,0 +1,67 @@
+"""Runs of a tiny network on tiny pictures: a whole one takes a second."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_network import TinyNetwork  # noqa: E402
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch) -> list[TinyNetwork]:
+    """Puts the tiny network in the place of every model; the list holds those that were built, the last one last."""
+    from instancefcn.models import zoo
+    from instancefcn.models.fcis import Classes
+
+    built: list[TinyNetwork] = []
+
+    def build(spec: object, *, class_names: Any, category_ids: Any, **ignored: object) -> TinyNetwork:
+        torch.manual_seed(5)
+        built.append(TinyNetwork(Classes(tuple(class_names), tuple(category_ids))))
+        return built[-1]
+
+    monkeypatch.setattr(zoo, "build", build)
+    return built
+
+
+@pytest.fixture
+def tiny_train(networks: list[TinyNetwork], tiny_data: Path) -> Train:
+    """`train` with small settings: 6 pictures in batches of 2, no reading processes."""
+    from instancefcn.training.run import train
+
+    def run(out: Path, **settings: Any) -> Path:
+        small = {
+            "data": tiny_data,
+            "batch_size": 2,
+            "epochs": 2,
+            "workers": 0,
+            "short_side": 64,
+            "long_side": 64,
+            "train_short": (48, 64),
+            "learning_rate": 0.1,
+            "warmup": 2,
+            "accelerator": "cpu",
+            "pictures_every": 0,
+            "log_every": 1,
+        }
+        return train(out=out, **(small | settings))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6 train and 2 val pictures of 64 px. Read only."""
+    from instancefcn.data.shapes import write_shapes
+
+    return write_shapes(tmp_path_factory.mktemp("tiny"), train=6, val=2, size=64, seed=1)

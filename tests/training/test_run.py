@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_network import TinyNetwork
+
+from instancefcn.errors import CheckpointError, ConfigError, DataError, TrainingError
+from instancefcn.training.log import read_log
+from instancefcn.training.run import Interrupted
+
+Train = Callable[..., Path]
+
+
+def state(run: Path) -> dict[str, Any]:
+    return torch.load(run / "last.ckpt", weights_only=True)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, averages and optimizer state agree to the last bit."""
+    a, b = state(one), state(other)
+    for left, right in (
+        (a["state_dict"], b["state_dict"]),
+        (a["average"]["weights"], b["average"]["weights"]),
+        (load_file(one / "last.safetensors"), load_file(other / "last.safetensors")),
+    ):
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[name], right[name]) for name in left)
+    moments = [s["optimizer_states"][0]["state"] for s in (a, b)]
+    assert moments[0].keys() == moments[1].keys()
+    for index, entry in moments[0].items():
+        assert all(
+            torch.equal(torch.as_tensor(v), torch.as_tensor(moments[1][index][k])) for k, v in entry.items()
+        )
+    assert a["global_step"] == b["global_step"]
+    assert a["average"]["updates"] == b["average"]["updates"]
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], object]) -> None:
+    """Do something in the middle of the forward pass number `step`, once."""
+    forward, calls = TinyNetwork.forward, [0]
+
+    def interrupted(self: TinyNetwork, *args: Any, **kwargs: Any) -> Any:
+        if self.training:
+            calls[0] += 1
+            if calls[0] == step:
+                action()
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(TinyNetwork, "forward", interrupted)
+
+
+def test_a_run_leaves_everything_it_promises(tiny_train: Train, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    best = tiny_train(run, pictures_every=1)
+    assert best == run / "best.safetensors"
+    assert {path.name for path in run.iterdir()} >= {
+        "config.json",
+        "last.ckpt",
+        "last.safetensors",
+        "best.safetensors",
+        "log.csv",
+        "curves.png",
+        "metrics.json",
+    }
+    assert sorted(path.name for path in (run / "pictures").iterdir()) == ["epoch_001.png", "epoch_002.png"]
+    rows = read_log(run / "log.csv")
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["epoch"] for row in rows if "val/mask_AP" in row] == [1, 2]
+    for row in rows:
+        if "loss" in row:
+            assert row["loss"] == pytest.approx(row["count"] + row["size"], abs=2e-6)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["steps"] == 6
+    assert metrics["final"]["mask"]["AP"] == 0.0
+    assert not list(run.glob(".*")), "a temporary file was left behind"
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("step", [3, 4, 5])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_resumes_to_the_same_bits(
+    tiny_train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    accumulate: int,
+    number: signal.Signals,
+) -> None:
+    """6 pictures in batches of 2: step 3 ends the first epoch, 4 and 5 lie within the second."""
+    if number == signal.SIGINT and step != 4:
+        pytest.skip("one place is enough for the second signal")
+    tiny_train(tmp_path / "whole", epochs=3, accumulate=accumulate)
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, lambda: os.kill(os.getpid(), number))
+        with pytest.raises(Interrupted, match=r"--resume") as caught:
+            tiny_train(tmp_path / "parts", epochs=3, accumulate=accumulate)
+    assert caught.value.signal == number
+    assert state(tmp_path / "parts")["global_step"] == -(-step // accumulate)
+    tiny_train(tmp_path / "parts", epochs=3, accumulate=accumulate, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    steps = [[row["step"] for row in read_log(tmp_path / name / "log.csv")] for name in ("whole", "parts")]
+    assert steps[0] == steps[1]
+
+
+def test_a_killed_run_resumes_to_the_same_bits(
+    tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be saved when the power fails: the run goes on from the end of the first epoch."""
+
+    class PowerFailure(BaseException):
+        pass
+
+    def fail() -> None:
+        raise PowerFailure
+
+    tiny_train(tmp_path / "whole", optimizer="adamw")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5, fail)
+        with pytest.raises(PowerFailure):
+            tiny_train(tmp_path / "parts", optimizer="adamw")
+    assert state(tmp_path / "parts")["global_step"] == 3
+    tiny_train(tmp_path / "parts", optimizer="adamw", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_reading_processes_change_nothing(tiny_train: Train, tmp_path: Path) -> None:
+    tiny_train(tmp_path / "none", workers=0)
+    tiny_train(tmp_path / "two", workers=2)
+    assert_same_run(tmp_path / "none", tmp_path / "two")
+
+
+def test_a_finished_run_goes_on_with_more_epochs(tiny_train: Train, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    tiny_train(run, epochs=1)
+    with pytest.raises(ConfigError, match="is finished"):
+        tiny_train(run, epochs=1, resume=True)
+    tiny_train(run, epochs=3, resume=True)
+    assert state(run)["global_step"] == 9
+    assert [row["epoch"] for row in read_log(run / "log.csv") if "val/mask_AP" in row] == [1, 2, 3]
+
+
+def test_saves_between_epochs_by_the_clock(
+    tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PowerFailure(BaseException):
+        pass
+
+    def fail() -> None:
+        raise PowerFailure
+
+    stop_at(monkeypatch, 3, fail)
+    with pytest.raises(PowerFailure):
+        tiny_train(tmp_path / "run", save_every_minutes=1e-9)
+    assert state(tmp_path / "run")["global_step"] == 2
+
+
+def test_a_loss_that_is_not_finite_names_the_pictures_and_spares_the_checkpoint(
+    tiny_train: Train, tmp_path: Path, networks: list[TinyNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    stop_at(monkeypatch, 4, lambda: setattr(networks[-1], "poison_at", networks[-1].steps + 1))
+    with pytest.raises(TrainingError, match="a loss is not finite in step 3") as caught:
+        tiny_train(run)
+    message = str(caught.value)
+    assert "count = nan" in message
+    assert "size = 0." in message
+    assert message.count("images/train_000") == 2
+    saved = state(run)
+    assert saved["global_step"] == 3
+    assert all(bool(torch.isfinite(value).all()) for value in saved["state_dict"].values())
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(
+    tiny_train: Train, tmp_path: Path, networks: list[TinyNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = TinyNetwork.forward
+
+    def infinite_slope(self: TinyNetwork, *args: Any, **kwargs: Any) -> Any:
+        losses = forward(self, *args, **kwargs)
+        if self.training:
+            losses["slope"] = (self.body[0].bias * 0).sum().sqrt()  # 0, with an undefined gradient
+        return losses
+
+    monkeypatch.setattr(TinyNetwork, "forward", infinite_slope)
+    with pytest.raises(TrainingError, match="the gradient is not finite in step 0"):
+        tiny_train(tmp_path / "run")
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in networks[-1].parameters())
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_early_stop(tiny_train: Train, tmp_path: Path) -> None:
+    """The tiny network finds nothing: its AP is 0 for ever, so epoch 1 is the best and 2 and 3 are in vain."""
+    tiny_train(tmp_path / "run", epochs=8, patience=2)
+    assert state(tmp_path / "run")["global_step"] == 9
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["best_epoch"] == 1
+
+
+def test_without_a_val_split_the_last_weights_count(
+    tiny_train: Train, tmp_path: Path, tiny_data: Path
+) -> None:
+    data = tmp_path / "data.yaml"
+    data.write_text(f"train: {{annotations: {tiny_data / 'train.json'}, images: {tiny_data / 'images'}}}\n")
+    assert tiny_train(tmp_path / "run", data=data, epochs=1) == tmp_path / "run" / "last.safetensors"
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["final"] is None
+
+
+def test_the_average_is_what_is_exported(tiny_train: Train, tmp_path: Path) -> None:
+    tiny_train(tmp_path / "on", epochs=1)
+    tiny_train(tmp_path / "off", epochs=1, ema_decay=0)
+    on, off = state(tmp_path / "on"), state(tmp_path / "off")
+    assert "average" not in off
+    name = "body.0.weight"
+    assert torch.equal(load_file(tmp_path / "on" / "last.safetensors")[name], on["average"]["weights"][name])
+    assert torch.equal(
+        load_file(tmp_path / "off" / "last.safetensors")[name], off["state_dict"][f"network.{name}"]
+    )
+    assert not torch.equal(on["average"]["weights"][name], on["state_dict"][f"network.{name}"])
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tiny_train: Train, tmp_path: Path) -> None:
+    tiny_train(tmp_path / "run", epochs=1)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        tiny_train(tmp_path / "run", epochs=1)
+    with pytest.raises(ConfigError, match="seed was 0 and is now 1"):
+        tiny_train(tmp_path / "run", epochs=2, seed=1, resume=True)
+
+
+def test_resume_needs_a_sound_checkpoint(tiny_train: Train, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(ConfigError, match="is missing"):
+        tiny_train(run, resume=True)
+    tiny_train(run, epochs=1)
+    for content in (b"", b"PK\x03\x04 nonsense", (run / "last.ckpt").read_bytes()[:2000]):
+        (run / "last.ckpt").write_bytes(content)
+        with pytest.raises(CheckpointError, match="damaged"):
+            tiny_train(run, epochs=2, resume=True)
+    (run / "last.ckpt").unlink()
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        tiny_train(run, epochs=2, resume=True)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tiny_train: Train, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    run = tmp_path / "run"
+    tiny_train(run, epochs=1)
+    torch.save({"loops": Evil()}, run / "last.ckpt")
+    with pytest.raises(CheckpointError, match="damaged"):
+        tiny_train(run, epochs=2, resume=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_every_problem_of_both_splits_is_listed_before_anything_starts(
+    tiny_train: Train, tmp_path: Path, networks: list[TinyNetwork]
+) -> None:
+    from instancefcn.data.shapes import write_shapes
+
+    data = write_shapes(tmp_path / "data", train=3, val=2, size=64)
+    (data / "images" / "train_0001.png").unlink()
+    path = data / "val.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["category_id"] = 99
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError) as caught:
+        tiny_train(tmp_path / "run", data=data)
+    assert len(caught.value.problems) == 2
+    assert "train_0001.png" in str(caught.value)
+    assert "99" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    assert networks == []
+
+
+def test_pictures_without_objects_train(tiny_train: Train, tmp_path: Path) -> None:
+    from instancefcn.data.shapes import write_shapes
+
+    data = write_shapes(tmp_path / "data", train=4, val=1, size=64)
+    path = data / "train.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] == 1]
+    path.write_text(json.dumps(content))
+    tiny_train(tmp_path / "run", data=data, epochs=1)
+    content["annotations"] = []
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="nothing to learn"):
+        tiny_train(tmp_path / "empty", data=data, epochs=1)
+
+
+def test_a_changed_test_size_changes_the_training_size_in_proportion() -> None:
+    from instancefcn.training.setup import make_config
+
+    places = {"data": "d", "out": "o"}
+    usual = make_config(Path("none"), False, places)
+    half = make_config(Path("none"), False, {**places, "short_side": usual.short_side // 2})
+    assert half.train_short == tuple(round(side / 2) for side in usual.train_short)
+    own = make_config(Path("none"), False, {**places, "short_side": 100, "train_short": [90, 110]})
+    assert own.train_short == (90, 110)
