@@ -3,8 +3,8 @@
     python benchmarks/voting.py [--json FILE] [--repeats 15] [--threads N] [--seed 0]
 
 `vote_masks` is the whole operator (suppression, voters, average, masks inside the boxes), `vote_average` its
-inner step alone, in both forms. Beside them torchvision's `paste_masks_in_image` of the same 100 instances,
-which pastes one mask each, without voting, on whole pictures. Calls alternate, so that all meet the same load;
+inner step alone, in both forms. Beside them torchvision's `paste_masks_in_image` of the same instances, which
+pastes one mask each, without voting, on whole pictures. Calls alternate, so that all meet the same load;
 each figure is the median after warm-up. The promise: `vote_masks` within 15 ms on two cores.
 """
 
@@ -33,7 +33,7 @@ PEER = "paste_masks_in_image"
 
 
 def make_rois(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes [1000, 4], probabilities [1000, 81] and masks [1000, 21, 21] of 100 objects with ten RoIs each."""
+    """Boxes [1000, 4], probabilities [1000, 81], masks [1000, 21, 21] of 100 objects with ten RoIs each."""
     generator = torch.Generator().manual_seed(seed)
     span = torch.tensor([SIZE[1], SIZE[0]], dtype=torch.float32)
     centre = torch.rand((INSTANCES, 1, 2), generator=generator) * span
@@ -74,7 +74,7 @@ def make_cases(seed: int) -> tuple[dict[str, Callable[[], object]], str]:
     }
     return (
         cases,
-        f"{len(voted)} instances, {VOTERS} votes each, {voted.masks.pixels.numel() / 1e6:.1f} Mpixel in boxes",
+        f"{len(voted)} instances, {VOTERS} votes each, {voted.masks.pixels.numel() / 1e6:.1f} Mpixel",
     )
 
 

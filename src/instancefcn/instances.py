@@ -40,11 +40,17 @@ class Instances:
     def __post_init__(self) -> None:
         n = self.boxes.shape[0]
         if self.boxes.shape != (n, 4) or self.boxes.dtype != torch.float32:
-            raise ValueError(f"boxes must be float32 [N, 4], got {self.boxes.dtype} {tuple(self.boxes.shape)}")
+            raise ValueError(
+                f"boxes must be float32 [N, 4], got {self.boxes.dtype} {tuple(self.boxes.shape)}"
+            )
         if self.scores.shape != (n,) or self.scores.dtype != torch.float32:
-            raise ValueError(f"scores must be float32 [{n}], got {self.scores.dtype} {tuple(self.scores.shape)}")
+            raise ValueError(
+                f"scores must be float32 [{n}], got {self.scores.dtype} {tuple(self.scores.shape)}"
+            )
         if self.labels.shape != (n,) or self.labels.dtype != torch.int64:
-            raise ValueError(f"labels must be int64 [{n}], got {self.labels.dtype} {tuple(self.labels.shape)}")
+            raise ValueError(
+                f"labels must be int64 [{n}], got {self.labels.dtype} {tuple(self.labels.shape)}"
+            )
         if len(self.masks) != n:
             raise ValueError(f"there are {n} boxes and {len(self.masks)} masks")
         if len(self.class_names) != len(self.category_ids):

@@ -69,7 +69,9 @@ class CroppedMasks:
     def _crops(self) -> list[Tensor]:
         """The pixels of every rectangle, uint8 [h, w] each (views)."""
         pieces = self.pixels.split(_crop_areas(self.rects).tolist()) if len(self) else ()
-        return [p.view(y2 - y1, x2 - x1) for p, (x1, y1, x2, y2) in zip(pieces, self.rects.tolist(), strict=True)]
+        return [
+            p.view(y2 - y1, x2 - x1) for p, (x1, y1, x2, y2) in zip(pieces, self.rects.tolist(), strict=True)
+        ]
 
     def crop(self, index: int) -> Tensor:
         """uint8 [h, w]: the pixels of one rectangle (a view)."""
@@ -131,7 +133,10 @@ class CroppedMasks:
         """The masks of the mirrored picture (left becomes right)."""
         flipped = [crop.flip(1).reshape(-1) for crop in self._crops]
         rects = self.rects.clone()
-        rects[:, 0], rects[:, 2] = self.image_size[1] - self.rects[:, 2], self.image_size[1] - self.rects[:, 0]
+        rects[:, 0], rects[:, 2] = (
+            self.image_size[1] - self.rects[:, 2],
+            self.image_size[1] - self.rects[:, 0],
+        )
         return CroppedMasks(torch.cat(flipped) if flipped else self.pixels, rects, self.image_size)
 
     def crop_to(self, x1: int, y1: int, x2: int, y2: int) -> CroppedMasks:

@@ -1,4 +1,4 @@
-"""Every kind of picture comes out as 8-bit RGB, upright; everything else is an ImageError that names the file."""
+"""Every kind of picture comes out as 8-bit RGB, upright; all else is an ImageError that names the file."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -21,6 +20,9 @@ from instancefcn.data.outlines import (
     run_lengths,
     to_rle,
 )
+
+# pycocotools' own array type lags behind numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 H, W = 30, 41
 points = st.tuples(st.floats(-10, W + 10), st.floats(-10, H + 10))
@@ -159,7 +161,7 @@ def test_masks_of_real_data_equal_pycocotools(shared: Path) -> None:
 
     dataset = open_dataset(shared / "data" / "coco80", "val", check_pictures=False)
     checked = 0
-    for picture in dataset.pictures[:40]:
+    for picture in dataset.pictures[:20]:
         things = [a for a in picture.annotations if not a.crowd]
         if not things:
             continue
@@ -168,6 +170,6 @@ def test_masks_of_real_data_equal_pycocotools(shared: Path) -> None:
             outline = annotation.segmentation
             size = (picture.height, picture.width)
             rle = oracle.merge(oracle.frPyObjects(outline, *size)) if isinstance(outline, list) else outline
-            assert torch.equal(masks.paste(i), torch.from_numpy(oracle.decode(rle)).bool())
+            np.testing.assert_array_equal(masks.paste(i).numpy(), oracle.decode(rle).astype(bool))
             checked += 1
-    assert checked > 100
+    assert checked > 50

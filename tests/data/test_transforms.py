@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instancefcn.data.loader import make_target
-from instancefcn.data.transforms import Augment, Resize, Scene, crop, flip, resize_scale, resized_size
+from instancefcn.data.transforms import (
+    Augment,
+    Resize,
+    Scene,
+    crop,
+    flip,
+    mean_gray,
+    resize_scale,
+    resized_size,
+)
 from instancefcn.masks import CroppedMasks
 
 PLAIN = {"flip": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
@@ -174,10 +183,21 @@ def test_colours_change_and_stay_in_range() -> None:
     scene = Scene(image, CroppedMasks.empty((32, 32)), torch.zeros(0, dtype=torch.int64), torch.zeros((0, 4)))
     augment = Augment((32, 32), 100, flip=0, brightness=0.5, contrast=0.5, saturation=0.5)
     outs = [augment(scene, torch.Generator().manual_seed(s))[0] for s in range(5)]
-    assert all(0 <= float(o.min()) and float(o.max()) <= 1 for o in outs)
+    assert all(float(o.min()) >= 0 and float(o.max()) <= 1 for o in outs)
     assert not torch.equal(outs[0], outs[1])
     unchanged, _, _ = Augment((32, 32), 100, **PLAIN)(scene, torch.Generator().manual_seed(0))
     assert torch.equal(unchanged, image.float() / 255)
+
+
+def test_contrast_turns_about_the_mean_luma() -> None:
+    image = torch.tensor([[[255, 0]], [[255, 0]], [[255, 0]]], dtype=torch.uint8)
+    assert mean_gray(image) == pytest.approx(0.5)
+    assert mean_gray(torch.tensor([[[255]], [[0]], [[51]]], dtype=torch.uint8)) == pytest.approx(0.3218)
+    scene = Scene(image, CroppedMasks.empty((1, 2)), torch.zeros(0, dtype=torch.int64), torch.zeros((0, 4)))
+    augment = Augment((1, 1), 2, flip=0, brightness=0, contrast=1, saturation=0)
+    for seed in range(6):
+        out = augment(scene, torch.Generator().manual_seed(seed))[0]
+        assert float(out[0].mean()) == pytest.approx(0.5, abs=1e-6), "black and white move alike"
 
 
 @pytest.mark.parametrize(

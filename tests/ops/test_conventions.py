@@ -1,4 +1,4 @@
-"""Hand-computed tables on 4 x 4 maps: each pins one convention, in the reference, the portable form and the fastest one."""
+"""Hand-computed tables on 4 x 4 maps: each pins one convention, in every form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from instancefcn import ops
 from instancefcn.ops import portable, reference
 
 RAMP = torch.arange(16.0).reshape(1, 1, 1, 1, 4, 4)  # cell (i, j) holds 4 i + j; one part, one channel
-PARTS = torch.tensor([[0.0, 1.0], [10.0, 11.0]]).reshape(1, 2, 2, 1, 1, 1).expand(1, 2, 2, 1, 4, 4)  # 10 p + q
+PARTS = (
+    torch.tensor([[0.0, 1.0], [10.0, 11.0]]).reshape(1, 2, 2, 1, 1, 1).expand(1, 2, 2, 1, 4, 4)
+)  # 10 p + q
 
 
 @pytest.fixture(params=[reference, portable, ops], ids=["reference", "portable", "fastest"])
@@ -40,7 +42,9 @@ def window(*corners: float) -> Tensor:
         ((3, 3, 1, 1), 0.0),  # inverted in both
     ],
 )
-def test_average_weights_cells_by_overlap(form: ModuleType, corners: tuple[float, ...], expected: float) -> None:
+def test_average_weights_cells_by_overlap(
+    form: ModuleType, corners: tuple[float, ...], expected: float
+) -> None:
     torch.testing.assert_close(float(form.ps_average(RAMP, window(*corners), 1.0)), expected)
 
 
@@ -102,8 +106,14 @@ def pair(difference: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("corners", "expected"),
     [
-        ((0, 0, 4, 4), [[2.5, 4.5], [10.5, 12.5]]),  # points 1 and 3 lie between the centres 0.5 and 1.5, 2.5 and 3.5
-        ((0, 0, 1, 1), [[0, 0.25], [1, 1.25]]),  # points 0.25 and 0.75: the first is clamped to the centre 0.5
+        (
+            (0, 0, 4, 4),
+            [[2.5, 4.5], [10.5, 12.5]],
+        ),  # points 1 and 3 lie between the centres 0.5 and 1.5, 2.5 and 3.5
+        (
+            (0, 0, 1, 1),
+            [[0, 0.25], [1, 1.25]],
+        ),  # points 0.25 and 0.75: the first is clamped to the centre 0.5
         ((3, 3, 9, 9), [[15, 15], [15, 15]]),  # points 4.5 and 7.5, clamped
         ((1.5, 0.5, 1.5, 0.5), [[1, 1], [1, 1]]),  # no area: one point
         ((-90, 1, -80, 3), [[4, 4], [8, 8]]),  # far to the left: the first column
@@ -131,10 +141,16 @@ def test_mask_logits_read_the_labelled_class(form: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("corners", "expected"),
     [
-        ((0.5, 0.5, 2.5, 2.5), [[2.5, 3.5], [6.5, 7.5]]),  # bins [0.5, 1.5) and [1.5, 2.5) touch cells 0-1 and 1-2
+        (
+            (0.5, 0.5, 2.5, 2.5),
+            [[2.5, 3.5], [6.5, 7.5]],
+        ),  # bins [0.5, 1.5) and [1.5, 2.5) touch cells 0-1 and 1-2
         ((0, 0, 4, 4), [[2.5, 4.5], [10.5, 12.5]]),  # whole edges touch no further cell
         ((1, 1, 1, 1), [[5, 5], [5, 5]]),  # at least 0.1 cell wide
-        ((2.98, 0, 2.98, 2), [[2.5, 3], [6.5, 7]]),  # [2.98, 3.03) and [3.03, 3.08): the 0.1 reach into cell 3
+        (
+            (2.98, 0, 2.98, 2),
+            [[2.5, 3], [6.5, 7]],
+        ),  # [2.98, 3.03) and [3.03, 3.08): the 0.1 reach into cell 3
         ((3, 3, 1, 1), [[15, 15], [15, 15]]),  # inverted: also 0.1 cell
         ((-2, 0, 2, 2), [[0, 0.5], [0, 4.5]]),  # an empty bin is 0, a clipped one the mean of what is left
     ],

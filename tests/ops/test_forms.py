@@ -60,7 +60,9 @@ def cases(draw: st.DrawFn, name: str, dtype: torch.dtype = torch.float64) -> Cas
     maps = torch.randn(shape, generator=generator, dtype=torch.float64)
     if draw(st.booleans()):
         maps = maps.round()  # many ties between inside and outside
-    sixteenth = st.integers(-32, 128).map(lambda value: value / 16)  # in cells, so borders are often hit exactly
+    sixteenth = st.integers(-32, 128).map(
+        lambda value: value / 16
+    )  # in cells, so borders are often hit exactly
     anywhere = st.floats(-1e4, 1e4, width=32) | st.floats(-2, 8, width=32)
     corner = sixteenth | anywhere
     windows = draw(st.lists(st.tuples(corner, corner, corner, corner), max_size=4))
@@ -71,7 +73,9 @@ def cases(draw: st.DrawFn, name: str, dtype: torch.dtype = torch.float64) -> Cas
         thin = (rois[:, 3:] - rois[:, 1:3]).abs() < 1e-3 * stride  # rounding decides below: make them empty
         rois[:, 3:] = torch.where(thin, rois[:, 1:3], rois[:, 3:])
     labels = torch.randint(depth, (len(windows),), generator=generator)
-    return Case(lay_out(maps.to(dtype), draw(st.sampled_from(LAYOUTS))), rois, labels, stride, draw(st.integers(1, 8)))
+    return Case(
+        lay_out(maps.to(dtype), draw(st.sampled_from(LAYOUTS))), rois, labels, stride, draw(st.integers(1, 8))
+    )
 
 
 def gradient(case: Case, form: object, name: str, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +89,7 @@ def gradient(case: Case, form: object, name: str, maps: Tensor) -> tuple[Tensor,
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_forms_equal_the_reference_forward_and_backward(name: str, data: st.DataObject) -> None:
     case = data.draw(cases(name))
@@ -97,7 +101,7 @@ def test_forms_equal_the_reference_forward_and_backward(name: str, data: st.Data
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_float32(name: str, data: st.DataObject) -> None:
     case = data.draw(cases(name, torch.float32))
@@ -115,7 +119,9 @@ def example(name: str, dtype: torch.dtype = torch.float64, windows: int = 5, see
     shape = (2, 3, 3, *((2,) if name in PAIRED else ()), 3, 5, 6)
     maps = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
     corner = torch.rand(windows, 2, generator=generator) * 40 - 8
-    rois = torch.cat([torch.zeros(windows, 1), corner, corner + 4 + torch.rand(windows, 2, generator=generator) * 40], 1)
+    rois = torch.cat(
+        [torch.zeros(windows, 1), corner, corner + 4 + torch.rand(windows, 2, generator=generator) * 40], 1
+    )
     rois[:, 0] = torch.arange(windows) % 2
     return Case(maps, rois, torch.arange(windows) % 3, 8.0, 7)
 
@@ -129,7 +135,9 @@ def test_half_precision_is_rounded_once_at_the_end(name: str, dtype: torch.dtype
         exact, exact_grad = gradient(case, form, name, case.maps.float())
         assert out.dtype == grad.dtype == dtype
         torch.testing.assert_close(out, exact.to(dtype))
-        torch.testing.assert_close(grad, exact_grad.to(dtype), rtol=2e-2, atol=2e-2)  # the upstream gradient is rounded too
+        torch.testing.assert_close(
+            grad, exact_grad.to(dtype), rtol=2e-2, atol=2e-2
+        )  # the upstream gradient is rounded too
 
 
 @pytest.mark.parametrize("form", [ops, portable], ids=["fastest", "portable"])
@@ -144,7 +152,9 @@ def test_gradcheck(form: object, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_empty_inputs(form: object, name: str) -> None:
     case = example(name, windows=0)
-    tail = {"class_scores": (3,), "ps_average": (3,), "mask_logits": (7, 7), "psroi_average_pool": (3, 7, 7)}[name]
+    tail = {"class_scores": (3,), "ps_average": (3,), "mask_logits": (7, 7), "psroi_average_pool": (3, 7, 7)}[
+        name
+    ]
     assert case.run(form, name).shape == (0, *tail)
     assert case.run(form, name, case.maps[:0]).shape == (0, *tail)  # no image either
     if form is not reference:
@@ -174,11 +184,12 @@ def test_nan_in_either_map_reaches_the_score(form: object) -> None:
 
 @pytest.mark.parametrize("form", [ops, portable], ids=["fastest", "portable"])
 @pytest.mark.parametrize("name", NAMES)
-def test_gradient_is_channels_last_only_where_promised_and_inputs_stay(form: object, name: str) -> None:
+def test_gradient_is_in_channels_last_memory_and_inputs_stay(form: object, name: str) -> None:
     case = example(name, torch.float32)
     maps, rois = case.maps.clone(), case.rois.clone()
     _, grad = gradient(case, form, name, case.maps)
-    assert torch.equal(case.maps, maps) and torch.equal(case.rois, rois)
+    assert torch.equal(case.maps, maps)
+    assert torch.equal(case.rois, rois)
     if form is ops and ops.HAS_KERNELS:
         cells_first = (0, grad.dim() - 2, grad.dim() - 1, *range(1, grad.dim() - 2))
         assert grad.permute(cells_first).is_contiguous()

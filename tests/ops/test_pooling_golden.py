@@ -1,7 +1,8 @@
-"""The quantised pooling against ChainerCV 0.13.1 (`avg` of its position-sensitive RoI pooling), forward and gradient.
+"""The quantised pooling against ChainerCV 0.13.1 (`avg` of its PS RoI pooling), forward and gradient.
 
-`tests/golden/pooling.npz` is an excerpt of the whole golden file: case a, and one output channel of case b (group 7, size 21, the
-published setting). RoIs are y1, x1, y2, x2 in image pixels at stride 16, channels ordered (output, row part, column part).
+`tests/golden/pooling.npz` is an excerpt of the whole golden file: case a, and one output channel of case b
+(group 7, size 21, the published setting). RoIs are y1, x1, y2, x2 in image pixels at stride 16, channels
+ordered (output, row part, column part).
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ def compare(form: ModuleType, arrays: np.lib.npyio.NpzFile, case: str) -> None:
     pooled = form.psroi_average_pool(maps, torch.stack([batch, x1, y1, x2, y2], 1), 16.0, size)
     pooled.backward(torch.from_numpy(arrays[f"pool_{case}_gy"]))
 
-    torch.testing.assert_close(pooled.detach(), torch.from_numpy(arrays[f"pool_{case}_avg_y"]), rtol=0, atol=2e-6)
-    torch.testing.assert_close(planes.grad, torch.from_numpy(arrays[f"pool_{case}_avg_gx"]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        pooled.detach(), torch.from_numpy(arrays[f"pool_{case}_avg_y"]), rtol=0, atol=2e-6
+    )
+    torch.testing.assert_close(
+        planes.grad, torch.from_numpy(arrays[f"pool_{case}_avg_gx"]), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("case", ["a", "b"])

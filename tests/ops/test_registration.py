@@ -47,7 +47,8 @@ def test_opcheck_backward(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "form"), [*((name, "fastest") for name in CALLS), ("class_scores", "portable"), ("mask_logits", "portable")]
+    ("name", "form"),
+    [*((name, "fastest") for name in CALLS), ("class_scores", "portable"), ("mask_logits", "portable")],
 )
 def test_compile_without_graph_breaks(name: str, form: Any) -> None:
     """Equal values and gradients, and no second compilation for another number of windows."""

@@ -56,6 +56,20 @@ def test_votes_are_weighted_by_the_class_probability() -> None:
     assert torch.equal(voted.masks.paste(0), expected)
 
 
+def test_voters_may_reach_beyond_the_box_of_the_survivor() -> None:
+    """The survivor covers columns 0 to 4, a voter of nearly its weight columns 0 to 6; both masks are full."""
+    boxes = torch.tensor([[0.0, 0.0, 4.0, 2.0], [0.0, 0.0, 6.0, 2.0]])
+    probabilities = torch.tensor([[0.4, 0.6], [0.5, 0.5]])
+    masks = torch.ones((2, 2, 3, 3))
+    inside = vote_masks(from_table(masks), boxes, probabilities, (4, 8))
+    assert inside.boxes.tolist() == [[0, 0, 4, 2]]
+    assert inside.masks.areas().tolist() == [8]
+    # Columns 4 and 5 have the second's share alone: 0.5 / 1.1 = 0.45 reaches 0.4.
+    reaching = vote_masks(from_table(masks), boxes, probabilities, (4, 8), extent="voters")
+    assert reaching.boxes.tolist() == [[0, 0, 6, 2]]
+    assert reaching.masks.areas().tolist() == [12]
+
+
 def test_published_order_thresholds_before_it_averages() -> None:
     # Two equal boxes, masks 0.3 and 0.9, weights 2/3 and 1/3: the mean is 0.5; of the thresholded votes it is
     # 1/3.
@@ -204,7 +218,8 @@ def random_case(
     boxes = torch.cat((xy - wh / 2, xy + wh / 2), 1)
     grid = (torch.arange(m) + 0.5) / m - 0.5
     bump = torch.exp(-4 * (grid[:, None] ** 2 + grid**2))
-    masks = (bump + 0.3 * torch.randn((count, axis, m, m), generator=generator)).clamp(0, 1)
+    # Not clamped: grids of exact 0 and 1 read exactly 0.4 at some pixels, where rounding decides.
+    masks = torch.sigmoid(6 * bump - 3 + torch.randn((count, axis, m, m), generator=generator))
     probabilities = (2 * torch.randn((count, axis), generator=generator)).softmax(1)
     return masks, boxes, probabilities, size
 
@@ -218,9 +233,17 @@ def random_case(
     size=st.tuples(st.integers(1, 24), st.integers(1, 24)),
     order=st.sampled_from(["paper", "published"]),
     limit=st.sampled_from([1, 3, 100]),
+    extent=st.sampled_from(["box", "voters"]),
 )
 def test_equal_to_the_reference(
-    seed: int, count: int, axis: int, m: int, size: tuple[int, int], order: voting.Order, limit: int
+    seed: int,
+    count: int,
+    axis: int,
+    m: int,
+    size: tuple[int, int],
+    order: voting.Order,
+    limit: int,
+    extent: voting.Extent,
 ) -> None:
     masks, boxes, probabilities, _ = random_case(seed, count, axis, m, size)
     if order == "published":  # as everywhere before this order, boxes are inside the picture
@@ -232,12 +255,21 @@ def test_equal_to_the_reference(
         size,
         max_instances=limit,
         order=order,
+        extent=extent,
     )
-    voted = vote_masks(from_table(masks), boxes, probabilities, size, max_instances=limit, order=order)
+    voted = vote_masks(
+        from_table(masks), boxes, probabilities, size, max_instances=limit, order=order, extent=extent
+    )
     assert voted.rows.tolist() == [instance.row for instance in wanted]
     assert voted.classes.tolist() == [instance.class_ for instance in wanted]
     for i, instance in enumerate(wanted):
         assert voted.scores[i].item() == pytest.approx(instance.score)
+        if extent == "voters" and order == "paper":
+            sure = np.abs(instance.average - 0.4) > 1e-5
+            assert (voted.masks.paste(i).numpy() == instance.mask)[sure].all()
+            if sure.all():
+                assert voted.boxes[i].tolist() == list(instance.box)
+            continue
         assert voted.boxes[i].tolist() == pytest.approx(instance.box, abs=1e-4)
         assert voted.masks.rects[i].tolist() == list(instance.rect)
         if voted.probabilities is not None:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny_network import TinyNetwork  # noqa: E402
+from tiny_network import TinyNetwork
 
 Train = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other cost more than so little work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def networks(monkeypatch: pytest.MonkeyPatch) -> list[TinyNetwork]:
-    """Puts the tiny network in the place of every model; the list holds those that were built, the last one last."""
+    """Puts the tiny network in the place of every model; the list holds those that were built."""
     from instancefcn.models import zoo
     from instancefcn.models.fcis import Classes
 
@@ -52,6 +58,7 @@ def tiny_train(networks: list[TinyNetwork], tiny_data: Path) -> Train:
             "warmup": 2,
             "accelerator": "cpu",
             "pictures_every": 0,
+            "evaluate_every": 0,
             "log_every": 1,
         }
         return train(out=out, **(small | settings))

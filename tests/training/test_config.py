@@ -128,7 +128,7 @@ def test_file_round_trip_and_its_errors(tmp_path: Path) -> None:
     config.save(path)
     assert load_config(path) == config
     path.write_text(path.read_text().replace('"epochs"', '"epoch"'))
-    with pytest.raises(ConfigError, match="config.json: unknown setting 'epoch'; did you mean 'epochs'"):
+    with pytest.raises(ConfigError, match=r"config.json: unknown setting 'epoch'; did you mean 'epochs'"):
         load_config(path)
     path.write_text("{")
     with pytest.raises(ConfigError, match="cannot be read as JSON"):
@@ -149,7 +149,7 @@ def test_learning_rate_is_linear_in_the_effective_batch() -> None:
 def test_a_resumed_run_may_change_its_length_but_not_its_nature() -> None:
     saved = resolve({**PLACES, "seed": 4, "learning_rate": 0.003})
     assert resume_config(saved, {**PLACES, "epochs": 99}) == saved.model_copy(update={"epochs": 99})
-    with pytest.raises(ConfigError, match="seed was 4 and is now 5; augment was") as caught:
+    with pytest.raises(ConfigError, match=r"seed was 4 and is now 5; augment was") as caught:
         resume_config(saved, {"seed": 5, "augment.flip": 0.1})
     assert "epochs" in str(caught.value)
     with pytest.raises(ConfigError, match="unknown setting 'sed'; did you mean 'seed'"):

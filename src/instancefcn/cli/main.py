@@ -19,7 +19,7 @@ from instancefcn.errors import InstanceFCNError
 
 
 class _Verbs(TyperGroup):
-    """Prints errors that the user can mend without a traceback; the exit status is 2, as for a wrong option."""
+    """Prints errors that the user can mend, without a traceback; the exit status is then 2."""
 
     def invoke(self, ctx: Any) -> Any:
         try:

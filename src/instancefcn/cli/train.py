@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from instancefcn.errors import ConfigError
+
 
 def train(
     data: Annotated[
@@ -34,16 +36,21 @@ def train(
     from instancefcn.training.config import parse_assignments
 
     settings = parse_assignments(set_ or [])
+    for key in sorted(settings.keys() & {"data", "model", "out"}):
+        raise ConfigError(f"--set {key}=... is not possible: give it as instancefcn train DATA --model --out")
     if epochs is not None:
         settings["epochs"] = epochs
-    from instancefcn.training.run import Interrupted
+    from instancefcn.training.run import Interrupted, is_main_process
     from instancefcn.training.run import train as run
 
     try:
         best = run(data, model, out=out, resume=resume, **settings)
     except Interrupted as stop:
-        typer.echo(str(stop), err=True)
+        if is_main_process():
+            typer.echo(str(stop), err=True)
         raise typer.Exit(128 + stop.signal) from None
+    if not is_main_process():
+        return
     if json_:
         import json
 

@@ -28,7 +28,7 @@ def run_lengths(counts: object) -> NDArray[np.int64]:
             raise ValueError("counts are not all whole numbers of a possible size")
         runs = np.array(counts, dtype=np.int64)
     elif isinstance(counts, str | bytes):
-        runs = _decompress(counts.encode("ascii", "replace") if isinstance(counts, str) else counts)
+        runs = _decompress(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts)
     else:
         raise ValueError("counts are neither a list nor a string")
     if (runs < 0).any():

@@ -121,10 +121,20 @@ class Augment:
         low, high = self.short_sides
         short = min(high, low + int(draw[2] * (high - low + 1)))
         image, scale = resize(scene.image, short, self.long)
+        contrast = 1 + self.contrast * (2 * draw[4] - 1)
+        image = image.mul_(contrast).add_((1 - contrast) * mean_gray(scene.image)).clamp_(0, 1)
         image = vision.adjust_brightness(image, 1 + self.brightness * (2 * draw[3] - 1))
-        image = vision.adjust_contrast(image, 1 + self.contrast * (2 * draw[4] - 1))
         image = vision.adjust_saturation(image, 1 + self.saturation * (2 * draw[5] - 1))
         return image, scene, scale
+
+
+def mean_gray(image: Tensor) -> float:
+    """Mean luma of uint8 [3, H, W], 0 to 1.
+
+    Summed in whole numbers: a sum of floats depends on the number of threads, and samples must not.
+    """
+    red, green, blue = (int(channel.sum(dtype=torch.int64)) for channel in image)
+    return (0.299 * red + 0.587 * green + 0.114 * blue) / (255 * image.shape[1] * image.shape[2])
 
 
 def flip(scene: Scene) -> Scene:

@@ -157,10 +157,10 @@ def _place(
 ) -> Rect | None:
     """Where the label of an object goes, whose box is `anchor` and whose highest point is at `top_x`.
 
-    Tried in turn: above the object, inside its upper edge, below it, inside its lower edge, across its middle,
-    each at its highest point, the left, centre and right, and then one line further up or down. The first place
-    free of other labels wins, otherwise the one that hides least of them, up to a fifth of its own area; None
-    when there is no such place.
+    Tried in turn: above the object, inside its upper edge, below it, inside its lower edge, across its
+    middle, each at its highest point, the left, centre and right, and then one line further up or down. The
+    first place free of other labels wins, otherwise the one that hides least of them, up to a fifth of its
+    own area; None when there is no such place.
     """
     pad = 0.28 * font.size
     width = round(font.getlength(text) + 2 * pad + 2)

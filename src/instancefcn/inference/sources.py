@@ -19,9 +19,9 @@ OVERLAY_SUFFIX = ".overlay.png"
 def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
     """Expand files, folders and globs.
 
-    A file is taken whatever its name is. A folder gives the pictures that lie directly in it, known by their
-    suffix, hidden files and our own overlays left out. A pattern (`*`, `?`, `[...]`; `**` for any depth) gives
-    every file it matches. A path that exists is never taken as a pattern.
+    A file is taken whatever its name is. A folder gives the pictures that lie directly in it, known by
+    their suffix, hidden files and our own overlays left out. A pattern (`*`, `?`, `[...]`; `**` for any
+    depth) gives every file it matches. A path that exists is never taken as a pattern.
 
     Returns:
         paths in the order of the sources, sorted by name within one, each file once.

@@ -22,8 +22,8 @@ def output_names(paths: Sequence[Path]) -> list[str]:
     """A name for each picture's results: its stem, made longer only where two pictures share it.
 
     `a/cat.jpg` and `b/cat.jpg` become `a_cat` and `b_cat`; `cat.jpg` and `cat.png` become `cat_jpg` and
-    `cat_png`. Names that differ only in case count as equal, for file systems that cannot tell them apart. Which
-    names come out does not depend on the order.
+    `cat_png`. Names that differ only in case count as equal, for file systems that cannot tell them apart.
+    Which names come out does not depend on the order.
     """
     names = [path.stem for path in paths]
     deepest = max((len(path.absolute().parts) for path in paths), default=0)

@@ -115,7 +115,9 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, frozen: tuple[str, ...] = (), pretrained: bool | Path | str = False) -> None:
+    def __init__(
+        self, name: str, frozen: tuple[str, ...] = (), pretrained: bool | Path | str = False
+    ) -> None:
         super().__init__()
         self.body = timm.create_model(
             name, features_only=True, output_stride=STRIDE, out_indices=(3, 4), pretrained=False

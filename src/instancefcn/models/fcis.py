@@ -145,11 +145,14 @@ class FCIS(nn.Module):
         logits, deltas = self.rpn(features[self.rpn_level])
         grid = self.rpn.anchors.grid(*features[self.rpn_level].shape[2:], device=batch.device)
         proposals = [
-            self.rpn.proposals(logits[i].detach(), deltas[i].detach(), grid, size) for i, size in enumerate(sizes)
+            self.rpn.proposals(logits[i].detach(), deltas[i].detach(), grid, size)
+            for i, size in enumerate(sizes)
         ]
         maps, box_maps = self.maps(features[1])
         if not self.training:
-            return self.detect(maps, box_maps, proposals, sizes, image_sizes or sizes, min_score, max_instances)
+            return self.detect(
+                maps, box_maps, proposals, sizes, image_sizes or sizes, min_score, max_instances
+            )
         if targets is None or len(targets) != len(images):
             raise ValueError("training needs one target for every image")
         targets = [target.to(batch.device) for target in targets]
@@ -269,6 +272,7 @@ class FCIS(nn.Module):
                 image_size,
                 min_score=min_score,
                 max_instances=max_instances,
+                extent="voters",
             )
             results.append(
                 Instances(

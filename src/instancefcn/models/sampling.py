@@ -61,7 +61,10 @@ def assign_rois(proposals: Tensor, target: Target, spec: SamplingSpec) -> RoITar
     if len(target.boxes):
         overlap, matched = box_iou(rois, target.boxes).max(1)
     else:
-        overlap, matched = rois.new_zeros(len(rois)), torch.zeros(len(rois), dtype=torch.int64, device=rois.device)
+        overlap, matched = (
+            rois.new_zeros(len(rois)),
+            torch.zeros(len(rois), dtype=torch.int64, device=rois.device),
+        )
     foreground = overlap >= spec.foreground_iou
     if len(target.boxes):
         labels = torch.where(foreground, target.labels[matched] + 1, 0)

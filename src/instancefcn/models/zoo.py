@@ -66,7 +66,13 @@ FCIS_RESNET101 = ModelSpec(
     long_side=1000,
     anchors=AnchorSpec(scales=(4, 8, 16, 32)),
     rpn=RPNSpec(min_size=2.0),
-    training={"optimizer": "sgd", "learning_rate": 0.008, "weight_decay": 5e-4, "schedule": "step", "ema_decay": 0.0},
+    training={
+        "optimizer": "sgd",
+        "learning_rate": 0.008,
+        "weight_decay": 5e-4,
+        "schedule": "step",
+        "ema_decay": 0.0,
+    },
 )
 FCIS_RESNET50 = replace(FCIS_RESNET101, name="fcis_resnet50", backbone="resnet50")
 
@@ -208,10 +214,17 @@ def save_checkpoint(
         "preprocessing": {"short_side": spec.short_side, "long_side": spec.long_side},
         "metrics": dict(metrics or {}),
         "training": dict(training or {}),
-        "versions": {"instancefcn": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "instancefcn": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
     }
     tensors = {
-        name: tensor.detach().cpu().to(torch.float16 if half and tensor.dim() > 1 else tensor.dtype).contiguous()
+        name: tensor.detach()
+        .cpu()
+        .to(torch.float16 if half and tensor.dim() > 1 else tensor.dtype)
+        .contiguous()
         for name, tensor in weights.items()
     }
     with atomic_write(path) as temporary:
@@ -249,7 +262,11 @@ def bundled_models() -> list[str]:
     folder = files("instancefcn") / "assets" / "models"
     if not folder.is_dir():
         return []
-    return sorted(entry.name.removesuffix(".safetensors") for entry in folder.iterdir() if entry.name.endswith(".safetensors"))
+    return sorted(
+        entry.name.removesuffix(".safetensors")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".safetensors")
+    )
 
 
 def locate(source: Path | str) -> Path:
@@ -261,7 +278,9 @@ def locate(source: Path | str) -> Path:
         for name in ("best.safetensors", "last.safetensors"):
             if (path / name).is_file():
                 return path / name
-        raise CheckpointError(f"{path}: this folder holds neither best.safetensors nor last.safetensors; is it a finished run?")
+        raise CheckpointError(
+            f"{path}: this folder holds neither best.safetensors nor last.safetensors; is it a finished run?"
+        )
     if path.is_file():
         return path
     hint = f" {source} is an architecture: train it first." if str(source) in SPECS else ""
@@ -282,7 +301,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"{path}: not a readable safetensors checkpoint ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         found = document.get("format") if isinstance(document, dict) else None
-        raise CheckpointError(f"{path}: checkpoint format {found!r}, this version reads format {FORMAT}; update instancefcn")
+        raise CheckpointError(
+            f"{path}: checkpoint format {found!r}, this version reads format {FORMAT}; update instancefcn"
+        )
     return document, tensors
 
 
@@ -293,13 +314,20 @@ def _spec_to_json(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _spec_from_json(document: dict[str, Any]) -> ModelSpec:
-    parts: dict[str, Any] = {"anchors": AnchorSpec, "rpn": RPNSpec, "head": HeadSpec, "sampling": SamplingSpec}
+    parts: dict[str, Any] = {
+        "anchors": AnchorSpec,
+        "rpn": RPNSpec,
+        "head": HeadSpec,
+        "sampling": SamplingSpec,
+    }
     values: dict[str, Any] = {}
     for item in fields(ModelSpec):
         if item.name == "training":
             continue
         value = document[item.name]
         if item.name in parts:
-            value = parts[item.name](**{key: tuple(v) if isinstance(v, list) else v for key, v in value.items()})
+            value = parts[item.name](
+                **{key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
+            )
         values[item.name] = tuple(value) if isinstance(value, list) else value
     return ModelSpec(**values)

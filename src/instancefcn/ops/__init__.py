@@ -1,15 +1,19 @@
 """Position-sensitive operators: reading an object from k x k groups of maps.
 
-Maps are `[N, k, k, 2, C, H, W]`: image, row part, column part, (0 outside, 1 inside), class with background at 0, rows, columns; plain maps are
-`[N, k, k, D, H, W]`. RoIs are `[R, 5]`: batch index, x1, y1, x2, y2 in image pixels, half-open; float32 or float64. `stride` is the side of a map cell
-in image pixels: cell (i, j) covers pixels [j * stride, (j + 1) * stride) x [i * stride, (i + 1) * stride). Any strides in memory are accepted; the order
-`[N, H, W, k, k, 2, C]`, which a channels-last convolution with channels ordered (part, outside/inside, class) returns, is read without a copy.
+Maps are `[N, k, k, 2, C, H, W]`: image, row part, column part, (0 outside, 1 inside), class with background
+at 0, rows, columns; plain maps are `[N, k, k, D, H, W]`. RoIs are `[R, 5]`: batch index, x1, y1, x2, y2 in
+image pixels, half-open; float32 or float64. `stride` is the side of a map cell in image pixels: cell (i, j)
+covers pixels [j * stride, (j + 1) * stride) x [i * stride, (i + 1) * stride). Any strides in memory are
+accepted; the order `[N, H, W, k, k, 2, C]`, which a channels-last convolution with channels ordered (part,
+outside/inside, class) returns, is read without a copy.
 
-Maps are float32, bfloat16, float16 or float64; sums are in float32 (float64 for float64), the result has the maps' type. The maps have a gradient,
-RoIs and labels none. On a CPU the Numba kernels of `cpu.py` run; elsewhere, without Numba, or under `torch.export`, the plain PyTorch of
-`portable.py`; the answers are equal. `reference.py` is the specification.
+Maps are float32, bfloat16, float16 or float64; sums are in float32 (float64 for float64), the result has the
+maps' type. The maps have a gradient, RoIs and labels none. On a CPU the Numba kernels of `cpu.py` run;
+elsewhere, without Numba, or under `torch.export`, the plain PyTorch of `portable.py`; the answers are equal.
+`reference.py` is the specification.
 
-Every operator raises ValueError for a shape, type, stride or size that does not fit. Batch indices, labels and finite RoIs are checked on the CPU.
+Every operator raises ValueError for a shape, type, stride or size that does not fit. Batch indices, labels
+and finite RoIs are checked on the CPU.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ _forced_portable = False
 
 @contextmanager
 def using(form: Literal["portable", "fastest"]) -> Iterator[None]:
-    """Chooses the form of the operators inside the block, in the whole process: plain PyTorch, or the fastest at hand (the default)."""
+    """Chooses the operators' form inside the block, for the whole process; "fastest" is the default."""
     global _forced_portable
     if form not in ("portable", "fastest"):
         raise ValueError(f"form must be 'portable' or 'fastest', not {form!r}")
@@ -52,9 +56,10 @@ def using(form: Literal["portable", "fastest"]) -> Iterator[None]:
 def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
     """Class scores of windows: the mean over each window of max(inside, outside).
 
-    The window is cut into k x k equal parts and each part reads its own maps. Every cell counts by its exact overlap with the part,
-    without rounding. What lies off the map does not count, nor in the divisor; a window that misses the map, or has no area, or is
-    inverted, gives 0. The gradient of the maximum goes to the larger map, on a tie to the outside one.
+    The window is cut into k x k equal parts and each part reads its own maps. Every cell counts by its exact
+    overlap with the part, without rounding. What lies off the map does not count, nor in the divisor; a
+    window that misses the map, or has no area, or is inverted, gives 0. The gradient of the maximum goes to
+    the larger map, on a tie to the outside one.
 
     Args:
         maps: [N, k, k, 2, C, H, W].
@@ -90,11 +95,11 @@ def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
 
 
 def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size: int = 21) -> Tensor:
-    """Mask logits of chosen (window, class) pairs: inside - outside at the centres of a size x size grid over the window.
+    """Mask logits of chosen (window, class) pairs: inside - outside on a size x size grid over the window.
 
-    The sigmoid is the softmax over the pair. Each point is read bilinearly, values standing at the cells' centres (+0.5), clamped to
-    the map, from the map of the part it lies in: grid step a belongs to part floor((a + 0.5) * k / size). A window without area reads one
-    point everywhere.
+    The sigmoid is the softmax over the pair. Each point is read bilinearly, values standing at the cells'
+    centres (+0.5), clamped to the map, from the map of the part it lies in: grid step a belongs to part
+    floor((a + 0.5) * k / size). A window without area reads one point everywhere.
 
     Args:
         maps: [N, k, k, 2, C, H, W] with H and W at least 1.
@@ -111,17 +116,20 @@ def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size:
     _check_labels(labels, rois)
     _check_size(size)
     if maps.shape[5] == 0 or maps.shape[6] == 0:
-        raise ValueError(f"maps must have at least one row and column to be read, got shape {tuple(maps.shape)}")
+        raise ValueError(
+            f"maps must have at least one row and column to be read, got shape {tuple(maps.shape)}"
+        )
     if _portable(maps):
         return portable.mask_logits(maps, rois, labels, stride, size)
     return registration.mask_logits(maps, rois, labels, float(stride), size)
 
 
 def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int = 21) -> Tensor:
-    """The published networks' quantised pooling: size x size bins, each the plain mean of every cell it touches.
+    """The published networks' quantised pooling: size x size bins, each the mean of every cell it touches.
 
-    A window is at least 0.1 cell wide and high (grown to the right and downwards); bin edges are real-valued, floor of the start and ceil of the end,
-    clipped to the map; an empty bin is 0. Bin a reads part floor(a * k / size). Edges are computed in float64.
+    A window is at least 0.1 cell wide and high (grown to the right and downwards); bin edges are real-valued,
+    floor of the start and ceil of the end, clipped to the map; an empty bin is 0. Bin a reads part floor(a *
+    k / size). Edges are computed in float64.
 
     Args:
         maps: [N, k, k, D, H, W].
@@ -152,7 +160,9 @@ def _portable(maps: Tensor) -> bool:
 
 def _check_paired(maps: Tensor) -> None:
     if maps.dim() != 7 or maps.shape[1] != maps.shape[2] or maps.shape[1] < 1 or maps.shape[3] != 2:
-        raise ValueError(f"maps must be [N, k, k, 2, C, H, W] with k at least 1, got shape {tuple(maps.shape)}")
+        raise ValueError(
+            f"maps must be [N, k, k, 2, C, H, W] with k at least 1, got shape {tuple(maps.shape)}"
+        )
 
 
 def _check_plain(maps: Tensor) -> None:
@@ -166,7 +176,9 @@ def _check_common(maps: Tensor, rois: Tensor, stride: float) -> None:
     if rois.dim() != 2 or rois.shape[1] != 5:
         raise ValueError(f"rois must be [R, 5] (batch index, x1, y1, x2, y2), got shape {tuple(rois.shape)}")
     if rois.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"rois must be float32 or float64 (half precision cannot hold pixels), got {rois.dtype}")
+        raise ValueError(
+            f"rois must be float32 or float64 (half precision cannot hold pixels), got {rois.dtype}"
+        )
     if rois.device != maps.device:
         raise ValueError(f"rois must be on the maps' device {maps.device}, not on {rois.device}")
     if not 0 < stride < float("inf"):

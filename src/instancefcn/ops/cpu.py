@@ -1,7 +1,8 @@
 """The operators on a CPU: torch tensors in and out around the Numba kernels, with the checks of values.
 
-The kernels read the memory order `[N, H, W, k, k, (2,) C]`. Maps whose strides already have it (a view of a channels-last convolution's
-output) are read in place, others are copied. Gradients come back as a view of the same order. Half precision is computed in float32.
+The kernels read the memory order `[N, H, W, k, k, (2,) C]`. Maps whose strides already have it (a view of a
+channels-last convolution's output) are read in place, others are copied. Gradients come back as a view of the
+same order. Half precision is computed in float32.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
     return out.to(maps.dtype)
 
 
-def ps_average_backward(grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int) -> Tensor:
+def ps_average_backward(
+    grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int
+) -> Tensor:
     """Gradient of maps [n, k, k, D, height, width] from grad [R, D]."""
     out = torch.empty((n, height, width, k, k, grad.shape[1]), dtype=_working(grad.dtype))
     with threads(out.numel() + _reach(grad, height, width)):
@@ -64,7 +67,15 @@ def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size:
 
 
 def mask_logits_backward(
-    grad: Tensor, rois: Tensor, labels: Tensor, stride: float, n: int, k: int, channels: int, height: int, width: int
+    grad: Tensor,
+    rois: Tensor,
+    labels: Tensor,
+    stride: float,
+    n: int,
+    k: int,
+    channels: int,
+    height: int,
+    width: int,
 ) -> Tensor:
     """Gradient of maps [n, k, k, 2, channels, height, width] from grad [R, size, size]."""
     out = torch.zeros((n, height, width, k, k, 2, channels), dtype=_working(grad.dtype))
@@ -120,7 +131,7 @@ def _logical(grad: Tensor) -> Tensor:
 
 
 def _windows(rois: Tensor, images: int, stride: float) -> np.ndarray:
-    """RoIs in map cells, float64; ValueError for a value that is not finite or a batch index without an image."""
+    """RoIs in map cells, float64; ValueError for one that is not finite or has a wrong batch index."""
     windows = rois.detach().to(torch.float64, copy=True)
     if not bool(windows.isfinite().all()):
         raise ValueError(f"rois must be finite, row {int((~windows.isfinite()).any(1).nonzero()[0])} is not")
@@ -128,7 +139,9 @@ def _windows(rois: Tensor, images: int, stride: float) -> np.ndarray:
     wrong = (index < 0) | (index >= images) | (index != index.floor())
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
-        raise ValueError(f"rois[{row}, 0] is {float(index[row])}, expected a whole batch index from 0 to {images - 1}")
+        raise ValueError(
+            f"rois[{row}, 0] is {float(index[row])}, expected a whole batch index from 0 to {images - 1}"
+        )
     windows[:, 1:] /= stride
     return windows.contiguous().numpy()
 
@@ -138,5 +151,7 @@ def _labels(labels: Tensor, channels: int) -> np.ndarray:
     wrong = (classes < 0) | (classes >= channels)
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
-        raise ValueError(f"labels[{row}] is {int(classes[row])}, expected 0 to {channels - 1} (the maps' class axis)")
+        raise ValueError(
+            f"labels[{row}] is {int(classes[row])}, expected 0 to {channels - 1} (the maps' class axis)"
+        )
     return classes.numpy()

@@ -1,11 +1,12 @@
 """Numba kernels of the position-sensitive operators, on plain numpy arrays.
 
-Everything here works in map cells with the channels last: maps are `[N, H, W, k, k, (2,) C]`, C-contiguous, so one cell's classes
-are neighbours and the inner loop over them is a vector loop. Windows are float64 rows `batch, x1, y1, x2, y2` in cells. `cpu.py`
-prepares the arrays and checks the values; nothing is checked here.
+Everything here works in map cells with the channels last: maps are `[N, H, W, k, k, (2,) C]`, C-contiguous,
+so one cell's classes are neighbours and the inner loop over them is a vector loop. Windows are float64 rows
+`batch, x1, y1, x2, y2` in cells. `cpu.py` prepares the arrays and checks the values; nothing is checked here.
 
-Results never depend on the number of threads: forward kernels are parallel over windows, backward kernels over outputs that no two
-threads share (rows of the map, or parts), and each output adds its windows in the same order.
+Results never depend on the number of threads: forward kernels are parallel over windows, backward kernels
+over outputs that no two threads share (rows of the map, or parts), and each output adds its windows in the
+same order.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ def _compiled(parallel: bool) -> Callable[[Callable[..., Any]], Callable[..., An
     """`numba.njit` with its cache on disk, or without one where no cache folder can be written."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        options = {"parallel": parallel, "nogil": True, "error_model": "numpy"}
         try:
-            return numba.njit(function, cache=True, **options)  # type: ignore[no-any-return]
+            return numba.njit(function, cache=True, parallel=parallel, nogil=True, error_model="numpy")
         except RuntimeError:  # "no locator available": the package and the user's cache folder are read-only
-            return numba.njit(function, **options)  # type: ignore[no-any-return]
+            return numba.njit(function, parallel=parallel, nogil=True, error_model="numpy")
 
     return decorate
 
@@ -46,7 +46,7 @@ def _overlap(start: float, end: float, cell: int) -> float:
 
 @_compiled(parallel=False)
 def _first(start: float, cells: int) -> int:
-    """First cell that [start, ...) touches, held on the map (before the conversion: far windows overflow an integer)."""
+    """First cell that [start, ...) touches, held on the map (as a float: far ones overflow an integer)."""
     return int(min(max(math.floor(start), 0.0), float(cells)))
 
 
@@ -104,10 +104,12 @@ def ps_average(maps: Any, rois: Any, out: Any) -> None:
 
 
 @_compiled(parallel=False)
-def _spread_row(grad: Any, rois: Any, n: int, i: int, p: int, k: int, height: int, width: int, row: Any) -> bool:
-    """Adds to row [W, k, C] what every window of image n sends to its part row p in map row i; False when there is nothing.
+def _spread_row(
+    grad: Any, rois: Any, n: int, i: int, p: int, k: int, height: int, width: int, row: Any
+) -> bool:
+    """Adds to row [W, k, C] what every window of image n sends to its part row p in map row i.
 
-    `row` is cleared at the first window that reaches it.
+    False when none does; `row` is cleared only at the first that does.
     """
     found = False
     for r in range(rois.shape[0]):
@@ -131,8 +133,14 @@ def _spread_row(grad: Any, rois: Any, n: int, i: int, p: int, k: int, height: in
 
 @_compiled(parallel=True)
 def class_scores_backward(grad: Any, maps: Any, rois: Any, out: Any) -> None:
-    """grad [R, C] -> out like maps [N, H, W, k, k, 2, C]; goes to the larger map, to the outside one on a tie."""
-    images, height, width, k, channels = maps.shape[0], maps.shape[1], maps.shape[2], maps.shape[3], maps.shape[6]
+    """grad [R, C] -> out like maps [N, H, W, k, k, 2, C]; to the larger map, to the outside one on a tie."""
+    images, height, width, k, channels = (
+        maps.shape[0],
+        maps.shape[1],
+        maps.shape[2],
+        maps.shape[3],
+        maps.shape[6],
+    )
     for line in prange(images * height):
         n, i = line // height, line % height
         row = np.empty((width, k, channels), grad.dtype)
@@ -169,10 +177,10 @@ def ps_average_backward(grad: Any, rois: Any, out: Any) -> None:
 
 @_compiled(parallel=False)
 def _corner(start: float, end: float, index: int, size: int, cells: int) -> tuple[int, int, float]:
-    """Lower cell, upper cell and the upper one's share for the centre of grid step `index`, clamped to the map."""
+    """Lower cell, upper cell and the upper one's share at the centre of step `index`, held on the map."""
     place = start + (end - start) * (index + 0.5) / size - 0.5
     place = min(max(place, 0.0), cells - 1.0)
-    low = int(math.floor(place))
+    low = math.floor(place)
     return low, min(low + 1, cells - 1), place - low
 
 
@@ -198,7 +206,7 @@ def mask_logits(maps: Any, rois: Any, labels: Any, out: Any) -> None:
 
 @_compiled(parallel=True)
 def mask_logits_backward(grad: Any, rois: Any, labels: Any, out: Any) -> None:
-    """grad [R, m, m] -> adds to out [N, H, W, k, k, 2, C], which comes in as zeros. Every part belongs to one thread."""
+    """grad [R, m, m] -> adds to out [N, H, W, k, k, 2, C], zeros at first. A part belongs to one thread."""
     height, width, k, size = out.shape[1], out.shape[2], out.shape[3], grad.shape[1]
     for part in prange(k * k):
         p, q = part // k, part % k
@@ -230,7 +238,13 @@ def _bin(start: float, end: float, index: int, size: int, cells: int) -> tuple[i
 @_compiled(parallel=True)
 def psroi_average_pool(maps: Any, rois: Any, out: Any) -> None:
     """maps [N, H, W, k, k, D], rois [R, 5] -> out [R, m, m, D]."""
-    height, width, k, channels, size = maps.shape[1], maps.shape[2], maps.shape[3], maps.shape[5], out.shape[1]
+    height, width, k, channels, size = (
+        maps.shape[1],
+        maps.shape[2],
+        maps.shape[3],
+        maps.shape[5],
+        out.shape[1],
+    )
     for r in prange(rois.shape[0]):
         n = int(rois[r, 0])
         for a in range(size):

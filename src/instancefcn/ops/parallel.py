@@ -1,4 +1,4 @@
-"""One gate for every parallel Numba kernel: a lock, torch's number of threads, and a note on forked processes."""
+"""One gate for every parallel Numba kernel: a lock, torch's number of threads, a note on forked processes."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ _unsafe = False
 
 @contextmanager
 def threads(work: int) -> Iterator[None]:
-    """Runs the block alone, with as many Numba threads as torch has, or one where `work` (operations, roughly) is little.
+    """Runs the block alone, with torch's number of threads, or one where `work` (operations) is little.
 
-    Waking threads takes longer than a small kernel does, on a busy machine much longer. Numba's fallback threading layer (workqueue) aborts the process when two Python threads launch kernels together, so they take
-    turns; each kernel uses all the threads anyway.
+    Waking threads takes longer than a small kernel does, on a busy machine much longer. Numba's fallback
+    threading layer (workqueue) aborts the process when two Python threads launch kernels together, so they
+    take turns; each kernel uses all the threads anyway.
     """
     global _used
     with _lock:
         _used = True
         wanted = torch.get_num_threads() if work > SMALL else 1
-        numba.set_num_threads(max(1, min(wanted, numba.config.NUMBA_NUM_THREADS)))
+        numba.set_num_threads(max(1, min(wanted, numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
         yield
 
 
 def usable() -> bool:
-    """False in a process forked from one that had launched kernels: its thread pool is gone, and GNU OpenMP would abort."""
+    """False in a process forked from one that had launched kernels: without threads, GNU OpenMP aborts."""
     return not _unsafe
 
 

@@ -1,9 +1,10 @@
-"""The operators in plain PyTorch: any device and type, differentiable in the maps, exportable to standard ONNX operators.
+"""The operators in plain PyTorch: any device and type, differentiable in the maps, exportable to ONNX.
 
-The overlap of a window's part with a cell is a product of an overlap in y and one in x, so an average is two matrix products per
-part with weights `[R, H]` and `[R, W]`; nothing of size R x 2C x m x m arises. Half precision is accumulated in float32. The maps must be
-finite (a weight of zero times infinity is no number). With several images in a graph under capture every window is computed on
-every image and masked; in eager mode each image takes its own windows only.
+The overlap of a window's part with a cell is a product of an overlap in y and one in x, so an average is two
+matrix products per part with weights `[R, H]` and `[R, W]`; nothing of size R x 2C x m x m arises. Half
+precision is accumulated in float32. The maps must be finite (a weight of zero times infinity is no number).
+With several images in a graph under capture every window is computed on every image and masked; in eager mode
+each image takes its own windows only.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ def _cells(rois: Tensor, stride: float) -> tuple[Tensor, ...]:
     return (exact[:, 0], *(exact[:, 1:] / stride).unbind(1))
 
 
-def _average(row_of_parts: Callable[[int], Tensor], maps: Tensor, depth: int, rois: Tensor, stride: float) -> Tensor:
+def _average(
+    row_of_parts: Callable[[int], Tensor], maps: Tensor, depth: int, rois: Tensor, stride: float
+) -> Tensor:
     """Averages [R, depth]; `row_of_parts(p)` gives the plain maps [N, k, depth, H, W] of part row p.
 
     The sum over a row's parts and columns is one matrix product, over k * W.
@@ -97,11 +100,18 @@ def _average(row_of_parts: Callable[[int], Tensor], maps: Tensor, depth: int, ro
     k, height, width = maps.shape[1], maps.shape[-2], maps.shape[-1]
     batch, x1, y1, x2, y2 = _cells(rois, stride)
     with _full_precision(maps.device):
-        rows, columns = (weights.to(_working(maps)) for weights in (_shares(y1, y2, k, height), _shares(x1, x2, k, width)))
+        rows, columns = (
+            weights.to(_working(maps)) for weights in (_shares(y1, y2, k, height), _shares(x1, x2, k, width))
+        )
         columns = columns.flatten(1)
         total = columns.new_zeros((rois.shape[0], depth))
         for p in range(k):
-            values = row_of_parts(p).to(columns.dtype).permute(0, 2, 3, 1, 4).reshape(-1, depth, height, k * width)
+            values = (
+                row_of_parts(p)
+                .to(columns.dtype)
+                .permute(0, 2, 3, 1, 4)
+                .reshape(maps.shape[0], depth, height, k * width)
+            )
             for n, chosen, mask in _groups(batch, maps.shape[0]):
                 x, y = _of_image(columns, chosen), _of_image(rows[:, p], chosen, mask)
                 sums = ((values[n] @ x.t()) * y.t()).sum(1).t()
@@ -110,7 +120,7 @@ def _average(row_of_parts: Callable[[int], Tensor], maps: Tensor, depth: int, ro
 
 
 def _shares(start: Tensor, end: Tensor, k: int, cells: int) -> Tensor:
-    """[R, k, cells]: the share of each cell and part in the window's length on the map; adds to 1, or is 0 off the map."""
+    """[R, k, cells]: each cell and part's share of the window's length on the map; adds to 1, or 0."""
     parts = torch.arange(k, device=start.device, dtype=start.dtype)
     low = (start[:, None] + (end - start)[:, None] * parts / k)[:, :, None]
     high = (start[:, None] + (end - start)[:, None] * (parts + 1) / k)[:, :, None]
@@ -122,7 +132,7 @@ def _shares(start: Tensor, end: Tensor, k: int, cells: int) -> Tensor:
 
 
 def _groups(batch: Tensor, images: int) -> Iterator[tuple[int, Tensor | None, Tensor | None]]:
-    """(image, its rows, or a mask [R] of them): one image needs neither, a graph under capture takes the mask."""
+    """(image, its rows, or a mask [R] of them): one image needs neither, a captured graph has the mask."""
     if images == 1:
         yield 0, None, None
     else:
@@ -142,7 +152,7 @@ def _of_image(weights: Tensor, chosen: Tensor | None, mask: Tensor | None = None
 
 
 def _pooled(values: Tensor, batch: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """values [N, D, H, W], rows [R, a, H], columns [R, b, W] -> sums [R, D, a, b], each RoI from its own image."""
+    """values [N, D, H, W], rows [R, a, H], columns [R, b, W] -> sums [R, D, a, b], each in its image."""
     images, depth, height, _ = values.shape
     total = rows.new_zeros((rows.shape[0], depth, rows.shape[1], columns.shape[1]))
     for n, chosen, mask in _groups(batch, images):
@@ -154,7 +164,7 @@ def _pooled(values: Tensor, batch: Tensor, rows: Tensor, columns: Tensor) -> Ten
 
 
 def _corners(start: Tensor, end: Tensor, steps: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower cell, upper cell and the upper one's share [R, size] for the centres of the grid, clamped to the map."""
+    """Lower cell, upper cell and the upper one's share [R, size] at the grid's centres, held on the map."""
     middle = (steps.to(start.dtype) + 0.5) / steps.shape[0]
     place = (start[:, None] + (end - start)[:, None] * middle - 0.5).clamp(0, cells - 1)
     low = place.floor()

@@ -1,7 +1,7 @@
 """The operators as obvious loops in float64: the specification that every other form is tested against.
 
-Shapes, units and conventions are those of `instancefcn.ops`; results are float64, and autograd sees through. Slow on
-purpose.
+Shapes, units and conventions are those of `instancefcn.ops`; results are float64, and autograd sees through.
+Slow on purpose.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
 
 
 def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
-    """[N, k, k, D, H, W], [R, 5] -> [R, D]: each part of the window averaged from its own map, weighted by area."""
+    """[N, k, k, D, H, W], [R, 5] -> [R, D]: each part of the window from its own map, weighted by area."""
     k, depth, height, width = maps.shape[1], *maps.shape[3:]
     out = torch.zeros((len(rois), depth), dtype=torch.float64)
     for r, (n, x1, y1, x2, y2) in enumerate(_cells(rois, stride)):
@@ -39,13 +39,14 @@ def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
 
 
 def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size: int = 21) -> Tensor:
-    """[N, k, k, 2, C, H, W], [R, 5], [R] -> [R, size, size]: inside - outside of the label at the centres of a grid."""
-    k, height, width = maps.shape[1], maps.shape[5], maps.shape[6]
+    """[N, k, k, 2, C, H, W], [R, 5], [R] -> [R, size, size]: inside - outside of the label on a grid."""
+    k = maps.shape[1]
     out = torch.zeros((len(rois), size, size), dtype=torch.float64)
     for r, (n, x1, y1, x2, y2) in enumerate(_cells(rois, stride)):
         for a in range(size):
             for b in range(size):
-                p, q = (2 * a + 1) * k // (2 * size), (2 * b + 1) * k // (2 * size)  # floor((a + 0.5) * k / size)
+                p = (2 * a + 1) * k // (2 * size)  # floor((a + 0.5) * k / size)
+                q = (2 * b + 1) * k // (2 * size)
                 outside, inside = maps[int(n), p, q, :, int(labels[r])].double()
                 y = y1 + (y2 - y1) * (a + 0.5) / size
                 x = x1 + (x2 - x1) * (b + 0.5) / size
@@ -73,7 +74,10 @@ def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int = 21
 
 def _cells(rois: Tensor, stride: float) -> list[tuple[float, ...]]:
     """Batch index and corners in map cells."""
-    return [(n, x1 / stride, y1 / stride, x2 / stride, y2 / stride) for n, x1, y1, x2, y2 in rois.double().tolist()]
+    return [
+        (n, x1 / stride, y1 / stride, x2 / stride, y2 / stride)
+        for n, x1, y1, x2, y2 in rois.double().tolist()
+    ]
 
 
 def _overlap(start: float, end: float, low: float, high: float) -> float:
@@ -81,7 +85,7 @@ def _overlap(start: float, end: float, low: float, high: float) -> float:
 
 
 def _bilinear(grid: Tensor, y: float, x: float) -> Tensor:
-    """Value at map coordinates (y, x), where cell (i, j)'s value stands at (i + 0.5, j + 0.5); clamped to the map."""
+    """Value at map coordinates (y, x): cell (i, j)'s value stands at (i + 0.5, j + 0.5); held on the map."""
     height, width = grid.shape
     y, x = min(max(y - 0.5, 0), height - 1), min(max(x - 0.5, 0), width - 1)
     i, j = math.floor(y), math.floor(x)

@@ -1,14 +1,14 @@
-"""torch.library operators `instancefcn::*`: the CPU kernels with shapes for tracing (fake kernels) and gradients for the maps.
+"""torch.library operators `instancefcn::*`: the CPU kernels, fake kernels for tracing, the maps' gradients.
 
-`instancefcn.ops` calls them. Each forward operator has a `..._backward` twin; both are opaque to `torch.compile`, which takes shapes, types
-and strides from the fake kernels. Gradients of RoIs and second derivatives do not exist.
+`instancefcn.ops` calls them. Each forward operator has a `..._backward` twin; both are opaque to
+`torch.compile`, which takes shapes, types and strides from the fake kernels. Gradients of RoIs and second
+derivatives do not exist.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.library import custom_op
 
@@ -60,7 +60,9 @@ def _(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
 
 
 @custom_op("instancefcn::ps_average_backward", mutates_args=(), device_types="cpu")
-def ps_average_backward(grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int) -> Tensor:
+def ps_average_backward(
+    grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int
+) -> Tensor:
     return cpu.ps_average_backward(grad, rois, stride, n, k, height, width)
 
 
@@ -71,7 +73,12 @@ def _(grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, wi
 
 def _ps_average_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     maps, rois, ctx.stride = inputs
-    ctx.sizes = (maps.shape[0], maps.shape[1], maps.shape[4], maps.shape[5])  # the maps themselves are not needed
+    ctx.sizes = (
+        maps.shape[0],
+        maps.shape[1],
+        maps.shape[4],
+        maps.shape[5],
+    )  # the maps themselves are not needed
     ctx.save_for_backward(rois)
 
 
@@ -95,14 +102,30 @@ def _(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size: int) -> T
 
 @custom_op("instancefcn::mask_logits_backward", mutates_args=(), device_types="cpu")
 def mask_logits_backward(
-    grad: Tensor, rois: Tensor, labels: Tensor, stride: float, n: int, k: int, channels: int, height: int, width: int
+    grad: Tensor,
+    rois: Tensor,
+    labels: Tensor,
+    stride: float,
+    n: int,
+    k: int,
+    channels: int,
+    height: int,
+    width: int,
 ) -> Tensor:
     return cpu.mask_logits_backward(grad, rois, labels, stride, n, k, channels, height, width)
 
 
 @mask_logits_backward.register_fake
 def _(
-    grad: Tensor, rois: Tensor, labels: Tensor, stride: float, n: int, k: int, channels: int, height: int, width: int
+    grad: Tensor,
+    rois: Tensor,
+    labels: Tensor,
+    stride: float,
+    n: int,
+    k: int,
+    channels: int,
+    height: int,
+    width: int,
 ) -> Tensor:
     return _like_cells(grad, n, height, width, k, k, 2, channels)
 

@@ -21,6 +21,7 @@ from instancefcn.ops.voting_step import vote_average
 
 ReadMasks = Callable[[Tensor, Tensor], Tensor]
 Order = Literal["paper", "published"]
+Extent = Literal["box", "voters"]
 _Result = tuple[Tensor, CroppedMasks, Tensor | None]  # boxes, masks, averages
 
 # Votes are read and averaged in groups of about this many, so that an untrained network, whose every RoI may
@@ -33,8 +34,8 @@ class VotedMasks:
     """S instances, best first; equal scores by class, then by row.
 
     Attributes:
-        boxes: float32 [S, 4], half-open, pixels of the picture: the survivors' boxes clipped to it ("paper"),
-            or the boxes around the voted masks ("published").
+        boxes: float32 [S, 4], half-open, pixels of the picture: the survivors' boxes clipped to it, or the boxes
+            around the voted masks where these may leave the survivor's box (extent "voters", order "published").
         scores: float32 [S]: the survivors' probabilities of their classes.
         classes: int64 [S]: places on the class axis, background being 0 (a label + 1).
         rows: int64 [S]: the RoI that each instance comes from.
@@ -76,6 +77,7 @@ def vote_masks(
     min_score: float = 1e-3,
     threshold: float = 0.4,
     order: Order = "paper",
+    extent: Extent = "box",
 ) -> VotedMasks:
     """Choose the instances of a picture and let the RoIs around each vote its mask.
 
@@ -110,6 +112,8 @@ def vote_masks(
         min_score: survivors have at least this probability.
         threshold: what makes a pixel part of an object, above 0, at most 1.
         order: "paper" or "published".
+        extent: order "paper" only: "box" averages inside the survivor's box; "voters" wherever a voter reaches, as
+            the published order always does, so that a box that is too small does not cut its object.
 
     Returns:
         The instances; those without a single pixel are dropped.
@@ -117,7 +121,7 @@ def vote_masks(
     Raises:
         ValueError: shapes do not fit together, or a setting is out of range.
     """
-    _check(boxes, probabilities, max_instances, threshold, order)
+    _check(boxes, probabilities, max_instances, threshold, order, extent)
     boxes, probabilities = boxes.detach().float(), probabilities.detach().float()
     ties = order == "published"
     scores, rows, classes = _survivors(boxes, probabilities, nms_iou, min_score, max_instances, ties)
@@ -125,7 +129,8 @@ def vote_masks(
     for part, which, voters in _groups(boxes, rows, vote_iou):
         ballot = _ballot(probabilities, voters, classes[part], which)
         if order == "paper":
-            result = _paper(read_masks, boxes, probabilities, rows[part], ballot, image_size, threshold)
+            alone = rows[part] if extent == "box" else None
+            result = _paper(read_masks, boxes, probabilities, alone, ballot, image_size, threshold)
         else:
             result = _published(read_masks, boxes, probabilities, ballot, image_size, threshold)
         results.append(result)
@@ -182,7 +187,7 @@ def _has_area(boxes: Tensor) -> Tensor:
 
 
 def _groups(boxes: Tensor, rows: Tensor, vote_iou: float) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Runs of survivors with at most `MAX_VOTES` votes (or just one): the run; each vote's survivor and voter."""
+    """Runs of survivors with at most `MAX_VOTES` votes, or just one: the run; each vote's survivor, voter."""
     if not len(rows):
         return
     overlap = box_iou(boxes[rows].double(), boxes.double())
@@ -220,16 +225,24 @@ def _paper(
     read_masks: ReadMasks,
     boxes: Tensor,
     probabilities: Tensor,
-    rows: Tensor,
+    rows: Tensor | None,
     ballot: _Ballot,
     size: tuple[int, int],
     threshold: float,
 ) -> _Result:
+    """Averages inside the boxes of `rows`, or wherever a voter reaches when None."""
     masks, mask_rows, index = _read(read_masks, ballot.rows, ballot.classes, probabilities.shape[1])
-    clipped = box_ops.clip(boxes[rows], size)
+    clipped = box_ops.clip(_reach(boxes, ballot) if rows is None else boxes[rows], size)
     rects = torch.ceil(clipped.double() - 0.5).long()  # the pixels whose centres are inside
     pixels = vote_average(masks, boxes[mask_rows], index, ballot.weights, ballot.starts, rects, threshold)
-    return clipped, CroppedMasks(pixels, rects, size), None
+    voted = CroppedMasks(pixels, rects, size)
+    return voted.tight_boxes() if rows is None else clipped, voted, None
+
+
+def _reach(boxes: Tensor, ballot: _Ballot) -> Tensor:
+    """[S, 4]: the smallest box around the boxes of each survivor's voters; every survivor has one, itself."""
+    voters = boxes[ballot.rows].split(ballot.starts.diff().tolist())
+    return torch.stack([torch.cat((group[:, :2].amin(0), group[:, 2:].amax(0))) for group in voters])
 
 
 def _published(
@@ -279,7 +292,11 @@ def _tightened(average: Tensor, m: int, threshold: float) -> tuple[tuple[int, in
 
 def _without_empty(result: VotedMasks) -> VotedMasks:
     """Drops survivors whose votes reach the threshold nowhere."""
-    kept = (result.masks.areas() > 0).nonzero()[:, 0]
+    if len(result) == 0:
+        return result
+    ends = result.masks.offsets.tolist()
+    occupied = torch.stack([result.masks.pixels[begin:end].any() for begin, end in pairwise(ends)])
+    kept = occupied.nonzero()[:, 0]
     if len(kept) == len(result):
         return result
     return VotedMasks(
@@ -311,7 +328,9 @@ def _nothing(boxes: Tensor, image_size: tuple[int, int]) -> VotedMasks:
     )
 
 
-def _check(boxes: Tensor, probabilities: Tensor, max_instances: int, threshold: float, order: str) -> None:
+def _check(
+    boxes: Tensor, probabilities: Tensor, max_instances: int, threshold: float, order: str, extent: str
+) -> None:
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes must be [R, 4], got shape {tuple(boxes.shape)}")
     if probabilities.dim() != 2 or probabilities.shape[0] != boxes.shape[0] or probabilities.shape[1] < 1:
@@ -323,3 +342,5 @@ def _check(boxes: Tensor, probabilities: Tensor, max_instances: int, threshold: 
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
     if order not in ("paper", "published"):
         raise ValueError(f"order must be 'paper' or 'published', not {order!r}")
+    if extent not in ("box", "voters"):
+        raise ValueError(f"extent must be 'box' or 'voters', not {extent!r}")

@@ -42,6 +42,7 @@ def vote_masks(
     min_score: float = 1e-3,
     threshold: float = 0.4,
     order: str = "paper",
+    extent: str = "box",
 ) -> list[VotedInstance]:
     """`instancefcn.ops.voting.vote_masks`, with `read_mask(row, class)` returning one m x m grid."""
     chosen = survivors(boxes, probabilities, nms_iou, min_score)
@@ -60,7 +61,8 @@ def vote_masks(
         weights = [probabilities[r][class_] / total if total else 0.0 for r in voters]
         if order == "paper":
             masks = [read_mask(r, class_) for r in voters]
-            instance = _paper(masks, [boxes[r] for r in voters], weights, boxes[row], image_size, threshold)
+            box = boxes[row] if extent == "box" else None
+            instance = _paper(masks, [boxes[r] for r in voters], weights, box, image_size, threshold)
         else:
             masks = [read_mask(r, 1 + int(np.argmax(probabilities[r][1:]))) for r in voters]
             instance = _published(masks, [boxes[r] for r in voters], weights, image_size, threshold)
@@ -148,14 +150,19 @@ def _paper(
     masks: list[Grid],
     boxes: list[Box],
     weights: list[float],
-    box: Box,
+    box: Box | None,
     size: tuple[int, int],
     threshold: float,
 ) -> _Voted:
-    clipped = _clip(box, size)
+    """Inside `box`, or in the whole picture when None; the box of the result is then the one around its mask."""
+    clipped = (0.0, 0.0, float(size[1]), float(size[0])) if box is None else _clip(box, size)
     x1, y1, x2, y2 = (math.ceil(side - 0.5) for side in clipped)  # the pixels whose centres are inside
     average = vote_average(masks, boxes, weights, (x1, y1, x2, y2))
-    return clipped, (x1, y1, x2, y2), average, average >= threshold
+    mask = average >= threshold
+    rows, columns = np.nonzero(mask)
+    if box is None and len(rows):
+        clipped = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
+    return clipped, (x1, y1, x2, y2), average, mask
 
 
 def _published(

@@ -58,7 +58,9 @@ class TrainConfig(Section):
     accumulate: int = Field(default=1, ge=1, description="batches whose gradients are averaged for one step")
     optimizer: Literal["adamw", "sgd"] = "sgd"
     learning_rate: float = Field(default=0.01, gt=0, description=f"for a batch of {REFERENCE_BATCH} pictures")
-    backbone_rate: float = Field(1.0, ge=0, description="multiplier of the learning rate of the backbone")
+    backbone_rate: float = Field(
+        default=1.0, ge=0, description="multiplier of the learning rate of the backbone"
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD only")
     weight_decay: float = Field(default=5e-4, ge=0, description="none on biases and normalisation layers")
     schedule: Literal["cosine", "step"] = "cosine"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +18,14 @@ from torch import nn
 from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.images import read_image
 from instancefcn.data.transforms import Resize
+from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.instances import Instances
 from instancefcn.training.log import plot_curves
 from instancefcn.training.module import TrainModule
 from instancefcn.training.pictures import compare
 from instancefcn.training.progress import Progress, duration
+
+REMEMBERED = ("best", "best_epoch", "best_metrics", "without_gain")
 
 
 class Evaluator(L.Callback):
@@ -43,26 +47,22 @@ class Evaluator(L.Callback):
         progress: Progress,
         export: Callable[[str, dict[str, Any] | None], None],
     ) -> None:
-        self.out, self.dataset, self.resize, self.progress, self.export = (
-            out,
-            dataset,
-            resize,
-            progress,
-            export,
-        )
+        self.out, self.dataset, self.resize = out, dataset, resize
+        self.progress, self.export = progress, export
         self.best = -1.0
         self.best_epoch = 0
+        self.best_metrics: dict[str, Any] | None = None
         self.without_gain = 0
         self.metrics: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What early stopping remembers."""
-        return {"best": self.best, "best_epoch": self.best_epoch, "without_gain": self.without_gain}
+        """What early stopping and the summary remember."""
+        return {name: getattr(self, name) for name in REMEMBERED}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state."""
-        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
-        self.without_gain = state_dict["without_gain"]
+        for name in REMEMBERED:
+            setattr(self, name, state_dict[name])
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -100,35 +100,36 @@ class Evaluator(L.Callback):
         network.train(was_training)
         found = _gather(found, trainer.world_size)
         if trainer.is_global_zero:
-            from instancefcn.evaluation.run import evaluate_predictions
-
-            metrics = evaluate_predictions(dataset, found)
-            self.metrics = metrics
-            self._report(trainer, metrics, epoch, time.monotonic() - started)
+            # Through JSON: only plain values may enter a checkpoint.
+            self.metrics = json.loads(json.dumps(evaluate_predictions(dataset, found)))
+            self._report(trainer, self.metrics, epoch, time.monotonic() - started)
             if config.pictures_every and (last or epoch % config.pictures_every == 0):
                 compare(dataset, found, self.out / "pictures" / f"epoch_{epoch:03}.png")
-            precision = metrics["mask"]["AP"]
-        else:
-            precision = 0.0
-        precision = trainer.strategy.broadcast(precision)
+        self.metrics = trainer.strategy.broadcast(self.metrics)
+        assert self.metrics is not None
+        self._judge(trainer, self.metrics["mask"]["AP"], epoch, 0 if last else config.patience)
+
+    def _judge(self, trainer: L.Trainer, precision: float | None, epoch: int, patience: int) -> None:
+        """Keep the weights when they are the best so far; stop when they have not been for too long."""
+        if precision is None:
+            return  # the split has no objects
         if precision > self.best:
-            self.best, self.best_epoch, self.without_gain = precision, epoch, 0
+            self.best, self.best_epoch, self.best_metrics = precision, epoch, self.metrics
+            self.without_gain = 0
             if trainer.is_global_zero:
                 self.export("best.safetensors", self.metrics)
-        else:
-            self.without_gain += 1
-            if config.patience and self.without_gain >= config.patience and not last:
-                self.progress.say(
-                    f"stopping early: mask AP has not risen above {self.best:.3f} in {self.without_gain} evaluations"
-                )
-                trainer.should_stop = True
+            return
+        self.without_gain += 1
+        if patience and self.without_gain >= patience:
+            vain = f"in {self.without_gain} evaluations"
+            self.progress.say(f"stopping early: mask AP has not risen above {self.best:.3f} {vain}")
+            trainer.should_stop = True
 
     def _report(self, trainer: L.Trainer, metrics: dict[str, Any], epoch: int, seconds: float) -> None:
-        mask, box = metrics["mask"], metrics["box"]
-        self.progress.say(
-            f"epoch {epoch}: mask AP {mask['AP']:.3f}  AP50 {mask['AP50']:.3f}  AP75 {mask['AP75']:.3f}  "
-            f"box AP {box['AP']:.3f}  (best mask AP before {max(self.best, 0):.3f}; took {duration(seconds)})"
-        )
+        figures = [("mask", "AP"), ("mask", "AP50"), ("mask", "AP75"), ("box", "AP")]
+        said = "  ".join(f"{kind} {name} {_number(metrics[kind][name])}" for kind, name in figures)
+        best = f"best mask AP before {self.best:.3f} in epoch {self.best_epoch}; " if self.best_epoch else ""
+        self.progress.say(f"epoch {epoch}: {said}  ({best}took {duration(seconds)})")
         log = self.progress.book
         if log is not None:
             values = {
@@ -162,6 +163,10 @@ def predict(
             results = network(images, image_sizes=[(picture.height, picture.width) for picture, _ in batch])
             for (picture, _), result in zip(batch, results, strict=True):
                 yield picture.id, result
+
+
+def _number(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.3f}"
 
 
 def _gather(found: dict[int, Instances], world_size: int) -> dict[int, Instances]:

@@ -88,6 +88,11 @@ class Keeper(L.Callback):
             if asked:
                 trainer.should_stop = True
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run that stops early between two steps is saved as well."""
+        if self._due:
+            self.save(trainer)
+
     def save(self, trainer: L.Trainer) -> None:
         """Write last.ckpt and last.safetensors; every process must call this."""
         if self._seen_when_saved == self.loader.seen:

@@ -133,8 +133,8 @@ class TrainModule(L.LightningModule):
         pictures = "".join(f"\n  {path}" for path in self._paths)
         return (
             f"{what} is not finite in step {self.global_step} ({terms}). The batch was:{pictures}\n"
-            "Nothing was saved since the last good checkpoint. Look at these pictures and their annotations; if "
-            "they are sound, lower learning_rate, lengthen warmup or use precision 32, and start again"
+            "Nothing was saved since the last good checkpoint. Look at these pictures and their annotations; "
+            "if they are sound, lower learning_rate, lengthen warmup or use precision 32, and start again"
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_only
 
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.loader import AspectBatches, TrainSet
@@ -194,8 +195,8 @@ class _Run:
         return (
             f"{start}: {config.model} ({total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained), "
             f"{len(split)} pictures of {len(split.class_names)} classes, {config.epochs} epochs of "
-            f"{self.loader.batches.epoch_length} batches of {config.batch_size} x {self.trainer.world_size} on "
-            f"{self.trainer.strategy.root_device}; {config.optimizer}, learning rate "
+            f"{self.loader.batches.epoch_length} batches of {config.batch_size} x {self.trainer.world_size} "
+            f"on {self.trainer.strategy.root_device}; {config.optimizer}, learning rate "
             f"{config.scaled_learning_rate:.2e} for {config.effective_batch} pictures a step"
         )
 
@@ -203,6 +204,7 @@ class _Run:
         return {
             "best_epoch": evaluator.best_epoch or None,
             "best_mask_AP": evaluator.best if evaluator.best_epoch else None,
+            "best": evaluator.best_metrics,
             "final": evaluator.metrics,
             "epochs": self.config.epochs,
             "steps": self.trainer.global_step,
@@ -210,6 +212,11 @@ class _Run:
             "seed": self.config.seed,
             "versions": versions(),
         }
+
+
+def is_main_process() -> bool:
+    """False in all but one of the processes that train together on several devices."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
 @contextlib.contextmanager

@@ -38,17 +38,16 @@ def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> Trai
 
 
 def _training_sides(preferred: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Sides of training pictures: those of the test, or the model's own, in proportion when the test's change."""
-    sides: dict[str, Any] = {}
-    for test, train in (("short_side", "train_short"), ("long_side", "train_long")):
-        usual, wanted = preferred[test], settings.get(test, preferred[test])
-        own = preferred.get(train, (usual, usual) if train == "train_short" else usual)
-        if isinstance(wanted, int):  # anything else is refused later, with a message
-            ratio = wanted / usual
-            sides[train] = (
-                tuple(round(side * ratio) for side in own) if train == "train_short" else round(own * ratio)
-            )
-    return sides
+    """Sides of training pictures: the test's, or the model's own; in proportion when the test's change."""
+    ratios = []
+    for side in ("short_side", "long_side"):
+        wanted = settings.get(side, preferred[side])
+        # Anything but a number is refused later, with a message.
+        ratios.append(wanted / preferred[side] if isinstance(wanted, int | float) else 1.0)
+    short = preferred.get("train_short", (preferred["short_side"], preferred["short_side"]))
+    long = round(preferred.get("train_long", preferred["long_side"]) * ratios[1])
+    least, greatest = (round(side * ratios[0]) for side in short)
+    return {"train_short": (least, greatest), "train_long": max(long, greatest)}
 
 
 def read_splits(config: TrainConfig) -> tuple[Dataset, Dataset | None]:

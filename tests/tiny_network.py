@@ -12,11 +12,13 @@ from instancefcn.masks import CroppedMasks
 from instancefcn.models.fcis import Classes
 from instancefcn.models.targets import Target
 
+CLASSES = Classes(("a",), (1,))
+
 
 class TinyNetwork(nn.Module):
-    """Called like FCIS; the losses mean nothing, but depend on weights, pictures, targets and random numbers."""
+    """Called like FCIS; the losses mean nothing, but depend on weights, pictures, targets and chance."""
 
-    def __init__(self, classes: Classes = Classes(("a",), (1,))) -> None:
+    def __init__(self, classes: Classes = CLASSES) -> None:
         super().__init__()
         self.classes = classes
         self.body = nn.Sequential(
@@ -49,7 +51,7 @@ class TinyNetwork(nn.Module):
         none = torch.zeros(0)
         return Instances(none.reshape(0, 4), none, none.long(), masks, self.classes.names, self.classes.ids)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self, backbone_rate: float = 1.0) -> list[dict[str, Any]]:
         weights = [p for p in self.parameters() if p.dim() > 1]
         rest = [p for p in self.parameters() if p.dim() <= 1]
         return [

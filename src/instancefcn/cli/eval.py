@@ -1,0 +1,36 @@
+"""`instancefcn eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def eval_(
+    data: Annotated[
+        Path, typer.Argument(help="Folder with SPLIT.json and images/, or a YAML file that names them.")
+    ],
+    model: Annotated[
+        str, typer.Option(help="A bundled model, a checkpoint, or the folder of a training run.")
+    ],
+    split: Annotated[str, typer.Option(help="Which split; no other need exist.")] = "val",
+    json_: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for precision-recall curves and sheets of the worst pictures.")
+    ] = None,
+) -> None:
+    """Measure a model: mask and box AP (COCO), mAP^r at 0.5 and 0.7 (VOC), class by class."""
+    from instancefcn.evaluation.report import table
+    from instancefcn.evaluation.run import evaluate
+    from instancefcn.files import write_json
+
+    metrics = evaluate(data, model, split=split, out=out)
+    if json_ is not None:
+        write_json(json_, metrics)
+    typer.echo(table(metrics))
+    if out is not None:
+        typer.echo(f"\nCurves and pictures are in {out}")

@@ -1,0 +1,157 @@
+"""Average precision of masks and boxes as COCO defines it, computed by faster-coco-eval."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.outlines import to_rle
+from instancefcn.instances import Instances
+
+Kind = Literal["mask", "box"]
+NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+"""IoU thresholds that AP is the mean over."""
+_IOU_TYPE = {"mask": "segm", "box": "bbox"}
+
+
+@dataclass(frozen=True, eq=False)
+class CocoResult:
+    """What COCO's evaluation found for masks or boxes.
+
+    Attributes:
+        summary: AP, AP50, AP75, APs, APm, APl (0 to 1); None where the data holds no such object.
+        per_class: the same three first figures for every class name that has objects.
+        precision: float [T, 101, C]: precision at 101 recalls (0 to 1) for every threshold and class, all
+            areas, 100 detections a picture; nan for a class without objects.
+    """
+
+    summary: dict[str, float | None]
+    per_class: dict[str, dict[str, float | None]]
+    precision: NDArray[np.float64]
+
+
+class CocoScorer:
+    """Compares predictions with the annotations of one dataset.
+
+    Args:
+        dataset: the truth; crowd regions are neither found nor missed, as in COCO.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        from faster_coco_eval import COCO
+
+        self.dataset = dataset
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._truth = COCO(ground_truth(dataset))
+
+    def score(self, found: Mapping[int, Instances], kind: Kind) -> CocoResult:
+        """Measures of `found` (picture id to instances); pictures of the dataset that are missing there count
+        as empty.
+        """
+        from faster_coco_eval import COCOeval_faster
+
+        rows = [
+            row
+            for picture in self.dataset.pictures
+            if picture.id in found
+            for row in found[picture.id].to_coco(picture.id)
+        ]
+        if kind == "mask":
+            # COCO's tools take a detection's size from its box when it has one; a mask's size is its own area.
+            for row in rows:
+                del row["bbox"]
+        if not rows or not any(True for _ in _objects(self.dataset)):
+            return self._nothing_found()
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = COCOeval_faster(self._truth, self._truth.loadRes(rows), _IOU_TYPE[kind])
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        # precision is [threshold, recall, class, area, detections]: all areas, 100 detections.
+        precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1].astype(np.float64)
+        precision[precision < 0] = np.nan
+        summary = {name: _defined(value) for name, value in zip(NAMES, evaluation.stats[:6], strict=True)}
+        return CocoResult(summary, self._per_class(precision), precision)
+
+    def _per_class(self, precision: NDArray[np.float64]) -> dict[str, dict[str, float | None]]:
+        figures: dict[str, dict[str, float | None]] = {}
+        for label, name in enumerate(self.dataset.class_names):
+            of_class = precision[:, :, label]
+            if not np.isnan(of_class).all():
+                figures[name] = {
+                    "AP": float(of_class.mean()),
+                    "AP50": float(of_class[0].mean()),
+                    "AP75": float(of_class[5].mean()),
+                }
+        return figures
+
+    def _nothing_found(self) -> CocoResult:
+        """COCO's tools refuse an empty list; its meaning is plain: zero where there are objects, undefined
+        elsewhere.
+        """
+        limits = {"APs": (0.0, 32.0**2), "APm": (32.0**2, 96.0**2), "APl": (96.0**2, 1e10)}
+        objects = list(_objects(self.dataset))
+        summary: dict[str, float | None] = {}
+        for name in NAMES:
+            low, high = limits.get(name, (0.0, 1e10))
+            summary[name] = 0.0 if any(low <= area <= high for _, area in objects) else None
+        precision = np.full((len(THRESHOLDS), 101, len(self.dataset.class_names)), np.nan)
+        for label in {label for label, _ in objects}:
+            precision[:, :, label] = 0.0
+        return CocoResult(summary, self._per_class(precision), precision)
+
+
+def ground_truth(dataset: Dataset) -> dict[str, Any]:
+    """The dataset as a COCO document, with the dataset's own category ids and outlines as run-length
+    encodings.
+    """
+    annotations = [
+        {
+            "id": number,
+            "image_id": picture.id,
+            "category_id": dataset.category_ids[annotation.label],
+            "bbox": _corner_and_sides(annotation.box),
+            "area": annotation.area,
+            "iscrowd": int(annotation.crowd),
+            "segmentation": to_rle(annotation.segmentation, picture.height, picture.width),
+        }
+        for number, (picture, annotation) in enumerate(_pairs(dataset), start=1)
+    ]
+    return {
+        "info": {},
+        "images": [
+            {"id": p.id, "file_name": p.path.name, "height": p.height, "width": p.width}
+            for p in dataset.pictures
+        ],
+        "categories": [
+            {"id": i, "name": name} for i, name in zip(dataset.category_ids, dataset.class_names, strict=True)
+        ],
+        "annotations": annotations,
+    }
+
+
+def _pairs(dataset: Dataset) -> list[tuple[Picture, Any]]:
+    return [(picture, annotation) for picture in dataset.pictures for annotation in picture.annotations]
+
+
+def _objects(dataset: Dataset) -> list[tuple[int, float]]:
+    """(label, area) of every annotated object that is no crowd."""
+    return [(a.label, a.area) for _, a in _pairs(dataset) if not a.crowd]
+
+
+def _corner_and_sides(box: tuple[float, float, float, float]) -> list[float]:
+    x1, y1, x2, y2 = box
+    return [x1, y1, x2 - x1, y2 - y1]
+
+
+def _defined(value: float) -> float | None:
+    """COCO writes -1 for "there is no such object"."""
+    return None if value < 0 else float(value)

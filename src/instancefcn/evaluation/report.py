@@ -1,0 +1,90 @@
+"""Figures for people: a table for the terminal and precision-recall curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instancefcn.evaluation.coco import NAMES, THRESHOLDS, CocoResult
+from instancefcn.files import atomic_write
+
+INK, FAINT = "#222222", "#b8bec8"
+
+
+def format_figure(value: float | None) -> str:
+    """A figure from 0 to 1 with three decimals; "-" where it is not defined."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The figures of `evaluate` as aligned plain text: the whole, then class by class."""
+    lines = [f"{'':<24}" + "".join(f"{name:>8}" for name in NAMES)]
+    for kind in ("mask", "box"):
+        lines.append(f"{kind:<24}" + "".join(f"{format_figure(metrics[kind][name]):>8}" for name in NAMES))
+    voc = metrics["voc"]
+    lines += [
+        "",
+        f"VOC mAP^r (11 points)   at 0.5: {format_figure(voc['mAP50'])}   at 0.7: {format_figure(voc['mAP70'])}",
+    ]
+    lines += ["", f"{'class':<24}{'mask AP':>10}{'AP50':>8}{'AP75':>8}{'box AP':>10}"]
+    for name, figures in metrics["per_class"].items():
+        mask, box = figures["mask"], figures["box"]
+        row = (
+            f"{format_figure(mask['AP']):>10}{format_figure(mask['AP50']):>8}{format_figure(mask['AP75']):>8}"
+        )
+        lines.append(f"{name[:23]:<24}{row}{format_figure(box['AP']):>10}")
+    lines += ["", f"{metrics['images']} pictures"]
+    if "seconds_per_image" in metrics:
+        lines[-1] += f", {metrics['seconds_per_image']:.3f} s each (without decoding)"
+    return "\n".join(lines)
+
+
+def plot_precision_recall(result: CocoResult, class_names: tuple[str, ...], path: Path) -> None:
+    """Write precision against recall as a PNG: every class at mask IoU 0.5, and the mean over the classes at
+    several IoUs.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    recall = np.linspace(0, 1, 101)
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    shown = [label for label in range(len(class_names)) if not np.isnan(result.precision[0, :, label]).all()]
+    shown.sort(key=lambda label: -result.precision[0, :, label].mean())
+    named = shown if len(shown) <= 12 else [*shown[:6], *shown[-6:]]
+    colours = {label: f"C{place % 10}" for place, label in enumerate(named)}
+    for label in shown:
+        curve = result.precision[0, :, label]
+        text = f"{class_names[label]}  {curve.mean():.2f}" if label in colours else None
+        left.plot(
+            recall,
+            curve,
+            color=colours.get(label, FAINT),
+            lw=1.6 if text else 0.7,
+            label=text,
+            zorder=2 if text else 1,
+        )
+    left.set_title(
+        "Every class at mask IoU 0.5" + ("" if len(named) == len(shown) else " (best and worst six named)")
+    )
+    for place in (0, 3, 5, 7, 9):
+        if shown:
+            mean = result.precision[place][:, shown].mean(1)
+            shade = str(0.15 + 0.06 * place)
+            right.plot(
+                recall, mean, color=shade, lw=2, label=f"IoU {THRESHOLDS[place]:.2f}  {mean.mean():.2f}"
+            )
+    right.set_title(f"Mean over the classes; mask AP {format_figure(result.summary['AP'])}")
+    for axes in (left, right):
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall")
+        axes.grid(color="#e6e8ec", lw=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(colors=INK)
+        if axes.get_lines():
+            axes.legend(frameon=False, fontsize=9, loc="lower left", title="AP", title_fontsize=9)
+    left.set_ylabel("precision")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=130)

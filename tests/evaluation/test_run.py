@@ -1,0 +1,109 @@
+"""`evaluate`: the figures, the files it leaves, the model's classes against the dataset's, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fakes import NAMES, FakeLoaded, save_coloured
+from PIL import Image
+from typer.testing import CliRunner
+
+from instancefcn.cli.main import app
+from instancefcn.errors import DataError
+from instancefcn.evaluation.report import format_figure, table
+from instancefcn.evaluation.run import evaluate
+from instancefcn.inference.predictor import Predictor
+
+
+def write_split(folder: Path, names: tuple[str, ...] = NAMES, split: str = "val") -> Path:
+    """Two pictures with a red and a green object each, exactly as the fake network sees them."""
+    objects = {"red": (20, 10, 30, 20), "green": (90, 40, 30, 30)}
+    images, annotations = [], []
+    for number in (1, 2):
+        save_coloured(folder / "images" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 120, "height": 80})
+        for name in names:
+            x, y, w, h = objects.get(name, (0, 0, 5, 5))
+            polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": number,
+                "category_id": 50 - names.index(name),
+            }
+            annotations.append(annotation | {"bbox": [x, y, w, h], "segmentation": [polygon], "area": w * h})
+    categories = [{"id": 50 - i, "name": name} for i, name in enumerate(names)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / f"{split}.json").write_text(json.dumps(document))
+    return folder
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    return Predictor(FakeLoaded(), "cpu")  # type: ignore[arg-type]
+
+
+def test_figures_and_files(tmp_path: Path, predictor: Predictor) -> None:
+    folder = write_split(tmp_path / "data")
+    metrics = evaluate(folder, predictor, out=tmp_path / "report")
+    # The data's ids, and so its labels, are in the opposite order of the model's: classes are matched by name.
+    assert metrics["mask"]["AP50"] == pytest.approx(1.0)
+    assert metrics["box"]["AP50"] == pytest.approx(1.0)
+    assert metrics["voc"]["mAP50"] == pytest.approx(1.0)
+    assert set(metrics["per_class"]) == {"red", "green"}
+    assert metrics["images"] == 2
+    assert metrics["seconds_per_image"] > 0
+    assert json.loads((tmp_path / "report" / "metrics.json").read_text()) == metrics
+    for name in ("precision_recall.png", "worst.png", "typical.png"):
+        with Image.open(tmp_path / "report" / name) as picture:
+            assert min(picture.size) > 100
+
+
+def test_a_class_that_the_model_does_not_know(tmp_path: Path, predictor: Predictor) -> None:
+    folder = write_split(tmp_path, ("red", "green", "mauve"))
+    with pytest.raises(DataError, match=r"does not know the class mauve; it knows red, green"):
+        evaluate(folder, predictor)
+
+
+def test_classes_that_the_dataset_lacks_do_not_count(tmp_path: Path, predictor: Predictor) -> None:
+    metrics = evaluate(write_split(tmp_path, ("green",)), predictor)
+    assert metrics["mask"]["AP50"] == pytest.approx(1.0)
+    assert list(metrics["per_class"]) == ["green"]
+
+
+def test_only_the_named_split_need_exist(tmp_path: Path, predictor: Predictor) -> None:
+    folder = write_split(tmp_path, split="holdout")
+    assert evaluate(folder, predictor, split="holdout")["images"] == 2
+    with pytest.raises(DataError, match=r"val\.json"):
+        evaluate(folder, predictor)
+
+
+def test_table_shows_what_is_not_defined(tmp_path: Path, predictor: Predictor) -> None:
+    assert (format_figure(None), format_figure(0.12345)) == ("-", "0.123")
+    metrics = evaluate(write_split(tmp_path), predictor)
+    lines = table(metrics).splitlines()
+    assert lines[0].split() == ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+    assert lines[1].split()[0] == "mask"
+    assert lines[1].split()[-1] == "-", "no object is large"
+
+
+def test_command(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_split(tmp_path / "data", split="test")
+    monkeypatch.setattr("instancefcn.inference.predictor.load", lambda model: predictor)
+    arguments = [
+        "eval",
+        str(folder),
+        "--model",
+        "any",
+        "--split",
+        "test",
+        "--json",
+        str(tmp_path / "figures.json"),
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "mask" in result.stdout
+    assert "VOC mAP^r" in result.stdout
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert set(figures) == {"mask", "box", "voc", "per_class", "images", "seconds_per_image"}

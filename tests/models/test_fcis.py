@@ -1,0 +1,344 @@
+"""The network whole: what trains, what the losses are, what comes out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tiny import target, tiny_spec
+from torch import Tensor
+
+from instancefcn import boxes as box_ops
+from instancefcn.instances import Instances
+from instancefcn.models import zoo
+from instancefcn.models.fcis import DELTA_STD, FCIS, HeadSpec
+from instancefcn.models.sampling import RoITargets, SamplingSpec
+from instancefcn.models.targets import Target
+from instancefcn.ops import reference
+
+LOSSES = {"rpn_class", "rpn_box", "class", "box", "mask"}
+
+
+def network(classes: int = 2, **changes: Any) -> FCIS:
+    torch.manual_seed(0)
+    return zoo.build(replace(tiny_spec(), **changes), classes)
+
+
+def head(**changes: Any) -> dict[str, HeadSpec]:
+    return {"head": replace(tiny_spec().head, **changes)}
+
+
+def pictures(*sizes: tuple[int, int]) -> list[Tensor]:
+    random = torch.Generator().manual_seed(1)
+    return [torch.rand(3, *size, generator=random) for size in sizes]
+
+
+def train(net: FCIS, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+    """Losses after a backward pass; fails unless all is finite and reaches every trainable parameter."""
+    losses: dict[str, Tensor] = net.train()(images, targets)
+    torch.stack(list(losses.values())).sum().backward()
+    assert losses.keys() == LOSSES
+    assert all(loss.dim() == 0 and bool(loss.isfinite()) for loss in losses.values())
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert bool(parameter.grad.isfinite().all()), name
+    return losses
+
+
+OBJECTS = target([(10, 10, 50, 60), (64, 30, 120, 90)], [0, 1], (96, 128))
+NOTHING = target([], [], (64, 80))
+
+
+# -- training ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        head(k=1),
+        head(joint=False),
+        head(mask_size=14),
+        {"sampling": SamplingSpec(method="ohem", rois=16)},
+        {"sampling": SamplingSpec(method="random", rois=64, fill=True)},
+        {"rpn_level": 0},
+    ],
+    ids=["plain", "k=1", "separate maps", "14 cells", "ohem", "filled", "proposals from C4"],
+)
+def test_every_parameter_trains(changes: dict[str, Any]) -> None:
+    net = network(**changes)
+    losses = train(net, pictures((96, 128), (64, 80)), [OBJECTS, NOTHING])
+    assert all(loss.item() > 0 for loss in losses.values())
+    assert all(bool(p.grad.any()) for p in net.maps.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("method", ["random", "ohem"])
+def test_pictures_without_objects_train(method: str) -> None:
+    net = network(sampling=SamplingSpec(method=method, rois=16))  # type: ignore[arg-type]
+    losses = train(net, pictures((64, 80), (80, 64)), [NOTHING, NOTHING])
+    assert losses["rpn_class"].item() > 0
+    assert losses["class"].item() > 0
+    assert [losses[name].item() for name in ("rpn_box", "box", "mask")] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("inside_only", [True, False])
+def test_tiny_pictures_train(inside_only: bool) -> None:
+    net = network(rpn=replace(tiny_spec().rpn, inside_only=inside_only))
+    objects = [target([(2, 3, 15, 16)], [1], (17, 17)), target([(0, 0, 1, 1)], [0], (1, 19))]
+    train(net, pictures((17, 17), (1, 19)), objects)
+
+
+@pytest.mark.parametrize("method", ["random", "ohem"])
+def test_a_picture_full_of_a_crowd_trains(method: str) -> None:
+    net = network(sampling=SamplingSpec(method=method, rois=16))  # type: ignore[arg-type]
+    crowd = target([], [], (64, 80), crowd=[(0, 0, 80, 64)])
+    losses = train(net, pictures((64, 80)), [crowd])
+    assert losses["class"].item() == 0  # nothing is known to be background
+
+
+def test_training_needs_targets() -> None:
+    net = network().train()
+    for targets in (None, [OBJECTS]):
+        with pytest.raises(ValueError, match="one target for every image"):
+            net(pictures((64, 80), (64, 80)), targets)
+
+
+def test_frozen_parts_stay() -> None:
+    net = zoo.build(replace(tiny_spec(), frozen=("conv_stem", "blocks.0")), 2)
+    images = pictures((64, 80))
+    net.train()(images, [NOTHING])["class"].backward()
+    frozen = [
+        p
+        for name, p in net.named_parameters()
+        if name.startswith(("backbone.body.conv_stem", "backbone.body.blocks.0"))
+    ]
+    assert frozen
+    assert all(p.grad is None for p in frozen)
+
+
+def constant_maps(net: FCIS, values: list[tuple[float, float]], deltas: list[float]) -> tuple[Tensor, Tensor]:
+    """Maps [1, k, k, 2, C + 1, 4, 4] with (outside, inside) `values` of every class, and box maps, the same everywhere."""
+    k = net.head.k
+    paired = torch.tensor(values).t()[None, None, None, :, :, None, None]
+    return (
+        paired.expand(1, k, k, 2, len(values), 4, 4).contiguous(),
+        torch.tensor(deltas)[None, None, None, :, None, None].expand(1, k, k, 4, 4, 4).contiguous(),
+    )
+
+
+# Background scores max(0, 1) = 1, the class max(3, -1) = 3; its mask logit is -1 - 3 = -4 everywhere.
+VALUES, DELTAS = [(0.0, 1.0), (3.0, -1.0)], [0.5, 0.0, 0.0, 3.0]
+SAMPLE = RoITargets(
+    rois=torch.tensor([[0.0, 0.0, 32.0, 32.0], [16.0, 16.0, 64.0, 64.0], [0.0, 0.0, 16.0, 16.0]]),
+    labels=torch.tensor([1, 0, -1]),
+    matched=torch.tensor([0, 0, 0]),
+)
+# The object is the first RoI itself, filled: no deltas wanted, all cells 1.
+OBJECT = target([(0, 0, 32, 32)], [0], (64, 64))
+CLASS_OF_OBJECT, CLASS_OF_BACKGROUND = math.log1p(math.exp(-2)), math.log1p(math.exp(2))
+BOX, MASK = 0.5 * 0.5**2 + (3 - 0.5), math.log1p(math.exp(4))
+
+
+@pytest.mark.parametrize("pictures_in_batch", [1, 2])
+def test_losses_are_those_computed_by_hand(pictures_in_batch: int) -> None:
+    net = network(1, sampling=SamplingSpec(method="random", rois=128))
+    maps, box_maps = constant_maps(net, VALUES, DELTAS)
+    n = pictures_in_batch
+    nothing = RoITargets(SAMPLE.rois[1:2], SAMPLE.labels[1:2], SAMPLE.matched[1:2])
+    losses = net.losses(
+        maps.expand(n, *maps.shape[1:]),
+        box_maps.expand(n, *box_maps.shape[1:]),
+        [SAMPLE, nothing][:n],
+        [OBJECT, target([], [], (64, 64))][:n],
+    )
+    classes = (CLASS_OF_OBJECT + n * CLASS_OF_BACKGROUND) / (1 + n)
+    assert losses["class"].item() == pytest.approx(classes, rel=1e-5)
+    assert losses["box"].item() == pytest.approx(BOX / (128 * n), rel=1e-5)
+    assert losses["mask"].item() == pytest.approx(10 * MASK / (128 * n), rel=1e-5)
+
+
+def test_hard_examples_count_alone() -> None:
+    maps, box_maps = constant_maps(network(1), VALUES, DELTAS)
+
+    def losses(rois: int, **of_head: Any) -> dict[str, float]:
+        net = network(1, sampling=SamplingSpec(method="ohem", rois=rois), **head(**of_head))
+        return {name: loss.item() for name, loss in net.losses(maps, box_maps, [SAMPLE], [OBJECT]).items()}
+
+    # The object costs more (class, box and mask together); both count when there is room; what is to be ignored never does.
+    assert losses(1) == pytest.approx({"class": CLASS_OF_OBJECT, "box": BOX, "mask": 10 * MASK}, rel=1e-5)
+    both = (CLASS_OF_OBJECT + CLASS_OF_BACKGROUND) / 2
+    for rois in (2, 3):
+        assert losses(rois) == pytest.approx(
+            {"class": both, "box": BOX / rois, "mask": 10 * MASK / rois}, rel=1e-5
+        )
+    assert losses(1, mask_weight=1.0)["mask"] == pytest.approx(MASK, rel=1e-5)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------
+
+
+def test_maps_have_the_operators_layout() -> None:
+    net = network(3, **head(k=5))
+    maps, box_maps = net.maps(torch.zeros(2, net.backbone.channels[1], 4, 6))
+    assert maps.shape == (2, 5, 5, 2, 4, 4, 6)
+    assert box_maps.shape == (2, 5, 5, 4, 4, 6)
+    assert net.maps.scores.out_channels == 2 * 5**2 * 4
+    assert net.maps.deltas.out_channels == 4 * 5**2
+
+
+def test_separate_maps_share_nothing() -> None:
+    net = network(1, **head(joint=False))
+    maps, _ = constant_maps(net, VALUES, DELTAS)
+    rois = box_ops.to_rois(SAMPLE.rois, 0)
+    assert net.class_logits(maps, rois)[0].tolist() == pytest.approx([0, 3])  # the first maps alone
+    assert net.masks(maps, rois, torch.tensor([1, 1, 1])).unique().tolist() == pytest.approx(
+        [-1]
+    )  # the second alone
+
+
+def test_pictures_are_normalised_then_padded_with_zeros() -> None:
+    net = network()
+    batch, sizes = net.collate([torch.full((3, 4, 6), 0.7), torch.full((3, 5, 2), 0.2)])
+    assert sizes == [(4, 6), (5, 2)]
+    assert batch.shape == (2, 3, 5, 6)
+    mean, std = net.backbone.mean.flatten(), net.backbone.std.flatten()
+    torch.testing.assert_close(batch[0, :, 3, 5], (0.7 - mean) / std)
+    torch.testing.assert_close(batch[1, :, 4, 1], (0.2 - mean) / std)
+    assert not batch[0, :, 4].any()
+    assert not batch[1, :, :, 2:].any()
+
+
+# -- inference --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lively() -> FCIS:
+    """A network in evaluation mode whose random answers differ from place to place."""
+    net = network()
+    for layer, std in (
+        (net.maps.scores, 1.0),
+        (net.maps.deltas, 0.2),
+        (net.maps.reduce, 1.0),
+        (net.rpn.logits, 1.0),
+    ):
+        torch.nn.init.normal_(layer.weight, std=std)
+    return net.eval()
+
+
+def assert_equal(found: Instances, expected: Instances) -> None:
+    assert len(found) == len(expected) > 0
+    assert torch.equal(found.labels, expected.labels)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-3, atol=1e-2)
+    differ = (found.dense_masks() != expected.dense_masks()).float().mean()
+    assert differ.item() < 1e-3
+
+
+def test_refined_boxes_are_scored_on_the_same_maps(lively: FCIS, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+    original = FCIS.class_logits
+
+    def spy(self: FCIS, maps: Tensor, rois: Tensor) -> Tensor:
+        seen.append((maps, rois))
+        return original(self, maps, rois)
+
+    monkeypatch.setattr(FCIS, "class_logits", spy)
+    images = pictures((64, 96), (96, 64))
+    with torch.no_grad():
+        lively(images)
+        features = lively.backbone(lively.collate(images)[0])
+        maps, box_maps = lively.maps(features[1])
+    ((scored, rois),) = seen
+    torch.testing.assert_close(scored, maps)
+    first, second = rois.chunk(2)
+    assert torch.equal(first[:, 0], second[:, 0])
+    assert first[:, 0].unique().tolist() == [0, 1]
+    deltas = reference.ps_average(box_maps, first, 16).float() * torch.tensor(DELTA_STD)
+    for i, size in enumerate([(64, 96), (96, 64)]):
+        own = first[:, 0] == i
+        refined = box_ops.clip(box_ops.decode(first[own, 1:], deltas[own]), size)
+        torch.testing.assert_close(second[own, 1:], refined, rtol=1e-4, atol=1e-3)
+    assert not torch.allclose(first, second, atol=1.0)
+
+
+def test_instances_lie_in_the_picture(lively: FCIS) -> None:
+    for size, result in zip([(96, 128), (50, 33)], lively(pictures((96, 128), (50, 33))), strict=True):
+        assert result.image_size == size
+        assert 0 < len(result) <= 100
+        assert result.class_names == ("class 0", "class 1")
+        assert bool((result.boxes[:, :2] >= 0).all())
+        assert bool((result.boxes[:, 2] <= size[1]).all())
+        assert bool((result.boxes[:, 3] <= size[0]).all())
+        assert bool((result.masks.areas() > 0).all())
+        # A mask stays inside its box, up to the pixels that the box cuts.
+        tight = result.masks.tight_boxes()
+        assert bool((tight[:, :2] > result.boxes[:, :2] - 1).all())
+        assert bool((tight[:, 2:] < result.boxes[:, 2:] + 1).all())
+
+
+def test_a_batch_gives_what_its_pictures_give(lively: FCIS) -> None:
+    images = pictures((64, 96), (64, 96), (64, 96))
+    for image, found in zip(images, lively(images), strict=True):
+        assert_equal(found, lively([image])[0])
+
+
+def test_smaller_pictures_in_a_batch_have_the_same_proposals(lively: FCIS) -> None:
+    """Padding must not compete: with score and box maps that say the same everywhere, a picture's results do not depend on it."""
+    net = network().eval()
+    for layer in (net.rpn.logits, net.rpn.deltas, net.maps.scores, net.maps.deltas):
+        torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.normal_(net.maps.scores.bias)
+    small, large = pictures((50, 40), (128, 128))
+    assert_equal(net([small, large])[0], net([small])[0])
+
+
+def test_results_are_wanted_in_the_original_pictures_pixels(lively: FCIS) -> None:
+    images = pictures((64, 96))
+    (own,) = lively(images)
+    (original,) = lively(images, image_sizes=[(128, 288)])
+    assert original.image_size == (128, 288)
+    assert torch.equal(original.labels, own.labels)
+    torch.testing.assert_close(original.scores, own.scores)
+    torch.testing.assert_close(original.boxes, own.boxes * torch.tensor([3.0, 2.0, 3.0, 2.0]))
+    # The same masks, read at more points: areas grow sixfold, up to the outlines.
+    ratio = original.masks.areas().sum() / own.masks.areas().sum()
+    assert ratio.item() == pytest.approx(6, rel=0.1)
+
+
+def test_score_and_number_of_instances_are_limited(lively: FCIS) -> None:
+    images = pictures((64, 96))
+    (every,) = lively(images)
+    (few,) = lively(images, max_instances=3)
+    assert few.scores.tolist() == every.scores[:3].tolist()
+    bar = every.scores[len(every) // 2].item()
+    (good,) = lively(images, min_score=bar)
+    assert good.scores.min().item() >= bar
+    (none,) = lively(images, min_score=1.0)
+    assert len(none) == 0
+    assert none.image_size == (64, 96)
+
+
+def test_pictures_too_small_for_a_proposal_give_nothing(lively: FCIS) -> None:
+    (found,) = lively(pictures((1, 1)))
+    assert len(found) == 0
+    assert found.image_size == (1, 1)
+
+
+# -- optimisation -----------------------------------------------------------------------------------------------
+
+
+def test_parameter_groups() -> None:
+    net = zoo.build(replace(tiny_spec(), frozen=("conv_stem",)), 2)
+    groups = net.parameter_groups()
+    ids = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in net.parameters() if p.requires_grad)
+    rates = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    decays = {id(p): group["decay"] for group in groups for p in group["params"]}
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            assert rates[id(parameter)] == (3.0 if name.startswith("maps.reduce") else 1.0), name
+            assert decays[id(parameter)] == (not name.endswith("bias")), name

@@ -1,0 +1,116 @@
+"""The result type: what it refuses, and how it is handed on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from instancefcn.instances import Instances
+from instancefcn.masks import CroppedMasks
+
+DENSE = torch.zeros(3, 4, 6, dtype=torch.bool)
+DENSE[0, 0:2, 0:3] = True
+DENSE[1, 2:4, 4:6] = True
+DENSE[2, 1:2, 1:2] = True
+
+
+@pytest.fixture
+def found() -> Instances:
+    return Instances(
+        boxes=torch.tensor([[0.0, 0.0, 3.0, 2.0], [4.0, 2.0, 6.0, 4.0], [1.0, 1.0, 2.0, 2.0]]),
+        scores=torch.tensor([0.9, 0.5, 0.25]),
+        labels=torch.tensor([1, 0, 1]),
+        masks=CroppedMasks.from_dense(DENSE),
+        class_names=("cat", "dog"),
+        category_ids=(17, 90),
+        source="a.jpg",
+    )
+
+
+def test_size_and_names(found: Instances) -> None:
+    assert len(found) == 3
+    assert found.image_size == (4, 6)
+    assert found.names == ["dog", "cat", "dog"]
+    assert torch.equal(found.dense_masks(), DENSE)
+
+
+def test_repr_is_for_people(found: Instances) -> None:
+    assert repr(found) == "Instances(3 in a 6 x 4 picture: dog 0.90, cat 0.50, dog 0.25)"
+
+
+@pytest.mark.parametrize(
+    "index", [slice(0, 2), torch.tensor([0, 1]), torch.tensor([True, True, False])], ids=str
+)
+def test_indexing_takes_everything_along(found: Instances, index: Any) -> None:
+    part = found[index]
+    assert part.names == ["dog", "cat"]
+    assert part.boxes.tolist() == found.boxes[:2].tolist()
+    assert torch.equal(part.dense_masks(), DENSE[:2])
+    assert part.source == "a.jpg"
+
+
+def test_filter_keeps_what_reaches_the_score(found: Instances) -> None:
+    assert found.filter(0.5).scores.tolist() == [torch.tensor(0.9).item(), 0.5]
+    assert len(found.filter(0.95)) == 0
+    assert found.filter(0.95).image_size == (4, 6)
+
+
+def test_coco_results_use_the_training_sets_ids(found: Instances) -> None:
+    results = found.to_coco(42)
+    assert [entry["category_id"] for entry in results] == [90, 17, 90]
+    assert [entry["image_id"] for entry in results] == [42, 42, 42]
+    assert results[1]["bbox"] == [4, 2, 2, 2]
+    assert results[0]["score"] == 0.9
+    masks = CroppedMasks.from_rles([entry["segmentation"] for entry in results], (4, 6))
+    assert torch.equal(masks.dense(), DENSE)
+
+
+def test_numpy(found: Instances) -> None:
+    arrays = found.to_numpy()
+    assert {name: (array.dtype, array.shape) for name, array in arrays.items()} == {
+        "boxes": (np.dtype("float32"), (3, 4)),
+        "scores": (np.dtype("float32"), (3,)),
+        "labels": (np.dtype("int64"), (3,)),
+        "masks": (np.dtype("bool"), (3, 4, 6)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"boxes": torch.zeros(3, 4, dtype=torch.float64)}, "boxes must be float32"),
+        ({"boxes": torch.zeros(3, 5)}, "boxes must be float32"),
+        ({"boxes": torch.full((3, 4), torch.nan)}, "not finite"),
+        ({"boxes": torch.zeros(2, 4)}, "scores must be float32 \\[2\\]"),
+        ({"scores": torch.tensor([1.5, 0.5, 0.1])}, "between 0 and 1"),
+        ({"scores": torch.tensor([0.5, torch.nan, 0.1])}, "between 0 and 1"),
+        ({"scores": torch.tensor([0.1, 0.5, 0.9])}, "best first"),
+        ({"labels": torch.tensor([0, 1, 2])}, "labels must lie between 0 and 1"),
+        ({"labels": torch.tensor([0, -1, 1])}, "labels must lie between 0 and 1"),
+        ({"labels": torch.zeros(3)}, "labels must be int64"),
+        ({"masks": CroppedMasks.from_dense(DENSE[:2])}, "3 boxes and 2 masks"),
+        ({"category_ids": (1,)}, "2 class names, 1 category ids"),
+    ],
+)
+def test_what_does_not_fit_is_refused(found: Instances, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(found, **change)
+
+
+def test_nothing_found_is_a_result() -> None:
+    none = Instances(
+        torch.zeros(0, 4),
+        torch.zeros(0),
+        torch.zeros(0, dtype=torch.int64),
+        CroppedMasks.empty((4, 6)),
+        ("cat",),
+        (1,),
+    )
+    assert none.to_coco(1) == []
+    assert none.names == []
+    assert none.dense_masks().shape == (0, 4, 6)
+    assert none.filter(0.5).image_size == (4, 6)
