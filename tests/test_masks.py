@@ -123,7 +123,8 @@ def test_an_index_out_of_range_is_refused(masks: CroppedMasks) -> None:
 def test_reading_is_bilinear_between_pixel_centres() -> None:
     mask = CroppedMasks.from_dense(torch.tensor([[[1, 0], [1, 1]]], dtype=torch.bool))
     x, y = torch.tensor([0.5, 1.0, 1.0, 1.5, 1.25]), torch.tensor([0.5, 0.5, 1.0, 1.0, 0.75])
-    # In order: a centre; half way along a row; among four; half way down a column; weights 1/16 x (3, 9, 1, 3).
+    # In order: a centre; half way along a row; among four; half way down a column; weights 1/16 x (3, 9, 1,
+    # 3).
     expected = torch.tensor([1.0, 0.5, 0.75, 0.5, (3 * 1 + 9 * 0 + 1 * 1 + 3 * 1) / 16])
     torch.testing.assert_close(mask.sample(x, y, torch.tensor(0)), expected)
 

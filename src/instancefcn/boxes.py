@@ -1,7 +1,8 @@
 """Half-open boxes `x1, y1, x2, y2` in pixels, and their coding as regression targets.
 
-A box covers the points x1 <= x < x2, y1 <= y < y2; its width is x2 - x1, without the "+1" of older code. IoU and
-non-maximum suppression are `torchvision.ops.box_iou` and `torchvision.ops.batched_nms`, which use the same convention.
+A box covers the points x1 <= x < x2, y1 <= y < y2; its width is x2 - x1, without the "+1" of older code. IoU
+and non-maximum suppression are `torchvision.ops.box_iou` and `torchvision.ops.batched_nms`, which use the
+same convention.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def encode(rois: Tensor, gt: Tensor) -> Tensor:
         gt: [N, 4] boxes with positive width and height, pixels.
 
     Returns:
-        [N, 4]: shifts of the centre in units of the RoI's sides, and natural logarithms of the ratios of the sides.
+        [N, 4]: shifts of the centre in units of the RoI's sides, and natural logarithms of the ratios of the
+        sides.
     """
     rx, ry, rw, rh = _centres(rois)
     gx, gy, gw, gh = _centres(gt)
@@ -50,7 +52,9 @@ def decode(rois: Tensor, deltas: Tensor) -> Tensor:
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """`boxes` [..., 4] cut to a picture of `size` (height, width): x within [0, width], y within [0, height]."""
+    """`boxes` [..., 4] cut to a picture of `size` (height, width): x within [0, width], y within [0,
+    height].
+    """
     height, width = size
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack(
@@ -59,7 +63,9 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def scale(boxes: Tensor, factor_x: float, factor_y: float) -> Tensor:
-    """`boxes` [..., 4] in pixels of a picture that is `factor_x` times as wide and `factor_y` times as high."""
+    """`boxes` [..., 4] in pixels of a picture that is `factor_x` times as wide and `factor_y` times as
+    high.
+    """
     return boxes * boxes.new_tensor((factor_x, factor_y, factor_x, factor_y))
 
 

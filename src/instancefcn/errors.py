@@ -1,6 +1,7 @@
 """The few errors that instancefcn raises on purpose.
 
-Every message says what is wrong, where (file, annotation id) and how to mend it. The command line prints them without a traceback.
+Every message says what is wrong, where (file, annotation id) and how to mend it. The command line prints them
+without a traceback.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ from typing import Any
 def atomic_write(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` when the block succeeds.
 
-    The folder is created when it is missing. On an error the temporary file is removed and an older `path` stays as it was.
-    The temporary name keeps the suffix, so that writers which look at it (Pillow, Matplotlib) work.
+    The folder is created when it is missing. On an error the temporary file is removed and an older `path`
+    stays as it was. The temporary name keeps the suffix, so that writers which look at it (Pillow,
+    Matplotlib) work.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +39,9 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 
 
 def write_json(path: Path | str, value: Any, indent: int | None = 2) -> None:
-    """Write `value` as JSON, atomically. NaN and infinity are refused (ValueError): JSON has no word for them."""
+    """Write `value` as JSON, atomically. NaN and infinity are refused (ValueError): JSON has no word for
+    them.
+    """
     text = json.dumps(value, indent=indent, allow_nan=False)
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

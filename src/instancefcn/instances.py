@@ -108,7 +108,9 @@ class Instances:
         return self.masks.rles()
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """COCO results: image_id, category_id (the training set's own), bbox (x, y, width, height), score, segmentation."""
+        """COCO results: image_id, category_id (the training set's own), bbox (x, y, width, height), score,
+        segmentation.
+        """
         corners = self.boxes.tolist()
         return [
             {

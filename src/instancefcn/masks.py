@@ -1,7 +1,8 @@
 """Binary masks that cost memory only where their objects are.
 
-One object is a small rectangle of 0/1 pixels with a place in the picture. The same structure carries annotated truth, training
-targets and results, so a picture with a thousand nuclei never needs a thousand full-size masks.
+One object is a small rectangle of 0/1 pixels with a place in the picture. The same structure carries
+annotated truth, training targets and results, so a picture with a thousand nuclei never needs a thousand
+full-size masks.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ class CroppedMasks:
     """G binary masks, each stored inside its own rectangle.
 
     Attributes:
-        pixels: uint8 [sum of the rectangles' areas], 0 or 1: the rows of rectangle 0, then those of rectangle 1, and so on.
-        rects: int64 [G, 4]: x1, y1, x2, y2, half-open, in whole pixels, inside the picture. May be empty (x1 == x2).
+        pixels: uint8 [sum of the rectangles' areas], 0 or 1: the rows of rectangle 0, then those of rectangle
+            1, and so on.
+        rects: int64 [G, 4]: x1, y1, x2, y2, half-open, in whole pixels, inside the picture. May be empty (x1
+            == x2).
         image_size: (height, width) of the picture.
 
     Raises:
@@ -50,10 +53,9 @@ class CroppedMasks:
             raise ValueError(
                 f"rectangle {wrong} {self.rects[wrong].tolist()} is not inside the {width} x {height} picture"
             )
-        if int(_crop_areas(self.rects).sum()) != self.pixels.numel():
-            raise ValueError(
-                f"the rectangles hold {int(_crop_areas(self.rects).sum())} pixels, pixels has {self.pixels.numel()}"
-            )
+        area = int(_crop_areas(self.rects).sum())
+        if area != self.pixels.numel():
+            raise ValueError(f"the rectangles hold {area} pixels, pixels has {self.pixels.numel()}")
         if self.pixels.numel() and int(self.pixels.max()) > 1:
             raise ValueError(f"pixels must be 0 or 1, got {int(self.pixels.max())}")
 
@@ -218,7 +220,8 @@ class CroppedMasks:
 
     @classmethod
     def from_rles(cls, rles: Sequence[dict[str, Any]], image_size: tuple[int, int]) -> CroppedMasks:
-        """Masks from COCO's compressed run-length encodings of pictures of `image_size`, decoded one at a time.
+        """Masks from COCO's compressed run-length encodings of pictures of `image_size`, decoded one at a
+        time.
 
         Raises:
             ValueError: an encoding is of another size.

@@ -1,4 +1,6 @@
-"""`evaluate`: the figures, the files it leaves, the model's classes against the dataset's, and the command."""
+"""`evaluate`: the figures, the files it leaves, the model's classes against the dataset's, and the
+command.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,10 @@ import json
 from pathlib import Path
 
 import pytest
-from fakes import NAMES, FakeLoaded, save_coloured
 from PIL import Image
 from typer.testing import CliRunner
 
+from fakes import NAMES, FakeLoaded, save_coloured
 from instancefcn.cli.main import app
 from instancefcn.errors import DataError
 from instancefcn.evaluation.report import format_figure, table
@@ -47,7 +49,8 @@ def predictor() -> Predictor:
 def test_figures_and_files(tmp_path: Path, predictor: Predictor) -> None:
     folder = write_split(tmp_path / "data")
     metrics = evaluate(folder, predictor, out=tmp_path / "report")
-    # The data's ids, and so its labels, are in the opposite order of the model's: classes are matched by name.
+    # The data's ids, and so its labels, are in the opposite order of the model's: classes are matched by
+    # name.
     assert metrics["mask"]["AP50"] == pytest.approx(1.0)
     assert metrics["box"]["AP50"] == pytest.approx(1.0)
     assert metrics["voc"]["mAP50"] == pytest.approx(1.0)
@@ -62,7 +65,7 @@ def test_figures_and_files(tmp_path: Path, predictor: Predictor) -> None:
 
 def test_a_class_that_the_model_does_not_know(tmp_path: Path, predictor: Predictor) -> None:
     folder = write_split(tmp_path, ("red", "green", "mauve"))
-    with pytest.raises(DataError, match=r"does not know the class mauve; it knows red, green"):
+    with pytest.raises(DataError, match=r"does not know mauve; it knows red, green"):
         evaluate(folder, predictor)
 
 

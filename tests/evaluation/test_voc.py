@@ -61,7 +61,8 @@ def test_a_second_hit_on_the_same_object_is_false() -> None:
     # true, false, true: precision 1 at recall 0.5, 2/3 at recall 1: (6 * 1 + 5 * 2/3) / 11
     values = voc_map(dataset, found)
     assert values[0.5] == pytest.approx((6 + 10 / 3) / 11)
-    # At 0.7 the first one misses: false, true, true: precision 1/2 at recall 1/2, 2/3 at recall 1, which also serves below.
+    # At 0.7 the first one misses: false, true, true: precision 1/2 at recall 1/2, 2/3 at recall 1, which also
+    # serves below.
     assert values[0.7] == pytest.approx(2 / 3)
 
 

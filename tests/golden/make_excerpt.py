@@ -1,4 +1,5 @@
-"""Cut tests/golden/detection.npz from the full golden data: python make_excerpt.py golden_ops.npz detection.npz
+"""Cut tests/golden/detection.npz from the full golden data: python make_excerpt.py golden_ops.npz
+detection.npz
 
 The data were made by running ChainerCV 0.13.1's FCIS on a CPU. Boxes are y1, x1, y2, x2.
 """
@@ -14,7 +15,9 @@ RANKED = 600  # non-maximum suppression down to 300 proposals never looks furthe
 
 
 def main(source: str, destination: str) -> None:
-    """Keep the small arrays whole, every 37th anchor of the grid, and the proposals' candidates of highest score."""
+    """Keep the small arrays whole, every 37th anchor of the grid, and the proposals' candidates of highest
+    score.
+    """
     with np.load(source) as golden:
         kept = {name: golden[name] for name in golden.files if name.startswith(WHOLE)}
         kept |= {

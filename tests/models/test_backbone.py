@@ -161,7 +161,9 @@ def test_unreadable_weights_are_named(tmp_path: Path, content: bytes | None, mes
 def test_weights_of_another_network_are_refused() -> None:
     body = timm.create_model("test_efficientnet", features_only=True, out_indices=(3, 4), pretrained=False)
     other = timm.create_model("test_resnet", pretrained=False).state_dict()
-    with pytest.raises(CheckpointError, match="other.pth: these are weights of another network: .* missing"):
+    with pytest.raises(
+        CheckpointError, match=r"other\.pth: these are weights of another network: .* missing"
+    ):
         load_features(body, other, "other.pth")
     reshaped: dict[str, Tensor] = body.state_dict()
     reshaped["conv_stem.weight"] = torch.zeros(1, 3, 3, 3)

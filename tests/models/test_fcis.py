@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import target, tiny_spec
 from torch import Tensor
 
 from instancefcn import boxes as box_ops
@@ -18,6 +17,7 @@ from instancefcn.models.fcis import DELTA_STD, FCIS, HeadSpec
 from instancefcn.models.sampling import RoITargets, SamplingSpec
 from instancefcn.models.targets import Target
 from instancefcn.ops import reference
+from tiny import target, tiny_spec
 
 LOSSES = {"rpn_class", "rpn_box", "class", "box", "mask"}
 
@@ -53,7 +53,8 @@ OBJECTS = target([(10, 10, 50, 60), (64, 30, 120, 90)], [0, 1], (96, 128))
 NOTHING = target([], [], (64, 80))
 
 
-# -- training ---------------------------------------------------------------------------------------------------
+# -- training
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,9 @@ def test_frozen_parts_stay() -> None:
 
 
 def constant_maps(net: FCIS, values: list[tuple[float, float]], deltas: list[float]) -> tuple[Tensor, Tensor]:
-    """Maps [1, k, k, 2, C + 1, 4, 4] with (outside, inside) `values` of every class, and box maps, the same everywhere."""
+    """Maps [1, k, k, 2, C + 1, 4, 4] with (outside, inside) `values` of every class, and box maps, the same
+    everywhere.
+    """
     k = net.head.k
     paired = torch.tensor(values).t()[None, None, None, :, :, None, None]
     return (
@@ -168,7 +171,8 @@ def test_hard_examples_count_alone() -> None:
         net = network(1, sampling=SamplingSpec(method="ohem", rois=rois), **head(**of_head))
         return {name: loss.item() for name, loss in net.losses(maps, box_maps, [SAMPLE], [OBJECT]).items()}
 
-    # The object costs more (class, box and mask together); both count when there is room; what is to be ignored never does.
+    # The object costs more (class, box and mask together); both count when there is room; what is to be
+    # ignored never does.
     assert losses(1) == pytest.approx({"class": CLASS_OF_OBJECT, "box": BOX, "mask": 10 * MASK}, rel=1e-5)
     both = (CLASS_OF_OBJECT + CLASS_OF_BACKGROUND) / 2
     for rois in (2, 3):
@@ -178,7 +182,8 @@ def test_hard_examples_count_alone() -> None:
     assert losses(1, mask_weight=1.0)["mask"] == pytest.approx(MASK, rel=1e-5)
 
 
-# -- reading ----------------------------------------------------------------------------------------------------
+# -- reading
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_maps_have_the_operators_layout() -> None:
@@ -212,7 +217,8 @@ def test_pictures_are_normalised_then_padded_with_zeros() -> None:
     assert not batch[1, :, :, 2:].any()
 
 
-# -- inference --------------------------------------------------------------------------------------------------
+# -- inference
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -286,8 +292,10 @@ def test_a_batch_gives_what_its_pictures_give(lively: FCIS) -> None:
         assert_equal(found, lively([image])[0])
 
 
-def test_smaller_pictures_in_a_batch_have_the_same_proposals(lively: FCIS) -> None:
-    """Padding must not compete: with score and box maps that say the same everywhere, a picture's results do not depend on it."""
+def test_smaller_pictures_in_a_batch_have_the_same_proposals() -> None:
+    """Padding must not compete: with score and box maps that say the same everywhere, a picture's results do
+    not depend on it.
+    """
     net = network().eval()
     for layer in (net.rpn.logits, net.rpn.deltas, net.maps.scores, net.maps.deltas):
         torch.nn.init.zeros_(layer.weight)
@@ -328,7 +336,8 @@ def test_pictures_too_small_for_a_proposal_give_nothing(lively: FCIS) -> None:
     assert found.image_size == (1, 1)
 
 
-# -- optimisation -----------------------------------------------------------------------------------------------
+# -- optimisation
+# -----------------------------------------------------------------------------------------------
 
 
 def test_parameter_groups() -> None:

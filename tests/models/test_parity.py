@@ -1,6 +1,7 @@
 """Agreement with another implementation: ChainerCV 0.13.1's FCIS (tests/golden/make_excerpt.py).
 
-Its boxes are y1, x1, y2, x2 and its deltas dy, dx, dh, dw; everything else is as here unless a test says what differs.
+Its boxes are y1, x1, y2, x2 and its deltas dy, dx, dh, dw; everything else is as here unless a test says what
+differs.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ def test_non_maximum_suppression(golden: Golden, threshold: float) -> None:
     ],
 )
 def test_proposals(golden: Golden, name: str, spec: RPNSpec) -> None:
-    """They rank by the foreground logit of a pair, we by our only logit: here the given scores stand for both."""
+    """They rank by the foreground logit of a pair, we by our only logit: here the given scores stand for
+    both.
+    """
     anchors = ANCHORS.grid(38, 50)[torch.from_numpy(golden["prop_index"].astype(np.int64))]
     candidates = box_ops.decode(anchors, swapped(golden["prop_loc"]))
     found = make_proposals(torch.from_numpy(golden["prop_score"]), candidates, SIZE, spec)
@@ -113,7 +116,9 @@ def test_anchor_targets(golden: Golden) -> None:
 
 @pytest.mark.parametrize(("name", "background_iou"), [("sbd", 0.1), ("coco", 0.0)])
 def test_roi_targets(golden: Golden, name: str, background_iou: float) -> None:
-    """Chance chooses which RoIs; labels and deltas of the chosen ones are compared, and the rules of the choice."""
+    """Chance chooses which RoIs; labels and deltas of the chosen ones are compared, and the rules of the
+    choice.
+    """
     target, proposals = objects(golden), swapped(golden["ptc_roi"])
     chosen = swapped(golden[f"ptc_{name}_sample_roi"])
     labels = torch.from_numpy(golden[f"ptc_{name}_gt_roi_label"].astype(np.int64))
@@ -159,8 +164,8 @@ def test_mask_targets_of_whole_pixel_rois(golden: Golden) -> None:
 def test_mask_targets_are_read_without_rounding(golden: Golden) -> None:
     """Intended difference: we do not round, so outlines move by up to half a pixel.
 
-    A cell is 3 to 18 pixels wide here, so a shift of a quarter pixel on average turns few cells over: 0.23 % of all were
-    measured. Only cells beside an outline may change.
+    A cell is 3 to 18 pixels wide here, so a shift of a quarter pixel on average turns few cells over: 0.23 %
+    of all were measured. Only cells beside an outline may change.
     """
     rois, matched, expected = foreground_masks(golden)
     found = mask_targets(rois, matched, objects(golden), 21)

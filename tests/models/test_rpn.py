@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from tiny import target
 from torch import Tensor
 
 from instancefcn.models.rpn import (
@@ -20,6 +19,7 @@ from instancefcn.models.rpn import (
     random_subset,
     sample_anchors,
 )
+from tiny import target
 
 SQUARES = AnchorSpec(
     scales=(1.0,), ratios=(1.0,)
@@ -120,15 +120,17 @@ def labelled(boxes: list[tuple[int, int, int, int]], spec: RPNSpec = SPEC) -> tu
 
 
 def test_labels_of_anchors() -> None:
-    # The first object fills cell 0 (IoU 1). The second covers 8 of 16 columns of cells 2 and 3 (IoU 1/3 each): best of that object,
-    # both. IoU of cell 1 with the first is 0. The third covers 3/4 of cell 4 (IoU 0.75).
+    # The first object fills cell 0 (IoU 1). The second covers 8 of 16 columns of cells 2 and 3 (IoU 1/3
+    # each): best of that object, both. IoU of cell 1 with the first is 0. The third covers 3/4 of cell 4 (IoU
+    # 0.75).
     labels, matched = labelled([(0, 0, 16, 16), (40, 0, 56, 16), (0, 16, 12, 32)])
     assert labels.tolist() == [1, 0, 1, 1, 1, 0, 0, 0]
     assert matched[labels == 1].tolist() == [0, 1, 1, 2]
 
 
 def test_between_the_thresholds_an_anchor_is_not_used() -> None:
-    # Cell 0 is the best (IoU 240/256), cell 4 overlaps by 112/416 = 0.27: background; with a lower bar it is neither.
+    # Cell 0 is the best (IoU 240/256), cell 4 overlaps by 112/416 = 0.27: background; with a lower bar it is
+    # neither.
     labels, _ = labelled([(0, 1, 16, 23)])
     assert labels.tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
     labels, _ = labelled([(0, 1, 16, 23)], RPNSpec(inside_only=False, negative_iou=0.2))
@@ -200,7 +202,8 @@ def test_losses_are_those_computed_by_hand() -> None:
     # Cell 1 overlaps by 4/28 < 0.3, so it is background like the rest.
     first = (math.log1p(math.exp(-2)) + math.log1p(math.exp(-1)) + 2 * math.log(2)) / 4
     assert float(classes) == pytest.approx((first + math.log(2)) / 2, rel=1e-5)
-    # Wanted is dx = 4/16; off by 0.05 (quadratic: 4.5 d^2) and by 1 (linear: d - 1/18); over 256 samples and 2 pictures.
+    # Wanted is dx = 4/16; off by 0.05 (quadratic: 4.5 d^2) and by 1 (linear: d - 1/18); over 256 samples and
+    # 2 pictures.
     assert float(boxes) == pytest.approx((4.5 * 0.05**2 + 1 - 1 / 18) / 256 / 2, rel=1e-5)
 
 

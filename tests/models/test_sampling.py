@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 import torch
-from tiny import target
 
 from instancefcn.masks import CroppedMasks
 from instancefcn.models.sampling import SamplingSpec, assign_rois, hardest, mask_targets
 from instancefcn.models.targets import Target
+from tiny import target
 
 # A 10 px object of class 2 at the origin; IoU with it: 1, 0.5, 0.4, 0.05, 0.
 PROPOSALS = torch.tensor(

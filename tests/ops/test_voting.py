@@ -57,7 +57,9 @@ def test_votes_are_weighted_by_the_class_probability() -> None:
 
 
 def test_voters_may_reach_beyond_the_box_of_the_survivor() -> None:
-    """The survivor covers columns 0 to 4, a voter of nearly its weight columns 0 to 6; both masks are full."""
+    """The survivor covers columns 0 to 4, a voter of nearly its weight columns 0 to 6; both masks are
+    full.
+    """
     boxes = torch.tensor([[0.0, 0.0, 4.0, 2.0], [0.0, 0.0, 6.0, 2.0]])
     probabilities = torch.tensor([[0.4, 0.6], [0.5, 0.5]])
     masks = torch.ones((2, 2, 3, 3))

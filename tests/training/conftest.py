@@ -41,9 +41,21 @@ def networks(monkeypatch: pytest.MonkeyPatch) -> list[TinyNetwork]:
 
 
 @pytest.fixture
-def tiny_train(networks: list[TinyNetwork], tiny_data: Path) -> Train:
-    """`train` with small settings: 6 pictures in batches of 2, no reading processes."""
+def tiny_train(
+    networks: list[TinyNetwork],
+    tiny_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> Train:
+    """`train` with small settings: 6 pictures in batches of 2, no reading processes. The plot of the curves
+    takes longer than all the rest and is left out, except for a test that asks for the fixture `curves`."""
+    from instancefcn.training import evaluator
+    from instancefcn.training import run as run_module
     from instancefcn.training.run import train
+
+    if "curves" not in request.fixturenames:
+        for module in (evaluator, run_module):
+            monkeypatch.setattr(module, "plot_curves", lambda rows, path: None)
 
     def run(out: Path, **settings: Any) -> Path:
         small = {
@@ -64,6 +76,11 @@ def tiny_train(networks: list[TinyNetwork], tiny_data: Path) -> Train:
         return train(out=out, **(small | settings))
 
     return run
+
+
+@pytest.fixture
+def curves() -> None:
+    """The runs of this test plot their curves."""
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], obj
     monkeypatch.setattr(TinyNetwork, "forward", interrupted)
 
 
+@pytest.mark.usefixtures("curves")
 def test_a_run_leaves_everything_it_promises(tiny_train: Train, tmp_path: Path) -> None:
     run = tmp_path / "run"
     best = tiny_train(run, pictures_every=1, evaluate_every=1)

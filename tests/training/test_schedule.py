@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_network import TinyNetwork
 
 from instancefcn.training.config import resolve
 from instancefcn.training.optimizer import build_optimizer, set_learning_rate
 from instancefcn.training.schedule import learning_rate_factor
+from tiny_network import TinyNetwork
 
 STEPS = [  # step, total, warmup, schedule, milestones -> factor
     (0, 100, 10, "cosine", (), 0.1),

@@ -65,7 +65,8 @@ class CocoScorer:
             for row in found[picture.id].to_coco(picture.id)
         ]
         if kind == "mask":
-            # COCO's tools take a detection's size from its box when it has one; a mask's size is its own area.
+            # COCO's tools take a detection's size from its box when it has one; a mask's size is its own
+            # area.
             for row in rows:
                 del row["bbox"]
         if not rows or not any(True for _ in _objects(self.dataset)):

@@ -23,10 +23,10 @@ def table(metrics: dict[str, Any]) -> str:
     lines = [f"{'':<24}" + "".join(f"{name:>8}" for name in NAMES)]
     for kind in ("mask", "box"):
         lines.append(f"{kind:<24}" + "".join(f"{format_figure(metrics[kind][name]):>8}" for name in NAMES))
-    voc = metrics["voc"]
+    at_half, at_seven = (format_figure(metrics["voc"][name]) for name in ("mAP50", "mAP70"))
     lines += [
         "",
-        f"VOC mAP^r (11 points)   at 0.5: {format_figure(voc['mAP50'])}   at 0.7: {format_figure(voc['mAP70'])}",
+        f"VOC mAP^r (11 points)   at 0.5: {at_half}   at 0.7: {at_seven}",
     ]
     lines += ["", f"{'class':<24}{'mask AP':>10}{'AP50':>8}{'AP75':>8}{'box AP':>10}"]
     for name, figures in metrics["per_class"].items():

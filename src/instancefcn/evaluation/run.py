@@ -105,8 +105,8 @@ def check_classes(dataset: Dataset, names: tuple[str, ...]) -> None:
     unknown = [name for name in dataset.class_names if name not in names]
     if unknown:
         raise DataError(
-            f"{dataset.name}: the model does not know the class{'es' if len(unknown) > 1 else ''} {', '.join(unknown)};"
-            f" it knows {', '.join(names)}. Evaluate a model that was trained on these classes, or rename them"
+            f"{dataset.name}: the model does not know {', '.join(unknown)}; it knows {', '.join(names)}."
+            " Evaluate a model that was trained on these classes, or rename them"
         )
 
 
@@ -134,7 +134,9 @@ def in_order_of(dataset: Dataset, instances: Instances) -> Instances:
 
 
 def _with_progress(dataset: Dataset) -> Iterator[Picture]:
-    """The pictures, with a bar and the time left on a terminal, and a plain line every ten seconds elsewhere."""
+    """The pictures, with a bar and the time left on a terminal, and a plain line every ten seconds
+    elsewhere.
+    """
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import track

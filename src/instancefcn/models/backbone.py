@@ -1,20 +1,26 @@
-"""timm's networks as feature extractors at stride 16, with frozen batch normalisation folded into the convolutions.
+"""timm's networks as feature extractors at stride 16, with frozen batch normalisation folded into the
+convolutions.
 
-FCIS never trains batch normalisation: running statistics are used in training too, and scale and shift stay as they were on
-ImageNet (docs/conventions.md, "Networks"). A frozen normalisation is one multiplication and one addition a channel, so it is
-applied to the filters instead of the features: the same function and the same gradients, without one more pass over memory.
+FCIS never trains batch normalisation: running statistics are used in training too, and scale and shift stay
+as they were on ImageNet (docs/conventions.md, "Networks"). A frozen normalisation is one multiplication and
+one addition a channel, so it is
+applied to the filters instead of the features: the same function and the same gradients, without one more
+pass over memory.
 """
 
 from __future__ import annotations
 
 import contextlib
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -28,8 +34,8 @@ STRIDE = 16
 class FrozenNormConv2d(nn.Module):
     """A convolution followed by a frozen batch normalisation, as one convolution.
 
-    `weight` is the convolution's own filter bank (trainable, in its original scale); `scale` and `shift` are the constants
-    gamma / sqrt(var + eps) and beta - mean * scale of the normalisation.
+    `weight` is the convolution's own filter bank (trainable, in its original scale); `scale` and `shift` are
+    the constants gamma / sqrt(var + eps) and beta - mean * scale of the normalisation.
     """
 
     scale: Tensor
@@ -53,7 +59,7 @@ class FrozenNormConv2d(nn.Module):
         """[N, C, H, W] to [N, C', H', W']."""
         padding = self.padding
         if self.pads_like_tensorflow:
-            x, padding = pad_same(x, self.kernel_size, self.stride, self.dilation), (0, 0)
+            x, padding = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation)), (0, 0)
         filters = self.weight * self.scale[:, None, None, None]
         return F.conv2d(x, filters, self.shift, self.stride, padding, self.dilation, self.groups)
 
@@ -61,12 +67,13 @@ class FrozenNormConv2d(nn.Module):
 def fold_frozen_norms(network: nn.Module) -> None:
     """Replace every convolution that a batch normalisation follows by one `FrozenNormConv2d`, in place.
 
-    timm declares the two next to each other; an activation fused with the normalisation is kept in the latter's place. A
-    normalisation that stands elsewhere (behind a stem of several convolutions) is frozen where it is.
+    timm declares the two next to each other; an activation fused with the normalisation is kept in the
+    latter's place. A normalisation that stands elsewhere (behind a stem of several convolutions) is frozen
+    where it is.
     """
     for module in list(network.modules()):
         children = list(module.named_children())
-        for (conv_name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, conv_name, FrozenNormConv2d(conv, norm))
                 setattr(module, norm_name, _activation(norm))
@@ -86,8 +93,8 @@ def _activation(norm: nn.BatchNorm2d) -> nn.Module:
 def open_residual_branches(network: nn.Module) -> None:
     """Undo, in place, the zero scales with which timm starts the last normalisation of every residual branch.
 
-    Frozen, they would silence the branches for ever. One over the root of the number of branches keeps the variance of a deep
-    sum of random branches within a factor of e.
+    Frozen, they would silence the branches for ever. One over the root of the number of branches keeps the
+    variance of a deep sum of random branches within a factor of e.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     silent = [norm for norm in norms if not bool(norm.weight.any())]
@@ -105,8 +112,8 @@ class Backbone(nn.Module):
     Args:
         name: timm's name of the network, one with four or five feature levels.
         frozen: names of the first modules (as timm's prefixes) that are not trained.
-        pretrained: True for the published ImageNet weights (see `published_weights`), the path of a safetensors file in timm's
-            naming, or False for random weights.
+        pretrained: True for the published ImageNet weights (see `published_weights`), the path of a
+            safetensors file in timm's naming, or False for random weights.
 
     Raises:
         CheckpointError: the weights cannot be had, or are those of another network.
@@ -128,7 +135,8 @@ class Backbone(nn.Module):
             load_features(self.body, published_weights(name), name)
         else:
             load_features(self.body, read_weights(Path(pretrained)), str(pretrained))
-        c4, c5 = self.body.feature_info.channels()
+        information: Any = self.body.feature_info
+        c4, c5 = information.channels()
         self.channels: tuple[int, int] = (c4, c5)
         config = timm.get_pretrained_cfg(name)
         mean, std = (config.mean, config.std) if config else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -156,7 +164,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def published_weights(name: str) -> dict[str, Tensor]:
-    """The ImageNet weights of the network that timm calls `name`: from their package where there is one, else downloaded by timm.
+    """The ImageNet weights of the network that timm calls `name`: from their package where there is one, else
+    downloaded by timm.
 
     Raises:
         CheckpointError: they cannot be downloaded.

@@ -1,8 +1,9 @@
 """Fully convolutional instance-aware segmentation (Li et al., CVPR 2017), in reading order.
 
-One network looks at the picture once. Its last layer gives, for each of k x k parts of an object and for every class and
-background, an *outside* and an *inside* score map: "this pixel lies in part (i, j) of the window, but off (on) the object".
-A window needs nothing more: every part of it is read from its own pair of maps, then
+One network looks at the picture once. Its last layer gives, for each of k x k parts of an object and for
+every class and background, an *outside* and an *inside* score map: "this pixel lies in part (i, j) of the
+window, but off (on) the object". A window needs nothing more: every part of it is read from its own pair of
+maps, then
 
 * max(inside, outside), averaged over the window, is how well the class explains the window (detection);
 * softmax(outside, inside), pixel by pixel, is the mask (segmentation).
@@ -39,8 +40,8 @@ class HeadSpec:
     Attributes:
         channels: of the 1x1 convolution between the backbone and the score maps.
         k: parts of a window along each side; 1 makes the maps translation invariant (the paper's ablation).
-        joint: True for FCIS; False reads the class from one set of maps and the mask from the other (the paper's ablation
-            "separate score maps").
+        joint: True for FCIS; False reads the class from one set of maps and the mask from the other (the
+            paper's ablation "separate score maps").
         mask_size: cells of a mask along each side.
         mask_weight: of the mask loss against the others (10 in the official code, 1 in the paper).
     """
@@ -64,7 +65,9 @@ class Classes:
 
 
 class ScoreMaps(nn.Module):
-    """1x1 reduction, then two sibling 1x1 convolutions: 2 k^2 (C + 1) score maps and 4 k^2 box maps (C classes)."""
+    """1x1 reduction, then two sibling 1x1 convolutions: 2 k^2 (C + 1) score maps and 4 k^2 box maps (C
+    classes).
+    """
 
     def __init__(self, in_channels: int, num_classes: int, spec: HeadSpec) -> None:
         super().__init__()
@@ -74,7 +77,9 @@ class ScoreMaps(nn.Module):
         self.deltas = nn.Conv2d(spec.channels, spec.k**2 * 4, 1)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, C5, H, W] to maps [N, k, k, 2 (outside, inside), C + 1, H, W] and box maps [N, k, k, 4, H, W]."""
+        """[N, C5, H, W] to maps [N, k, k, 2 (outside, inside), C + 1, H, W] and box maps [N, k, k, 4, H,
+        W].
+        """
         reduced = F.relu(self.reduce(features))
         k = self.k
         return (
@@ -95,6 +100,8 @@ class FCIS(nn.Module):
         classes: names and ids; background is added inside.
     """
 
+    delta_std: Tensor
+
     def __init__(
         self,
         backbone: Backbone,
@@ -114,7 +121,8 @@ class FCIS(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
 
-    # -- the whole network ------------------------------------------------------------------------------------------
+    # -- the whole network
+    # ------------------------------------------------------------------------------------------
 
     def forward(
         self,
@@ -129,7 +137,8 @@ class FCIS(nn.Module):
         Args:
             images: N tensors [3, H, W], RGB, 0 to 1, at the size the network should see; sizes may differ.
             targets: training only: the annotated objects, in the images' pixels.
-            image_sizes: (height, width) of the original pictures, in which instances are wanted; the images' own when None.
+            image_sizes: (height, width) of the original pictures, in which instances are wanted; the images'
+                own when None.
             min_score: instances below this score are not worth a vote.
             max_instances: the most instances of one picture.
 
@@ -143,7 +152,8 @@ class FCIS(nn.Module):
         batch, sizes = self.collate(images)
         features = self.backbone(batch)
         logits, deltas = self.rpn(features[self.rpn_level])
-        grid = self.rpn.anchors.grid(*features[self.rpn_level].shape[2:], device=batch.device)
+        height, width = features[self.rpn_level].shape[2:]
+        grid = self.rpn.anchors.grid(height, width, batch.device)
         proposals = [
             self.rpn.proposals(logits[i].detach(), deltas[i].detach(), grid, size)
             for i, size in enumerate(sizes)
@@ -161,7 +171,9 @@ class FCIS(nn.Module):
         return {"rpn_class": rpn_class, "rpn_box": rpn_box, **self.losses(maps, box_maps, samples, targets)}
 
     def collate(self, images: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """Normalised pictures in one tensor [N, 3, H, W], zeros to the right and below the smaller ones, and their sizes."""
+        """Normalised pictures in one tensor [N, 3, H, W], zeros to the right and below the smaller ones, and
+        their sizes.
+        """
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
         mean, std = self.backbone.mean, self.backbone.std
@@ -170,7 +182,8 @@ class FCIS(nn.Module):
             batch[i, :, : sizes[i][0], : sizes[i][1]] = (image.to(mean) - mean) / std
         return batch, sizes
 
-    # -- reading windows from the maps ------------------------------------------------------------------------------
+    # -- reading windows from the maps
+    # ------------------------------------------------------------------------------
 
     def class_logits(self, maps: Tensor, rois: Tensor) -> Tensor:
         """Class logits [R, C + 1] of RoIs [R, 5]: the window means of max(inside, outside)."""
@@ -185,16 +198,17 @@ class FCIS(nn.Module):
             maps = torch.cat((torch.zeros_like(inside), inside), dim=3)
         return mask_logits(maps, rois, classes, STRIDE, self.head.mask_size).float()
 
-    # -- training ---------------------------------------------------------------------------------------------------
+    # -- training
+    # ---------------------------------------------------------------------------------------------------
 
     def losses(
         self, maps: Tensor, box_maps: Tensor, samples: list[RoITargets], targets: list[Target]
     ) -> dict[str, Tensor]:
         """Class, box and mask loss of the sampled RoIs, means over the pictures.
 
-        Class: mean over the RoIs. Box and mask: sum over the foreground RoIs, divided by the number of RoIs that a picture
-        should have (128), so that both weigh as much as the foreground does; the mask loss of a RoI is the mean over its
-        cells, times `mask_weight`.
+        Class: mean over the RoIs. Box and mask: sum over the foreground RoIs, divided by the number of RoIs
+        that a picture should have (128), so that both weigh as much as the foreground does; the mask loss of
+        a RoI is the mean over its cells, times `mask_weight`.
         """
         rois = torch.cat([box_ops.to_rois(sample.rois, i) for i, sample in enumerate(samples)])
         labels = torch.cat([sample.labels for sample in samples])
@@ -233,7 +247,8 @@ class FCIS(nn.Module):
             masks.append(mask_targets(rois, matched, target, self.head.mask_size))
         return torch.cat(deltas), torch.cat(masks)
 
-    # -- inference --------------------------------------------------------------------------------------------------
+    # -- inference
+    # --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def detect(
@@ -246,7 +261,9 @@ class FCIS(nn.Module):
         min_score: float,
         max_instances: int,
     ) -> list[Instances]:
-        """Instances from score maps and proposals: score, refine the boxes, score them again on the same maps, vote."""
+        """Instances from score maps and proposals: score, refine the boxes, score them again on the same
+        maps, vote.
+        """
         rois = torch.cat([box_ops.to_rois(boxes, i) for i, boxes in enumerate(proposals)])
         deltas = ps_average(box_maps, rois, STRIDE).float() * self.delta_std
         decoded = box_ops.decode(rois[:, 1:], deltas).split([len(boxes) for boxes in proposals])
@@ -286,12 +303,14 @@ class FCIS(nn.Module):
             )
         return results
 
-    # -- optimisation -----------------------------------------------------------------------------------------------
+    # -- optimisation
+    # -----------------------------------------------------------------------------------------------
 
     def parameter_groups(self, backbone_rate: float = 1.0) -> list[dict[str, Any]]:
         """Trainable parameters as {"params", "lr_scale", "decay"}.
 
-        The reduction learns three times as fast as the rest (official code), the backbone `backbone_rate` times; biases do not decay.
+        The reduction learns three times as fast as the rest (official code), the backbone `backbone_rate`
+        times; biases do not decay.
         """
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():

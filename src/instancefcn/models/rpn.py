@@ -34,7 +34,9 @@ class AnchorSpec:
         return len(self.scales) * len(self.ratios)
 
     def base(self) -> Tensor:
-        """float32 [A, 4] around the origin, pixels; ratio-major, then scale; exact square roots, no rounding."""
+        """float32 [A, 4] around the origin, pixels; ratio-major, then scale; exact square roots, no
+        rounding.
+        """
         ratios = torch.tensor(self.ratios, dtype=torch.float64).repeat_interleave(len(self.scales))
         sides = self.stride * torch.tensor(self.scales, dtype=torch.float64).repeat(len(self.ratios))
         half_h, half_w = sides * ratios.sqrt() / 2, sides / ratios.sqrt() / 2
@@ -60,7 +62,8 @@ class RPNSpec:
         min_size: proposals with a shorter side, in pixels of the network's input, are dropped.
         inside_only: train only anchors that lie wholly inside the picture.
         positive_iou, negative_iou: an anchor above the first is an object, below the second background.
-        samples, positive_fraction: anchors in the loss of one picture, and the most of them that may be objects.
+        samples, positive_fraction: anchors in the loss of one picture, and the most of them that may be
+            objects.
     """
 
     channels: int = 512
@@ -78,7 +81,8 @@ class RPNSpec:
 class RegionProposalNetwork(nn.Module):
     """A 3x3 convolution, then one objectness logit and four box deltas an anchor.
 
-    The papers' two-way softmax has one more logit than it needs: only the difference counts, which is what is learnt here.
+    The papers' two-way softmax has one more logit than it needs: only the difference counts, which is what is
+    learnt here.
     """
 
     def __init__(self, in_channels: int, anchors: AnchorSpec, spec: RPNSpec) -> None:
@@ -89,7 +93,9 @@ class RegionProposalNetwork(nn.Module):
         self.deltas = nn.Conv2d(spec.channels, 4 * len(anchors), 1)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [N, C, H, W] to objectness logits [N, H * W * A] and deltas [N, H * W * A, 4], in `grid` order."""
+        """Features [N, C, H, W] to objectness logits [N, H * W * A] and deltas [N, H * W * A, 4], in `grid`
+        order.
+        """
         hidden = F.relu(self.hidden(features))
         n = features.shape[0]
         logits = self.logits(hidden).permute(0, 2, 3, 1).reshape(n, -1)
@@ -98,7 +104,8 @@ class RegionProposalNetwork(nn.Module):
 
     @torch.no_grad()
     def proposals(self, logits: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int]) -> Tensor:
-        """Proposals [<= after_nms, 4] of one picture, best first, in pixels, clipped to `size` (height, width).
+        """Proposals [<= after_nms, 4] of one picture, best first, in pixels, clipped to `size` (height,
+        width).
 
         Args:
             logits, deltas: [T] and [T, 4], one picture's output of `forward`.
@@ -117,8 +124,8 @@ class RegionProposalNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Objectness and box loss, each the mean over the pictures of a batch.
 
-        Objectness: mean of the logistic losses of the sampled anchors. Boxes: sum of smooth L1 (sigma 3) over the sampled
-        objects, divided by `samples` (the official normaliser).
+        Objectness: mean of the logistic losses of the sampled anchors. Boxes: sum of smooth L1 (sigma 3) over
+        the sampled objects, divided by `samples` (the official normaliser).
         """
         class_losses, box_losses = [], []
         for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
@@ -139,7 +146,8 @@ def on_picture(anchors: Tensor, size: tuple[int, int], stride: int) -> Tensor:
 
     The other cells lie in the padding of a batch: a picture has the same anchors alone and among larger ones.
     """
-    # A cell begins half a stride before its centre; the half pixel is for rounding, as cells and pictures begin and end on whole ones.
+    # A cell begins half a stride before its centre; the half pixel is for rounding, as cells and pictures
+    # begin and end on whole ones.
     begin = (anchors[:, :2] + anchors[:, 2:]) / 2 - stride / 2
     return (begin[:, 0] < size[1] - 0.5) & (begin[:, 1] < size[0] - 0.5)
 
@@ -162,8 +170,9 @@ def anchor_labels(
 ) -> tuple[Tensor, Tensor]:
     """Labels [T] (1 object, 0 background, -1 not used) and the index of the best object [T] of every anchor.
 
-    Positive: IoU of at least `positive_iou`, or the best of an object (all that tie). Anchors of the padding of a batch, those that leave
-    the picture when `inside_only`, and background half covered by a crowd region are not used.
+    Positive: IoU of at least `positive_iou`, or the best of an object (all that tie). Anchors of the padding
+    of a batch, those that leave the picture when `inside_only`, and background half covered by a crowd region
+    are not used.
     """
     height, width = size
     labels = torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
@@ -197,7 +206,9 @@ def covered_by(boxes: Tensor, regions: Tensor) -> Tensor:
 
 
 def sample_anchors(labels: Tensor, spec: RPNSpec) -> tuple[Tensor, Tensor]:
-    """Indices of the positive and negative anchors in the loss: `samples` in all, at most a share of them positive."""
+    """Indices of the positive and negative anchors in the loss: `samples` in all, at most a share of them
+    positive.
+    """
     positive = random_subset((labels == 1).nonzero()[:, 0], int(spec.samples * spec.positive_fraction))
     negative = random_subset((labels == 0).nonzero()[:, 0], spec.samples - len(positive))
     return positive, negative

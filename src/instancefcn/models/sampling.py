@@ -1,4 +1,6 @@
-"""RoIs for training: which objects they stand for, which of them count, and their masks (FCIS section 3.3)."""
+"""RoIs for training: which objects they stand for, which of them count, and their masks (FCIS section
+3.3).
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,11 @@ from torchvision.ops import box_iou
 from instancefcn.models.rpn import covered_by, random_subset
 from instancefcn.models.targets import Target
 
-# A cell of a RoI's mask target belongs to the object when at least this share of the bilinear reading does (official code).
+# A cell of a RoI's mask target belongs to the object when at least this share of the bilinear reading does
+# (official code).
 MASK_TARGET_THRESHOLD = 0.4
+
+Method = Literal["random", "ohem"]
 
 
 @dataclass(frozen=True)
@@ -21,15 +26,18 @@ class SamplingSpec:
     """Which RoIs of a picture enter the loss.
 
     Attributes:
-        method: "random" draws `rois` before the forward pass; "ohem" runs all and keeps the `rois` of highest loss.
+        method: "random" draws `rois` before the forward pass; "ohem" runs all and keeps the `rois` of highest
+            loss.
         rois: RoIs of one picture in the loss.
         foreground_fraction: with "random", the most of them that may be objects.
         foreground_iou: a RoI that overlaps an object by at least this much stands for it.
-        background_iou: with "random", background RoIs overlap some object by at least this much (0.1 VOC, 0 COCO).
-        fill: with "random", fill up to `rois` with any other RoIs, labelled background, as the official code does.
+        background_iou: with "random", background RoIs overlap some object by at least this much (0.1 VOC, 0
+            COCO).
+        fill: with "random", fill up to `rois` with any other RoIs, labelled background, as the official code
+            does.
     """
 
-    method: Literal["random", "ohem"] = "ohem"
+    method: Method = "ohem"
     rois: int = 128
     foreground_fraction: float = 0.25
     foreground_iou: float = 0.5
@@ -53,7 +61,8 @@ class RoITargets:
 
 
 def assign_rois(proposals: Tensor, target: Target, spec: SamplingSpec) -> RoITargets:
-    """Labels for the RoIs of one picture: the `proposals` [P, 4] and, behind them, the boxes of the objects themselves.
+    """Labels for the RoIs of one picture: the `proposals` [P, 4] and, behind them, the boxes of the objects
+    themselves.
 
     With "random" sampling only the chosen RoIs come back, foreground first; with "ohem" all do.
     """
@@ -97,8 +106,9 @@ def _draw(labels: Tensor, overlap: Tensor, spec: SamplingSpec) -> tuple[Tensor, 
 def mask_targets(rois: Tensor, matched: Tensor, target: Target, size: int) -> Tensor:
     """The objects' masks as RoIs see them.
 
-    The annotated mask is read bilinearly at the centres of the RoI's size x size grid, without resizing it and without
-    rounding the RoI. (The official code pastes, rounds and resizes in turn, to the same effect within a pixel.)
+    The annotated mask is read bilinearly at the centres of the RoI's size x size grid, without resizing it
+    and without rounding the RoI. (The official code pastes, rounds and resizes in turn, to the same effect
+    within a pixel.)
 
     Args:
         rois: [F, 4], pixels of the network's input.
@@ -115,7 +125,9 @@ def mask_targets(rois: Tensor, matched: Tensor, target: Target, size: int) -> Te
 
 
 def hardest(losses: Tensor, count: int) -> Tensor:
-    """Boolean [R]: the `count` RoIs of highest loss (online hard example mining, without suppression among them)."""
+    """Boolean [R]: the `count` RoIs of highest loss (online hard example mining, without suppression among
+    them).
+    """
     keep = torch.zeros(len(losses), dtype=torch.bool, device=losses.device)
     keep[losses.detach().topk(min(count, len(losses))).indices] = True
     return keep

@@ -34,8 +34,8 @@ class Target:
         g = self.boxes.shape[0]
         if self.boxes.shape != (g, 4) or self.labels.shape != (g,) or len(self.masks) != g:
             raise ValueError(
-                f"boxes {tuple(self.boxes.shape)}, labels {tuple(self.labels.shape)} and {len(self.masks)} masks"
-                " do not describe the same objects"
+                f"boxes {tuple(self.boxes.shape)}, labels {tuple(self.labels.shape)} and {len(self.masks)}"
+                " masks do not describe the same objects"
             )
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """Every named model, spelled out; building, saving and loading them.
 
-A checkpoint is one safetensors file: the tensors, and in its header one JSON document with all that is needed to build the
-network again and to know where it came from. Loading one never runs code from it.
+A checkpoint is one safetensors file: the tensors, and in its header one JSON document with all that is needed
+to build the network again and to know where it came from. Loading one never runs code from it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +24,7 @@ from instancefcn.files import atomic_write
 from instancefcn.models.backbone import Backbone
 from instancefcn.models.fcis import FCIS, Classes, HeadSpec
 from instancefcn.models.rpn import AnchorSpec, RegionProposalNetwork, RPNSpec
-from instancefcn.models.sampling import SamplingSpec
+from instancefcn.models.sampling import Method, SamplingSpec
 
 FORMAT = 1
 HEADER = "instancefcn"
@@ -38,7 +38,8 @@ class ModelSpec:
         name: as the command line knows it.
         backbone: timm's name.
         frozen: first modules of the backbone that are not trained (stem and C2).
-        short_side, long_side: pixels: pictures are scaled to this short side, or less where the long side would pass its limit.
+        short_side, long_side: pixels: pictures are scaled to this short side, or less where the long side
+            would pass its limit.
         anchors, rpn, head, sampling: see there.
         rpn_level: 0 to propose from C4, 1 from C5.
         training: settings in which training of this model differs from `TrainConfig`'s defaults.
@@ -76,8 +77,8 @@ FCIS_RESNET101 = ModelSpec(
 )
 FCIS_RESNET50 = replace(FCIS_RESNET101, name="fcis_resnet50", backbone="resnet50")
 
-# For a laptop's processor. Proposals come from C5, because C4 of so small a network knows little of objects; anchors and
-# proposals fit pictures of 400 pixels.
+# For a laptop's processor. Proposals come from C5, because C4 of so small a network knows little of objects;
+# anchors and proposals fit pictures of 400 pixels.
 FCIS_LITE = ModelSpec(
     name="fcis_lite",
     backbone="tf_efficientnet_lite0",
@@ -105,7 +106,9 @@ SPECS: dict[str, ModelSpec] = {spec.name: spec for spec in (FCIS_RESNET101, FCIS
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pictures are scaled before the network sees them: pixels of the short side, and the limit of the long one."""
+    """How pictures are scaled before the network sees them: pixels of the short side, and the limit of the
+    long one.
+    """
 
     short_side: int
     long_side: int
@@ -146,9 +149,10 @@ def build(
         name: a model of `SPECS`, or a specification of one's own.
         num_classes: without background; may be left out when `class_names` is given.
         class_names, category_ids: made up ("class 0", 1, 2, ...) when left out.
-        pretrained: for the backbone: True for the published ImageNet weights, a safetensors file in timm's naming, or False.
-        k, joint, sampling: changes for the paper's ablation: parts along a side (1 is translation invariant), joint maps or separate ones,
-            "random" or "ohem".
+        pretrained: for the backbone: True for the published ImageNet weights, a safetensors file in timm's
+            naming, or False.
+        k, joint, sampling: changes for the paper's ablation: parts along a side (1 is translation invariant),
+            joint maps or separate ones, "random" or "ohem".
 
     Raises:
         ConfigError: the name or the classes make no sense.
@@ -184,7 +188,7 @@ def with_changes(
     method = spec.sampling.method if sampling is None else sampling
     if method not in ("random", "ohem"):
         raise ConfigError(f"sampling is 'random' or 'ohem', not {method!r}")
-    return replace(spec, head=head, sampling=replace(spec.sampling, method=method))
+    return replace(spec, head=head, sampling=replace(spec.sampling, method=cast(Method, method)))
 
 
 def save_checkpoint(
@@ -201,7 +205,8 @@ def save_checkpoint(
 
     Args:
         weights: the network's state dict.
-        metrics, training: JSON values to keep with it: figures on the validation split; settings, seed, steps, revision.
+        metrics, training: JSON values to keep with it: figures on the validation split; settings, seed,
+            steps, revision.
         half: store filters in half precision (what has one dimension stays in single precision).
     """
     from instancefcn import __version__
@@ -251,7 +256,8 @@ def load_checkpoint(source: Path | str) -> Loaded:
     wrong = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
     if missing or extra or wrong:
         raise CheckpointError(
-            f"{path}: the tensors do not fit the model: missing {missing[:3]}, unknown {extra[:3]}, of another shape {wrong[:3]}"
+            f"{path}: the tensors do not fit the model: missing {missing[:3]}, unknown {extra[:3]},"
+            f" of another shape {wrong[:3]}"
         )
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return Loaded(network.eval(), classes.names, classes.ids, preprocessing, document)
@@ -270,7 +276,9 @@ def bundled_models() -> list[str]:
 
 
 def locate(source: Path | str) -> Path:
-    """The checkpoint file that `source` (name, file or run folder) means. Raises CheckpointError when there is none."""
+    """The checkpoint file that `source` (name, file or run folder) means. Raises CheckpointError when there
+    is none.
+    """
     if str(source) in bundled_models():
         return Path(str(files("instancefcn") / "assets" / "models" / f"{source}.safetensors"))
     path = Path(source)
@@ -283,10 +291,9 @@ def locate(source: Path | str) -> Path:
         )
     if path.is_file():
         return path
+    known = ", ".join(bundled_models()) or "there are none"
     hint = f" {source} is an architecture: train it first." if str(source) in SPECS else ""
-    raise CheckpointError(
-        f"{source}: neither a file, nor a run folder, nor a bundled model ({', '.join(bundled_models()) or 'there are none'}).{hint}"
-    )
+    raise CheckpointError(f"{source}: neither a file, nor a run folder, nor a bundled model ({known}).{hint}")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -34,8 +34,9 @@ class VotedMasks:
     """S instances, best first; equal scores by class, then by row.
 
     Attributes:
-        boxes: float32 [S, 4], half-open, pixels of the picture: the survivors' boxes clipped to it, or the boxes
-            around the voted masks where these may leave the survivor's box (extent "voters", order "published").
+        boxes: float32 [S, 4], half-open, pixels of the picture: the survivors' boxes clipped to it, or the
+            boxes around the voted masks where these may leave the survivor's box (extent "voters", order
+            "published").
         scores: float32 [S]: the survivors' probabilities of their classes.
         classes: int64 [S]: places on the class axis, background being 0 (a label + 1).
         rows: int64 [S]: the RoI that each instance comes from.
@@ -112,8 +113,9 @@ def vote_masks(
         min_score: survivors have at least this probability.
         threshold: what makes a pixel part of an object, above 0, at most 1.
         order: "paper" or "published".
-        extent: order "paper" only: "box" averages inside the survivor's box; "voters" wherever a voter reaches, as
-            the published order always does, so that a box that is too small does not cut its object.
+        extent: order "paper" only: "box" averages inside the survivor's box; "voters" wherever a voter
+            reaches, as the published order always does, so that a box that is too small does not cut its
+            object.
 
     Returns:
         The instances; those without a single pixel are dropped.

@@ -154,7 +154,9 @@ def _paper(
     size: tuple[int, int],
     threshold: float,
 ) -> _Voted:
-    """Inside `box`, or in the whole picture when None; the box of the result is then the one around its mask."""
+    """Inside `box`, or in the whole picture when None; the box of the result is then the one around its
+    mask.
+    """
     clipped = (0.0, 0.0, float(size[1]), float(size[0])) if box is None else _clip(box, size)
     x1, y1, x2, y2 = (math.ceil(side - 0.5) for side in clipped)  # the pixels whose centres are inside
     average = vote_average(masks, boxes, weights, (x1, y1, x2, y2))

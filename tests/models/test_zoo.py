@@ -1,0 +1,306 @@
+"""Named models, and checkpoints that can be trusted."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import instancefcn
+from instancefcn.errors import CheckpointError, ConfigError
+from instancefcn.models import zoo
+from instancefcn.models.fcis import FCIS, Classes
+from instancefcn.models.rpn import AnchorSpec
+from tiny import tiny_spec
+
+CLASSES = Classes(("cat", "dog"), (17, 90))
+
+
+@pytest.fixture(scope="module")
+def network() -> FCIS:
+    torch.manual_seed(0)
+    return zoo.build(tiny_spec(), class_names=CLASSES.names, category_ids=CLASSES.ids).eval()
+
+
+@pytest.fixture(scope="module")
+def saved(network: FCIS, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    zoo.save_checkpoint(
+        path, network.state_dict(), tiny_spec(), CLASSES, metrics={"AP": 0.5}, training={"seed": 7}
+    )
+    return path
+
+
+# -- building
+# ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(zoo.SPECS))
+def test_every_named_model_builds(name: str) -> None:
+    net = zoo.build(name, 7)
+    spec = zoo.spec_of(name)
+    assert spec.name == name
+    assert net.maps.scores.out_channels == 2 * 7**2 * 8
+    assert net.rpn.logits.out_channels == len(spec.anchors)
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
+    assert 0 < len(frozen) < len(trained)
+    assert all(name.startswith(tuple(f"backbone.body.{prefix}" for prefix in spec.frozen)) for name in frozen)
+    assert net.classes.names == tuple(f"class {i}" for i in range(7))
+    assert net.classes.ids == (1, 2, 3, 4, 5, 6, 7)
+
+
+def test_the_papers_network_has_the_papers_size() -> None:
+    """51,856,392 parameters were counted in another implementation of FCIS on VOC (20 classes, 9 anchors)."""
+    spec = replace(zoo.FCIS_RESNET101, anchors=AnchorSpec(scales=(8, 16, 32)))
+    net = zoo.build(spec, 20)
+    norms = 2 * 52_672  # scales and shifts, constants here
+    second_logit = 9 * (512 + 1)  # background's, needless: only the difference counts
+    background_boxes = 49 * 4 * (1024 + 1)  # never read
+    assert sum(p.numel() for p in net.parameters()) == 51_856_392 - norms - second_logit - background_boxes
+    assert net.maps.scores.out_channels == 2058
+
+
+def test_the_papers_network_on_coco() -> None:
+    spec = zoo.spec_of("fcis_resnet101")
+    assert (spec.short_side, spec.long_side) == (600, 1000)
+    assert len(spec.anchors) == 12
+    assert spec.head.k == 7
+    assert spec.sampling.method == "ohem"
+    assert zoo.build("fcis_resnet50", 80).maps.scores.out_channels == 7938
+
+
+def test_the_ablations_are_options() -> None:
+    net = zoo.build(tiny_spec(), 2, k=1, joint=False, sampling="ohem")
+    assert net.maps.scores.out_channels == 2 * 3
+    assert (net.head.k, net.head.joint, net.sampling.method) == (1, False, "ohem")
+    plain = zoo.build(tiny_spec(), 2)
+    assert (plain.head, plain.sampling) == (tiny_spec().head, tiny_spec().sampling)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"name": "fcis_resnet102", "num_classes": 2},
+            "no model 'fcis_resnet102'.*fcis_lite, fcis_resnet101",
+        ),
+        ({"num_classes": None}, "needs num_classes or class_names"),
+        ({"num_classes": 0}, "at least one class"),
+        ({"num_classes": 3, "class_names": ["cat"]}, "num_classes is 3, but there are 1"),
+        ({"class_names": ["cat", "dog"], "category_ids": [1]}, "2 class names, but 1 category ids"),
+        ({"num_classes": 2, "sampling": "hard"}, "'random' or 'ohem', not 'hard'"),
+        ({"num_classes": 2, "k": 0}, "at least 1, not 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        zoo.build(**{"name": tiny_spec(), **settings})
+
+
+# -- saving and loading
+# -----------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_brings_everything_back(network: FCIS, saved: Path) -> None:
+    loaded = zoo.load_checkpoint(saved)
+    assert not loaded.network.training
+    expected = network.state_dict()
+    found = loaded.network.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert loaded.class_names == loaded.network.classes.names == ("cat", "dog")
+    assert loaded.category_ids == loaded.network.classes.ids == (17, 90)
+    assert loaded.preprocessing == zoo.Preprocessing(128, 192)
+    assert loaded.metadata["metrics"] == {"AP": 0.5}
+    assert loaded.metadata["training"] == {"seed": 7}
+    assert loaded.metadata["versions"]["instancefcn"] == instancefcn.__version__
+    spec = tiny_spec()
+    assert loaded.network.rpn.anchors == spec.anchors
+    assert loaded.network.rpn.spec == spec.rpn
+    assert (loaded.network.head, loaded.network.sampling) == (spec.head, spec.sampling)
+    image = torch.rand(3, 64, 64)
+    before, after = network([image])[0], loaded.network([image])[0]
+    assert torch.equal(before.scores, after.scores)
+    assert torch.equal(before.dense_masks(), after.dense_masks())
+
+
+def test_half_precision_halves_the_filters(network: FCIS, saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    zoo.save_checkpoint(path, network.state_dict(), tiny_spec(), CLASSES, half=True)
+    for name, tensor in load_file(path).items():
+        assert tensor.dtype == (torch.float16 if tensor.dim() > 1 else torch.float32), name
+    assert path.stat().st_size < 0.6 * saved.stat().st_size
+    for name, tensor in zoo.load_checkpoint(path).network.state_dict().items():
+        torch.testing.assert_close(tensor, network.state_dict()[name], rtol=1e-3, atol=1e-6)
+        assert tensor.dtype == torch.float32
+
+
+def test_changed_settings_are_kept(tmp_path: Path) -> None:
+    spec = zoo.with_changes(tiny_spec(), k=1, joint=False, sampling="ohem")
+    path = tmp_path / "changed.safetensors"
+    zoo.save_checkpoint(path, zoo.build(spec, 2).state_dict(), spec, CLASSES)
+    net = zoo.load_checkpoint(path).network
+    assert (net.head.k, net.head.joint, net.sampling.method) == (1, False, "ohem")
+
+
+def test_figures_that_json_cannot_hold_are_refused(network: FCIS, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        zoo.save_checkpoint(
+            tmp_path / "a.safetensors", network.state_dict(), tiny_spec(), CLASSES, metrics={"AP": math.nan}
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_folder_means_its_best_checkpoint(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"neither best\.safetensors nor last\.safetensors"):
+        zoo.load_checkpoint(tmp_path)
+    shutil.copy(saved, tmp_path / "last.safetensors")
+    assert zoo.locate(tmp_path).name == "last.safetensors"
+    shutil.copy(saved, tmp_path / "best.safetensors")
+    assert zoo.locate(str(tmp_path)).name == "best.safetensors"
+    assert zoo.load_checkpoint(tmp_path).class_names == ("cat", "dog")
+
+
+def test_bundled_models_have_names(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "assets" / "models"
+    folder.mkdir(parents=True)
+    shutil.copy(saved, folder / "fcis-pets2.safetensors")
+    (folder / "fcis-pets2.md").touch()
+    monkeypatch.setattr(zoo, "files", lambda _: tmp_path)
+    assert zoo.bundled_models() == ["fcis-pets2"]
+    assert zoo.load_checkpoint("fcis-pets2").class_names == ("cat", "dog")
+    with pytest.raises(CheckpointError, match=r"fcis-pets3: neither a file.*bundled model \(fcis-pets2\)"):
+        zoo.load_checkpoint("fcis-pets3")
+    with pytest.raises(CheckpointError, match="fcis_lite is an architecture: train it first"):
+        zoo.load_checkpoint("fcis_lite")
+
+
+@pytest.mark.parametrize("name", zoo.bundled_models())
+def test_bundled_models_load(name: str) -> None:
+    loaded = zoo.load_checkpoint(name)
+    assert loaded.class_names
+    assert all(bool(tensor.isfinite().all()) for tensor in loaded.network.state_dict().values())
+
+
+# -- what is refused
+# --------------------------------------------------------------------------------------------
+
+
+def rewritten(
+    path: Path, to: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], object]
+) -> Path:
+    """The checkpoint at `path` with a changed document or changed tensors, at `to`."""
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        document = json.loads(file.metadata()[zoo.HEADER])
+    change(document, tensors)
+    save_file(tensors, to, metadata={zoo.HEADER: json.dumps(document)})
+    return to
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nothing\.safetensors: neither a file, nor a run folder"):
+        zoo.load_checkpoint(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize("size", [0, 7, 200, -1000])
+def test_a_truncated_file(saved: Path, tmp_path: Path, size: int) -> None:
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(saved.read_bytes()[:size])
+    with pytest.raises(CheckpointError, match=r"cut\.safetensors: not a readable safetensors checkpoint"):
+        zoo.load_checkpoint(path)
+
+
+class Exploit:
+    """What a pickle may do when it is loaded without care."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return (Path.touch, (self.marker,))
+
+
+@pytest.mark.parametrize(
+    "write", [lambda o, p: p.write_bytes(pickle.dumps(o)), torch.save], ids=["pickle", "torch.save"]
+)
+def test_a_pickle_in_disguise_is_never_run(tmp_path: Path, write: Callable[[object, Path], object]) -> None:
+    marker, path = tmp_path / "executed", tmp_path / "best.safetensors"
+    write({"state": Exploit(marker)}, path)
+    for source in (path, tmp_path):
+        with pytest.raises(CheckpointError, match="not a readable safetensors checkpoint"):
+            zoo.load_checkpoint(source)
+    assert not marker.exists()
+
+
+def test_someone_elses_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match="not a checkpoint of instancefcn"):
+        zoo.load_checkpoint(path)
+    save_file({"weight": torch.zeros(3)}, path, metadata={zoo.HEADER: "{broken"})
+    with pytest.raises(CheckpointError, match="not a readable"):
+        zoo.load_checkpoint(path)
+    save_file({"weight": torch.zeros(3)}, path, metadata={zoo.HEADER: "[]"})
+    with pytest.raises(CheckpointError, match="format None"):
+        zoo.load_checkpoint(path)
+
+
+def test_a_newer_format(saved: Path, tmp_path: Path) -> None:
+    path = rewritten(saved, tmp_path / "new.safetensors", lambda document, _: document.update(format=2))
+    with pytest.raises(CheckpointError, match="checkpoint format 2, this version reads format 1; update"):
+        zoo.load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d, t: t.pop("maps.scores.bias"), r"missing \['maps.scores.bias'\]"),
+        (lambda d, t: t.update(surplus=torch.zeros(1)), r"unknown \['surplus'\]"),
+        (
+            lambda d, t: d["class_names"].append("bird") or d["category_ids"].append(91),
+            r"another shape \['maps.scores.bias'",
+        ),
+        (lambda d, t: t.update({"rpn.logits.bias": torch.zeros(5)}), r"another shape \['rpn.logits.bias'\]"),
+    ],
+    ids=["missing", "unknown", "more classes", "another shape"],
+)
+def test_tensors_that_do_not_fit(saved: Path, tmp_path: Path, change: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        zoo.load_checkpoint(rewritten(saved, tmp_path / "wrong.safetensors", change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d, t: d.pop("model"),
+        lambda d, t: d.update(model=[]),
+        lambda d, t: d["model"].pop("anchors"),
+        lambda d, t: d["model"].update(head=[1]),
+        lambda d, t: d["model"]["head"].update(colour="red"),
+        lambda d, t: d["model"]["head"].update(k="seven"),
+        lambda d, t: d["model"].update(backbone="no_such_network"),
+        lambda d, t: d["preprocessing"].pop("short_side"),
+        lambda d, t: d.update(class_names=3),
+        lambda d, t: d.update(class_names=[]),
+        lambda d, t: d.update(category_ids=[1]),
+    ],
+    ids=str,
+)
+def test_a_damaged_description(saved: Path, tmp_path: Path, change: Any) -> None:
+    path = rewritten(saved, tmp_path / "damaged.safetensors", change)
+    with pytest.raises(
+        CheckpointError, match=r"damaged\.safetensors: the description of the model is damaged"
+    ):
+        zoo.load_checkpoint(path)
