@@ -27,7 +27,7 @@ from instancefcn.models.rpn import RegionProposalNetwork
 from instancefcn.models.sampling import RoITargets, SamplingSpec, assign_rois, hardest, mask_targets
 from instancefcn.models.targets import Target
 from instancefcn.ops import class_scores, mask_logits, ps_average
-from instancefcn.ops.voting import vote_masks
+from instancefcn.ops.voting import Extent, vote_masks
 
 # Standard deviations of box deltas, by which the box branch is scaled (official code).
 DELTA_STD = (0.2, 0.2, 0.5, 0.5)
@@ -44,6 +44,7 @@ class HeadSpec:
             paper's ablation "separate score maps").
         mask_size: cells of a mask along each side.
         mask_weight: of the mask loss against the others (10 in the official code, 1 in the paper).
+        extent: how far a voted mask reaches: "voters", as in the official code, or only the survivor's "box".
     """
 
     channels: int = 1024
@@ -51,6 +52,7 @@ class HeadSpec:
     joint: bool = True
     mask_size: int = 21
     mask_weight: float = 10.0
+    extent: Extent = "voters"
 
 
 @dataclass(frozen=True)
@@ -289,7 +291,7 @@ class FCIS(nn.Module):
                 image_size,
                 min_score=min_score,
                 max_instances=max_instances,
-                extent="voters",
+                extent=self.head.extent,
             )
             results.append(
                 Instances(

@@ -213,7 +213,7 @@ def save_checkpoint(
 
     document = {
         "format": FORMAT,
-        "model": _spec_to_json(spec),
+        "model": spec_to_json(spec),
         "class_names": list(classes.names),
         "category_ids": list(classes.ids),
         "preprocessing": {"short_side": spec.short_side, "long_side": spec.long_side},
@@ -245,7 +245,7 @@ def load_checkpoint(source: Path | str) -> Loaded:
     path = locate(source)
     document, tensors = _read(path)
     try:
-        spec = _spec_from_json(document["model"])
+        spec = spec_from_json(document["model"])
         classes = Classes(tuple(document["class_names"]), tuple(document["category_ids"]))
         preprocessing = Preprocessing(**document["preprocessing"])
         network = build(spec, class_names=classes.names, category_ids=classes.ids)
@@ -314,13 +314,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return document, tensors
 
 
-def _spec_to_json(spec: ModelSpec) -> dict[str, Any]:
+def spec_to_json(spec: ModelSpec) -> dict[str, Any]:
     document = asdict(replace(spec, training={}))
     del document["training"]
     return document
 
 
-def _spec_from_json(document: dict[str, Any]) -> ModelSpec:
+def spec_from_json(document: dict[str, Any]) -> ModelSpec:
     parts: dict[str, Any] = {
         "anchors": AnchorSpec,
         "rpn": RPNSpec,

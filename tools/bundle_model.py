@@ -1,0 +1,48 @@
+"""Make a bundled model of a training run's checkpoint: half precision, with its figures on the validation split.
+
+    python tools/bundle_model.py CHECKPOINT NAME DATA [--notes TEXT]
+
+The figures are measured on the model as it ships, after rounding to half precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import instancefcn
+from instancefcn.models import zoo
+from instancefcn.models.fcis import Classes
+
+LIMIT = 20_000_000
+MODELS = Path(instancefcn.__file__).parent / "assets" / "models"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--notes", default="", help="about the run, kept in the file")
+    arguments = parser.parse_args()
+
+    loaded = zoo.load_checkpoint(arguments.checkpoint)
+    spec = zoo.spec_from_json(loaded.metadata["model"])
+    sides = loaded.preprocessing
+    spec = replace(spec, short_side=sides.short_side, long_side=sides.long_side)
+    classes = Classes(loaded.class_names, loaded.category_ids)
+    training = dict(loaded.metadata["training"]) | ({"notes": arguments.notes} if arguments.notes else {})
+    target = MODELS / f"{arguments.name}.safetensors"
+    weights = loaded.network.state_dict()
+    zoo.save_checkpoint(target, weights, spec, classes, training=training, half=True)
+    metrics = instancefcn.evaluate(arguments.data, target)
+    zoo.save_checkpoint(target, weights, spec, classes, metrics=metrics, training=training, half=True)
+    size = target.stat().st_size
+    print(f"{target.name}: {size / 1e6:.1f} MB, mask {metrics['mask']}, box {metrics['box']}")
+    if size > LIMIT:
+        raise SystemExit(f"{size / 1e6:.1f} MB is more than a bundled model may have ({LIMIT / 1e6:.0f} MB)")
+
+
+if __name__ == "__main__":
+    main()
