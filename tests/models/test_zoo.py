@@ -44,38 +44,37 @@ def saved(network: FCIS, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=sorted(zoo.SPECS))
-def named(request: pytest.FixtureRequest) -> FCIS:
+def named(request: pytest.FixtureRequest) -> tuple[zoo.ModelSpec, FCIS]:
     """Every named model, for COCO's 80 classes."""
-    name: str = request.param
-    assert zoo.spec_of(name).name == name
-    return zoo.build(name, 80)
+    return zoo.spec_of(request.param), zoo.build(request.param, 80)
 
 
-def test_every_named_model_builds(named: FCIS) -> None:
-    assert named.maps.scores.out_channels == 2 * 7**2 * 81 == 7938
-    assert named.rpn.logits.out_channels == len(named.rpn.anchors)
-    assert named.classes.names == tuple(f"class {i}" for i in range(80))
-    assert named.classes.ids == tuple(range(1, 81))
+def test_every_named_model_builds(named: tuple[zoo.ModelSpec, FCIS]) -> None:
+    spec, net = named
+    assert zoo.SPECS[spec.name] is spec
+    assert net.maps.scores.out_channels == 2 * 7**2 * 81 == 7938
+    assert net.rpn.logits.out_channels == len(spec.anchors)
+    assert net.classes.names == tuple(f"class {i}" for i in range(80))
+    assert net.classes.ids == tuple(range(1, 81))
 
 
-def test_only_stem_and_c2_are_frozen(named: FCIS, request: pytest.FixtureRequest) -> None:
-    spec = zoo.spec_of(request.node.callspec.params["named"])
+def test_only_stem_and_c2_are_frozen(named: tuple[zoo.ModelSpec, FCIS]) -> None:
+    spec, net = named
     prefixes = tuple(f"backbone.body.{prefix}" for prefix in spec.frozen)
-    frozen = [name for name, parameter in named.named_parameters() if not parameter.requires_grad]
-    assert frozen == [name for name, _ in named.named_parameters() if name.startswith(prefixes)]
-    assert 0 < len(frozen) < len(list(named.parameters())) / 2
+    frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
+    assert frozen == [name for name, _ in net.named_parameters() if name.startswith(prefixes)]
+    assert 0 < len(frozen) < len(list(net.parameters())) / 2
 
 
-def test_the_papers_network_is_the_papers(named: FCIS, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("named", ["fcis_resnet101"], indirect=True)
+def test_the_papers_network_is_the_papers(named: tuple[zoo.ModelSpec, FCIS]) -> None:
     """57,892,626 parameters were counted in another implementation of FCIS for COCO (80 classes, 12 anchors)."""
-    if request.node.callspec.params["named"] != "fcis_resnet101":
-        return
+    spec, net = named
     norms = 2 * 52_672  # scales and shifts, constants here
     second_logit = 12 * (512 + 1)  # background's, needless: only the difference counts
     background_boxes = 49 * 4 * (1024 + 1)  # never read
     expected = 57_892_626 - norms - second_logit - background_boxes
-    assert sum(parameter.numel() for parameter in named.parameters()) == expected
-    spec = zoo.FCIS_RESNET101
+    assert sum(parameter.numel() for parameter in net.parameters()) == expected
     assert (spec.short_side, spec.long_side, spec.sampling.method) == (600, 1000, "ohem")
 
 
