@@ -1,6 +1,6 @@
 """What it brings that votes reach beyond the survivor's box: AP of one model both ways.
 
-    python benchmarks/extent.py DATA --model fcis-animals7 [--split val] [--json]
+python benchmarks/extent.py DATA --model fcis-animals7 [--split val] [--json]
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def main() -> None:
     ]
     print(f"{'votes reach':<14}" + "".join(f"{f'{kind} {name}':>11}" for kind, name in columns))
     for extent, metrics in figures.items():
-        print(f"{extent:<14}" + "".join(f"{format_figure(metrics[kind][name]):>11}" for kind, name in columns))
+        print(
+            f"{extent:<14}" + "".join(f"{format_figure(metrics[kind][name]):>11}" for kind, name in columns)
+        )
 
 
 if __name__ == "__main__":

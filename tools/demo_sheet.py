@@ -1,6 +1,6 @@
 """Draw docs/demo.png: the demo's overlays side by side, as `instancefcn demo` makes them.
 
-    python tools/demo_sheet.py [--model fcis-animals7] [--out docs/demo.png]
+python tools/demo_sheet.py [--model fcis-animals7] [--out docs/demo.png]
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def test_only_stem_and_c2_are_frozen(named: tuple[zoo.ModelSpec, FCIS]) -> None:
 
 @pytest.mark.parametrize("named", ["fcis_resnet101"], indirect=True)
 def test_the_papers_network_is_the_papers(named: tuple[zoo.ModelSpec, FCIS]) -> None:
-    """57,892,626 parameters were counted in another implementation of FCIS for COCO (80 classes, 12 anchors)."""
+    """57,892,626 parameters were counted in another implementation for COCO (80 classes, 12 anchors)."""
     spec, net = named
     norms = 2 * 52_672  # scales and shifts, constants here
     second_logit = 12 * (512 + 1)  # background's, needless: only the difference counts

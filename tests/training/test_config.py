@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instancefcn.errors import ConfigError
@@ -100,6 +100,7 @@ def test_dotted_and_nested_keys_meet() -> None:
     assert nest({"a.b": 1, "a": {"c": 2}, "a.d.e": 3}) == {"a": {"b": 1, "c": 2, "d": {"e": 3}}}
 
 
+@settings(deadline=None)
 @given(
     epochs=st.integers(1, 1000),
     rate=st.floats(1e-8, 10),

@@ -50,7 +50,8 @@ def test_curves(tmp_path: Path) -> None:
     ]
     rows.append({"step": 19, "epoch": 1.9, "seconds": 40, "val/mask_AP": 0.3, "val/box_AP": 0.4})
     plot_curves(rows, tmp_path / "curves.png")
-    assert Image.open(tmp_path / "curves.png").width > 1000
+    with Image.open(tmp_path / "curves.png") as plot:
+        assert plot.width > 1000
     plot_curves([], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instancefcn.training.config import resolve
@@ -34,6 +34,7 @@ def test_table(
     assert learning_rate_factor(step, total, warmup, schedule, milestones) == pytest.approx(factor)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(total=st.integers(1, 500), warmup=st.integers(0, 600), schedule=st.sampled_from(["cosine", "step"]))
 def test_rises_once_and_then_falls_and_is_never_zero(total: int, warmup: int, schedule: str) -> None:
     factors = [learning_rate_factor(i, total, warmup, schedule, (0.7,)) for i in range(total)]  # type: ignore[arg-type]

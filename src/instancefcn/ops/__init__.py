@@ -34,7 +34,15 @@ except ImportError:  # no Numba, or one that does not fit the installed numpy
 else:
     HAS_KERNELS = True
 
-__all__ = ["HAS_KERNELS", "class_scores", "mask_logits", "ps_average", "psroi_average_pool", "using"]
+__all__ = [
+    "HAS_KERNELS",
+    "class_scores",
+    "mask_logits",
+    "ps_average",
+    "psroi_average_pool",
+    "using",
+    "vote_masks",
+]
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _forced_portable = False
@@ -197,3 +205,7 @@ def _check_labels(labels: Tensor, rois: Tensor) -> None:
 def _check_size(size: int) -> None:
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
+
+
+# Last, because voting is built on what stands above.
+from instancefcn.ops.voting import vote_masks  # noqa: E402
