@@ -1,4 +1,4 @@
-"""Make a bundled model of a training run's checkpoint: half precision, with its figures on the validation split.
+"""Make a bundled model of a checkpoint: half precision, with its figures on the validation split.
 
     python tools/bundle_model.py CHECKPOINT NAME DATA [--notes TEXT]
 

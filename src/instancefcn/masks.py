@@ -14,11 +14,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
 def _crop_areas(rects: Tensor) -> Tensor:
     return (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
+
+
+def _run_lengths(crop: NDArray[np.uint8], x: int, y: int, height: int, width: int) -> list[int]:
+    """Lengths of the runs of 0 and 1 in turn, down the columns of a picture that is 0 but for `crop` at (x, y)."""
+    columns = np.pad(crop.T.astype(np.int8), ((0, 0), (1, 1)))
+    edges = np.diff(columns, axis=1)
+    starts, stops = ((x + j) * height + y + i for j, i in (np.nonzero(edges == 1), np.nonzero(edges == -1)))
+    # A run that ends at the foot of the picture goes on at the head of the next column.
+    apart = starts[1:] != stops[:-1]
+    starts, stops = starts[np.r_[True, apart][: len(starts)]], stops[np.r_[apart, True][: len(stops)]]
+    places = np.concatenate(([0], np.stack((starts, stops), 1).reshape(-1), [height * width]))
+    counts: list[int] = np.diff(places).tolist()
+    return counts if counts[-1] or len(counts) == 1 else counts[:-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,15 +134,17 @@ class CroppedMasks:
         return boxes
 
     def rles(self) -> list[dict[str, Any]]:
-        """COCO's compressed run-length encodings at the size of the picture, made one mask at a time."""
+        """COCO's compressed run-length encodings at the size of the picture, made from the crops alone."""
         from faster_coco_eval.core import mask as coco_mask
 
+        height, width = self.image_size
         encoded = []
-        for i in range(len(self)):
-            rle = coco_mask.encode(np.asfortranarray(self.paste(i).cpu().numpy().astype(np.uint8)))
-            counts = rle["counts"]
-            rle["counts"] = counts.decode("ascii") if isinstance(counts, bytes) else counts
-            encoded.append({"size": [int(side) for side in rle["size"]], "counts": rle["counts"]})
+        for crop, (x, y) in zip(self._crops, self.rects[:, :2].tolist(), strict=True):
+            counts = _run_lengths(crop.cpu().numpy(), x, y, height, width)
+            rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+            text = rle["counts"]
+            text = text.decode("ascii") if isinstance(text, bytes) else text
+            encoded.append({"size": [height, width], "counts": text})
         return encoded
 
     def flip_horizontal(self) -> CroppedMasks:

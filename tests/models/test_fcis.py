@@ -280,10 +280,7 @@ def test_instances_lie_in_the_picture(lively: FCIS) -> None:
         assert bool((result.boxes[:, 2] <= size[1]).all())
         assert bool((result.boxes[:, 3] <= size[0]).all())
         assert bool((result.masks.areas() > 0).all())
-        # A mask stays inside its box, up to the pixels that the box cuts.
-        tight = result.masks.tight_boxes()
-        assert bool((tight[:, :2] > result.boxes[:, :2] - 1).all())
-        assert bool((tight[:, 2:] < result.boxes[:, 2:] + 1).all())
+        assert torch.equal(result.boxes, result.masks.tight_boxes())
 
 
 def test_a_batch_gives_what_its_pictures_give(lively: FCIS) -> None:
@@ -311,8 +308,9 @@ def test_results_are_wanted_in_the_original_pictures_pixels(lively: FCIS) -> Non
     assert original.image_size == (128, 288)
     assert torch.equal(original.labels, own.labels)
     torch.testing.assert_close(original.scores, own.scores)
-    torch.testing.assert_close(original.boxes, own.boxes * torch.tensor([3.0, 2.0, 3.0, 2.0]))
-    # The same masks, read at more points: areas grow sixfold, up to the outlines.
+    # The same masks, read at more points: edges move by a pixel at most, areas grow sixfold up to the outlines.
+    moved = (original.boxes / torch.tensor([3.0, 2.0, 3.0, 2.0]) - own.boxes).abs()
+    assert moved.max().item() <= 1
     ratio = original.masks.areas().sum() / own.masks.areas().sum()
     assert ratio.item() == pytest.approx(6, rel=0.1)
 

@@ -90,12 +90,15 @@ class Progress(L.Callback):
         last = self.loader.seen == len(self.loader.batches)
         if self._bar is not None:
             self._bar.update(
-                self._task, completed=self.loader.seen, loss=pl_module.losses["loss"], epoch=self._epoch()
+                self._task,
+                completed=self.loader.seen,
+                loss=f"{pl_module.losses['loss']:.3f}",
+                epoch=self._epoch(),
             )
         elif now - self._said >= self.every_seconds or last:
             self._said = now
             self.say(self._line(pl_module))
-        if self._count >= self.every_steps or last:
+        if self.loader.seen % self.every_steps == 0 or last:
             means = {name: round(value / self._count, 6) for name, value in self._sums.items()}
             self.book.add(
                 trainer.global_step, self._epoch(), self.seconds, {"learning_rate": pl_module.rate, **means}
@@ -163,10 +166,10 @@ def _bar(total: int, done: int) -> tuple[Any, Any]:
         TextColumn("epoch {task.fields[epoch]:.1f}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("loss {task.fields[loss]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-    return bar, bar.add_task("training", total=total, completed=done, loss=float("nan"), epoch=0.0)
+    return bar, bar.add_task("training", total=total, completed=done, loss="-", epoch=0.0)

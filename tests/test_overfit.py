@@ -1,0 +1,56 @@
+"""A tiny FCIS learns four pictures by heart: network, losses, targets, voting and AP fit together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from instancefcn.data.layout import open_dataset
+from instancefcn.data.loader import EvalSet
+from instancefcn.data.transforms import Resize
+from instancefcn.evaluation.run import evaluate_predictions
+from instancefcn.models import zoo
+from instancefcn.models.fcis import HeadSpec
+from instancefcn.models.rpn import AnchorSpec
+from instancefcn.models.sampling import SamplingSpec
+from tiny import tiny_spec
+
+SIDE = 192  # pictures of 128 px are enlarged, so that an object covers several cells
+STEPS = 160
+RATE = 5e-3
+
+
+def test_four_pictures_are_learnt_by_heart(shapes_folder: Path) -> None:
+    torch.manual_seed(0)
+    dataset = open_dataset(shapes_folder, "train")
+    samples = [EvalSet(dataset, Resize(SIDE, SIDE))[i] for i in range(4)]
+    spec = replace(
+        tiny_spec(),
+        anchors=AnchorSpec(scales=(2.25, 4.5)),
+        head=HeadSpec(channels=64, k=7),
+        sampling=SamplingSpec(method="random", rois=64, foreground_fraction=0.5, fill=False),
+    )
+    net = zoo.build(spec, class_names=dataset.class_names, category_ids=dataset.category_ids)
+    groups = [{"params": g["params"], "lr": RATE * g["lr_scale"]} for g in net.parameter_groups()]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [float(group["lr"]) for group in groups], total_steps=STEPS, pct_start=0.1
+    )
+
+    net.train()
+    for _ in range(STEPS):
+        losses = net([s.image for s in samples], [s.target for s in samples])
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+
+    sizes = [(s.picture.height, s.picture.width) for s in samples]
+    found = net.eval()([s.image for s in samples], image_sizes=sizes)
+    metrics = evaluate_predictions(dataset, {s.picture.id: f for s, f in zip(samples, found, strict=True)})
+    assert metrics["mask"]["AP50"] > 0.99
+    assert metrics["mask"]["AP"] >= 0.9
+    assert metrics["box"]["AP"] >= 0.8
