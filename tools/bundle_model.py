@@ -1,6 +1,6 @@
 """Make a bundled model of a checkpoint: half precision, with its figures on the validation split.
 
-    python tools/bundle_model.py CHECKPOINT NAME DATA [--notes TEXT]
+    python tools/bundle_model.py CHECKPOINT NAME DATA [--sides SHORT LONG] [--notes TEXT]
 
 The figures are measured on the model as it ships, after rounding to half precision.
 """
@@ -24,13 +24,15 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("name")
     parser.add_argument("data", type=Path)
+    parser.add_argument("--sides", type=int, nargs=2, help="input size at test time, where not the run's own")
     parser.add_argument("--notes", default="", help="about the run, kept in the file")
     arguments = parser.parse_args()
 
     loaded = zoo.load_checkpoint(arguments.checkpoint)
     spec = zoo.spec_from_json(loaded.metadata["model"])
-    sides = loaded.preprocessing
-    spec = replace(spec, short_side=sides.short_side, long_side=sides.long_side)
+    own = loaded.preprocessing
+    short, long = arguments.sides or (own.short_side, own.long_side)
+    spec = replace(spec, short_side=short, long_side=long)
     classes = Classes(loaded.class_names, loaded.category_ids)
     training = dict(loaded.metadata["training"]) | ({"notes": arguments.notes} if arguments.notes else {})
     target = MODELS / f"{arguments.name}.safetensors"

@@ -23,7 +23,7 @@ def _crop_areas(rects: Tensor) -> Tensor:
 
 
 def _run_lengths(crop: NDArray[np.uint8], x: int, y: int, height: int, width: int) -> list[int]:
-    """Lengths of the runs of 0 and 1 in turn, down the columns of a picture that is 0 but for `crop` at (x, y)."""
+    """Runs of 0 and 1 in turn, down the columns of a picture that is 0 but for `crop` [h, w] at (x, y)."""
     columns = np.pad(crop.T.astype(np.int8), ((0, 0), (1, 1)))
     edges = np.diff(columns, axis=1)
     starts, stops = ((x + j) * height + y + i for j, i in (np.nonzero(edges == 1), np.nonzero(edges == -1)))

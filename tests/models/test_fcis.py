@@ -308,7 +308,7 @@ def test_results_are_wanted_in_the_original_pictures_pixels(lively: FCIS) -> Non
     assert original.image_size == (128, 288)
     assert torch.equal(original.labels, own.labels)
     torch.testing.assert_close(original.scores, own.scores)
-    # The same masks, read at more points: edges move by a pixel at most, areas grow sixfold up to the outlines.
+    # The same masks, read at more points: edges move by a pixel at most, areas grow sixfold.
     moved = (original.boxes / torch.tensor([3.0, 2.0, 3.0, 2.0]) - own.boxes).abs()
     assert moved.max().item() <= 1
     ratio = original.masks.areas().sum() / own.masks.areas().sum()
