@@ -20,8 +20,8 @@ from instancefcn.models.sampling import SamplingSpec
 from tiny import tiny_spec
 
 SIDE = 192  # pictures of 128 px are enlarged, so that an object covers several cells
-STEPS = 120
-RATE = 6e-3
+STEPS = 160
+RATE = 5e-3
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""Draw docs/demo.png: the demo's overlays side by side, as `instancefcn demo` makes them.
+"""Draw docs/demo.jpg: the demo's overlays side by side, as `instancefcn demo` makes them.
 
-python tools/demo_sheet.py [--model fcis-animals7] [--out docs/demo.png]
+python tools/demo_sheet.py [--model fcis-animals7] [--out docs/demo.jpg]
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HEIGHT, GAP, COLUMNS = 300, 6, 3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="fcis-animals7")
-    parser.add_argument("--out", type=Path, default=Path("docs/demo.png"))
+    parser.add_argument("--out", type=Path, default=Path("docs/demo.jpg"))
     arguments = parser.parse_args()
     model = instancefcn.load(arguments.model)
     overlays = []
@@ -49,7 +49,7 @@ def main() -> None:
             left += image.width + GAP
         top += line[0].height + GAP
     with atomic_write(arguments.out) as temporary:
-        sheet.save(temporary, optimize=True)
+        sheet.save(temporary, quality=88, optimize=True)
     print(f"{arguments.out}: {sheet.width} x {sheet.height}")
 
 

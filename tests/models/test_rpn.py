@@ -109,7 +109,9 @@ def test_the_numbers_before_and_after_suppression_are_kept() -> None:
 
 def test_padding_proposes_nothing() -> None:
     rpn, anchors = network(), SQUARES.grid(2, 4)
-    proposals = rpn.proposals(torch.arange(8.0), torch.zeros(8, 4), anchors, (16, 40))
+    deltas = torch.zeros(8, 4)
+    deltas[3, 0], deltas[7, 1] = -1.5, -1.0  # from the padding into the picture, with the highest scores
+    proposals = rpn.proposals(torch.arange(8.0), deltas, anchors, (16, 40))
     assert proposals.tolist() == [[32, 0, 40, 16], [16, 0, 32, 16], [0, 0, 16, 16]]
 
 
