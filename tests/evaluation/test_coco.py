@@ -15,9 +15,9 @@ from instancefcn.data.coco import read_coco
 from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.shapes import write_shapes
 from instancefcn.evaluation.coco import NAMES, CocoScorer, ground_truth
+from instancefcn.evaluation.sheets import truth
 from instancefcn.instances import Instances
 from instancefcn.masks import CroppedMasks
-from instancefcn.training.pictures import truth
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
 

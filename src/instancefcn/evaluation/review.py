@@ -9,6 +9,7 @@ import numpy as np
 
 from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.outlines import to_rle
+from instancefcn.evaluation.sheets import compare
 from instancefcn.instances import Instances
 
 SHEET = 10
@@ -19,8 +20,6 @@ SHOWN = 0.5
 
 def write_review(dataset: Dataset, found: Mapping[int, Instances], folder: Path) -> None:
     """Write worst.png and typical.png: the ten worst pictures, and ten evenly spread over the ranking."""
-    from instancefcn.training.pictures import compare
-
     if not len(dataset):
         return
     qualities = [quality(picture, found[picture.id]) for picture in dataset.pictures]

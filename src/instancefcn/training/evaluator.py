@@ -19,10 +19,10 @@ from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.images import read_image
 from instancefcn.data.transforms import Resize
 from instancefcn.evaluation.run import evaluate_predictions
+from instancefcn.evaluation.sheets import compare
 from instancefcn.instances import Instances
 from instancefcn.training.log import plot_curves
 from instancefcn.training.module import TrainModule
-from instancefcn.training.pictures import compare
 from instancefcn.training.progress import Progress, duration
 
 REMEMBERED = ("best", "best_epoch", "best_metrics", "without_gain")
