@@ -108,7 +108,7 @@ def test_kernels_compile_where_no_cache_can_be_written(monkeypatch: pytest.Monke
         return njit(function, **options)
 
     monkeypatch.setattr(numba, "njit", without_cache)
-    double = numba_kernels._compiled(parallel=False)(lambda value: 2 * value)
+    double = numba_kernels.compiled(parallel=False)(lambda value: 2 * value)
     assert double(21) == 42
     assert asked == [True, False]
 

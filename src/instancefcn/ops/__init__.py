@@ -23,12 +23,13 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from instancefcn.ops import portable
 
 try:
-    from instancefcn.ops import parallel, registration
+    from instancefcn.ops import depthwise, parallel, registration
 except ImportError:  # no Numba, or one that does not fit the installed numpy
     HAS_KERNELS = False
 else:
@@ -37,6 +38,7 @@ else:
 __all__ = [
     "HAS_KERNELS",
     "class_scores",
+    "depthwise_convolution",
     "mask_logits",
     "ps_average",
     "psroi_average_pool",
@@ -154,6 +156,29 @@ def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int = 21
     if _portable(maps):
         return portable.psroi_average_pool(maps, rois, stride, size)
     return registration.psroi_average_pool(maps, rois, float(stride), size)
+
+
+def depthwise_convolution(
+    x: Tensor, filters: Tensor, bias: Tensor, stride: int, padding: int, dilation: int
+) -> Tensor:
+    """Convolution with one filter a channel, for training: the library's, with a gradient that is fast on a
+    CPU (see `depthwise.py`). Under autocast it computes in half precision, as the library's does.
+
+    Args:
+        x: [N, C, H, W].
+        filters: [C, 1, K, K].
+        bias: [C]; has no gradient.
+        stride, padding, dilation: the same along both axes.
+
+    Returns:
+        [N, C, H', W'].
+    """
+    if _portable(x):
+        return F.conv2d(x, filters, bias, stride, padding, dilation, x.shape[1])
+    if torch.is_autocast_enabled("cpu"):
+        half = torch.get_autocast_dtype("cpu")
+        x, filters, bias = x.to(half), filters.to(half), bias.to(half)
+    return depthwise.depthwise_conv2d(x, filters, bias.detach(), stride, padding, dilation)
 
 
 def _portable(maps: Tensor) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from numba import prange
 
 
-def _compiled(parallel: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def compiled(parallel: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`numba.njit` with its cache on disk, or without one where no cache folder can be written."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,31 +32,31 @@ def _compiled(parallel: bool) -> Callable[[Callable[..., Any]], Callable[..., An
     return decorate
 
 
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _on_map(start: float, end: float, cells: int) -> float:
     """Length of [start, end) that lies on a map of `cells` cells."""
     return max(0.0, min(end, float(cells)) - max(start, 0.0))
 
 
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _overlap(start: float, end: float, cell: int) -> float:
     """Length of [start, end) inside [cell, cell + 1)."""
     return max(0.0, min(end, cell + 1.0) - max(start, float(cell)))
 
 
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _first(start: float, cells: int) -> int:
     """First cell that [start, ...) touches, held on the map (as a float: far ones overflow an integer)."""
     return int(min(max(math.floor(start), 0.0), float(cells)))
 
 
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _last(end: float, cells: int) -> int:
     """One past the last cell that [..., end) touches, held on the map."""
     return int(min(max(math.ceil(end), 0.0), float(cells)))
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def class_scores(maps: Any, rois: Any, out: Any) -> None:
     """maps [N, H, W, k, k, 2, C], rois [R, 5] -> out [R, C]."""
     height, width, k, channels = maps.shape[1], maps.shape[2], maps.shape[3], maps.shape[6]
@@ -81,7 +81,7 @@ def class_scores(maps: Any, rois: Any, out: Any) -> None:
                                 out[r, c] += weight * larger
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def ps_average(maps: Any, rois: Any, out: Any) -> None:
     """maps [N, H, W, k, k, D], rois [R, 5] -> out [R, D]."""
     height, width, k, channels = maps.shape[1], maps.shape[2], maps.shape[3], maps.shape[5]
@@ -103,7 +103,7 @@ def ps_average(maps: Any, rois: Any, out: Any) -> None:
                                 out[r, c] += weight * maps[n, i, j, p, q, c]
 
 
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _spread_row(
     grad: Any, rois: Any, n: int, i: int, p: int, k: int, height: int, width: int, row: Any
 ) -> bool:
@@ -131,7 +131,7 @@ def _spread_row(
     return found
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def class_scores_backward(grad: Any, maps: Any, rois: Any, out: Any) -> None:
     """grad [R, C] -> out like maps [N, H, W, k, k, 2, C]; to the larger map, to the outside one on a tie."""
     images, height, width, k, channels = (
@@ -159,7 +159,7 @@ def class_scores_backward(grad: Any, maps: Any, rois: Any, out: Any) -> None:
                         out[n, i, j, p, q, 1, c] = value if is_inside else 0
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def ps_average_backward(grad: Any, rois: Any, out: Any) -> None:
     """grad [R, D] -> out [N, H, W, k, k, D]."""
     images, height, width, k, channels = out.shape[0], out.shape[1], out.shape[2], out.shape[3], out.shape[5]
@@ -175,7 +175,7 @@ def ps_average_backward(grad: Any, rois: Any, out: Any) -> None:
                     out[n, i, j, p] = 0
 
 
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _corner(start: float, end: float, index: int, size: int, cells: int) -> tuple[int, int, float]:
     """Lower cell, upper cell and the upper one's share at the centre of step `index`, held on the map."""
     place = start + (end - start) * (index + 0.5) / size - 0.5
@@ -184,7 +184,7 @@ def _corner(start: float, end: float, index: int, size: int, cells: int) -> tupl
     return low, min(low + 1, cells - 1), place - low
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def mask_logits(maps: Any, rois: Any, labels: Any, out: Any) -> None:
     """maps [N, H, W, k, k, 2, C], rois [R, 5], labels [R] -> out [R, m, m]."""
     height, width, k, size = maps.shape[1], maps.shape[2], maps.shape[3], out.shape[1]
@@ -204,7 +204,7 @@ def mask_logits(maps: Any, rois: Any, labels: Any, out: Any) -> None:
                 out[r, a, b] = (1.0 - fy) * upper + fy * lower
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def mask_logits_backward(grad: Any, rois: Any, labels: Any, out: Any) -> None:
     """grad [R, m, m] -> adds to out [N, H, W, k, k, 2, C], zeros at first. A part belongs to one thread."""
     height, width, k, size = out.shape[1], out.shape[2], out.shape[3], grad.shape[1]
@@ -228,14 +228,14 @@ def mask_logits_backward(grad: Any, rois: Any, labels: Any, out: Any) -> None:
                                 out[n, i, j, p, q, 1, c] += amount
 
 
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _bin(start: float, end: float, index: int, size: int, cells: int) -> tuple[int, int]:
     """Cells that bin `index` of the quantised pooling touches, first and one past the last."""
     step = max(end - start, 0.1) / size
     return _first(index * step + start, cells), _last((index + 1) * step + start, cells)
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def psroi_average_pool(maps: Any, rois: Any, out: Any) -> None:
     """maps [N, H, W, k, k, D], rois [R, 5] -> out [R, m, m, D]."""
     height, width, k, channels, size = (
@@ -261,7 +261,7 @@ def psroi_average_pool(maps: Any, rois: Any, out: Any) -> None:
                     out[r, a, b, c] /= count
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def psroi_average_pool_backward(grad: Any, rois: Any, out: Any) -> None:
     """grad [R, m, m, D] -> out [N, H, W, k, k, D]. Every row of the map belongs to one thread."""
     images, height, width, k, channels = out.shape[0], out.shape[1], out.shape[2], out.shape[3], out.shape[5]

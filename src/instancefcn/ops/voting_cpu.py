@@ -16,7 +16,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from instancefcn.ops.numba_kernels import _compiled
+from instancefcn.ops.numba_kernels import compiled
 from instancefcn.ops.parallel import threads
 
 _BAND_ROWS = 64
@@ -80,7 +80,7 @@ def _bands(rects: Tensor, starts: Tensor) -> Any:
     return np.stack((crop, first, last), axis=1)[np.argsort(-cost, kind="stable")]
 
 
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _read_axis(
     low: float, high: float, start: int, stop: int, m: int, cells: Any, shares: Any
 ) -> tuple[int, int]:
@@ -100,7 +100,7 @@ def _read_axis(
     return first - start, last - start
 
 
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _stretch(
     mask: Any, rows: tuple[int, int], columns: tuple[int, int], cells: Any, shares: Any, table: Any
 ) -> None:
@@ -113,14 +113,14 @@ def _stretch(
             line[column] = (np.float32(1) - share) * values[cell] + share * values[cell + right]
 
 
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _add_row(total: Any, upper: Any, lower: Any, share: Any, weight: Any) -> None:
     first, second = (np.float32(1) - share) * weight, share * weight
     for column in range(total.shape[0]):
         total[column] += first * upper[column] + second * lower[column]
 
 
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _add_row_binary(total: Any, upper: Any, lower: Any, share: Any, weight: Any, binarize: Any) -> None:
     rest = np.float32(1) - share
     for column in range(total.shape[0]):
@@ -128,7 +128,7 @@ def _add_row_binary(total: Any, upper: Any, lower: Any, share: Any, weight: Any,
             total[column] += weight
 
 
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _add_vote(
     total: Any,
     mask: Any,
@@ -158,7 +158,7 @@ def _add_vote(
             _add_row(total[y, x1:x2], upper, lower, row_shares[y], weight)
 
 
-@_compiled(parallel=False)
+@compiled(parallel=False)
 def _store(total: Any, threshold: Any, out: Any) -> None:
     """A band's result: its averages in a float buffer, whether they reach the threshold in one of bytes."""
     width = total.shape[1]
@@ -172,7 +172,7 @@ def _store(total: Any, threshold: Any, out: Any) -> None:
                 place[x] = line[x] >= threshold
 
 
-@_compiled(parallel=True)
+@compiled(parallel=True)
 def _vote(
     masks: Any,
     boxes: Any,
