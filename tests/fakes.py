@@ -44,7 +44,7 @@ class ColourNetwork(nn.Module):
 
 @dataclass
 class FakeLoaded:
-    """What zoo.load_checkpoint would return."""
+    """What checkpoint.load_checkpoint would return."""
 
     network: Any = field(default_factory=ColourNetwork)
     class_names: tuple[str, ...] = NAMES

@@ -1,4 +1,6 @@
-"""A tiny FCIS learns four pictures by heart: network, losses, targets, voting and AP fit together."""
+"""A tiny FCIS and a tiny InstanceFCN learn four pictures by heart: network, losses, targets, inference and
+figures fit together.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from instancefcn.models import zoo
 from instancefcn.models.fcis import HeadSpec
 from instancefcn.models.rpn import AnchorSpec
 from instancefcn.models.sampling import SamplingSpec
-from tiny import tiny_spec
+from tiny import tiny_proposals, tiny_spec
 
 SIDE = 192  # pictures of 128 px are enlarged, so that an object covers several cells
 STEPS = 160
@@ -66,3 +68,33 @@ def test_four_pictures_are_learnt_by_heart(shapes_folder: Path) -> None:
     assert metrics["mask"]["AP50"] > 0.99
     assert metrics["mask"]["AP"] >= 0.9
     assert metrics["box"]["AP"] >= 0.8
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_proposals_for_four_pictures_are_learnt_by_heart(shapes_folder: Path) -> None:
+    """Every step sees the pictures at one level of the pyramid, in turn."""
+    torch.manual_seed(0)
+    dataset = open_dataset(shapes_folder, "train").as_objects()
+    sides = (384, 256, 171)
+    levels = [[EvalSet(dataset, Resize(side, side))[i] for i in range(4)] for side in sides]
+    spec = tiny_proposals()
+    net = zoo.build(replace(spec, fused_channels=64, head=replace(spec.head, channels=64, k=5)))
+    groups = [{"params": g["params"], "lr": RATE * g["lr_scale"]} for g in net.parameter_groups()]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    steps = 150
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
+
+    net.train()
+    for step in range(steps):
+        samples = levels[step % len(levels)]
+        losses = net([s.image for s in samples], [s.target for s in samples])
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+
+    sizes = [(s.picture.height, s.picture.width) for s in levels[0]]
+    found = net.eval()([s.image for s in levels[0]], image_sizes=sizes)
+    metrics = evaluate_predictions(dataset, {s.picture.id: f for s, f in zip(levels[0], found, strict=True)})
+    assert metrics["proposals"]["AR@10"] >= 0.8

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from instancefcn.masks import CroppedMasks
 from instancefcn.models.fcis import HeadSpec
+from instancefcn.models.instance_fcn import ProposalSpec
 from instancefcn.models.rpn import AnchorSpec, RPNSpec
 from instancefcn.models.sampling import SamplingSpec
 from instancefcn.models.targets import Target
-from instancefcn.models.zoo import ModelSpec
+from instancefcn.models.zoo import ModelSpec, ProposalModelSpec
 
 
 def tiny_spec(backbone: str = "test_efficientnet") -> ModelSpec:
@@ -23,9 +24,22 @@ def tiny_spec(backbone: str = "test_efficientnet") -> ModelSpec:
         long_side=192,
         anchors=AnchorSpec(scales=(1.5, 3.0)),
         rpn=RPNSpec(channels=32, before_nms=200, after_nms=50, min_size=2.0, inside_only=False, samples=64),
-        rpn_level=1,
+        rpn_level=5,
         head=HeadSpec(channels=32, k=3),
         sampling=SamplingSpec(method="random", rois=32, fill=False),
+    )
+
+
+def tiny_proposals() -> ProposalModelSpec:
+    """Like `instancefcn_lite`; 0.1 million parameters."""
+    return ProposalModelSpec(
+        name="tiny",
+        backbone="test_efficientnet",
+        frozen=(),
+        short_side=192,
+        long_side=256,
+        fused_channels=32,
+        head=ProposalSpec(channels=32, k=3, levels=3),
     )
 
 

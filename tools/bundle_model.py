@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import instancefcn
-from instancefcn.models import zoo
+from instancefcn.models.checkpoint import load_checkpoint, save_checkpoint, spec_from_json
 from instancefcn.models.fcis import Classes
 
 LIMIT = 20_000_000
@@ -28,8 +28,8 @@ def main() -> None:
     parser.add_argument("--notes", default="", help="about the run, kept in the file")
     arguments = parser.parse_args()
 
-    loaded = zoo.load_checkpoint(arguments.checkpoint)
-    spec = zoo.spec_from_json(loaded.metadata["model"])
+    loaded = load_checkpoint(arguments.checkpoint)
+    spec = spec_from_json(loaded.metadata["model"])
     own = loaded.preprocessing
     short, long = arguments.sides or (own.short_side, own.long_side)
     spec = replace(spec, short_side=short, long_side=long)
@@ -37,9 +37,9 @@ def main() -> None:
     training = dict(loaded.metadata["training"]) | ({"notes": arguments.notes} if arguments.notes else {})
     target = MODELS / f"{arguments.name}.safetensors"
     weights = loaded.network.state_dict()
-    zoo.save_checkpoint(target, weights, spec, classes, training=training, half=True)
+    save_checkpoint(target, weights, spec, classes, training=training, half=True)
     metrics = instancefcn.evaluate(arguments.data, target)
-    zoo.save_checkpoint(target, weights, spec, classes, metrics=metrics, training=training, half=True)
+    save_checkpoint(target, weights, spec, classes, metrics=metrics, training=training, half=True)
     size = target.stat().st_size
     print(f"{target.name}: {size / 1e6:.1f} MB, mask {metrics['mask']}, box {metrics['box']}")
     if size > LIMIT:

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from instancefcn.cli.main import app
-from instancefcn.models import zoo
+from instancefcn.models import checkpoint, zoo
 
 Run = Callable[..., Any]
 
@@ -140,7 +140,7 @@ def test_a_real_checkpoint(photos: Path, tmp_path: Path) -> None:
     spec = zoo.replace(zoo.FCIS_LITE, short_side=64, long_side=96)
     network = zoo.build(spec, class_names=("cat", "dog"), category_ids=(4, 9))
     path = tmp_path / "tiny.safetensors"
-    zoo.save_checkpoint(path, network.state_dict(), spec, network.classes, half=True)
+    checkpoint.save_checkpoint(path, network.state_dict(), spec, network.classes, half=True)
     out = tmp_path / "results"
     result = CliRunner().invoke(
         app, ["predict", str(photos / "b.jpg"), "--model", str(path), "--out", str(out), "--score", "0.1"]

@@ -167,6 +167,14 @@ def test_same_generator_same_result_and_short_sides_cover_the_range() -> None:
     assert sides == {40, 41, 42, 43, 44}
 
 
+def test_short_sides_from_a_few_choices() -> None:
+    augment = Augment(short_sides=(8, 8), long=1000, choices=(20, 40, 60))
+    scene = marked_scene()
+    sides = [min(augment(scene, torch.Generator().manual_seed(i))[0].shape[1:]) for i in range(60)]
+    assert set(sides) == {20, 40, 60}
+    assert all(10 <= sides.count(side) <= 30 for side in (20, 40, 60))
+
+
 def test_switching_one_change_off_leaves_the_others() -> None:
     scene = marked_scene()
     jittered = Augment((40, 60), 1000, flip=0.5)

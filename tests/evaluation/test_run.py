@@ -5,18 +5,21 @@ command.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from fakes import NAMES, FakeLoaded, save_coloured
+from fakes import NAMES, ColourNetwork, FakeLoaded, save_coloured
 from instancefcn.cli.main import app
 from instancefcn.errors import DataError
 from instancefcn.evaluation.report import format_figure, table
 from instancefcn.evaluation.run import evaluate
 from instancefcn.inference.predictor import Predictor
+from instancefcn.instances import Instances
 
 
 def write_split(folder: Path, names: tuple[str, ...] = NAMES, split: str = "val") -> Path:
@@ -55,10 +58,12 @@ def test_figures_and_files(tmp_path: Path, predictor: Predictor) -> None:
     assert metrics["box"]["AP50"] == pytest.approx(1.0)
     assert metrics["voc"]["mAP50"] == pytest.approx(1.0)
     assert set(metrics["per_class"]) == {"red", "green"}
+    assert set(metrics["proposals"]) == {"AR@10", "AR@100", "AR@1000", "ARs", "ARm", "ARl", "box"}
+    assert metrics["proposals"]["AR@10"] == pytest.approx(metrics["mask"]["AP"])
     assert metrics["images"] == 2
     assert metrics["seconds_per_image"] > 0
     assert json.loads((tmp_path / "report" / "metrics.json").read_text()) == metrics
-    for name in ("precision_recall.png", "worst.png", "typical.png"):
+    for name in ("precision_recall.png", "recall.png", "worst.png", "typical.png"):
         with Image.open(tmp_path / "report" / name) as picture:
             assert min(picture.size) > 100
 
@@ -75,6 +80,37 @@ def test_classes_that_the_dataset_lacks_do_not_count(tmp_path: Path, predictor: 
     assert list(metrics["per_class"]) == ["green"]
 
 
+class ObjectNetwork(ColourNetwork):
+    """Finds the same without saying what it is; its category id is not the one of `Dataset.as_objects`."""
+
+    def _find(self, image: torch.Tensor, size: tuple[int, int]) -> Instances:
+        found = super()._find(image, size)
+        labels = torch.zeros_like(found.labels)
+        return replace(found, labels=labels, class_names=("object",), category_ids=(7,))
+
+
+def test_a_class_agnostic_model_is_measured_on_all_objects(tmp_path: Path) -> None:
+    loaded = FakeLoaded(ObjectNetwork(), class_names=("object",), category_ids=(7,))
+    predictor = Predictor(loaded, "cpu")  # type: ignore[arg-type]
+    # "mauve" is a third object in each picture, which the network does not find.
+    folder = write_split(tmp_path / "data", ("red", "green", "mauve"))
+    metrics = evaluate(folder, predictor, out=tmp_path / "report")
+    assert list(metrics["per_class"]) == ["object"]
+    assert metrics["proposals"]["box"]["AR@10"] == pytest.approx(2 / 3)
+    # Red and green come first without a false alarm: precision 1 up to recall 2/3, that is at 67 of the 101
+    # recalls 0, 0.01, ..., 1.
+    assert metrics["mask"]["AP50"] == pytest.approx(67 / 101)
+
+
+def test_a_model_of_objects_on_data_of_objects(tmp_path: Path) -> None:
+    """Data of the one class "object" keeps its own category id."""
+    loaded = FakeLoaded(ObjectNetwork(), class_names=("object",), category_ids=(7,))
+    predictor = Predictor(loaded, "cpu")  # type: ignore[arg-type]
+    metrics = evaluate(write_split(tmp_path, ("object",)), predictor)
+    assert list(metrics["per_class"]) == ["object"]
+    assert metrics["proposals"]["AR@10"] == 0.0, "this split's objects are none of the coloured ones"
+
+
 def test_only_the_named_split_need_exist(tmp_path: Path, predictor: Predictor) -> None:
     folder = write_split(tmp_path, split="holdout")
     assert evaluate(folder, predictor, split="holdout")["images"] == 2
@@ -89,6 +125,17 @@ def test_table_shows_what_is_not_defined(tmp_path: Path, predictor: Predictor) -
     assert lines[0].split() == ["AP", "AP50", "AP75", "APs", "APm", "APl"]
     assert lines[1].split()[0] == "mask"
     assert lines[1].split()[-1] == "-", "no object is large"
+    title = next(number for number, line in enumerate(lines) if line.startswith("proposals"))
+    assert lines[title].split()[-6:] == ["AR@10", "AR@100", "AR@1000", "ARs", "ARm", "ARl"]
+    for line, figures in (
+        (lines[title + 1], metrics["proposals"]),
+        (lines[title + 2], metrics["proposals"]["box"]),
+    ):
+        assert line.split()[1:] == [format_figure(figures[name]) for name in lines[title].split()[-6:]]
+        assert len(line) == len(lines[0]), "columns stand below those of AP"
+    # Metrics in older checkpoints have no proposals.
+    del metrics["proposals"]
+    assert "proposals" not in table(metrics)
 
 
 def test_command(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,4 +156,4 @@ def test_command(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.Monke
     assert "mask" in result.stdout
     assert "VOC mAP^r" in result.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert set(figures) == {"mask", "box", "voc", "per_class", "images", "seconds_per_image"}
+    assert set(figures) == {"mask", "box", "voc", "proposals", "per_class", "images", "seconds_per_image"}

@@ -94,12 +94,13 @@ def test_folding_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(17, 17), (48, 64), (49, 65)])
-def test_both_levels_have_stride_16(size: tuple[int, int]) -> None:
+def test_levels_have_strides_8_16_and_16(size: tuple[int, int]) -> None:
     network = Backbone("test_efficientnet").eval()
-    c4, c5 = network(torch.zeros(2, 3, *size))
+    c3, c4, c5 = network(torch.zeros(2, 3, *size))
     cells = (-(-size[0] // 16), -(-size[1] // 16))
-    assert c4.shape == (2, network.channels[0], *cells)
-    assert c5.shape == (2, network.channels[1], *cells)
+    assert c3.shape == (2, network.channels[0], -(-size[0] // 8), -(-size[1] // 8))
+    assert c4.shape == (2, network.channels[1], *cells)
+    assert c5.shape == (2, network.channels[2], *cells)
 
 
 def test_the_first_modules_are_frozen() -> None:
@@ -125,7 +126,7 @@ def test_random_residual_branches_are_not_silent() -> None:
     assert len(folded) == 53
     assert all(bool(module.scale.any()) for module in folded)
     with torch.no_grad():
-        _, c5 = network(torch.randn(1, 3, 64, 64))
+        _, _, c5 = network(torch.randn(1, 3, 64, 64))
     assert 0.01 < float(c5.std()) < 10
 
 
@@ -143,7 +144,7 @@ def test_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
         classifier.load_state_dict(stored)
         x = torch.randn(1, 3, 64, 64)
         expected = classifier.eval().forward_intermediates(x, indices=(3,), intermediates_only=True)[0]
-        torch.testing.assert_close(network.eval()(x)[0], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(network.eval()(x)[1], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

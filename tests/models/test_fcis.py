@@ -66,9 +66,10 @@ NOTHING = target([], [], (64, 80))
         head(mask_size=14),
         {"sampling": SamplingSpec(method="ohem", rois=16)},
         {"sampling": SamplingSpec(method="random", rois=64, fill=True)},
-        {"rpn_level": 0},
+        {"rpn_level": 4},
+        head(fused=True),
     ],
-    ids=["plain", "k=1", "separate maps", "14 cells", "ohem", "filled", "proposals from C4"],
+    ids=["plain", "k=1", "separate maps", "14 cells", "ohem", "filled", "proposals from C4", "fused levels"],
 )
 def test_every_parameter_trains(changes: dict[str, Any]) -> None:
     net = network(**changes)
@@ -188,7 +189,8 @@ def test_hard_examples_count_alone() -> None:
 
 def test_maps_have_the_operators_layout() -> None:
     net = network(3, **head(k=5))
-    maps, box_maps = net.maps(torch.zeros(2, net.backbone.channels[1], 4, 6))
+    levels = [torch.zeros(2, channels, 4, 6) for channels in net.backbone.channels]
+    maps, box_maps = net.maps(levels)
     assert maps.shape == (2, 5, 5, 2, 4, 4, 6)
     assert box_maps.shape == (2, 5, 5, 4, 4, 6)
     assert net.maps.scores.out_channels == 2 * 5**2 * 4
@@ -228,7 +230,7 @@ def lively() -> FCIS:
     for layer, std in (
         (net.maps.scores, 1.0),
         (net.maps.deltas, 0.2),
-        (net.maps.reduce, 1.0),
+        (net.maps.reduce.lateral[0], 1.0),
         (net.rpn.logits, 1.0),
     ):
         torch.nn.init.normal_(layer.weight, std=std)
@@ -257,7 +259,7 @@ def test_refined_boxes_are_scored_on_the_same_maps(lively: FCIS, monkeypatch: py
     with torch.no_grad():
         lively(images)
         features = lively.backbone(lively.collate(images)[0])
-        maps, box_maps = lively.maps(features[1])
+        maps, box_maps = lively.maps(features)
     ((scored, rois),) = seen
     torch.testing.assert_close(scored, maps)
     first, second = rois.chunk(2)

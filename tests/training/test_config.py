@@ -53,6 +53,8 @@ def test_everything_wrong_is_said_at_once() -> None:
     "wrong",
     [
         {"train_short": (500, 400)},
+        {"train_sides": (16, 400)},
+        {"train_sides": (400, 1200)},
         {"train_short": (100, 900), "train_long": 800},
         {"milestones": [1.5]},
         {"learning_rate": float("nan")},

@@ -14,6 +14,7 @@ from instancefcn import __version__
 from instancefcn.cli.demo import demo
 from instancefcn.cli.eval import eval_
 from instancefcn.cli.predict import predict
+from instancefcn.cli.propose import propose
 from instancefcn.cli.train import train
 from instancefcn.errors import InstanceFCNError
 
@@ -55,5 +56,6 @@ def _common(
 
 app.command()(demo)
 app.command()(predict)
+app.command()(propose)
 app.command()(train)
 app.command("eval")(eval_)

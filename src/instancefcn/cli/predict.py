@@ -64,7 +64,7 @@ def predict(
 
     A file that is no picture is reported and the rest goes on; the exit status is then 1.
     """
-    kinds = _kinds(save)
+    kinds = chosen_kinds(save)
     # Mistakes in the sources show before torch is imported and the model read.
     from instancefcn.inference.sources import find_pictures
 
@@ -76,10 +76,18 @@ def predict(
     writer = Writer(
         out, kinds, output_names(paths), CocoSummary(predictor.class_names, predictor.category_ids)
     )
+    write_all(predictor.files(paths, score=score, batch_size=batch), len(paths), writer, json_)
+
+
+def write_all(results: Iterable[FileResult], total: int, writer: Writer, json_: bool) -> None:
+    """Write the results of `total` pictures as they come, with progress, and sum up.
+
+    Raises:
+        typer.Exit: with status 1, at the end, when a file was no picture.
+    """
     failed = found = 0
     start = time.perf_counter()
-    results = predictor.files(paths, score=score, batch_size=batch)
-    with reporter(len(paths)) as report:
+    with reporter(total) as report:
         for number, result in enumerate(results):
             if result.instances is None:
                 failed += 1
@@ -92,9 +100,9 @@ def predict(
                 typer.echo(json.dumps(_as_json(result)))
     writer.finish()
     seconds = time.perf_counter() - start
-    done = len(paths) - failed
-    where = f"; written to {out}" if kinds and done else ""
-    typer.echo(f"{found} objects in {done} of {len(paths)} pictures, {seconds:.1f} s{where}", err=True)
+    done = total - failed
+    where = f"; written to {writer.out}" if writer.kinds and done else ""
+    typer.echo(f"{found} objects in {done} of {total} pictures, {seconds:.1f} s{where}", err=True)
     if failed:
         raise typer.Exit(1)
 
@@ -107,10 +115,18 @@ class Writer:
         kinds: of "overlay" and "coco".
         names: a name for each picture's files.
         summary: gathers everything for predictions.json.
+        labels: overlays say class and score of every object.
     """
 
-    def __init__(self, out: Path, kinds: tuple[str, ...], names: list[str], summary: CocoSummary) -> None:
-        self.out, self.kinds, self.names, self.summary = out, kinds, names, summary
+    def __init__(
+        self,
+        out: Path,
+        kinds: tuple[str, ...],
+        names: list[str],
+        summary: CocoSummary,
+        labels: bool = True,
+    ) -> None:
+        self.out, self.kinds, self.names, self.summary, self.labels = out, kinds, names, summary, labels
 
     def write(self, number: int, result: FileResult) -> list[Path]:
         """Write the results of picture `number` (from 0; its COCO image id is one more); return the files."""
@@ -120,7 +136,11 @@ class Writer:
         assert result.instances is not None
         written = []
         if "overlay" in self.kinds:
-            written.append(write_overlay(self.out, self.names[number], result.picture, result.instances))
+            written.append(
+                write_overlay(
+                    self.out, self.names[number], result.picture, result.instances, labels=self.labels
+                )
+            )
         if "coco" in self.kinds:
             written.append(write_coco_results(self.out, self.names[number], number + 1, result.instances))
             self.summary.add(number + 1, result.path, result.instances)
@@ -160,7 +180,8 @@ def reporter(total: int) -> Iterator[Any]:
         yield report
 
 
-def _kinds(save: str) -> tuple[str, ...]:
+def chosen_kinds(save: str) -> tuple[str, ...]:
+    """What `--save` asks for. Raises ConfigError for a kind that does not exist."""
     kinds = tuple(kind for kind in (part.strip() for part in save.split(",")) if kind)
     if kinds == ("none",):
         return ()

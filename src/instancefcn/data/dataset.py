@@ -9,6 +9,8 @@ from typing import Any
 
 Polygons = list[list[float]]
 Segmentation = Polygons | dict[str, Any]
+OBJECT = "object"
+"""The one class of a dataset whose classes are left aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +68,14 @@ class Dataset:
     def subset(self, indices: Sequence[int]) -> Dataset:
         """The same classes with the pictures at `indices` only."""
         return replace(self, pictures=tuple(self.pictures[i] for i in indices))
+
+    def as_objects(self) -> Dataset:
+        """The same pictures with every annotation, crowds too, of the one class "object" (label 0, category
+        id 1); ids, boxes, outlines, areas and crowd flags stay. Class-agnostic models learn and are measured
+        on it.
+        """
+        pictures = tuple(
+            replace(picture, annotations=tuple(replace(a, label=0) for a in picture.annotations))
+            for picture in self.pictures
+        )
+        return replace(self, pictures=pictures, class_names=(OBJECT,), category_ids=(1,))

@@ -77,6 +77,7 @@ class Augment:
 
     Attributes:
         short_sides: the short side is drawn uniformly from this range, both ends included (network pixels).
+        choices: when there are any, the short side is drawn from these instead.
         long: largest long side.
         flip: probability of mirroring left and right.
         brightness, contrast, saturation: factors are drawn from 1 - x to 1 + x (0 to 1).
@@ -93,6 +94,7 @@ class Augment:
     saturation: float = 0.2
     crop: float = 0.0
     min_crop: float = 0.5
+    choices: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         low, high = self.short_sides
@@ -120,6 +122,8 @@ class Augment:
             scene = flip(scene)
         low, high = self.short_sides
         short = min(high, low + int(draw[2] * (high - low + 1)))
+        if self.choices:
+            short = self.choices[int(draw[2] * len(self.choices))]
         image, scale = resize(scene.image, short, self.long)
         contrast = 1 + self.contrast * (2 * draw[4] - 1)
         image = image.mul_(contrast).add_((1 - contrast) * mean_gray(scene.image)).clamp_(0, 1)

@@ -19,7 +19,10 @@ Kind = Literal["mask", "box"]
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """IoU thresholds that AP is the mean over."""
-_IOU_TYPE = {"mask": "segm", "box": "bbox"}
+AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
+"""COCO's ranges of an object's area in pixels, both ends included: all, small, medium, large."""
+IOU_TYPES: dict[Kind, str] = {"mask": "segm", "box": "bbox"}
+"""What COCO's tools call masks and boxes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +72,10 @@ class CocoScorer:
             # area.
             for row in rows:
                 del row["bbox"]
-        if not rows or not any(True for _ in _objects(self.dataset)):
+        if not rows or not objects(self.dataset):
             return self._nothing_found()
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = COCOeval_faster(self._truth, self._truth.loadRes(rows), _IOU_TYPE[kind])
+            evaluation = COCOeval_faster(self._truth, self._truth.loadRes(rows), IOU_TYPES[kind])
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
@@ -98,14 +101,14 @@ class CocoScorer:
         """COCO's tools refuse an empty list; its meaning is plain: zero where there are objects, undefined
         elsewhere.
         """
-        limits = {"APs": (0.0, 32.0**2), "APm": (32.0**2, 96.0**2), "APl": (96.0**2, 1e10)}
-        objects = list(_objects(self.dataset))
+        limits = dict(zip(NAMES[3:], AREAS[1:], strict=True))
+        there = objects(self.dataset)
         summary: dict[str, float | None] = {}
         for name in NAMES:
-            low, high = limits.get(name, (0.0, 1e10))
-            summary[name] = 0.0 if any(low <= area <= high for _, area in objects) else None
+            low, high = limits.get(name, AREAS[0])
+            summary[name] = 0.0 if any(low <= area <= high for _, area in there) else None
         precision = np.full((len(THRESHOLDS), 101, len(self.dataset.class_names)), np.nan)
-        for label in {label for label, _ in objects}:
+        for label in {label for label, _ in there}:
             precision[:, :, label] = 0.0
         return CocoResult(summary, self._per_class(precision), precision)
 
@@ -143,8 +146,8 @@ def _pairs(dataset: Dataset) -> list[tuple[Picture, Any]]:
     return [(picture, annotation) for picture in dataset.pictures for annotation in picture.annotations]
 
 
-def _objects(dataset: Dataset) -> list[tuple[int, float]]:
-    """(label, area) of every annotated object that is no crowd."""
+def objects(dataset: Dataset) -> list[tuple[int, float]]:
+    """(label, area in pixels) of every annotated object that is no crowd."""
     return [(a.label, a.area) for _, a in _pairs(dataset) if not a.crowd]
 
 

@@ -1,4 +1,4 @@
-"""Figures for people: a table for the terminal and precision-recall curves."""
+"""Figures for people: a table for the terminal, precision-recall curves and recall of proposals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from instancefcn.evaluation.coco import NAMES, THRESHOLDS, CocoResult
+from instancefcn.evaluation.coco import NAMES, THRESHOLDS, CocoResult, Kind
+from instancefcn.evaluation.proposals import AR_NAMES, ProposalResult
 from instancefcn.files import atomic_write
 
 INK, FAINT = "#222222", "#b8bec8"
@@ -19,7 +20,9 @@ def format_figure(value: float | None) -> str:
 
 
 def table(metrics: dict[str, Any]) -> str:
-    """The figures of `evaluate` as aligned plain text: the whole, then class by class."""
+    """The figures of `evaluate` as aligned plain text: the whole, the recall of proposals where it was
+    measured, then class by class.
+    """
     lines = [f"{'':<24}" + "".join(f"{name:>8}" for name in NAMES)]
     for kind in ("mask", "box"):
         lines.append(f"{kind:<24}" + "".join(f"{format_figure(metrics[kind][name]):>8}" for name in NAMES))
@@ -28,6 +31,12 @@ def table(metrics: dict[str, Any]) -> str:
         "",
         f"VOC mAP^r (11 points)   at 0.5: {at_half}   at 0.7: {at_seven}",
     ]
+    if "proposals" in metrics:
+        masks = metrics["proposals"]
+        lines += ["", f"{'proposals, any class':<24}" + "".join(f"{name:>8}" for name in AR_NAMES)]
+        for kind, figures in (("mask", masks), ("box", masks["box"])):
+            row = "".join(f"{format_figure(figures[name]):>8}" for name in AR_NAMES)
+            lines.append(f"{kind:<24}{row}")
     lines += ["", f"{'class':<24}{'mask AP':>10}{'AP50':>8}{'AP75':>8}{'box AP':>10}"]
     for name, figures in metrics["per_class"].items():
         mask, box = figures["mask"], figures["box"]
@@ -80,11 +89,50 @@ def plot_precision_recall(result: CocoResult, class_names: tuple[str, ...], path
     right.set_title(f"Mean over the classes; mask AP {format_figure(result.summary['AP'])}")
     for axes in (left, right):
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall")
-        axes.grid(color="#e6e8ec", lw=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(colors=INK)
-        if axes.get_lines():
-            axes.legend(frameon=False, fontsize=9, loc="lower left", title="AP", title_fontsize=9)
+        _finish(axes, "lower left", "AP")
     left.set_ylabel("precision")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130)
+
+
+def plot_recall(result: ProposalResult, path: Path) -> None:
+    """Write the recall of proposals as a PNG, masks solid and boxes dashed: against IoU for 10, 100 and 1000
+    proposals a picture, and its mean over the IoUs (AR) against their number.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    lines: tuple[tuple[Kind, str], ...] = (("mask", "-"), ("box", "--"))
+    for kind, line in lines:
+        recall = result.recall[kind]
+        if np.isnan(recall).any():
+            continue  # no objects, no lines
+        average = recall.mean(0)
+        for colour, count in zip(("C0", "C1", "C2"), (10, 100, 1000), strict=True):
+            place = int(np.flatnonzero(result.counts == count)[0])
+            text = f"{kind}, {count}  {average[place]:.2f}"
+            left.plot(result.thresholds, recall[:, place], line, color=colour, lw=1.6, label=text)
+        text = f"{kind}  {average[-1]:.2f}"
+        right.plot(result.counts, average, line, color=INK, lw=1.6, marker="o", ms=4, label=text)
+    left.set(xlim=(result.thresholds[0], result.thresholds[-1]), ylim=(0, 1.02), xlabel="IoU")
+    left.set(title="The best 10, 100 and 1000 proposals of every picture", ylabel="recall")
+    right.set_xscale("log")
+    right.set_xticks([1, 10, 100, 1000], labels=["1", "10", "100", "1000"])
+    right.set(xlim=(1, result.counts[-1]), xlabel="proposals a picture")
+    right.set_title(f"Mean over the IoUs; mask AR@100 {format_figure(result.summary['AR@100'])}")
+    _finish(left, "lower left", "AR")
+    _finish(right, "upper left", f"AR@{result.counts[-1]}")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=130)
+
+
+def _finish(axes: Any, corner: str, title: str) -> None:
+    """The look that all panels share, and a legend when there are lines."""
+    axes.grid(color="#e6e8ec", lw=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK)
+    if axes.get_lines():
+        axes.legend(frameon=False, fontsize=9, loc=corner, title=title, title_fontsize=9)

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.dataset import OBJECT, Dataset, Picture
 from instancefcn.data.images import read_image
 from instancefcn.data.layout import open_dataset
 from instancefcn.errors import DataError
 from instancefcn.evaluation.coco import CocoResult, CocoScorer
-from instancefcn.evaluation.report import plot_precision_recall
+from instancefcn.evaluation.proposals import ProposalResult, measure_proposals
+from instancefcn.evaluation.report import plot_precision_recall, plot_recall
 from instancefcn.evaluation.review import write_review
 from instancefcn.evaluation.voc import voc_map
 from instancefcn.files import write_json
@@ -31,20 +32,23 @@ WARM_UP = 2
 def evaluate(
     data: Path | str, model: str | Path | Predictor, *, split: str = "val", out: Path | str | None = None
 ) -> dict[str, Any]:
-    """Measure a model on one split of a dataset.
+    """Measure a model on one split of a dataset. A model whose one class is "object" is measured on all
+    annotations, whatever their class (`Dataset.as_objects`).
 
     Args:
         data: folder with SPLIT.json and images/, or a YAML file that names them.
         model: name of a bundled model, checkpoint, run folder, or what `instancefcn.load` returned.
         split: which file; no other need exist.
-        out: a folder for metrics.json, precision-recall curves and sheets of the best and the worst pictures;
-            None writes nothing.
+        out: a folder for metrics.json, precision-recall curves, recall of proposals and sheets of the best
+            and the worst pictures; None writes nothing.
 
     Returns:
         {"mask": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "box": likewise, "voc": {"mAP50", "mAP70"},
+        "proposals": {"AR@10", "AR@100", "AR@1000", "ARs", "ARm", "ARl", "box": {the same six}},
         "per_class": {name: {"mask": {...}, "box": {...}}}, "images", "seconds_per_image"}. Figures are 0 to
-        1, None where the data holds no such object. The seconds are of resizing, network, voting and masks;
-        decoding the file is left out.
+        1, None where the data holds no such object. The figures of proposals are of masks unless under "box",
+        and do not look at classes. The seconds are of resizing, network, voting and masks; decoding the file
+        is left out.
 
     Raises:
         DataError: the split is missing or damaged, or its classes are not the model's.
@@ -54,6 +58,8 @@ def evaluate(
 
     predictor = model if isinstance(model, Predictor) else load(model)
     dataset = open_dataset(data, split)
+    if predictor.class_names == (OBJECT,) and dataset.class_names != (OBJECT,):
+        dataset = dataset.as_objects()
     check_classes(dataset, predictor.class_names)
     found: dict[int, Instances] = {}
     seconds = 0.0
@@ -65,12 +71,13 @@ def evaluate(
         started = time.perf_counter()
         found[picture.id] = in_order_of(dataset, predictor.run([image])[0])
         seconds += time.perf_counter() - started
-    metrics, masks = _measure(dataset, found)
+    metrics, masks, proposals = _measure(dataset, found)
     metrics["seconds_per_image"] = round(seconds / max(len(dataset), 1), 4)
     if out is not None:
         folder = Path(out)
         write_json(folder / "metrics.json", metrics)
         plot_precision_recall(masks, dataset.class_names, folder / "precision_recall.png")
+        plot_recall(proposals, folder / "recall.png")
         write_review(dataset, found, folder)
     return metrics
 
@@ -84,20 +91,24 @@ def evaluate_predictions(dataset: Dataset, found: Mapping[int, Instances]) -> di
     return _measure(dataset, found)[0]
 
 
-def _measure(dataset: Dataset, found: Mapping[int, Instances]) -> tuple[dict[str, Any], CocoResult]:
+def _measure(
+    dataset: Dataset, found: Mapping[int, Instances]
+) -> tuple[dict[str, Any], CocoResult, ProposalResult]:
     scorer = CocoScorer(dataset)
     masks, boxes = scorer.score(found, "mask"), scorer.score(found, "box")
     voc = voc_map(dataset, found)
+    proposals = measure_proposals(dataset, found)
     metrics = {
         "mask": masks.summary,
         "box": boxes.summary,
         "voc": {"mAP50": voc[0.5], "mAP70": voc[0.7]},
+        "proposals": proposals.summary,
         "per_class": {
             name: {"mask": masks.per_class[name], "box": boxes.per_class[name]} for name in masks.per_class
         },
         "images": len(dataset),
     }
-    return metrics, masks
+    return metrics, masks, proposals
 
 
 def check_classes(dataset: Dataset, names: tuple[str, ...]) -> None:

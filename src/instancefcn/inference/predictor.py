@@ -21,13 +21,11 @@ from instancefcn.errors import ConfigError, ImageError
 from instancefcn.instances import Instances
 
 if TYPE_CHECKING:
-    from instancefcn.models.zoo import Loaded
+    from instancefcn.models.checkpoint import Loaded
 
 DEFAULT_MODEL = "fcis-animals7"
 DEFAULT_SCORE = 0.5
 """What people want to see. Evaluation asks for everything (0)."""
-LEAST_SCORE = 1e-3
-"""Below this the network does not vote a mask."""
 
 Picture: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
 
@@ -55,7 +53,7 @@ class Predictor:
     """A network with the preprocessing, classes and device it runs with.
 
     Args:
-        loaded: what `instancefcn.models.zoo.load_checkpoint` returns.
+        loaded: what `instancefcn.models.load_checkpoint` returns.
         device: a torch device, or None: the first GPU when there is one, else the CPU.
     """
 
@@ -157,7 +155,7 @@ class Predictor:
             images = [inputs[i].to(self.device) for i in indices]
             with torch.inference_mode():
                 # What is left out takes part in nothing: saying so to the network only saves time.
-                results = self.network(images, image_sizes=sizes, min_score=max(score, LEAST_SCORE))
+                results = self.network(images, image_sizes=sizes, min_score=score)
             found.update(zip(indices, results, strict=True))
         return [_to_cpu(found[index].filter(score)) for index in range(len(pictures))]
 
@@ -181,9 +179,9 @@ def load(model: str | Path = DEFAULT_MODEL, *, device: torch.device | str | None
     Raises:
         CheckpointError: there is no such model, or it is damaged.
     """
-    from instancefcn.models import zoo
+    from instancefcn.models.checkpoint import load_checkpoint
 
-    return Predictor(zoo.load_checkpoint(model), device)
+    return Predictor(load_checkpoint(model), device)
 
 
 def _device(device: torch.device | str | None) -> torch.device:

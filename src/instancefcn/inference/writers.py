@@ -59,10 +59,12 @@ def _clashes(names: Sequence[str]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def write_overlay(out: Path, name: str, picture: Tensor, instances: Instances) -> Path:
+def write_overlay(
+    out: Path, name: str, picture: Tensor, instances: Instances, *, labels: bool = True
+) -> Path:
     """Write `out/name.overlay.png`: the picture, uint8 [3, H, W] RGB, with the instances drawn on it."""
     path = out / f"{name}{OVERLAY_SUFFIX}"
-    drawn = draw(picture, instances)
+    drawn = draw(picture, instances, labels=labels)
     with atomic_write(path) as temporary:
         # The default level takes four times as long and saves a tenth of the bytes of a photograph.
         drawn.save(temporary, format="PNG", compress_level=3)

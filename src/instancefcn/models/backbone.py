@@ -27,6 +27,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from instancefcn.errors import CheckpointError
 from instancefcn.models.imagenet import efficientnet_lite0_weights
+from instancefcn.ops import depthwise_convolution
 
 STRIDE = 16
 
@@ -49,6 +50,7 @@ class FrozenNormConv2d(nn.Module):
         self.dilation, self.groups = conv.dilation, conv.groups
         self.kernel_size = conv.kernel_size
         self.pads_like_tensorflow = isinstance(conv, Conv2dSame)
+        self.depthwise = conv.groups == conv.in_channels == conv.out_channels > 1
         self.weight = conv.weight
         scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)
         bias = 0 if conv.bias is None else conv.bias.detach()
@@ -58,9 +60,12 @@ class FrozenNormConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C', H', W']."""
         padding = self.padding
+        assert not isinstance(padding, str)
         if self.pads_like_tensorflow:
             x, padding = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation)), (0, 0)
         filters = self.weight * self.scale[:, None, None, None]
+        if self.depthwise and self.weight.requires_grad and torch.is_grad_enabled():
+            return depthwise_convolution(x, filters, self.shift, self.stride[0], padding[0], self.dilation[0])
         return F.conv2d(x, filters, self.shift, self.stride, padding, self.dilation, self.groups)
 
 
@@ -103,10 +108,11 @@ def open_residual_branches(network: nn.Module) -> None:
 
 
 class Backbone(nn.Module):
-    """Features C4 and C5 of a timm network, both at stride 16: the last stage is dilated instead of strided.
+    """Features C3, C4 and C5 of a timm network. C3 is at stride 8, the others at 16: the last stage is
+    dilated instead of strided.
 
     Attributes:
-        channels: channels of (C4, C5).
+        channels: channels of (C3, C4, C5).
         mean, std: what the network expects of pictures in 0..1, per colour (RGB).
 
     Args:
@@ -127,7 +133,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.body = timm.create_model(
-            name, features_only=True, output_stride=STRIDE, out_indices=(3, 4), pretrained=False
+            name, features_only=True, output_stride=STRIDE, out_indices=(2, 3, 4), pretrained=False
         )
         if pretrained is False:
             open_residual_branches(self.body)
@@ -136,8 +142,8 @@ class Backbone(nn.Module):
         else:
             load_features(self.body, read_weights(Path(pretrained)), str(pretrained))
         information: Any = self.body.feature_info
-        c4, c5 = information.channels()
-        self.channels: tuple[int, int] = (c4, c5)
+        c3, c4, c5 = information.channels()
+        self.channels: tuple[int, int, int] = (c3, c4, c5)
         config = timm.get_pretrained_cfg(name)
         mean, std = (config.mean, config.std) if config else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -147,10 +153,62 @@ class Backbone(nn.Module):
             if parameter_name.startswith(frozen):
                 parameter.requires_grad_(False)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images [N, 3, H, W] to C4 and C5, each [N, C, ceil(H / 16), ceil(W / 16)]."""
-        c4, c5 = self.body(images)
-        return c4, c5
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised images [N, 3, H, W] to C3, [N, C, ceil(H / 8), ceil(W / 8)], and C4 and C5, each [N, C,
+        ceil(H / 16), ceil(W / 16)].
+        """
+        c3, c4, c5 = self.body(images)
+        return c3, c4, c5
+
+
+class AtrousVGG(nn.Module):
+    """VGG-16 at stride 8 (InstanceFCN, section 3.1): the 13 convolutions, the fourth pooling without stride,
+    the last three convolutions dilated. The fourth pooling covers 3 x 3 cells, so that the map keeps its
+    size, and the poolings before it round up, as in Caffe.
+
+    Attributes:
+        channels: of the features.
+        mean, std: what the network expects of pictures in 0..1, per colour (RGB).
+
+    Args:
+        frozen: names of the first modules (as timm's prefixes) that are not trained.
+        pretrained: as for `Backbone`.
+
+    Raises:
+        CheckpointError: the weights cannot be had, or are those of another network.
+    """
+
+    mean: Tensor
+    std: Tensor
+    channels = 512
+
+    def __init__(self, frozen: tuple[str, ...] = (), pretrained: bool | Path | str = False) -> None:
+        super().__init__()
+        network = timm.create_model("vgg16", pretrained=False, num_classes=0)
+        self.body = nn.Module()
+        layers: list[Any] = list(network.get_submodule("features").children())[:30]
+        for place in (4, 9, 16):
+            layers[place] = nn.MaxPool2d(2, 2, ceil_mode=True)
+        layers[23] = nn.MaxPool2d(3, 1, padding=1)
+        for place in (24, 26, 28):
+            layers[place].dilation = layers[place].padding = (2, 2)
+        self.body.add_module("features", nn.Sequential(*layers))
+        if pretrained is True:
+            load_features(self.body, published_weights("vgg16"), "vgg16")
+        elif pretrained is not False:
+            load_features(self.body, read_weights(Path(pretrained)), str(pretrained))
+        config = timm.get_pretrained_cfg("vgg16")
+        assert config is not None
+        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
+        for name, parameter in self.body.named_parameters():
+            if name.startswith(frozen):
+                parameter.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images [N, 3, H, W] to [N, 512, ceil(H / 8), ceil(W / 8)]."""
+        features: Tensor = self.body.get_submodule("features")(images)
+        return features
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

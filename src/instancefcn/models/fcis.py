@@ -13,6 +13,7 @@ maps, then
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from instancefcn import boxes as box_ops
 from instancefcn.instances import Instances
 from instancefcn.models.backbone import STRIDE, Backbone
+from instancefcn.models.fusion import Fusion
 from instancefcn.models.rpn import RegionProposalNetwork
 from instancefcn.models.sampling import RoITargets, SamplingSpec, assign_rois, hardest, mask_targets
 from instancefcn.models.targets import Target
@@ -31,6 +33,8 @@ from instancefcn.ops.voting import Extent, vote_masks
 
 # Standard deviations of box deltas, by which the box branch is scaled (official code).
 DELTA_STD = (0.2, 0.2, 0.5, 0.5)
+# What scores less is noise: the classes of 600 windows would ask for thousands of votes.
+LEAST_SCORE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class HeadSpec:
 
     Attributes:
         channels: of the 1x1 convolution between the backbone and the score maps.
+        fused: False reads the maps from C5, as the paper; True from C3, C4 and C5 (see `Fusion`).
         k: parts of a window along each side; 1 makes the maps translation invariant (the paper's ablation).
         joint: True for FCIS; False reads the class from one set of maps and the mask from the other (the
             paper's ablation "separate score maps").
@@ -48,6 +53,7 @@ class HeadSpec:
     """
 
     channels: int = 1024
+    fused: bool = False
     k: int = 7
     joint: bool = True
     mask_size: int = 21
@@ -71,18 +77,19 @@ class ScoreMaps(nn.Module):
     classes).
     """
 
-    def __init__(self, in_channels: int, num_classes: int, spec: HeadSpec) -> None:
+    def __init__(self, in_channels: Sequence[int], num_classes: int, spec: HeadSpec) -> None:
         super().__init__()
         self.k, self.classes = spec.k, num_classes + 1
-        self.reduce = nn.Conv2d(in_channels, spec.channels, 1)
+        self.levels = len(in_channels) if spec.fused else 1
+        self.reduce = Fusion(in_channels[-self.levels :], spec.channels)
         self.scores = nn.Conv2d(spec.channels, spec.k**2 * 2 * self.classes, 1)
         self.deltas = nn.Conv2d(spec.channels, spec.k**2 * 4, 1)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, C5, H, W] to maps [N, k, k, 2 (outside, inside), C + 1, H, W] and box maps [N, k, k, 4, H,
-        W].
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """C3, C4 and C5 to maps [N, k, k, 2 (outside, inside), C + 1, H, W] and box maps [N, k, k, 4, H, W],
+        with the cells of C5.
         """
-        reduced = F.relu(self.reduce(features))
+        reduced = self.reduce(features[-self.levels :])
         k = self.k
         return (
             self.scores(reduced).unflatten(1, (k, k, 2, self.classes)),
@@ -94,9 +101,9 @@ class FCIS(nn.Module):
     """Joint detection and segmentation from inside/outside score maps.
 
     Args:
-        backbone: C4 and C5 at stride 16.
+        backbone: C3 at stride 8, C4 and C5 at stride 16.
         rpn: proposals.
-        rpn_level: 0 to propose from C4 (the paper), 1 from C5.
+        rpn_level: 4 to propose from C4 (the paper), 5 from C5.
         head: the position-sensitive head.
         sampling: the RoIs of a training step.
         classes: names and ids; background is added inside.
@@ -115,10 +122,13 @@ class FCIS(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.rpn = backbone, rpn
-        self.maps = ScoreMaps(backbone.channels[1], len(classes), head)
+        self.maps = ScoreMaps(backbone.channels, len(classes), head)
         self.rpn_level, self.head, self.sampling, self.classes = rpn_level, head, sampling, classes
         self.register_buffer("delta_std", torch.tensor(DELTA_STD), persistent=False)
-        for module in (*self.rpn.modules(), *self.maps.modules()):
+        own = [*self.rpn.modules(), self.maps.scores, self.maps.deltas]
+        if not head.fused:
+            own += self.maps.reduce.modules()
+        for module in own:
             if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
@@ -131,7 +141,7 @@ class FCIS(nn.Module):
         images: list[Tensor],
         targets: list[Target] | None = None,
         image_sizes: list[tuple[int, int]] | None = None,
-        min_score: float = 1e-3,
+        min_score: float = 0.0,
         max_instances: int = 100,
     ) -> Any:
         """Losses while training, instances otherwise.
@@ -141,7 +151,7 @@ class FCIS(nn.Module):
             targets: training only: the annotated objects, in the images' pixels.
             image_sizes: (height, width) of the original pictures, in which instances are wanted; the images'
                 own when None.
-            min_score: instances below this score are not worth a vote.
+            min_score: instances below this score are not worth a vote, nor below LEAST_SCORE.
             max_instances: the most instances of one picture.
 
         Returns:
@@ -153,14 +163,14 @@ class FCIS(nn.Module):
         """
         batch, sizes = self.collate(images)
         features = self.backbone(batch)
-        logits, deltas = self.rpn(features[self.rpn_level])
-        height, width = features[self.rpn_level].shape[2:]
+        logits, deltas = self.rpn(features[self.rpn_level - 3])
+        height, width = features[-1].shape[2:]
         grid = self.rpn.anchors.grid(height, width, batch.device)
         proposals = [
             self.rpn.proposals(logits[i].detach(), deltas[i].detach(), grid, size)
             for i, size in enumerate(sizes)
         ]
-        maps, box_maps = self.maps(features[1])
+        maps, box_maps = self.maps(features)
         if not self.training:
             return self.detect(
                 maps, box_maps, proposals, sizes, image_sizes or sizes, min_score, max_instances
@@ -289,7 +299,7 @@ class FCIS(nn.Module):
                 box_ops.scale(own[:, 1:], *factors),
                 probabilities[usable],
                 image_size,
-                min_score=min_score,
+                min_score=max(min_score, LEAST_SCORE),
                 max_instances=max_instances,
                 extent=self.head.extent,
             )

@@ -45,7 +45,7 @@ class TrainConfig(Section):
 
     Sides are in pixels of the network's input: a picture is scaled so that its short side has the wanted
     length, unless its long side would pass the limit. In training the short side is drawn uniformly from
-    `train_short` = (least, greatest).
+    `train_short` = (least, greatest), or from the few values of `train_sides`.
     """
 
     model: str = "fcis_lite"
@@ -75,6 +75,9 @@ class TrainConfig(Section):
     short_side: int = Field(default=600, ge=32, description="of a picture at test time")
     long_side: int = Field(default=1000, ge=32, description="limit at test time")
     train_short: tuple[int, int] = (600, 600)
+    train_sides: tuple[int, ...] = Field(
+        default=(), description="short sides to draw from, instead of the range train_short (InstanceFCN)"
+    )
     train_long: int = Field(default=1000, ge=32)
     augment: AugmentConfig = AugmentConfig()
 
@@ -86,6 +89,9 @@ class TrainConfig(Section):
     )
     joint: bool | None = Field(
         default=None, description="false: one set of maps for classes, another for masks (ablation)"
+    )
+    fused: bool | None = Field(
+        default=None, description="score maps from C3, C4 and C5 together, or (false) from C5 alone"
     )
     pretrained: bool | str = True
     init: str | None = Field(
@@ -110,6 +116,8 @@ class TrainConfig(Section):
             raise ValueError(
                 f"train_short must be (least, greatest) with 32 <= least <= greatest, got {self.train_short}"
             )
+        if any(side < 32 or side > self.train_long for side in self.train_sides):
+            raise ValueError(f"train_sides must lie between 32 and train_long, got {self.train_sides}")
         if self.train_long < greatest or self.long_side < self.short_side:
             raise ValueError("a long side is shorter than the short side: raise train_long or long_side")
         if any(not 0 < part < 1 for part in self.milestones):

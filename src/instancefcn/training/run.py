@@ -19,7 +19,9 @@ from instancefcn.data.transforms import Resize
 from instancefcn.errors import ConfigError
 from instancefcn.files import write_json
 from instancefcn.models import zoo
+from instancefcn.models.checkpoint import load_checkpoint, save_checkpoint
 from instancefcn.models.fcis import FCIS, Classes
+from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.training.config import TrainConfig
 from instancefcn.training.evaluator import Evaluator
 from instancefcn.training.keeper import LAST, Keeper, batches_seen, read_run
@@ -97,7 +99,11 @@ class _Run:
             TrainSet(train_split, make_augment(config), config.seed), batches, reading_processes(config)
         )
         changed = zoo.with_changes(
-            zoo.spec_of(config.model), k=config.k, joint=config.joint, sampling=config.sampling
+            zoo.spec_of(config.model),
+            k=config.k,
+            joint=config.joint,
+            sampling=config.sampling,
+            fused=config.fused,
         )
         self.spec = replace(changed, short_side=config.short_side, long_side=config.long_side)
         self.classes = Classes(train_split.class_names, train_split.category_ids)
@@ -155,7 +161,7 @@ class _Run:
             "settings": config.model_dump(mode="json", exclude={"data", "out", "init", "pretrained"}),
         }
         weights = self.module.best_network.state_dict()
-        zoo.save_checkpoint(
+        save_checkpoint(
             self.folder / name, weights, self.spec, self.classes, metrics=metrics, training=training
         )
 
@@ -177,14 +183,14 @@ class _Run:
             default_root_dir=self.folder,
         )
 
-    def _network(self) -> FCIS:
+    def _network(self) -> FCIS | InstanceFCN:
         names, ids = self.classes.names, self.classes.ids
         if self.config.init is None:
             return zoo.build(
                 self.spec, class_names=names, category_ids=ids, pretrained=self.config.pretrained
             )
         network = zoo.build(self.spec, class_names=names, category_ids=ids)
-        start_from(network, zoo.load_checkpoint(self.config.init))
+        start_from(network, load_checkpoint(self.config.init))
         return network
 
     def _headline(self, first: int) -> str:

@@ -15,7 +15,9 @@ from instancefcn.data.layout import open_datasets
 from instancefcn.data.transforms import Augment
 from instancefcn.errors import ConfigError, DataError
 from instancefcn.models import zoo
+from instancefcn.models.checkpoint import Loaded
 from instancefcn.models.fcis import FCIS
+from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.training.config import TrainConfig, load_config, nest, resolve, resume_config
 from instancefcn.training.keeper import LAST
 
@@ -51,17 +53,21 @@ def _training_sides(preferred: Mapping[str, Any], settings: Mapping[str, Any]) -
 
 
 def read_splits(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
-    """Both splits, or the only one. Raises DataError with every problem of both."""
+    """Both splits, or the only one; for a class-agnostic model all objects are of one class. Raises DataError
+    with every problem of both.
+    """
     data = Path(config.data)
     found = open_datasets(data, ("train", "val") if _has_val(data) else ("train",))
     if not any(not annotation.crowd for picture in found[0].pictures for annotation in picture.annotations):
         raise DataError(
             f"{found[0].name}: has no annotated object, so there is nothing to learn: add annotations"
         )
+    if isinstance(zoo.spec_of(config.model), zoo.ProposalModelSpec):
+        found = [split.as_objects() for split in found]
     return found[0], found[1] if len(found) > 1 else None
 
 
-def start_from(network: FCIS, loaded: zoo.Loaded) -> list[str]:
+def start_from(network: FCIS | InstanceFCN, loaded: Loaded) -> list[str]:
     """Copy the weights that fit; the score maps of other classes stay as they were built.
 
     Returns:
@@ -91,6 +97,7 @@ def make_augment(config: TrainConfig) -> Augment:
         contrast=change.colour,
         saturation=change.colour,
         crop=change.crop,
+        choices=config.train_sides,
     )
 
 

@@ -1,0 +1,76 @@
+"""Times InstanceFCN: what comes after the convolutions against the convolutions, on real pictures.
+
+    python benchmarks/propose.py DATA [--model NAME|PATH] [--split val] [--pictures 10] [--repeats 3] [--top 1000]
+
+After the convolutions: ranking all windows of all levels, assembling the best, suppression, and refining up to
+`top` masks to the picture's resolution. The promise: at most a third of the convolutions' time on two cores.
+Medians over the pictures of the medians of the repeats, after a warm-up picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from instancefcn.data.images import read_image
+from instancefcn.data.layout import open_dataset
+from instancefcn.data.transforms import resize
+from instancefcn.inference.predictor import load
+from instancefcn.models.instance_fcn import InstanceFCN
+
+LIMIT = 1 / 3
+
+
+def measure(
+    network: InstanceFCN, image: torch.Tensor, size: tuple[int, int], top: int
+) -> tuple[float, float, int]:
+    """Seconds of the convolutions, seconds of all that follows, and the number of proposals."""
+    start = time.perf_counter()
+    levels = [network.score_maps(level) for level in network.pyramid(image)]
+    middle = time.perf_counter()
+    found = network.finish(network.candidates(levels, image.shape[1:], size, 0.0), size, top)
+    return middle - start, time.perf_counter() - middle, len(found)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="instancefcn-objects")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--pictures", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--top", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    predictor = load(options.model, device="cpu")
+    network, sides = predictor.network, predictor.preprocessing
+    assert isinstance(network, InstanceFCN), "this benchmark is for proposals"
+    pictures = open_dataset(options.data, options.split, check_pictures=False).pictures[
+        : options.pictures + 1
+    ]
+    rows = []
+    with torch.inference_mode():
+        for number, picture in enumerate(pictures):
+            image = resize(read_image(picture.path), sides.short_side, sides.long_side)[0]
+            runs = [
+                measure(network, image, (picture.height, picture.width), options.top)
+                for _ in range(options.repeats)
+            ]
+            if number:
+                rows.append([statistics.median(column) for column in zip(*runs, strict=True)])
+    before, after, count = (statistics.median(column) for column in zip(*rows, strict=True))
+    print(f"{len(rows)} pictures, {network.spec.levels} levels from a short side of {sides.short_side} px")
+    print(
+        f"convolutions {before:.3f} s, the rest {after:.3f} s for {count:.0f} proposals: {after / before:.3f}"
+    )
+    print(f"promise: at most {LIMIT:.3f}: {'kept' if after / before <= LIMIT else 'NOT kept'}")
+
+
+if __name__ == "__main__":
+    main()

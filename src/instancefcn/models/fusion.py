@@ -1,0 +1,85 @@
+"""Features that see fine detail: the last levels of a backbone, fused.
+
+FCIS reads its maps from C5 alone. A small network has lost where exactly an object ends by then; adding C3
+and C4 costs three small convolutions (docs/method.md gives what it is worth). InstanceFCN needs features at
+stride 8, which a small network gets in the same way for a quarter of the cost of running C4 and C5 there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from instancefcn.models.backbone import Backbone
+
+
+class Fusion(nn.Module):
+    """Each level through its own 1x1 convolution, then at the cells of one of them; the sum, rectified.
+
+    Args:
+        in_channels: channels of the levels, the coarsest last.
+        channels: of the result.
+        finest: False averages the finer levels over the cells of the coarsest; True reads the coarser ones
+            bilinearly at the cells of the finest.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int, finest: bool = False) -> None:
+        super().__init__()
+        self.finest = finest
+        self.lateral = nn.ModuleList(nn.Conv2d(count, channels, 1) for count in in_channels)
+        for conv in self.lateral:
+            assert isinstance(conv, nn.Conv2d)
+            assert conv.bias is not None
+            # He's variance, shared by the terms of the sum.
+            nn.init.normal_(conv.weight, std=(2 / (len(in_channels) * conv.in_channels)) ** 0.5)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """Levels [N, C_i, H_i, W_i], the coarsest last, to [N, channels, H, W] of the chosen level."""
+        size = levels[0 if self.finest else -1].shape[2:]
+        terms = []
+        for level, conv in zip(levels, self.lateral, strict=True):
+            stride = -(-level.shape[2] // size[0])
+            if stride > 1:
+                level = F.avg_pool2d(level, stride, ceil_mode=True)
+            terms.append(_grow(conv(level), size))
+        return F.relu(sum(terms[1:], terms[0]))
+
+
+def _grow(x: Tensor, size: torch.Size) -> Tensor:
+    """Every cell of x [N, C, h, w] becomes two by two, read bilinearly; cut to `size`."""
+    if x.shape[2:] == size:
+        return x
+    height, width = x.shape[2:]
+    grown = F.interpolate(x, (2 * height, 2 * width), mode="bilinear", align_corners=False)
+    return grown[:, :, : size[0], : size[1]]
+
+
+class FineFeatures(nn.Module):
+    """C3, C4 and C5 of a backbone fused at stride 8.
+
+    Attributes:
+        channels: of the features.
+        mean, std: what the backbone expects of pictures in 0..1.
+    """
+
+    def __init__(self, backbone: Backbone, channels: int) -> None:
+        super().__init__()
+        self.backbone, self.channels = backbone, channels
+        self.fusion = Fusion(backbone.channels, channels, finest=True)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.backbone.mean
+
+    @property
+    def std(self) -> Tensor:
+        return self.backbone.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images [N, 3, H, W] to [N, channels, ceil(H / 8), ceil(W / 8)]."""
+        features: Tensor = self.fusion(self.backbone(images))
+        return features

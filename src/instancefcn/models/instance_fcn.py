@@ -1,0 +1,299 @@
+"""InstanceFCN (Dai et al., ECCV 2016): class-agnostic mask proposals, in reading order.
+
+The network gives k x k *instance-sensitive* maps, "this pixel lies in part (i, j) of an object", and one map
+of objectness, "an object fills the window centred here". A window of m x m cells slides over every position;
+its mask is assembled, without a parameter, by reading each part of the window from its own map. An object
+that no window fits is found on another level of an image pyramid.
+
+Only windows that matter are ever assembled: the sampled ones in training, the best in inference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from instancefcn import boxes as box_ops
+from instancefcn.instances import Instances
+from instancefcn.masks import CroppedMasks
+from instancefcn.models.backbone import AtrousVGG
+from instancefcn.models.fcis import Classes
+from instancefcn.models.fusion import FineFeatures
+from instancefcn.models.sampling import mask_targets
+from instancefcn.models.targets import Target
+from instancefcn.models.windows import STRIDE, WindowSpec, label_windows, sample_windows, window_boxes
+from instancefcn.ops import mask_logits
+from instancefcn.ops.voting_step import vote_average
+
+OBJECT = Classes(("object",), (1,))
+
+
+@dataclass(frozen=True)
+class ProposalSpec:
+    """The two branches, and how proposals are made.
+
+    Attributes:
+        channels: of the hidden layer of each branch.
+        k: parts of a window along each side; 1 makes the maps translation invariant (the paper's ablation).
+        levels: of the pyramid; the picture itself is the first.
+        step: every level is smaller than the one before by this factor.
+        before_nms: windows that are assembled, the best of all levels.
+        nms_iou: of two proposals whose masks' boxes overlap by more than this, the better stays.
+        mask_threshold: a pixel belongs to an object when its probability is at least this.
+    """
+
+    channels: int = 512
+    k: int = 5
+    levels: int = 6
+    step: float = 1.5
+    before_nms: int = 3000
+    nms_iou: float = 0.8
+    mask_threshold: float = 0.4
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """P windows of one picture, assembled; best first.
+
+    Attributes:
+        scores: float32 [P], 0 to 1.
+        windows: float32 [P, 4], pixels of the picture.
+        masks: float32 [P, m, m]: probabilities on a grid over each window.
+    """
+
+    scores: Tensor
+    windows: Tensor
+    masks: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Candidates:
+        return Candidates(self.scores[rows], self.windows[rows], self.masks[rows])
+
+
+class InstanceFCN(nn.Module):
+    """Mask proposals from instance-sensitive score maps.
+
+    Args:
+        features: features at stride 8.
+        spec: the branches and the making of proposals.
+        windows: the sliding windows.
+    """
+
+    classes = OBJECT
+
+    def __init__(self, features: AtrousVGG | FineFeatures, spec: ProposalSpec, windows: WindowSpec) -> None:
+        super().__init__()
+        self.features, self.spec, self.windows = features, spec, windows
+        self.reduce = nn.Conv2d(features.channels, spec.channels, 1)
+        self.maps = nn.Conv2d(spec.channels, spec.k**2, 3, padding=1)
+        self.hidden = nn.Conv2d(features.channels, spec.channels, 3, padding=1)
+        self.objectness = nn.Conv2d(spec.channels, 1, 1)
+        for conv in (self.reduce, self.maps, self.hidden, self.objectness):
+            assert conv.bias is not None
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+
+    def forward(
+        self,
+        images: list[Tensor],
+        targets: list[Target] | None = None,
+        image_sizes: list[tuple[int, int]] | None = None,
+        min_score: float = 0.0,
+        max_instances: int = 1000,
+    ) -> Any:
+        """Losses while training, proposals otherwise. Pictures run one by one: their sizes differ by a factor
+        of seven, and padding would cost more than a batch saves.
+
+        Args:
+            images: N tensors [3, H, W], RGB, 0 to 1; in evaluation mode of the size of the first level.
+            targets: training only: the annotated objects, in the images' pixels. Classes do not matter.
+            image_sizes: (height, width) of the original pictures, in which proposals are wanted; the images'
+                own when None.
+            min_score: proposals below this objectness are left out.
+            max_instances: the most proposals of one picture.
+
+        Returns:
+            In training mode dict of scalar losses: "objectness", "mask".
+            In evaluation mode list of N `Instances` with the one class "object".
+
+        Raises:
+            ValueError: training without targets.
+        """
+        if self.training:
+            if targets is None or len(targets) != len(images):
+                raise ValueError("training needs one target for every image")
+            return self.losses(images, targets)
+        sizes = image_sizes or [(image.shape[1], image.shape[2]) for image in images]
+        return [
+            self.propose(image, size, min_score, max_instances)
+            for image, size in zip(images, sizes, strict=True)
+        ]
+
+    def score_maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """One picture [3, H, W] to instance-sensitive maps [1, k, k, 2, 1, h, w], in the layout of FCIS with
+        an outside of zero, and objectness logits [h, w]; h = ceil(H / 8).
+        """
+        mean, std = self.features.mean, self.features.std
+        picture = ((image.to(mean) - mean) / std)[None].contiguous(memory_format=torch.channels_last)
+        features = self.features(picture)
+        maps = self.maps(F.relu(self.reduce(features)))
+        inside = maps.unflatten(1, (self.spec.k, self.spec.k)).unsqueeze(3)
+        logits = self.objectness(F.relu(self.hidden(features)))[0, 0].float()
+        return torch.stack((torch.zeros_like(inside), inside), dim=3), logits
+
+    def assemble(self, maps: Tensor, windows: Tensor) -> Tensor:
+        """Mask logits [P, m, m] of windows [P, 4] (pixels of the network's input): each cell from the map of
+        the part of the window that it lies in. With m = 21 and k = 5 a part is 4.2 cells wide; a cell belongs
+        to the part that holds its centre (the paper leaves this open).
+        """
+        rois = box_ops.to_rois(windows, 0)
+        labels = torch.zeros(len(windows), dtype=torch.int64, device=windows.device)
+        return mask_logits(maps, rois, labels, STRIDE, self.windows.cells).float()
+
+    # -- training
+
+    def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        """Logistic losses: of objectness, the mean over the sampled windows of the batch; of masks, the mean
+        over the cells, on the picture, of the positive windows.
+        """
+        scores, truths, cells, wanted = [], [], [], []
+        for image, target in zip(images, targets, strict=True):
+            target = target.to(self.features.mean.device)
+            maps, logits = self.score_maps(image)
+            height, width = logits.shape
+            labels, matched = label_windows(height, width, target, self.windows)
+            positive, negative = sample_windows(labels, self.windows)
+            scores.append(logits.flatten()[torch.cat((positive, negative))])
+            truths.append(torch.cat((torch.ones_like(positive), torch.zeros_like(negative))))
+            windows = window_boxes(positive, width, self.windows)
+            seen = on_map(windows, height, width, self.windows.cells)
+            cells.append(self.assemble(maps, windows)[seen])
+            wanted.append(mask_targets(windows, matched[positive], target, self.windows.cells)[seen])
+        score, truth, cell, mask = (torch.cat(parts) for parts in (scores, truths, cells, wanted))
+        objectness = F.binary_cross_entropy_with_logits(score, truth.to(score), reduction="sum")
+        masks = F.binary_cross_entropy_with_logits(cell, mask, reduction="sum")
+        return {"objectness": objectness / max(len(score), 1), "mask": masks / max(len(cell), 1)}
+
+    # -- inference
+
+    @torch.no_grad()
+    def propose(
+        self, image: Tensor, image_size: tuple[int, int], min_score: float = 0.0, top: int = 1000
+    ) -> Instances:
+        """Proposals for one picture [3, H, W] in the pixels of the original of `image_size`: the best windows
+        of all levels together, assembled, without near-duplicates, refined to the picture's resolution.
+        """
+        levels = [self.score_maps(level) for level in self.pyramid(image)]
+        return self.finish(self.candidates(levels, image.shape[1:], image_size, min_score), image_size, top)
+
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """The picture [3, H, W] and its smaller versions, every one `step` times smaller than the last."""
+        levels = [image]
+        for level in range(1, self.spec.levels):
+            factor = self.spec.step**-level
+            size = [max(1, round(side * factor)) for side in image.shape[1:]]
+            levels.append(F.interpolate(image[None], size, mode="bilinear", antialias=True)[0])
+        return levels
+
+    def candidates(
+        self,
+        levels: list[tuple[Tensor, Tensor]],
+        size: tuple[int, ...],
+        image_size: tuple[int, int],
+        min_score: float,
+    ) -> Candidates:
+        """The best windows of all levels, by objectness, assembled.
+
+        Args:
+            levels: what `score_maps` gave for every level.
+            size: (height, width) of the first level.
+            image_size: of the picture in whose pixels windows are wanted.
+        """
+        flat = torch.cat([logits.flatten() for _, logits in levels])
+        best, order = flat.topk(min(self.spec.before_nms, len(flat)))
+        order = order[best.sigmoid() >= min_score]
+        masks = flat.new_empty((len(order), self.windows.cells, self.windows.cells))
+        windows = flat.new_empty((len(order), 4))
+        begin = 0
+        for number, (maps, logits) in enumerate(levels):
+            rows = ((order >= begin) & (order < begin + logits.numel())).nonzero()[:, 0]
+            own = window_boxes(order[rows] - begin, logits.shape[1], self.windows)
+            begin += logits.numel()
+            masks[rows] = self.assemble(maps, own).sigmoid()
+            level = [max(1, round(side * self.spec.step**-number)) for side in size]
+            windows[rows] = box_ops.scale(own, image_size[1] / level[1], image_size[0] / level[0])
+        return Candidates(flat[order].sigmoid(), windows, masks)
+
+    def finish(self, found: Candidates, image_size: tuple[int, int], top: int) -> Instances:
+        """Drop windows without a mask and near-duplicates, take the `top` best and refine their masks: read
+        bilinearly at the picture's pixels, then cut.
+        """
+        cell_boxes, any_cell = tight_cells(found.masks >= self.spec.mask_threshold)
+        sides = (found.windows[:, 2:] - found.windows[:, :2]).repeat(1, 2) / self.windows.cells
+        corner = found.windows[:, :2].repeat(1, 2)
+        boxes = box_ops.clip(corner + cell_boxes * sides, image_size)
+        usable = (any_cell & box_ops.sides_at_least(boxes, 1.0)).nonzero()[:, 0]
+        kept = usable[nms(boxes[usable], found.scores[usable], self.spec.nms_iou)[:top]]
+        # Reading between the cells reaches at most half a cell beyond the cut ones.
+        reach = box_ops.clip(
+            torch.cat((boxes[:, :2] - sides[:, :2], boxes[:, 2:] + sides[:, :2]), 1), image_size
+        )
+        rects = torch.cat((reach[kept, :2].floor(), reach[kept, 2:].ceil()), 1).long()
+        every = torch.arange(len(kept) + 1, device=kept.device)
+        pixels = vote_average(
+            found.masks[kept],
+            found.windows[kept],
+            every[:-1],
+            torch.ones(len(kept), device=kept.device),
+            every,
+            rects,
+            self.spec.mask_threshold,
+        )
+        masks = CroppedMasks(pixels, rects, image_size).to("cpu")
+        filled = (masks.areas() > 0).nonzero()[:, 0]
+        masks, scores = masks[filled], found.scores[kept].cpu()[filled]
+        labels = torch.zeros(len(filled), dtype=torch.int64)
+        return Instances(masks.tight_boxes(), scores, labels, masks, self.classes.names, self.classes.ids)
+
+    # -- optimisation
+
+    def parameter_groups(self, backbone_rate: float = 1.0) -> list[dict[str, Any]]:
+        """Trainable parameters as {"params", "lr_scale", "decay"}: the backbone learns `backbone_rate` times
+        as fast as the rest; biases do not decay.
+        """
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                rate = backbone_rate if ".body." in name else 1.0
+                groups.setdefault((rate, parameter.dim() > 1), []).append(parameter)
+        return [
+            {"params": parameters, "lr_scale": rate, "decay": decay}
+            for (rate, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
+        ]
+
+
+def on_map(windows: Tensor, height: int, width: int, cells: int) -> Tensor:
+    """bool [P, cells, cells]: the cells of windows [P, 4] that lie on a map of height x width cells."""
+    steps = torch.arange(cells, device=windows.device) + 0.5
+    x = windows[:, :1] / STRIDE + steps
+    y = windows[:, 1:2] / STRIDE + steps
+    return ((y > 0) & (y < height))[:, :, None] & ((x > 0) & (x < width))[:, None, :]
+
+
+def tight_cells(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes [P, 4] around the cells that are set in masks bool [P, m, m], in cells, half-open, as floats; and
+    bool [P]: whether any is.
+    """
+    size = masks.shape[-1]
+    edges = []
+    for axis in (1, 2):  # over the rows: columns that hold a cell; then the other way round
+        line = masks.any(axis)
+        first = line.float().argmax(1)
+        last = size - line.flip(1).float().argmax(1)
+        edges.append((first, last))
+    (x1, x2), (y1, y2) = edges
+    return torch.stack((x1, y1, x2, y2), 1).float(), masks.flatten(1).any(1)

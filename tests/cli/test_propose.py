@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from instancefcn.cli.main import app
+from instancefcn.models import checkpoint, zoo
+from tiny import tiny_proposals
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small untrained InstanceFCN whose maps say "object" about everywhere."""
+    torch.manual_seed(0)
+    spec = tiny_proposals()
+    network = zoo.build(spec)
+    torch.nn.init.constant_(network.maps.bias, 1.0)
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    checkpoint.save_checkpoint(path, network.state_dict(), spec, network.classes)
+    return path
+
+
+def test_proposals_of_a_picture(model: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = [
+        "propose",
+        str(photos / "b.jpg"),
+        "--model",
+        str(model),
+        "--out",
+        str(out),
+        "--top",
+        "5",
+        "--json",
+    ]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    found = json.loads((out / "b.coco.json").read_text())
+    assert len(found) == 5
+    scores = [one["score"] for one in found]
+    assert scores == sorted(scores, reverse=True)
+    assert {one["category_id"] for one in found} == {1}
+    assert all(one["segmentation"]["size"] == [100, 200] for one in found)
+    assert [c["name"] for c in json.loads((out / "predictions.json").read_text())["categories"]] == ["object"]
+    with Image.open(out / "b.overlay.png") as overlay:
+        assert overlay.size == (200, 100)
+    assert [one["class"] for one in json.loads(result.stdout)["instances"]] == ["object"] * 5
+    assert "5 objects in 1 of 1 pictures" in result.stderr
+
+
+def test_what_is_no_picture_is_reported(model: Path, photos: Path, tmp_path: Path) -> None:
+    words = ["propose", str(photos), "--model", str(model), "--out", str(tmp_path / "out"), "--top", "1"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    assert "2 objects in 2 of 4 pictures" in result.stderr
+    assert result.stderr.count("error: ") == 2
+
+
+def test_a_model_of_classes_is_refused(run: Callable[..., Any], photos: Path) -> None:
+    result = run("propose", photos / "a.png", "--model", "fcis-animals7")
+    assert result.exit_code == 2
+    assert "fcis-animals7 finds objects of classes, not proposals: say instancefcn predict" in result.stderr

@@ -1,0 +1,76 @@
+"""Join COCO-format folders into one: pictures linked under new names, categories joined by name.
+
+    python tools/merge_coco.py OUT FOLDER... [--splits train val]
+
+For training on several data sets at once. OUT must not exist. Pictures are hard links where the file system
+allows it, else copies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from instancefcn.files import write_json
+
+
+def merge(folders: list[Path], split: str, images: Path) -> dict[str, Any]:
+    """One COCO document of a split of all `folders`, whose pictures it links into `images`."""
+    ids: dict[str, int] = {}
+    document: dict[str, Any] = {"images": [], "annotations": []}
+    for folder in folders:
+        own = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+        names = {category["id"]: category["name"] for category in own["categories"]}
+        for name in names.values():
+            ids.setdefault(name, len(ids) + 1)
+        first_image, first_annotation = len(document["images"]), len(document["annotations"])
+        place = {}
+        for number, image in enumerate(own["images"], start=first_image + 1):
+            place[image["id"]] = number
+            name = f"{folder.name}-{number}{Path(image['file_name']).suffix}"
+            _link(folder / "images" / image["file_name"], images / name)
+            document["images"].append({**image, "id": number, "file_name": name})
+        for number, annotation in enumerate(own["annotations"], start=first_annotation + 1):
+            document["annotations"].append(
+                {
+                    **annotation,
+                    "id": number,
+                    "image_id": place[annotation["image_id"]],
+                    "category_id": ids[names[annotation["category_id"]]],
+                }
+            )
+    document["categories"] = [{"id": number, "name": name} for name, number in ids.items()]
+    return document
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--splits", nargs="+", default=["train", "val"])
+    arguments = parser.parse_args()
+    images = arguments.out / "images"
+    images.mkdir(parents=True)
+    for split in arguments.splits:
+        folder = images / split
+        folder.mkdir()
+        document = merge(arguments.folders, split, folder)
+        for image in document["images"]:
+            image["file_name"] = f"{split}/{image['file_name']}"
+        write_json(arguments.out / f"{split}.json", document)
+        print(f"{split}: {len(document['images'])} pictures, {len(document['annotations'])} objects")
+
+
+if __name__ == "__main__":
+    main()
