@@ -1,10 +1,11 @@
 """Times InstanceFCN: what comes after the convolutions against the convolutions, on real pictures.
 
-    python benchmarks/propose.py DATA [--model NAME|PATH] [--split val] [--pictures 10] [--repeats 3] [--top 1000]
+    python benchmarks/propose.py DATA [--model NAME|PATH] [--split val] [--pictures 10] [--repeats 3]
+        [--top 1000] [--threads 2]
 
-After the convolutions: ranking all windows of all levels, assembling the best, suppression, and refining up to
-`top` masks to the picture's resolution. The promise: at most a third of the convolutions' time on two cores.
-Medians over the pictures of the medians of the repeats, after a warm-up picture.
+After the convolutions: ranking all windows of all levels, assembling the best, suppression, and refining up
+to `top` masks to the picture's resolution. The promise: at most a third of the convolutions' time, on two
+cores. Medians over the pictures of the medians of the repeats, after a warm-up picture.
 """
 
 from __future__ import annotations
@@ -51,12 +52,10 @@ def main() -> None:
     predictor = load(options.model, device="cpu")
     network, sides = predictor.network, predictor.preprocessing
     assert isinstance(network, InstanceFCN), "this benchmark is for proposals"
-    pictures = open_dataset(options.data, options.split, check_pictures=False).pictures[
-        : options.pictures + 1
-    ]
+    dataset = open_dataset(options.data, options.split, check_pictures=False)
     rows = []
     with torch.inference_mode():
-        for number, picture in enumerate(pictures):
+        for number, picture in enumerate(dataset.pictures[: options.pictures + 1]):
             image = resize(read_image(picture.path), sides.short_side, sides.long_side)[0]
             runs = [
                 measure(network, image, (picture.height, picture.width), options.top)

@@ -252,10 +252,10 @@ def with_changes(
     if isinstance(spec, ProposalModelSpec):
         if (joint, sampling, fused) != (None, None, None):
             raise ConfigError(
-                f"joint, sampling and fused are settings of FCIS; {spec.name} has none of them: leave them out"
+                f"joint, sampling and fused are settings of FCIS, not of {spec.name}: leave them out"
             )
         return spec if k is None else replace(spec, head=replace(spec.head, k=k))
-    wanted = {"k": k, "joint": joint, "fused": fused}
+    wanted: dict[str, Any] = {"k": k, "joint": joint, "fused": fused}
     head = replace(spec.head, **{key: value for key, value in wanted.items() if value is not None})
     method = spec.sampling.method if sampling is None else sampling
     if method not in ("random", "ohem"):
