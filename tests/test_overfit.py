@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from instancefcn.data.layout import open_dataset
-from instancefcn.data.loader import EvalSet
+from instancefcn.data.loader import EvalSet, Sample
 from instancefcn.data.transforms import Resize
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.models import zoo
-from instancefcn.models.fcis import HeadSpec
+from instancefcn.models.fcis import FCIS, HeadSpec
+from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.models.rpn import AnchorSpec
 from instancefcn.models.sampling import SamplingSpec
 from tiny import tiny_proposals, tiny_spec
@@ -35,6 +36,24 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def learn(net: FCIS | InstanceFCN, batches: list[list[Sample]], steps: int) -> None:
+    """Train on the batches in turn, with one rise and fall of the learning rate."""
+    groups = [{"params": g["params"], "lr": RATE * g["lr_scale"]} for g in net.parameter_groups()]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [float(group["lr"]) for group in groups], total_steps=steps, pct_start=0.1
+    )
+    net.train()
+    for step in range(steps):
+        samples = batches[step % len(batches)]
+        losses = net([s.image for s in samples], [s.target for s in samples])
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_four_pictures_are_learnt_by_heart(shapes_folder: Path) -> None:
     torch.manual_seed(0)
@@ -47,20 +66,7 @@ def test_four_pictures_are_learnt_by_heart(shapes_folder: Path) -> None:
         sampling=SamplingSpec(method="random", rois=64, foreground_fraction=0.5, fill=False),
     )
     net = zoo.build(spec, class_names=dataset.class_names, category_ids=dataset.category_ids)
-    groups = [{"params": g["params"], "lr": RATE * g["lr_scale"]} for g in net.parameter_groups()]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [float(group["lr"]) for group in groups], total_steps=STEPS, pct_start=0.1
-    )
-
-    net.train()
-    for _ in range(STEPS):
-        losses = net([s.image for s in samples], [s.target for s in samples])
-        optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
+    learn(net, [samples], STEPS)
 
     sizes = [(s.picture.height, s.picture.width) for s in samples]
     found = net.eval()([s.image for s in samples], image_sizes=sizes)
@@ -79,20 +85,7 @@ def test_proposals_for_four_pictures_are_learnt_by_heart(shapes_folder: Path) ->
     levels = [[EvalSet(dataset, Resize(side, side))[i] for i in range(4)] for side in sides]
     spec = tiny_proposals()
     net = zoo.build(replace(spec, fused_channels=64, head=replace(spec.head, channels=64, k=5)))
-    groups = [{"params": g["params"], "lr": RATE * g["lr_scale"]} for g in net.parameter_groups()]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    steps = 150
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
-
-    net.train()
-    for step in range(steps):
-        samples = levels[step % len(levels)]
-        losses = net([s.image for s in samples], [s.target for s in samples])
-        optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
+    learn(net, levels, 150)
 
     sizes = [(s.picture.height, s.picture.width) for s in levels[0]]
     found = net.eval()([s.image for s in levels[0]], image_sizes=sizes)

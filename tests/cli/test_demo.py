@@ -17,5 +17,7 @@ def test_every_photograph_has_a_row_an_overlay_and_a_coco_file(
         assert str(Path("shown") / f"{name}.overlay.png") in result.stdout
         assert (tmp_path / "shown" / f"{name}.overlay.png").is_file()
         assert (tmp_path / "shown" / f"{name}.coco.json").is_file()
+    assert (tmp_path / "shown" / "terrapins.proposals.overlay.png").is_file()
+    assert str(Path("shown") / "terrapins.proposals.overlay.png") in result.stdout
     assert "score" in result.stdout
     assert (tmp_path / "shown" / "predictions.json").is_file()

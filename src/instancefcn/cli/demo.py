@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from instancefcn.instances import Instances
 
 
+PROPOSALS = "instancefcn-objects"
+PROPOSALS_IN, TOP = "terrapins", 10
+"""The bundled photograph that proposals are drawn for, and how many."""
+
+
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("demo-output"),
     model: Annotated[
@@ -18,7 +23,9 @@ def demo(
     ] = "fcis-animals7",
     score: Annotated[float, typer.Option(min=0, max=1, help="Leave out objects below this score.")] = 0.5,
 ) -> None:
-    """Segment the bundled photographs with the bundled model and show what comes out."""
+    """Segment the bundled photographs with the bundled model, propose masks of objects of any class in one of
+    them, and show what comes out.
+    """
     from importlib.resources import as_file, files
 
     from rich.console import Console
@@ -45,6 +52,7 @@ def demo(
             written += writer.write(number, result)
             seconds.append(result.seconds)
             _add_rows(table, result.path.name, result.instances)
+        proposed = _propose(out, next(path for path in paths if path.stem == PROPOSALS_IN))
     writer.finish()
     console.print(table)
     # The first picture also pays for compiling the kernels and for the first allocations.
@@ -55,7 +63,21 @@ def demo(
     console.print("\nOverlays and COCO results:")
     for overlay, coco in zip(written[::2], written[1::2], strict=True):
         console.print(f"  {overlay}  {coco.name}", highlight=False, soft_wrap=True)
+    console.print(f"The {TOP} best proposals of any class, without names (InstanceFCN):")
+    console.print(f"  {proposed}", highlight=False, soft_wrap=True)
     console.print("\nYour own pictures: [bold]instancefcn predict PHOTO... --out DIR[/bold]")
+
+
+def _propose(out: Path, photograph: Path) -> Path:
+    """Draw the best proposals for one picture; return the overlay's path."""
+    from instancefcn.inference.predictor import load
+    from instancefcn.inference.writers import write_overlay
+
+    (result,) = load(PROPOSALS).files([photograph], score=0.0)
+    assert result.picture is not None
+    assert result.instances is not None
+    name = f"{photograph.stem}.proposals"
+    return write_overlay(out, name, result.picture, result.instances[:TOP], labels=False)
 
 
 def _table() -> Any:

@@ -20,10 +20,11 @@ def eval_(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for precision-recall curves and sheets of the worst pictures.")
+        Path | None,
+        typer.Option(help="Folder for curves of precision and recall, and sheets of pictures."),
     ] = None,
 ) -> None:
-    """Measure a model: mask and box AP (COCO), mAP^r at 0.5 and 0.7 (VOC), class by class."""
+    """Measure a model: mask and box AP (COCO), mAP^r (VOC), recall of proposals, and AP class by class."""
     from instancefcn.evaluation.report import table
     from instancefcn.evaluation.run import evaluate
     from instancefcn.files import write_json

@@ -22,43 +22,48 @@ if TYPE_CHECKING:
 
 KINDS = ("overlay", "coco")
 
+# Options that `propose` has too.
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Picture files, folders (the pictures directly in them) and quoted patterns such as "
+        "'photos/**/*.jpg'.",
+        show_default=False,
+    ),
+]
+Save = Annotated[
+    str,
+    typer.Option(
+        metavar="KINDS",
+        help="What to write: 'overlay' (a PNG a picture), 'coco' (COCO results a picture, and "
+        "predictions.json with all of them), both with a comma between, or 'none'.",
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print one JSON object a picture on standard output; all else goes to standard error."
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="'cpu', 'cuda' or 'cuda:1'; a GPU is taken when there is one.", show_default=False),
+]
+
 
 def predict(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE...",
-            help="Picture files, folders (the pictures directly in them) and quoted patterns "
-            "such as 'photos/**/*.jpg'.",
-            show_default=False,
-        ),
-    ],
+    sources: Sources,
     model: Annotated[
         str,
         typer.Option(metavar="NAME|PATH", help="A bundled model, a checkpoint file or the folder of a run."),
     ] = "fcis-animals7",
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("predictions"),
     score: Annotated[float, typer.Option(min=0, max=1, help="Leave out objects below this score.")] = 0.5,
-    save: Annotated[
-        str,
-        typer.Option(
-            metavar="KINDS",
-            help="What to write: 'overlay' (a PNG a picture), 'coco' (COCO results a picture, and "
-            "predictions.json with all of them), both with a comma between, or 'none'.",
-        ),
-    ] = "overlay,coco",
-    json_: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="Print one JSON object a picture on standard output; all else goes to standard error.",
-        ),
-    ] = False,
+    save: Save = "overlay,coco",
+    json_: Json = False,
     batch: Annotated[int, typer.Option(min=1, help="Pictures that run at once (worth it on a GPU).")] = 1,
-    device: Annotated[
-        str | None,
-        typer.Option(help="'cpu', 'cuda' or 'cuda:1'; a GPU is taken when there is one.", show_default=False),
-    ] = None,
+    device: Device = None,
 ) -> None:
     """Segment pictures: every object found, named and outlined.
 

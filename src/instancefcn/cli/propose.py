@@ -8,20 +8,12 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.predict import Writer, chosen_kinds, write_all
+from instancefcn.cli.predict import Device, Json, Save, Sources, Writer, chosen_kinds, write_all
 from instancefcn.errors import ConfigError
 
 
 def propose(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE...",
-            help="Picture files, folders (the pictures directly in them) and quoted patterns "
-            "such as 'photos/**/*.jpg'.",
-            show_default=False,
-        ),
-    ],
+    sources: Sources,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")] = Path("proposals"),
     model: Annotated[
         str,
@@ -32,25 +24,9 @@ def propose(
     ] = "instancefcn-objects",
     top: Annotated[int, typer.Option(min=1, max=1000, help="The most proposals of one picture.")] = 100,
     score: Annotated[float, typer.Option(min=0, max=1, help="Leave out proposals below this score.")] = 0.0,
-    save: Annotated[
-        str,
-        typer.Option(
-            metavar="KINDS",
-            help="What to write: 'overlay' (a PNG a picture), 'coco' (COCO results a picture, and "
-            "predictions.json with all of them), both with a comma between, or 'none'.",
-        ),
-    ] = "overlay,coco",
-    json_: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="Print one JSON object a picture on standard output; all else goes to standard error.",
-        ),
-    ] = False,
-    device: Annotated[
-        str | None,
-        typer.Option(help="'cpu', 'cuda' or 'cuda:1'; a GPU is taken when there is one.", show_default=False),
-    ] = None,
+    save: Save = "overlay,coco",
+    json_: Json = False,
+    device: Device = None,
 ) -> None:
     """Propose masks of objects of any class, the most likely first (InstanceFCN).
 

@@ -17,7 +17,11 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run: weights, curves, pictures, log.")],
     model: Annotated[
-        str | None, typer.Option(help="fcis_lite (when left out), fcis_resnet50 or fcis_resnet101.")
+        str | None,
+        typer.Option(
+            help="fcis_lite (when left out), fcis_resnet50, fcis_resnet101; for proposals "
+            "instancefcn_lite or instancefcn_vgg16."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="How often every picture is seen.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
