@@ -53,7 +53,7 @@ class Predictor:
     """A network with the preprocessing, classes and device it runs with.
 
     Args:
-        loaded: what `instancefcn.models.load_checkpoint` returns.
+        loaded: what `instancefcn.models.checkpoint.load_checkpoint` returns.
         device: a torch device, or None: the first GPU when there is one, else the CPU.
     """
 

@@ -25,6 +25,7 @@ from instancefcn import boxes as box_ops
 from instancefcn.instances import Instances
 from instancefcn.models.backbone import STRIDE, Backbone
 from instancefcn.models.fusion import Fusion
+from instancefcn.models.groups import parameter_groups
 from instancefcn.models.rpn import RegionProposalNetwork
 from instancefcn.models.sampling import RoITargets, SamplingSpec, assign_rois, hardest, mask_targets
 from instancefcn.models.targets import Target
@@ -324,13 +325,10 @@ class FCIS(nn.Module):
         The reduction learns three times as fast as the rest (official code), the backbone `backbone_rate`
         times; biases do not decay.
         """
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                rate = 3.0 if name.startswith("maps.reduce.") else 1.0
-                rate = backbone_rate if name.startswith("backbone.") else rate
-                groups.setdefault((rate, parameter.dim() > 1), []).append(parameter)
-        return [
-            {"params": parameters, "lr_scale": rate, "decay": decay}
-            for (rate, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
-        ]
+
+        def rate(name: str) -> float:
+            if name.startswith("backbone."):
+                return backbone_rate
+            return 3.0 if name.startswith("maps.reduce.") else 1.0
+
+        return parameter_groups(self, rate)

@@ -1,8 +1,8 @@
 """Features that see fine detail: the last levels of a backbone, fused.
 
 FCIS reads its maps from C5 alone. A small network has lost where exactly an object ends by then; adding C3
-and C4 costs three small convolutions (docs/method.md gives what it is worth). InstanceFCN needs features at
-stride 8, which a small network gets in the same way for a quarter of the cost of running C4 and C5 there.
+and C4 costs two more small convolutions. InstanceFCN needs features at stride 8, where C4 and C5 would have
+four times as many cells; a small network gets them in the same way.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ Only windows that matter are ever assembled: the sampled ones in training, the b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from instancefcn.masks import CroppedMasks
 from instancefcn.models.backbone import AtrousVGG
 from instancefcn.models.fcis import Classes
 from instancefcn.models.fusion import FineFeatures
+from instancefcn.models.groups import parameter_groups
 from instancefcn.models.sampling import mask_targets
 from instancefcn.models.targets import Target
 from instancefcn.models.windows import STRIDE, WindowSpec, label_windows, sample_windows, window_boxes
@@ -69,9 +71,6 @@ class Candidates:
     scores: Tensor
     windows: Tensor
     masks: Tensor
-
-    def __getitem__(self, rows: Tensor) -> Candidates:
-        return Candidates(self.scores[rows], self.windows[rows], self.masks[rows])
 
 
 class InstanceFCN(nn.Module):
@@ -192,17 +191,18 @@ class InstanceFCN(nn.Module):
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
         """The picture [3, H, W] and its smaller versions, every one `step` times smaller than the last."""
-        levels = [image]
-        for level in range(1, self.spec.levels):
-            factor = self.spec.step**-level
-            size = [max(1, round(side * factor)) for side in image.shape[1:]]
-            levels.append(F.interpolate(image[None], size, mode="bilinear", antialias=True)[0])
-        return levels
+        sizes = [self.level_size(image.shape[1:], level) for level in range(1, self.spec.levels)]
+        resized = [F.interpolate(image[None], size, mode="bilinear", antialias=True)[0] for size in sizes]
+        return [image, *resized]
+
+    def level_size(self, size: Sequence[int], level: int) -> list[int]:
+        """Height and width of a level of the pyramid (0 the first, of `size`), rounded, at least 1."""
+        return [max(1, round(side * self.spec.step**-level)) for side in size]
 
     def candidates(
         self,
         levels: list[tuple[Tensor, Tensor]],
-        size: tuple[int, ...],
+        size: Sequence[int],
         image_size: tuple[int, int],
         min_score: float,
     ) -> Candidates:
@@ -224,8 +224,8 @@ class InstanceFCN(nn.Module):
             own = window_boxes(order[rows] - begin, logits.shape[1], self.windows)
             begin += logits.numel()
             masks[rows] = self.assemble(maps, own).sigmoid()
-            level = [max(1, round(side * self.spec.step**-number)) for side in size]
-            windows[rows] = box_ops.scale(own, image_size[1] / level[1], image_size[0] / level[0])
+            height, width = self.level_size(size, number)
+            windows[rows] = box_ops.scale(own, image_size[1] / width, image_size[0] / height)
         return Candidates(flat[order].sigmoid(), windows, masks)
 
     def finish(self, found: Candidates, image_size: tuple[int, int], top: int) -> Instances:
@@ -265,15 +265,7 @@ class InstanceFCN(nn.Module):
         """Trainable parameters as {"params", "lr_scale", "decay"}: the backbone learns `backbone_rate` times
         as fast as the rest; biases do not decay.
         """
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                rate = backbone_rate if ".body." in name else 1.0
-                groups.setdefault((rate, parameter.dim() > 1), []).append(parameter)
-        return [
-            {"params": parameters, "lr_scale": rate, "decay": decay}
-            for (rate, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
-        ]
+        return parameter_groups(self, lambda name: backbone_rate if ".body." in name else 1.0)
 
 
 def on_map(windows: Tensor, height: int, width: int, cells: int) -> Tensor:
