@@ -175,6 +175,29 @@ def test_short_sides_from_a_few_choices() -> None:
     assert all(10 <= sides.count(side) <= 30 for side in (20, 40, 60))
 
 
+def test_a_short_side_at_which_an_object_fits() -> None:
+    """The larger side of the object is a quarter of the picture's short side: at 40 pixels it has 10."""
+    masks = CroppedMasks.from_crops([torch.ones((10, 4), dtype=torch.uint8)], [(3, 5)], (40, 60))
+    image = torch.zeros((3, 40, 60), dtype=torch.uint8)
+    scene = Scene(image, masks, torch.zeros(1, dtype=torch.int64), torch.zeros((0, 4)))
+
+    def sides(scene: Scene, fits: tuple[float, float]) -> list[int]:
+        augment = Augment((8, 8), 1000, choices=(20, 40, 80), fits=fits)
+        draws = [augment(scene, torch.Generator().manual_seed(i))[0] for i in range(90)]
+        return [min(image.shape[1:]) for image in draws]
+
+    fitting = sides(scene, (9, 11))
+    # Two thirds, and a third of the blind rest.
+    assert 58 <= fitting.count(40) <= 82
+    assert set(fitting) == {20, 40, 80}
+    both = sides(scene, (9, 20))
+    assert both.count(20) < 20 < min(both.count(40), both.count(80))
+    # An object that fits nowhere, or no object at all: any side.
+    without = Scene(image, CroppedMasks.empty((40, 60)), scene.labels[:0], scene.crowd)
+    for drawn in (sides(scene, (1, 2)), sides(without, (9, 11))):
+        assert min(drawn.count(side) for side in (20, 40, 80)) >= 20
+
+
 def test_switching_one_change_off_leaves_the_others() -> None:
     scene = marked_scene()
     jittered = Augment((40, 60), 1000, flip=0.5)

@@ -16,6 +16,9 @@ from instancefcn.masks import CroppedMasks
 
 SLIVER = 0.1
 """An object of which a crop leaves less than this share becomes a region to ignore."""
+BLIND = 1 / 3
+"""Where objects have a say in the size of a training picture, this share of the pictures is drawn without
+asking them: the network must also know what a wrong size looks like."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +81,9 @@ class Augment:
     Attributes:
         short_sides: the short side is drawn uniformly from this range, both ends included (network pixels).
         choices: when there are any, the short side is drawn from these instead.
+        fits: with `choices`: the larger side of an object should lie between these (network pixels), so two
+            pictures in three take a choice, drawn uniformly, at which that is true of some object (all
+            choices where it never is). A blind draw would show most objects at a useless size.
         long: largest long side.
         flip: probability of mirroring left and right.
         brightness, contrast, saturation: factors are drawn from 1 - x to 1 + x (0 to 1).
@@ -95,6 +101,7 @@ class Augment:
     crop: float = 0.0
     min_crop: float = 0.5
     choices: tuple[int, ...] = ()
+    fits: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         low, high = self.short_sides
@@ -114,7 +121,7 @@ class Augment:
             picture's pixels; (x, y) network pixels per pixel of that scene.
         """
         # All numbers are drawn whatever is then used: switching one change off does not reshuffle the others.
-        draw = torch.rand(11, generator=generator, dtype=torch.float64).tolist()
+        draw = torch.rand(12, generator=generator, dtype=torch.float64).tolist()
         if draw[0] < self.crop:
             window = _draw_window(scene, self.min_crop, draw[6:11])
             scene = crop(scene, window)
@@ -123,13 +130,27 @@ class Augment:
         low, high = self.short_sides
         short = min(high, low + int(draw[2] * (high - low + 1)))
         if self.choices:
-            short = self.choices[int(draw[2] * len(self.choices))]
+            choices = self.choices if draw[11] < BLIND else self._fitting(scene)
+            short = choices[int(draw[2] * len(choices))]
         image, scale = resize(scene.image, short, self.long)
         contrast = 1 + self.contrast * (2 * draw[4] - 1)
         image = image.mul_(contrast).add_((1 - contrast) * mean_gray(scene.image)).clamp_(0, 1)
         image = vision.adjust_brightness(image, 1 + self.brightness * (2 * draw[3] - 1))
         image = vision.adjust_saturation(image, 1 + self.saturation * (2 * draw[5] - 1))
         return image, scene, scale
+
+    def _fitting(self, scene: Scene) -> tuple[int, ...]:
+        """The choices at which some object is as large as it should be; all when there is none."""
+        if self.fits is None:
+            return self.choices
+        boxes, (height, width) = scene.masks.tight_boxes(), scene.masks.image_size
+        larger = (boxes[:, 2:] - boxes[:, :2]).amax(1) if len(boxes) else boxes.new_zeros(0)
+        fitting = []
+        for short in self.choices:
+            sides = larger * resize_scale(height, width, short, self.long)
+            if bool(((sides >= self.fits[0]) & (sides <= self.fits[1])).any()):
+                fitting.append(short)
+        return tuple(fitting) or self.choices
 
 
 def mean_gray(image: Tensor) -> float:

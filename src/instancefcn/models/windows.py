@@ -51,6 +51,12 @@ class WindowSpec:
         """Pixels of the network's input along each side of a window."""
         return self.cells * STRIDE
 
+    @property
+    def fitting_sides(self) -> tuple[float, float]:
+        """The least and the greatest larger side of an object that fits a window, pixels of the input."""
+        canonical = self.object_side * self.side
+        return canonical * 2**-self.size_tolerance, canonical * 2**self.size_tolerance
+
 
 def window_boxes(indices: Tensor, width: int, spec: WindowSpec) -> Tensor:
     """float32 [P, 4]: the windows centred on cells `indices` (row * width + column) of a map of `width`

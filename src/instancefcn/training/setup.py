@@ -87,8 +87,8 @@ def start_from(network: FCIS | InstanceFCN, loaded: Loaded) -> list[str]:
 
 
 def make_augment(config: TrainConfig) -> Augment:
-    """The random changes that the config asks for."""
-    change = config.augment
+    """The random changes that the config asks for; InstanceFCN's pictures in a size that suits an object."""
+    change, spec = config.augment, zoo.spec_of(config.model)
     return Augment(
         short_sides=config.train_short,
         long=config.train_long,
@@ -98,6 +98,7 @@ def make_augment(config: TrainConfig) -> Augment:
         saturation=change.colour,
         crop=change.crop,
         choices=config.train_sides,
+        fits=spec.windows.fitting_sides if isinstance(spec, zoo.ProposalModelSpec) else None,
     )
 
 
