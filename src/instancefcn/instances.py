@@ -111,19 +111,7 @@ class Instances:
         """COCO results: image_id, category_id (the training set's own), bbox (x, y, width, height), score,
         segmentation.
         """
-        corners = self.boxes.tolist()
-        return [
-            {
-                "image_id": image_id,
-                "category_id": self.category_ids[label],
-                "bbox": [round(x1, 3), round(y1, 3), round(x2 - x1, 3), round(y2 - y1, 3)],
-                "score": round(score, 6),
-                "segmentation": rle,
-            }
-            for (x1, y1, x2, y2), label, score, rle in zip(
-                corners, self.labels.tolist(), self.scores.tolist(), self.rles(), strict=True
-            )
-        ]
+        return coco_rows(self.boxes, self.scores, self.labels, self.rles(), self.category_ids, image_id)
 
     def to_numpy(self) -> dict[str, np.ndarray]:
         """boxes, scores, labels, and masks (bool [N, H, W]) as NumPy arrays."""
@@ -133,3 +121,26 @@ class Instances:
             "labels": self.labels.cpu().numpy(),
             "masks": self.dense_masks().cpu().numpy(),
         }
+
+
+def coco_rows(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    rles: list[dict[str, Any]],
+    category_ids: tuple[int, ...],
+    image_id: int,
+) -> list[dict[str, Any]]:
+    """COCO results of one picture's instances: see `Instances.to_coco`."""
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_ids[label],
+            "bbox": [round(x1, 3), round(y1, 3), round(x2 - x1, 3), round(y2 - y1, 3)],
+            "score": round(score, 6),
+            "segmentation": rle,
+        }
+        for (x1, y1, x2, y2), label, score, rle in zip(
+            boxes.tolist(), labels.tolist(), scores.tolist(), rles, strict=True
+        )
+    ]

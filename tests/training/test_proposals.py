@@ -10,6 +10,7 @@ import pytest
 import instancefcn
 from instancefcn.errors import ConfigError
 from instancefcn.models import checkpoint, zoo
+from instancefcn.training.log import read_log
 from instancefcn.training.run import train
 from tiny import tiny_proposals
 
@@ -38,7 +39,10 @@ def test_train_resume_evaluate(tiny_data: Path, tmp_path: Path) -> None:
     loaded = checkpoint.load_checkpoint(best)
     assert loaded.class_names == ("object",)
     assert loaded.metadata["model"]["kind"] == "instance_fcn"
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["final"]
+    summary = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert summary["best_AR@100"] == summary["best"]["proposals"]["AR@100"], "not chosen by precision"
+    assert "val/AR@100" in read_log(tmp_path / "run" / "log.csv")[-1]
+    metrics = summary["final"]
     assert metrics["per_class"].keys() == {"object"}
     assert 0 <= metrics["proposals"]["AR@10"] <= metrics["proposals"]["AR@1000"] <= 1
     measured = instancefcn.evaluate(tiny_data, best)

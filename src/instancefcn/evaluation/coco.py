@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.outlines import to_rle
-from instancefcn.instances import Instances
+from instancefcn.evaluation.encoded import Predictions
 
 Kind = Literal["mask", "box"]
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -55,7 +55,7 @@ class CocoScorer:
         with contextlib.redirect_stdout(io.StringIO()):
             self._truth = COCO(ground_truth(dataset))
 
-    def score(self, found: Mapping[int, Instances], kind: Kind) -> CocoResult:
+    def score(self, found: Mapping[int, Predictions], kind: Kind) -> CocoResult:
         """Measures of `found` (picture id to instances); pictures of the dataset that are missing there count
         as empty.
         """

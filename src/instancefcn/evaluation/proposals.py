@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from instancefcn.data.dataset import Dataset
 from instancefcn.evaluation.coco import AREAS, IOU_TYPES, THRESHOLDS, Kind, ground_truth, objects
-from instancefcn.instances import Instances
+from instancefcn.evaluation.encoded import Predictions
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 """Numbers of proposals a picture at which recall is measured."""
@@ -52,7 +52,7 @@ class ProposalResult:
     recall: dict[Kind, NDArray[np.float64]]
 
 
-def measure_proposals(dataset: Dataset, found: Mapping[int, Instances]) -> ProposalResult:
+def measure_proposals(dataset: Dataset, found: Mapping[int, Predictions]) -> ProposalResult:
     """Recall of the best 1 to 1000 instances of every picture; classes play no part on either side.
 
     Args:

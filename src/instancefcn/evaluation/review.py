@@ -9,8 +9,8 @@ import numpy as np
 
 from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.outlines import to_rle
+from instancefcn.evaluation.encoded import Predictions
 from instancefcn.evaluation.sheets import compare
-from instancefcn.instances import Instances
 
 SHEET = 10
 """Pictures in one sheet."""
@@ -18,7 +18,7 @@ SHOWN = 0.5
 """Score from which a prediction counts and is drawn: what a person sees in `predict`."""
 
 
-def write_review(dataset: Dataset, found: Mapping[int, Instances], folder: Path) -> None:
+def write_review(dataset: Dataset, found: Mapping[int, Predictions], folder: Path) -> None:
     """Write worst.png and typical.png: the ten worst pictures, and ten evenly spread over the ranking."""
     if not len(dataset):
         return
@@ -29,7 +29,7 @@ def write_review(dataset: Dataset, found: Mapping[int, Instances], folder: Path)
     compare(dataset.subset(spread), dict(found), folder / "typical.png", SHEET, SHOWN)
 
 
-def quality(picture: Picture, instances: Instances) -> float:
+def quality(picture: Picture, instances: Predictions) -> float:
     """Panoptic quality of one picture, 0 to 1: the sum of the mask IoUs of matched pairs (over 0.5, same
     class), divided by the mean of the numbers of objects and predictions. 1 where there is nothing to find
     and nothing was found.

@@ -13,6 +13,7 @@ from instancefcn.data.images import read_image
 from instancefcn.data.layout import open_dataset
 from instancefcn.errors import DataError
 from instancefcn.evaluation.coco import CocoResult, CocoScorer
+from instancefcn.evaluation.encoded import Predictions, encode
 from instancefcn.evaluation.proposals import ProposalResult, measure_proposals
 from instancefcn.evaluation.report import plot_precision_recall, plot_recall
 from instancefcn.evaluation.review import write_review
@@ -61,7 +62,7 @@ def evaluate(
     if predictor.class_names == (OBJECT,) and dataset.class_names != (OBJECT,):
         dataset = dataset.as_objects()
     check_classes(dataset, predictor.class_names)
-    found: dict[int, Instances] = {}
+    found: dict[int, Predictions] = {}
     seconds = 0.0
     for picture in _with_progress(dataset):
         image = read_image(picture.path)
@@ -69,8 +70,9 @@ def evaluate(
             for _ in range(WARM_UP):
                 predictor.run([image])
         started = time.perf_counter()
-        found[picture.id] = in_order_of(dataset, predictor.run([image])[0])
+        (instances,) = predictor.run([image])
         seconds += time.perf_counter() - started
+        found[picture.id] = encode(in_order_of(dataset, instances))
     metrics, masks, proposals = _measure(dataset, found)
     metrics["seconds_per_image"] = round(seconds / max(len(dataset), 1), 4)
     if out is not None:
@@ -82,7 +84,7 @@ def evaluate(
     return metrics
 
 
-def evaluate_predictions(dataset: Dataset, found: Mapping[int, Instances]) -> dict[str, Any]:
+def evaluate_predictions(dataset: Dataset, found: Mapping[int, Predictions]) -> dict[str, Any]:
     """What `evaluate` returns, without the seconds, for predictions that are there already.
 
     Args:
@@ -92,7 +94,7 @@ def evaluate_predictions(dataset: Dataset, found: Mapping[int, Instances]) -> di
 
 
 def _measure(
-    dataset: Dataset, found: Mapping[int, Instances]
+    dataset: Dataset, found: Mapping[int, Predictions]
 ) -> tuple[dict[str, Any], CocoResult, ProposalResult]:
     scorer = CocoScorer(dataset)
     masks, boxes = scorer.score(found, "mask"), scorer.score(found, "box")

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.images import read_image
 from instancefcn.data.outlines import rasterize
+from instancefcn.evaluation.encoded import Predictions, decode
 from instancefcn.files import atomic_write
 from instancefcn.inference.drawing import draw
 from instancefcn.instances import Instances
@@ -28,7 +29,7 @@ def truth(picture: Picture, dataset: Dataset) -> Instances:
 
 
 def compare(
-    dataset: Dataset, found: dict[int, Instances], path: Path, count: int = 8, score: float = 0.3
+    dataset: Dataset, found: dict[int, Predictions], path: Path, count: int = 8, score: float = 0.3
 ) -> None:
     """Write a sheet: for each of up to `count` pictures, spread over the dataset, truth and predictions.
 
@@ -51,9 +52,9 @@ def compare(
         sheet.save(temporary)
 
 
-def _row(picture: Picture, dataset: Dataset, predicted: Instances, score: float) -> Image.Image:
+def _row(picture: Picture, dataset: Dataset, predicted: Predictions, score: float) -> Image.Image:
     image = read_image(picture.path)
-    sides = [draw(image, truth(picture, dataset)), draw(image, predicted.filter(score))]
+    sides = [draw(image, truth(picture, dataset)), draw(image, decode(predicted.filter(score)))]
     width = max(1, round(picture.width * HEIGHT / picture.height))
     row = Image.new("RGB", (2 * width + 12, HEIGHT + HEADER), "white")
     for number, (side, title) in enumerate(zip(sides, ("truth", "predicted"), strict=True)):

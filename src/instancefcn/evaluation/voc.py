@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.outlines import to_rle
-from instancefcn.instances import Instances
+from instancefcn.evaluation.encoded import Predictions
 
 
 def voc_map(
-    dataset: Dataset, found: Mapping[int, Instances], thresholds: Sequence[float] = (0.5, 0.7)
+    dataset: Dataset, found: Mapping[int, Predictions], thresholds: Sequence[float] = (0.5, 0.7)
 ) -> dict[float, float | None]:
     """mAP^r at each IoU threshold: the mean over the classes that have objects; None when none has.
 
@@ -40,7 +40,7 @@ def voc_map(
 
 
 def _best_matches(
-    dataset: Dataset, found: Mapping[int, Instances], label: int
+    dataset: Dataset, found: Mapping[int, Predictions], label: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[Any], int]:
     """Scores, best IoUs and best objects (picture, number) of one class's detections, best score first;
     number of objects.

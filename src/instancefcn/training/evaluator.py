@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import nn
 from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.images import read_image
 from instancefcn.data.transforms import Resize
+from instancefcn.evaluation.encoded import Predictions, encode
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.evaluation.sheets import compare
 from instancefcn.instances import Instances
@@ -26,6 +27,19 @@ from instancefcn.training.module import TrainModule
 from instancefcn.training.progress import Progress, duration
 
 REMEMBERED = ("best", "best_epoch", "best_metrics", "without_gain")
+DETECTIONS = {
+    "mask AP": ("mask", "AP"),
+    "mask AP50": ("mask", "AP50"),
+    "mask AP75": ("mask", "AP75"),
+    "box AP": ("box", "AP"),
+}
+PROPOSALS = {
+    "AR@100": ("proposals", "AR@100"),
+    "AR@10": ("proposals", "AR@10"),
+    "AR@1000": ("proposals", "AR@1000"),
+    "box AR@100": ("proposals", "box", "AR@100"),
+}
+"""What a run reports and where evaluation keeps it; the first figure tells which weights are the best."""
 
 
 class Evaluator(L.Callback):
@@ -37,6 +51,7 @@ class Evaluator(L.Callback):
         resize: the network's input at test time.
         progress: where to report.
         export: writes the present weights under a name, with metrics.
+        figures: DETECTIONS or PROPOSALS.
     """
 
     def __init__(
@@ -46,9 +61,11 @@ class Evaluator(L.Callback):
         resize: Resize,
         progress: Progress,
         export: Callable[[str, dict[str, Any] | None], None],
+        figures: Mapping[str, Sequence[str]],
     ) -> None:
         self.out, self.dataset, self.resize = out, dataset, resize
-        self.progress, self.export = progress, export
+        self.progress, self.export, self.figures = progress, export, figures
+        self.goal = next(iter(figures))
         self.best = -1.0
         self.best_epoch = 0
         self.best_metrics: dict[str, Any] | None = None
@@ -88,15 +105,9 @@ class Evaluator(L.Callback):
         was_training = network.training
         chosen = range(trainer.global_rank, len(dataset), trainer.world_size)
         with trainer.precision_plugin.val_step_context():
-            found = dict(
-                predict(
-                    network,
-                    [dataset.pictures[i] for i in chosen],
-                    self.resize,
-                    module.device,
-                    config.batch_size,
-                )
-            )
+            pictures = [dataset.pictures[i] for i in chosen]
+            results = predict(network, pictures, self.resize, module.device, config.batch_size)
+            found: dict[int, Predictions] = {id_: encode(instances) for id_, instances in results}
         network.train(was_training)
         found = _gather(found, trainer.world_size)
         if trainer.is_global_zero:
@@ -107,14 +118,15 @@ class Evaluator(L.Callback):
                 compare(dataset, found, self.out / "pictures" / f"epoch_{epoch:03}.png")
         self.metrics = trainer.strategy.broadcast(self.metrics)
         assert self.metrics is not None
-        self._judge(trainer, self.metrics["mask"]["AP"], epoch, 0 if last else config.patience)
+        reached = _lookup(self.metrics, self.figures[self.goal])
+        self._judge(trainer, reached, epoch, 0 if last else config.patience)
 
-    def _judge(self, trainer: L.Trainer, precision: float | None, epoch: int, patience: int) -> None:
+    def _judge(self, trainer: L.Trainer, reached: float | None, epoch: int, patience: int) -> None:
         """Keep the weights when they are the best so far; stop when they have not been for too long."""
-        if precision is None:
+        if reached is None:
             return  # the split has no objects
-        if precision > self.best:
-            self.best, self.best_epoch, self.best_metrics = precision, epoch, self.metrics
+        if reached > self.best:
+            self.best, self.best_epoch, self.best_metrics = reached, epoch, self.metrics
             self.without_gain = 0
             if trainer.is_global_zero:
                 self.export("best.safetensors", self.metrics)
@@ -122,21 +134,20 @@ class Evaluator(L.Callback):
         self.without_gain += 1
         if patience and self.without_gain >= patience:
             vain = f"in {self.without_gain} evaluations"
-            self.progress.say(f"stopping early: mask AP has not risen above {self.best:.3f} {vain}")
+            self.progress.say(f"stopping early: {self.goal} has not risen above {self.best:.3f} {vain}")
             trainer.should_stop = True
 
     def _report(self, trainer: L.Trainer, metrics: dict[str, Any], epoch: int, seconds: float) -> None:
-        figures = [("mask", "AP"), ("mask", "AP50"), ("mask", "AP75"), ("box", "AP")]
-        said = "  ".join(f"{kind} {name} {_number(metrics[kind][name])}" for kind, name in figures)
-        best = f"best mask AP before {self.best:.3f} in epoch {self.best_epoch}; " if self.best_epoch else ""
+        figures = {name: _lookup(metrics, place) for name, place in self.figures.items()}
+        said = "  ".join(f"{name} {_number(figure)}" for name, figure in figures.items())
+        best = f"best {self.goal} before {self.best:.3f} in epoch {self.best_epoch}; " if self.best_epoch else ""
         self.progress.say(f"epoch {epoch}: {said}  ({best}took {duration(seconds)})")
         log = self.progress.book
         if log is not None:
             values = {
-                f"val/{kind}_{name}": round(value, 5)
-                for kind in ("mask", "box")
-                for name, value in metrics[kind].items()
-                if value is not None
+                f"val/{name.replace(' ', '_')}": round(figure, 5)
+                for name, figure in figures.items()
+                if figure is not None
             }
             log.add(trainer.global_step, epoch, self.progress.seconds, values)
             plot_curves(log.rows, self.out / "curves.png")
@@ -165,11 +176,18 @@ def predict(
                 yield picture.id, result
 
 
+def _lookup(metrics: Mapping[str, Any], place: Sequence[str]) -> float | None:
+    found: Any = metrics
+    for key in place:
+        found = found[key]
+    return None if found is None else float(found)
+
+
 def _number(figure: float | None) -> str:
     return "-" if figure is None else f"{figure:.3f}"
 
 
-def _gather(found: dict[int, Instances], world_size: int) -> dict[int, Instances]:
+def _gather(found: dict[int, Predictions], world_size: int) -> dict[int, Predictions]:
     if world_size == 1:
         return found
     parts: list[Any] = [None] * world_size

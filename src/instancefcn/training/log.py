@@ -71,11 +71,10 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def plot_curves(rows: list[dict[str, float]], path: Path) -> None:
-    """Losses, learning rate and AP over the steps, with the epochs' minutes on the upper axes."""
+    """Losses, learning rate and validation figures over the steps, with the epochs' minutes on the upper axes."""
     from matplotlib.figure import Figure
 
     train = [row for row in rows if "loss" in row]
-    tests = [row for row in rows if "val/mask_AP" in row]
     if not train:
         return
     figure = Figure(figsize=(12, 3.8), layout="constrained")
@@ -88,12 +87,13 @@ def plot_curves(rows: list[dict[str, float]], path: Path) -> None:
     losses.legend(fontsize="small")
     rate.plot(steps, [row["learning_rate"] for row in train])
     rate.set(title="Learning rate", ylim=(0, None))
-    for key, label in (("val/mask_AP", "mask AP"), ("val/mask_AP50", "mask AP50"), ("val/box_AP", "box AP")):
-        points = [(row["step"], row[key]) for row in tests if key in row]
-        if points:
-            precision.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
+    measured = dict.fromkeys(key for row in rows for key in row if key.startswith("val/"))
+    for key in measured:
+        points = [(row["step"], row[key]) for row in rows if key in row]
+        label = key.removeprefix("val/").replace("_", " ")
+        precision.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
     precision.set(title="Validation", ylim=(0, 1))
-    if tests:
+    if measured:
         precision.legend(fontsize="small")
     for axes in (losses, rate, precision):
         axes.set_xlabel("step")

@@ -23,7 +23,7 @@ from instancefcn.models.checkpoint import load_checkpoint, save_checkpoint
 from instancefcn.models.fcis import FCIS, Classes
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.training.config import TrainConfig
-from instancefcn.training.evaluator import Evaluator
+from instancefcn.training.evaluator import DETECTIONS, PROPOSALS, Evaluator
 from instancefcn.training.keeper import LAST, Keeper, batches_seen, read_run
 from instancefcn.training.log import RunLog, plot_curves
 from instancefcn.training.module import TrainModule
@@ -54,7 +54,7 @@ def train(
         settings: fields of `TrainConfig`; `augment={"flip": 0}` or `**{"augment.flip": 0}` for nested ones.
 
     Returns:
-        Path of the best weights by mask AP on val (the last ones when there is no val split).
+        Path of the best weights by mask AP (proposals: AR@100) on val (the last ones when there is no val split).
 
     Pictures are read by other processes, which import the calling script again: call this from a function or
     below `if __name__ == "__main__":`, or set workers=0.
@@ -118,7 +118,8 @@ class _Run:
         main = self.trainer.is_global_zero
         log = RunLog(self.folder, checkpoint["global_step"] if checkpoint else 0) if main else None
         progress = Progress(self.loader, log, self.config.log_every)
-        evaluator = Evaluator(self.folder, self.val_split, self.resize, progress, self.export)
+        figures = PROPOSALS if isinstance(self.network, InstanceFCN) else DETECTIONS
+        evaluator = Evaluator(self.folder, self.val_split, self.resize, progress, self.export, figures)
         keeper = Keeper(
             self.folder, self.loader, lambda name: self.export(name, None), self.config.save_every_minutes
         )
@@ -209,7 +210,7 @@ class _Run:
     def _summary(self, evaluator: Evaluator, seconds: float) -> dict[str, Any]:
         return {
             "best_epoch": evaluator.best_epoch or None,
-            "best_mask_AP": evaluator.best if evaluator.best_epoch else None,
+            f"best_{evaluator.goal.replace(' ', '_')}": evaluator.best if evaluator.best_epoch else None,
             "best": evaluator.best_metrics,
             "final": evaluator.metrics,
             "epochs": self.config.epochs,

@@ -1,0 +1,92 @@
+"""The paper's comparison of k, the parts along each side of a window: recall at equal budget.
+
+    python benchmarks/parts.py DATA --out RUNS [--k 1 3 5 7] [--seeds 0] [--epochs 4]
+        [--short-side 400] [--json]
+
+One `instancefcn_lite` is trained for every k and seed, with the same pictures, draws, steps and sizes, and
+measured on val. The small pictures make it affordable on a laptop. A run that was stopped goes on when the
+command is given again, a finished one is only read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import instancefcn
+from instancefcn.errors import ConfigError
+from instancefcn.models import zoo
+
+FIGURES = ("AR@10", "AR@100", "AR@1000")
+PAPER = {3: (0.383, 0.492, 0.521), 5: (0.389, 0.497, 0.526), 7: (0.388, 0.497, 0.527)}
+"""InstanceFCN with VGG-16 on the val split of PASCAL VOC 2012 (Dai et al., 2016)."""
+
+
+def measure(data: Path, folder: Path, k: int, seed: int, epochs: int, short_side: int) -> dict[str, Any]:
+    """Train unless `folder` holds the finished run; the "proposals" figures of the end of the run."""
+    finished = folder / "metrics.json"
+    if not finished.is_file():
+        spec = zoo.INSTANCEFCN_LITE
+        settings = {
+            "k": k,
+            "seed": seed,
+            "epochs": epochs,
+            "short_side": short_side,
+            "long_side": short_side * 5 // 3,
+            "train_sides": [side for side in spec.training["train_sides"] if side <= short_side],
+            "evaluate_every": 0,
+            "pictures_every": 0,
+            "warmup": 100,
+            "ema_decay": 0.995,
+        }
+        try:
+            instancefcn.train(data, spec.name, out=folder, resume=(folder / "last.ckpt").exists(), **settings)
+        except ConfigError as error:
+            raise SystemExit(f"{folder}: {error}") from None
+    proposals: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))["final"]["proposals"]
+    return proposals
+
+
+def main() -> None:
+    """Train, measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--k", type=int, nargs="+", default=[1, 3, 5, 7])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--short-side", type=int, default=400)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    rows: dict[int, list[dict[str, Any]]] = {k: [] for k in options.k}
+    for seed in options.seeds:
+        for k in options.k:
+            folder = options.out / f"k{k}_seed{seed}"
+            rows[k].append(measure(options.data, folder, k, seed, options.epochs, options.short_side))
+    if options.json:
+        print(json.dumps(rows))
+        return
+    print(f"{'':<4}{'masks':<24}{'boxes':<24}{'paper, masks (VOC 2012)'}")
+    print("k   " + 3 * "".join(f"{name:<8}" for name in FIGURES))
+    for k, found in rows.items():
+        masks = "".join(f"{_mean([f[name] for f in found]):<8}" for name in FIGURES)
+        boxes = "".join(f"{_mean([f['box'][name] for f in found]):<8}" for name in FIGURES)
+        print(f"{k:<4}{masks}{boxes}" + "".join(f"{value:<8.3f}" for value in PAPER.get(k, ())))
+    if len(options.seeds) > 1:
+        spread = max(
+            max(f[name] for f in found) - min(f[name] for f in found)
+            for found in rows.values()
+            for name in FIGURES
+        )
+        print(f"means over {len(options.seeds)} seeds; the same k differs by at most {spread:.3f} (masks)")
+
+
+def _mean(values: list[float]) -> str:
+    return f"{statistics.mean(values):.3f}"
+
+
+if __name__ == "__main__":
+    main()
