@@ -13,6 +13,7 @@ from torch import Tensor
 from instancefcn import boxes as box_ops
 from instancefcn.instances import Instances
 from instancefcn.models import zoo
+from instancefcn.models.class_maps import ClassMaps
 from instancefcn.models.fcis import DELTA_STD, FCIS, HeadSpec
 from instancefcn.models.sampling import RoITargets, SamplingSpec
 from instancefcn.models.targets import Target
@@ -122,15 +123,17 @@ def test_frozen_parts_stay() -> None:
     assert all(p.grad is None for p in frozen)
 
 
-def constant_maps(net: FCIS, values: list[tuple[float, float]], deltas: list[float]) -> tuple[Tensor, Tensor]:
-    """Maps [1, k, k, 2, C + 1, 4, 4] with (outside, inside) `values` of every class, and box maps, the same
+def constant_maps(
+    net: FCIS, values: list[tuple[float, float]], deltas: list[float], n: int = 1
+) -> tuple[ClassMaps, Tensor]:
+    """Maps [n, k, k, 2, C + 1, 4, 4] with (outside, inside) `values` of every class, and box maps, the same
     everywhere.
     """
     k = net.head.k
-    paired = torch.tensor(values).t()[None, None, None, :, :, None, None]
+    bias = torch.tensor(values).t().expand(k, k, 2, len(values)).flatten()
     return (
-        paired.expand(1, k, k, 2, len(values), 4, 4).contiguous(),
-        torch.tensor(deltas)[None, None, None, :, None, None].expand(1, k, k, 4, 4, 4).contiguous(),
+        ClassMaps(torch.zeros(n, 1, 4, 4), torch.zeros(len(bias), 1, 1, 1), bias, k, net.head.joint),
+        torch.tensor(deltas)[None, None, None, :, None, None].expand(n, k, k, 4, 4, 4).contiguous(),
     )
 
 
@@ -150,12 +153,12 @@ BOX, MASK = 0.5 * 0.5**2 + (3 - 0.5), math.log1p(math.exp(4))
 @pytest.mark.parametrize("pictures_in_batch", [1, 2])
 def test_losses_are_those_computed_by_hand(pictures_in_batch: int) -> None:
     net = network(1, sampling=SamplingSpec(method="random", rois=128))
-    maps, box_maps = constant_maps(net, VALUES, DELTAS)
     n = pictures_in_batch
+    maps, box_maps = constant_maps(net, VALUES, DELTAS, n)
     nothing = RoITargets(SAMPLE.rois[1:2], SAMPLE.labels[1:2], SAMPLE.matched[1:2])
     losses = net.losses(
-        maps.expand(n, *maps.shape[1:]),
-        box_maps.expand(n, *box_maps.shape[1:]),
+        maps,
+        box_maps,
         [SAMPLE, nothing][:n],
         [OBJECT, target([], [], (64, 64))][:n],
     )
@@ -191,7 +194,8 @@ def test_maps_have_the_operators_layout() -> None:
     net = network(3, **head(k=5))
     levels = [torch.zeros(2, channels, 4, 6) for channels in net.backbone.channels]
     maps, box_maps = net.maps(levels)
-    assert maps.shape == (2, 5, 5, 2, 4, 4, 6)
+    assert maps.whole is not None
+    assert maps.whole.shape == (2, 5, 5, 2, 4, 4, 6)
     assert box_maps.shape == (2, 5, 5, 4, 4, 6)
     assert net.maps.scores.out_channels == 2 * 5**2 * 4
     assert net.maps.deltas.out_channels == 4 * 5**2
@@ -247,10 +251,10 @@ def assert_equal(found: Instances, expected: Instances) -> None:
 
 
 def test_refined_boxes_are_scored_on_the_same_maps(lively: FCIS, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[Tensor, Tensor]] = []
+    seen: list[tuple[ClassMaps, Tensor]] = []
     original = FCIS.class_logits
 
-    def spy(self: FCIS, maps: Tensor, rois: Tensor) -> Tensor:
+    def spy(self: FCIS, maps: ClassMaps, rois: Tensor) -> Tensor:
         seen.append((maps, rois))
         return original(self, maps, rois)
 
@@ -261,7 +265,7 @@ def test_refined_boxes_are_scored_on_the_same_maps(lively: FCIS, monkeypatch: py
         features = lively.backbone(lively.collate(images)[0])
         maps, box_maps = lively.maps(features)
     ((scored, rois),) = seen
-    torch.testing.assert_close(scored, maps)
+    torch.testing.assert_close(scored.whole, maps.whole)
     first, second = rois.chunk(2)
     assert torch.equal(first[:, 0], second[:, 0])
     assert first[:, 0].unique().tolist() == [0, 1]

@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from instancefcn import boxes as box_ops
 from instancefcn.instances import Instances
 from instancefcn.models.backbone import STRIDE, Backbone
+from instancefcn.models.class_maps import ClassMaps
 from instancefcn.models.fusion import Fusion
 from instancefcn.models.groups import parameter_groups
 from instancefcn.models.rpn import RegionProposalNetwork
 from instancefcn.models.sampling import RoITargets, SamplingSpec, assign_rois, hardest, mask_targets
 from instancefcn.models.targets import Target
-from instancefcn.ops import class_scores, mask_logits, ps_average
+from instancefcn.ops import ps_average
 from instancefcn.ops.voting import Extent, vote_masks
 
 # Standard deviations of box deltas, by which the box branch is scaled (official code).
@@ -80,22 +81,21 @@ class ScoreMaps(nn.Module):
 
     def __init__(self, in_channels: Sequence[int], num_classes: int, spec: HeadSpec) -> None:
         super().__init__()
-        self.k, self.classes = spec.k, num_classes + 1
+        self.spec = spec
         self.levels = len(in_channels) if spec.fused else 1
         self.reduce = Fusion(in_channels[-self.levels :], spec.channels)
-        self.scores = nn.Conv2d(spec.channels, spec.k**2 * 2 * self.classes, 1)
+        self.scores = nn.Conv2d(spec.channels, spec.k**2 * 2 * (num_classes + 1), 1)
         self.deltas = nn.Conv2d(spec.channels, spec.k**2 * 4, 1)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """C3, C4 and C5 to maps [N, k, k, 2 (outside, inside), C + 1, H, W] and box maps [N, k, k, 4, H, W],
-        with the cells of C5.
+    def forward(self, features: Sequence[Tensor]) -> tuple[ClassMaps, Tensor]:
+        """C3, C4 and C5 to maps [N, k, k, 2 (outside, inside), C + 1, H, W], of very many classes made only
+        when they are read, and box maps [N, k, k, 4, H, W], with the cells of C5.
         """
         reduced = self.reduce(features[-self.levels :])
-        k = self.k
-        return (
-            self.scores(reduced).unflatten(1, (k, k, 2, self.classes)),
-            self.deltas(reduced).unflatten(1, (k, k, 4)),
-        )
+        k, bias = self.spec.k, self.scores.bias
+        assert bias is not None
+        maps = ClassMaps(reduced, self.scores.weight, bias, k, self.spec.joint)
+        return maps, self.deltas(reduced).unflatten(1, (k, k, 4))
 
 
 class FCIS(nn.Module):
@@ -198,24 +198,19 @@ class FCIS(nn.Module):
     # -- reading windows from the maps
     # ------------------------------------------------------------------------------
 
-    def class_logits(self, maps: Tensor, rois: Tensor) -> Tensor:
+    def class_logits(self, maps: ClassMaps, rois: Tensor) -> Tensor:
         """Class logits [R, C + 1] of RoIs [R, 5]: the window means of max(inside, outside)."""
-        if self.head.joint:
-            return class_scores(maps, rois, STRIDE).float()
-        return ps_average(maps[:, :, :, 0], rois, STRIDE).float()
+        return maps.class_logits(rois, STRIDE).float()
 
-    def masks(self, maps: Tensor, rois: Tensor, classes: Tensor) -> Tensor:
+    def masks(self, maps: ClassMaps, rois: Tensor, classes: Tensor) -> Tensor:
         """Mask logits [R, m, m] of RoIs [R, 5], each for one class [R] (background is 0)."""
-        if not self.head.joint:
-            inside = maps[:, :, :, 1:]
-            maps = torch.cat((torch.zeros_like(inside), inside), dim=3)
-        return mask_logits(maps, rois, classes, STRIDE, self.head.mask_size).float()
+        return maps.mask_logits(rois, classes, STRIDE, self.head.mask_size).float()
 
     # -- training
     # ---------------------------------------------------------------------------------------------------
 
     def losses(
-        self, maps: Tensor, box_maps: Tensor, samples: list[RoITargets], targets: list[Target]
+        self, maps: ClassMaps, box_maps: Tensor, samples: list[RoITargets], targets: list[Target]
     ) -> dict[str, Tensor]:
         """Class, box and mask loss of the sampled RoIs, means over the pictures.
 
@@ -266,7 +261,7 @@ class FCIS(nn.Module):
     @torch.no_grad()
     def detect(
         self,
-        maps: Tensor,
+        maps: ClassMaps,
         box_maps: Tensor,
         proposals: list[Tensor],
         sizes: list[tuple[int, int]],

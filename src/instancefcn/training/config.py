@@ -103,9 +103,7 @@ class TrainConfig(Section):
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     evaluate_every: int = Field(default=1, ge=0, description="epochs; 0 never before the end")
     pictures_every: int = Field(default=2, ge=0, description="epochs; 0 is off")
-    patience: int = Field(
-        default=0, ge=0, description="evaluations without a gain before stopping; 0 is off"
-    )
+    patience: int = Field(default=0, ge=0, description="evaluations without a gain before stopping; 0 is off")
     save_every_minutes: float = Field(default=10.0, gt=0)
     log_every: int = Field(default=20, ge=1, description="steps between two lines of log.csv")
 

@@ -140,7 +140,8 @@ class Evaluator(L.Callback):
     def _report(self, trainer: L.Trainer, metrics: dict[str, Any], epoch: int, seconds: float) -> None:
         figures = {name: _lookup(metrics, place) for name, place in self.figures.items()}
         said = "  ".join(f"{name} {_number(figure)}" for name, figure in figures.items())
-        best = f"best {self.goal} before {self.best:.3f} in epoch {self.best_epoch}; " if self.best_epoch else ""
+        before = f"best {self.goal} before {self.best:.3f} in epoch {self.best_epoch}; "
+        best = before if self.best_epoch else ""
         self.progress.say(f"epoch {epoch}: {said}  ({best}took {duration(seconds)})")
         log = self.progress.book
         if log is not None:

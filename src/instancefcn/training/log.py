@@ -71,7 +71,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def plot_curves(rows: list[dict[str, float]], path: Path) -> None:
-    """Losses, learning rate and validation figures over the steps, with the epochs' minutes on the upper axes."""
+    """Losses, learning rate and validation figures over the steps, minutes on the upper axis."""
     from matplotlib.figure import Figure
 
     train = [row for row in rows if "loss" in row]

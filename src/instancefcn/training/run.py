@@ -54,7 +54,8 @@ def train(
         settings: fields of `TrainConfig`; `augment={"flip": 0}` or `**{"augment.flip": 0}` for nested ones.
 
     Returns:
-        Path of the best weights by mask AP (proposals: AR@100) on val (the last ones when there is no val split).
+        Path of the best weights by mask AP (proposals: AR@100) on val; the last ones when there is no val
+        split.
 
     Pictures are read by other processes, which import the calling script again: call this from a function or
     below `if __name__ == "__main__":`, or set workers=0.
