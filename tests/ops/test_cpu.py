@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -162,3 +163,16 @@ def test_a_forked_process_goes_on_without_the_parents_threads() -> None:
 
 def test_without_numba_the_portable_form_runs() -> None:
     run_script(setup="sys.modules['numba'] = None", test="assert not ops.HAS_KERNELS")
+
+
+def test_torch_keeps_its_number_of_threads() -> None:
+    """In a process of its own: Numba's first launch is what would change it."""
+    code = (
+        "import torch; from instancefcn import ops; torch.set_num_threads(1);"
+        "maps = torch.rand(1, 7, 7, 2, 21, 30, 40); rois = torch.tensor([[0.0, 0, 0, 640, 480]]).repeat(99, 1);"
+        "ops.class_scores(maps, rois, 16.0); assert torch.get_num_threads() == 1, torch.get_num_threads()"
+    )
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
+    environment.pop("OMP_NUM_THREADS", None)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -19,6 +19,7 @@ from instancefcn.data.images import read_image, to_uint8_rgb
 from instancefcn.data.transforms import resize
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.instances import Instances
+from instancefcn.stages import stage
 
 if TYPE_CHECKING:
     from instancefcn.models.checkpoint import Loaded
@@ -144,7 +145,8 @@ class Predictor:
         if not pictures:
             return []
         short, long = self.preprocessing.short_side, self.preprocessing.long_side
-        inputs = [resize(picture, short, long)[0] for picture in pictures]
+        with stage("resize"):
+            inputs = [resize(picture, short, long)[0] for picture in pictures]
         # Only inputs of one size share a batch: padding would let a picture's neighbours change its result.
         groups: dict[torch.Size, list[int]] = defaultdict(list)
         for index, image in enumerate(inputs):

@@ -32,6 +32,7 @@ from instancefcn.models.sampling import RoITargets, SamplingSpec, assign_rois, h
 from instancefcn.models.targets import Target
 from instancefcn.ops import ps_average
 from instancefcn.ops.voting import Extent, vote_masks
+from instancefcn.stages import stage
 
 # Standard deviations of box deltas, by which the box branch is scaled (official code).
 DELTA_STD = (0.2, 0.2, 0.5, 0.5)
@@ -163,15 +164,18 @@ class FCIS(nn.Module):
             ValueError: training without targets.
         """
         batch, sizes = self.collate(images)
-        features = self.backbone(batch)
-        logits, deltas = self.rpn(features[self.rpn_level - 3])
-        height, width = features[-1].shape[2:]
-        grid = self.rpn.anchors.grid(height, width, batch.device)
-        proposals = [
-            self.rpn.proposals(logits[i].detach(), deltas[i].detach(), grid, size)
-            for i, size in enumerate(sizes)
-        ]
-        maps, box_maps = self.maps(features)
+        with stage("backbone"):
+            features = self.backbone(batch)
+        with stage("score maps"):
+            maps, box_maps = self.maps(features)
+            logits, deltas = self.rpn(features[self.rpn_level - 3])
+        with stage("proposals"):
+            height, width = features[-1].shape[2:]
+            grid = self.rpn.anchors.grid(height, width, batch.device)
+            proposals = [
+                self.rpn.proposals(logits[i].detach(), deltas[i].detach(), grid, size)
+                for i, size in enumerate(sizes)
+            ]
         if not self.training:
             return self.detect(
                 maps, box_maps, proposals, sizes, image_sizes or sizes, min_score, max_instances
@@ -272,13 +276,14 @@ class FCIS(nn.Module):
         """Instances from score maps and proposals: score, refine the boxes, score them again on the same
         maps, vote.
         """
-        rois = torch.cat([box_ops.to_rois(boxes, i) for i, boxes in enumerate(proposals)])
-        deltas = ps_average(box_maps, rois, STRIDE).float() * self.delta_std
-        decoded = box_ops.decode(rois[:, 1:], deltas).split([len(boxes) for boxes in proposals])
-        refined = [box_ops.clip(boxes, size) for boxes, size in zip(decoded, sizes, strict=True)]
-        again = torch.cat([box_ops.to_rois(boxes, i) for i, boxes in enumerate(refined)])
-        rois = torch.cat((rois, again))
-        probabilities = self.class_logits(maps, rois).softmax(1)
+        with stage("scoring"):
+            rois = torch.cat([box_ops.to_rois(boxes, i) for i, boxes in enumerate(proposals)])
+            deltas = ps_average(box_maps, rois, STRIDE).float() * self.delta_std
+            decoded = box_ops.decode(rois[:, 1:], deltas).split([len(boxes) for boxes in proposals])
+            refined = [box_ops.clip(boxes, size) for boxes, size in zip(decoded, sizes, strict=True)]
+            again = torch.cat([box_ops.to_rois(boxes, i) for i, boxes in enumerate(refined)])
+            rois = torch.cat((rois, again))
+            probabilities = self.class_logits(maps, rois).softmax(1)
         rois = rois.to(probabilities)
 
         results = []

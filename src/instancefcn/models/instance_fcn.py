@@ -31,6 +31,7 @@ from instancefcn.models.targets import Target
 from instancefcn.models.windows import STRIDE, WindowSpec, label_windows, sample_windows, window_boxes
 from instancefcn.ops import mask_logits
 from instancefcn.ops.voting_step import vote_average
+from instancefcn.stages import stage
 
 OBJECT = Classes(("object",), (1,))
 
@@ -186,8 +187,12 @@ class InstanceFCN(nn.Module):
         """Proposals for one picture [3, H, W] in the pixels of the original of `image_size`: the best windows
         of all levels together, assembled, without near-duplicates, refined to the picture's resolution.
         """
-        levels = [self.score_maps(level) for level in self.pyramid(image)]
-        return self.finish(self.candidates(levels, image.shape[1:], image_size, min_score), image_size, top)
+        with stage("backbone and score maps"):
+            levels = [self.score_maps(level) for level in self.pyramid(image)]
+        with stage("assembling"):
+            found = self.candidates(levels, image.shape[1:], image_size, min_score)
+        with stage("suppression and pasting"):
+            return self.finish(found, image_size, top)
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
         """The picture [3, H, W] and its smaller versions, every one `step` times smaller than the last."""

@@ -28,9 +28,15 @@ def threads(work: int) -> Iterator[None]:
     global _used
     with _lock:
         _used = True
-        wanted = torch.get_num_threads() if work > SMALL else 1
+        given = torch.get_num_threads()
+        wanted = given if work > SMALL else 1
         numba.set_num_threads(max(1, min(wanted, numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
-        yield
+        try:
+            yield
+        finally:
+            # Numba's first launch gives OpenMP, and with it torch, all cores.
+            if torch.get_num_threads() != given:
+                torch.set_num_threads(given)
 
 
 def usable() -> bool:

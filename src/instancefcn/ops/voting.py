@@ -18,6 +18,7 @@ from torchvision.ops import box_iou, nms
 from instancefcn import boxes as box_ops
 from instancefcn.masks import CroppedMasks
 from instancefcn.ops.voting_step import vote_average
+from instancefcn.stages import stage
 
 ReadMasks = Callable[[Tensor, Tensor], Tensor]
 Order = Literal["paper", "published"]
@@ -126,7 +127,8 @@ def vote_masks(
     _check(boxes, probabilities, max_instances, threshold, order, extent)
     boxes, probabilities = boxes.detach().float(), probabilities.detach().float()
     ties = order == "published"
-    scores, rows, classes = _survivors(boxes, probabilities, nms_iou, min_score, max_instances, ties)
+    with stage("suppression"):
+        scores, rows, classes = _survivors(boxes, probabilities, nms_iou, min_score, max_instances, ties)
     results: list[_Result] = []
     for part, which, voters in _groups(boxes, rows, vote_iou):
         ballot = _ballot(probabilities, voters, classes[part], which)
@@ -233,10 +235,12 @@ def _paper(
     threshold: float,
 ) -> _Result:
     """Averages inside the boxes of `rows`, or wherever a voter reaches when None."""
-    masks, mask_rows, index = _read(read_masks, ballot.rows, ballot.classes, probabilities.shape[1])
+    with stage("voting"):
+        masks, mask_rows, index = _read(read_masks, ballot.rows, ballot.classes, probabilities.shape[1])
     clipped = box_ops.clip(_reach(boxes, ballot) if rows is None else boxes[rows], size)
     rects = torch.ceil(clipped.double() - 0.5).long()  # the pixels whose centres are inside
-    pixels = vote_average(masks, boxes[mask_rows], index, ballot.weights, ballot.starts, rects, threshold)
+    with stage("pasting"):
+        pixels = vote_average(masks, boxes[mask_rows], index, ballot.weights, ballot.starts, rects, threshold)
     voted = CroppedMasks(pixels, rects, size)
     return voted.tight_boxes() if rows is None else clipped, voted, None
 
