@@ -169,7 +169,8 @@ def test_torch_keeps_its_number_of_threads() -> None:
     """In a process of its own: Numba's first launch is what would change it."""
     code = (
         "import torch; from instancefcn import ops; torch.set_num_threads(1);"
-        "maps = torch.rand(1, 7, 7, 2, 21, 30, 40); rois = torch.tensor([[0.0, 0, 0, 640, 480]]).repeat(99, 1);"
+        "maps = torch.rand(1, 7, 7, 2, 21, 30, 40); rois = torch.tensor([[0.0, 0, 0, 640, 480]]);"
+        "rois = rois.repeat(99, 1);"
         "ops.class_scores(maps, rois, 16.0); assert torch.get_num_threads() == 1, torch.get_num_threads()"
     )
     environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
