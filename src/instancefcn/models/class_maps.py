@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from instancefcn.ops import class_scores, mask_logits, ps_average
 
-MAX_BYTES = 512 * 2**20
-"""Of the score maps that are held at once."""
+MAX_BYTES = 256 * 2**20
+"""Of the score maps that are held at once for each picture of a batch."""
 
 
 class ClassMaps:
@@ -28,7 +28,7 @@ class ClassMaps:
             in the order (row part, column part, outside/inside, class).
         k: parts of a window along each side.
         joint: False reads classes from the outside maps and masks from the inside ones (ablation).
-        max_bytes: more maps than this are not held at once.
+        max_bytes: a picture's maps beyond this are not held at once.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ClassMaps:
         self.features, self.joint = features, joint
         self.weight, self.bias = weight.unflatten(0, (k, k, 2, -1)), bias.unflatten(0, (k, k, 2, -1))
         self.k, self.classes = k, self.weight.shape[3]
-        one = features[:, 0].numel() * k**2 * 2 * features.element_size()
+        one = features[0, 0].numel() * k**2 * 2 * features.element_size()
         self.block = self.classes if one * self.classes <= max_bytes else max(1, max_bytes // one)
         self.whole = self.of(features, self.weight, self.bias) if self.block == self.classes else None
 
