@@ -1,0 +1,249 @@
+"""Accuracy against training time: `fcis_lite` and Mask R-CNN (FPN) on the same backbone, on equal terms.
+
+    python benchmarks/accuracy.py DATA --out RUNS [--networks fcis mask_rcnn] [--seeds 0] [--minutes 20]
+        [--epochs 12] [--evaluate-every 2] [--rate-of mask_rcnn=5e-4 ...] [--short-side 512]
+
+Both see the same pictures in the same order, with the same sizes, crops and colours, in batches of 4, from
+the same ImageNet weights, with AdamW, the same warm-up, cosine schedule, clipping and averaging; the learning
+rate is each one's own. A run ends with its epochs or with its minutes of training (evaluation does not
+count), whichever comes first: the schedule follows the epochs, so choose them to fit. Measured on val after
+every few epochs: what comes out is AP against minutes and against pictures seen, in a table and a plot. A run
+that was stopped goes on; a finished one is only read. The peak of memory is that of the process: give one
+network a command to compare it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+
+from instancefcn.data.dataset import Dataset
+from instancefcn.data.layout import open_datasets
+from instancefcn.data.loader import AspectBatches, TrainSet
+from instancefcn.data.transforms import Resize
+from instancefcn.evaluation.encoded import Predictions, encode
+from instancefcn.evaluation.report import format_figure
+from instancefcn.evaluation.run import evaluate_predictions
+from instancefcn.files import atomic_write, write_json
+from instancefcn.models import zoo
+from instancefcn.models.fcis import Classes
+from instancefcn.training.config import TrainConfig, resolve
+from instancefcn.training.ema import AveragedNetwork
+from instancefcn.training.evaluator import predict
+from instancefcn.training.module import step_seed
+from instancefcn.training.optimizer import build_optimizer, set_learning_rate
+from instancefcn.training.schedule import learning_rate_factor
+from instancefcn.training.setup import make_augment
+from instancefcn.training.stream import RunBatches, RunLoader
+from mask_rcnn import MaskRCNNPeer
+
+SPEC = zoo.FCIS_LITE
+RATES = {"fcis": 7e-4, "mask_rcnn": 5e-4}
+"""Peak learning rate for batches of 4."""
+
+
+def build(name: str, classes: Classes) -> nn.Module:
+    """One of RATES' networks with ImageNet weights in its backbone."""
+    if name == "fcis":
+        return zoo.build(SPEC, class_names=classes.names, category_ids=classes.ids, pretrained=True)
+    return MaskRCNNPeer(classes, SPEC.backbone, SPEC.frozen).to(memory_format=torch.channels_last)
+
+
+class Run:
+    """One network trained once.
+
+    Args:
+        name: of the network.
+        config: the settings both share, with the seed and this network's rate.
+        splits: train and val.
+        folder: of its checkpoint and its curve.
+    """
+
+    def __init__(self, name: str, config: TrainConfig, splits: list[Dataset], folder: Path) -> None:
+        self.config, self.val, self.folder = config, splits[1], folder
+        L.seed_everything(config.seed, verbose=False)
+        self.network = build(name, Classes(splits[0].class_names, splits[0].category_ids)).train()
+        batches = RunBatches(AspectBatches.of(splits[0], config.batch_size, config.seed), config.epochs)
+        self.loader = RunLoader(TrainSet(splits[0], make_augment(config), config.seed), batches, workers=1)
+        self.steps = len(batches)
+        groups = self.network.parameter_groups(config.backbone_rate)  # type: ignore[operator]
+        self.optimizer = build_optimizer(groups, config)
+        self.average = AveragedNetwork(self.network, config.ema_decay)
+        self.seconds, self.step, self.curve = 0.0, 0, list[dict[str, Any]]()
+        if (folder / "state.pt").exists():
+            self._load()
+
+    def train(self, minutes: float, every: int) -> list[dict[str, Any]]:
+        """To the end of the epochs or of the minutes, with a row of the curve every so many epochs."""
+        length = self.loader.batches.epoch_length
+        started = time.perf_counter()
+        for batch in self.loader:
+            self._step(batch)
+            now = time.perf_counter()
+            self.seconds, started = self.seconds + now - started, now
+            over = self.seconds >= 60 * minutes or self.step == self.steps
+            if over or self.step % (every * length) == 0:
+                self._evaluate()
+                self._save(over)
+                started = time.perf_counter()
+            if over:
+                break
+        return self.curve
+
+    def _step(self, batch: list[Any]) -> None:
+        config = self.config
+        factor = learning_rate_factor(self.step, self.steps, config.warmup, config.schedule)
+        set_learning_rate(self.optimizer, config.scaled_learning_rate * factor)
+        torch.manual_seed(step_seed(config.seed, self.step, 0))
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16-mixed"):
+            losses = self.network([s.image for s in batch], [s.target for s in batch])
+        self.optimizer.zero_grad()
+        torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
+        self.optimizer.step()
+        self.average.update(self.network)
+        self.step += 1
+        if self.step % 50 == 0:
+            print(f"{self.folder.name}: step {self.step} of {self.steps}", file=sys.stderr, flush=True)
+
+    def _evaluate(self) -> None:
+        resize = Resize(self.config.short_side, self.config.long_side)
+        network, pictures = self.average.network, list(self.val.pictures)
+        found: dict[int, Predictions] = {}
+        started = time.perf_counter()
+        for id_, instances in predict(network, pictures, resize, torch.device("cpu")):
+            found[id_] = encode(instances)
+        seconds = (time.perf_counter() - started) / len(pictures)
+        metrics = evaluate_predictions(self.val, found)
+        unit = 1 if sys.platform == "darwin" else 1024
+        row = {
+            "minutes": self.seconds / 60,
+            "pictures": self.step * self.config.batch_size,
+            "AP": metrics["mask"]["AP"],
+            "AP50": metrics["mask"]["AP50"],
+            "AP75": metrics["mask"]["AP75"],
+            "box AP": metrics["box"]["AP"],
+            "seconds a picture": seconds,
+            "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20,
+        }
+        self.curve.append(row)
+        print(f"{self.folder.name}: " + json.dumps(row), file=sys.stderr, flush=True)
+
+    def _save(self, over: bool) -> None:
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict(),
+            "seconds": self.seconds,
+            "step": self.step,
+        }
+        with atomic_write(self.folder / "state.pt") as temporary:
+            torch.save(state, temporary)
+        write_json(self.folder / "curve.json", {"finished": over, "rows": self.curve})
+
+    def _load(self) -> None:
+        state = torch.load(self.folder / "state.pt", weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state_dict(state["average"])
+        self.seconds, self.step = state["seconds"], state["step"]
+        self.loader.load_state_dict({"seen": self.step})
+        self.curve = json.loads((self.folder / "curve.json").read_text(encoding="utf-8"))["rows"]
+
+
+def plot(curves: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
+    """AP50 and AP against minutes and against pictures seen, one colour a network, one line a seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, key in zip(figure.subplots(1, 2, sharey=True), ("minutes", "pictures"), strict=True):
+        for number, (name, runs) in enumerate(curves.items()):
+            for rows in runs:
+                for figure_name, style in (("AP50", "-"), ("AP", "--")):
+                    axes.plot(
+                        [row[key] for row in rows],
+                        [row[figure_name] for row in rows],
+                        style,
+                        color=f"C{number}",
+                        marker="o",
+                        markersize=3,
+                        label=f"{name}, mask {figure_name}" if rows is runs[0] else None,
+                    )
+        axes.set(xlabel=f"{key} of training" if key == "minutes" else "pictures seen", ylim=(0, 1))
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize="small")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def main() -> None:
+    """Train, measure, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--networks", nargs="+", choices=list(RATES), default=list(RATES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--evaluate-every", type=int, default=2, help="epochs")
+    parser.add_argument("--rate-of", nargs="*", default=[], metavar="NETWORK=RATE", help="for batches of 4")
+    parser.add_argument("--short-side", type=int, default=SPEC.short_side)
+    parser.add_argument("--precision", choices=["32", "bf16-mixed"], default="32")
+    options = parser.parse_args()
+    rates = RATES | {name: float(rate) for name, rate in (text.split("=") for text in options.rate_of)}
+    splits = open_datasets(options.data, ("train", "val"))
+    curves: dict[str, list[list[dict[str, Any]]]] = {}
+    for seed in options.seeds:
+        for name in options.networks:
+            folder = options.out / f"{name}_seed{seed}"
+            curves.setdefault(name, []).append(run(name, seed, rates[name], splits, folder, options))
+    names = ("AP", "AP50", "AP75", "box AP", "seconds a picture", "peak MiB", "minutes", "pictures")
+    print(f"{'':<18}" + "".join(f"{name:>18}" for name in names))
+    for name, runs in curves.items():
+        for seed, rows in zip(options.seeds, runs, strict=True):
+            figures = "".join(f"{format_figure(rows[-1][key]):>18}" for key in names)
+            print(f"{f'{name}, seed {seed}':<18}{figures}")
+    plot(curves, options.out / "accuracy.png")
+
+
+def run(
+    name: str, seed: int, rate: float, splits: list[Dataset], folder: Path, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """The curve of one run, trained when it is not finished."""
+    curve = folder / "curve.json"
+    if curve.exists():
+        found = json.loads(curve.read_text(encoding="utf-8"))
+        if found["finished"]:
+            rows: list[dict[str, Any]] = found["rows"]
+            return rows
+    folder.mkdir(parents=True, exist_ok=True)
+    short = options.short_side
+    settings = {
+        "model": SPEC.name,
+        "data": str(options.data),
+        "out": str(folder),
+        "seed": seed,
+        "epochs": options.epochs,
+        "learning_rate": rate * 4,  # given for 16 pictures a step
+        "precision": options.precision,
+        "short_side": short,
+        "long_side": short * SPEC.long_side // SPEC.short_side,
+        "train_short": (short * 5 // 8, short),
+        "train_long": short * 3 // 2,
+        "accelerator": "cpu",
+    }
+    config = resolve(settings, SPEC.training)
+    return Run(name, config, splits, folder).train(options.minutes, options.evaluate_every)
+
+
+if __name__ == "__main__":
+    main()
