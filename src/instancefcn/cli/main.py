@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from instancefcn import __version__
+from instancefcn.cli.check import check
 from instancefcn.cli.demo import demo
 from instancefcn.cli.eval import eval_
 from instancefcn.cli.predict import predict
@@ -57,5 +58,6 @@ def _common(
 app.command()(demo)
 app.command()(predict)
 app.command()(propose)
+app.command()(check)
 app.command()(train)
 app.command("eval")(eval_)

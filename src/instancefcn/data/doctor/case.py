@@ -89,7 +89,7 @@ class Split:
     @cached_property
     def shapes(self) -> list[list[Shape]]:
         """The annotations of every picture as drawn."""
-        return [_shapes(picture) for picture in self.dataset.pictures]
+        return [shapes_of(picture) for picture in self.dataset.pictures]
 
     @cached_property
     def objects(self) -> list[tuple[Picture, Annotation, Shape]]:
@@ -142,7 +142,8 @@ class Case:
         return list(near_pairs(np.stack([look.thumb for look in looks]))) if looks else []
 
 
-def _shapes(picture: Picture) -> list[Shape]:
+def shapes_of(picture: Picture) -> list[Shape]:
+    """The annotations of a picture as drawn."""
     from faster_coco_eval.core import mask as coco_mask
 
     height, width = picture.height, picture.width

@@ -46,7 +46,7 @@ def unused(case: Case) -> Iterator[Finding]:
             a.label for s in case.splits if s is not split for p in s.dataset.pictures for a in p.annotations
         )
         for label, (name, count) in enumerate(zip(split.dataset.class_names, counts, strict=True)):
-            if count == 0 and sum(counts):
+            if count == 0 and any(counts):
                 there = f", but other splits have {elsewhere[label]}" if elsewhere[label] else ""
                 what = f"class {name!r} has no object{there}: add some, or remove the category"
                 yield split.about("unused-category", "warning", what)
