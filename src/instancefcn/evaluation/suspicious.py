@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,8 +121,21 @@ def _write_caption(tile: Image.Image, finding: Finding) -> None:
     pen.text((12, top + 19), place, FAINT, small)
     # Messages begin with the file and the record, which the line above has said.
     what = finding.message.split(": ", 2)[-1]
-    for number, line in enumerate(textwrap.wrap(what, 62, max_lines=3, placeholder=" ..")):
+    for number, line in enumerate(_lines(what, small, WIDTH - 16)[:3]):
         pen.text((12, top + 36 + 16 * number), line, INK, small)
+
+
+def _lines(text: str, font: Any, width: int) -> list[str]:
+    """Text broken into lines of at most `width` pixels; long file names in it are shortened."""
+    lines = [""]
+    for word in text.split():
+        word = _short(word, 34)
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def _short(name: str, length: int) -> str:
