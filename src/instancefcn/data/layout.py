@@ -11,12 +11,11 @@ import yaml
 from instancefcn.data.check import class_problems, picture_problems
 from instancefcn.data.coco import parse_coco
 from instancefcn.data.dataset import Dataset
+from instancefcn.data.problem import REPAIRS
 from instancefcn.errors import DataError
 
 FORM = "{annotations: FILE.json, images: FOLDER}"
 """What a YAML file says of each split."""
-REPAIRS = "repairs.json"
-"""Lies beside the splits of a mended copy and is none of them."""
 
 
 def open_dataset(data: Path | str, split: str, *, check_pictures: bool = True) -> Dataset:

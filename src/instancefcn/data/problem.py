@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
+REPAIRS = "repairs.json"
+"""The list of repairs lies beside the splits of a mended copy and is none of them."""
+
 
 class Problem(str):
     """A line of text that says what is wrong and how to mend it.

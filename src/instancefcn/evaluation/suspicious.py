@@ -159,7 +159,9 @@ def _view(finding: Finding, record: Picture | None, annotation: Annotation | Non
     window = _window(annotation, record, masks, finding.check)
     scale = min(WIDTH / (window[2] - window[0]), HEIGHT / (window[3] - window[1]))
     size = (round((window[2] - window[0]) * scale), round((window[3] - window[1]) * scale))
-    part = image.crop(window).resize(size, Image.Resampling.BICUBIC)
+    field = Image.new("RGB", (window[2] - window[0], window[3] - window[1]), EMPTY)
+    field.paste(image, (-window[0], -window[1]))
+    part = field.resize(size, Image.Resampling.BICUBIC)
     mask = Image.fromarray(masks.paste(0).byte().numpy() * 255).crop(window)
     mask = mask.resize(size, Image.Resampling.NEAREST)
     shown = _centred(_outlined(part, mask), WIDTH)
@@ -170,18 +172,24 @@ def _view(finding: Finding, record: Picture | None, annotation: Annotation | Non
         return (x - window[0]) * scale + corner[0], (y - window[1]) * scale + corner[1]
 
     if finding.check in ("box-mask", "zero-area"):
-        x1, y1, x2, y2 = annotation.box
-        pen.rectangle((*at(x1, y1), *at(x2, y2)), outline=MARK, width=2)
+        (x1, y1), (x2, y2) = at(*annotation.box[:2]), at(*annotation.box[2:])
+        pen.rectangle((x1, y1, x2, y2), outline=MARK, width=2)
+        if finding.check == "zero-area":  # a box of no size would not be seen
+            _circle(pen, (x1 + x2) / 2, (y1 + y2) / 2)
     if isinstance(annotation.segmentation, list):
         for polygon in annotation.segmentation:
             points = [at(x, y) for x, y in zip(polygon[0::2], polygon[1::2], strict=True)]
             if finding.check == "out-of-bounds":
                 pen.line([*points, points[0]], MARK, 2)
             if finding.check == "self-intersection" and (place := crossing(polygon)):
-                x, y = at(*place)
-                pen.ellipse((x - 11, y - 11, x + 11, y + 11), outline=PAPER, width=5)
-                pen.ellipse((x - 10, y - 10, x + 10, y + 10), outline=MARK, width=3)
+                _circle(pen, *at(*place))
     return shown
+
+
+def _circle(pen: ImageDraw.ImageDraw, x: float, y: float) -> None:
+    """A ring that is seen on every background."""
+    pen.ellipse((x - 11, y - 11, x + 11, y + 11), outline=PAPER, width=5)
+    pen.ellipse((x - 10, y - 10, x + 10, y + 10), outline=MARK, width=3)
 
 
 def _window(annotation: Annotation, record: Picture, masks: CroppedMasks, check: str) -> Window:

@@ -61,6 +61,19 @@ def test_everything_sound_stays_as_it_was(tmp_path: Path) -> None:
         assert os.path.samefile(copy / "images" / path.name, path)
 
 
+def test_a_yaml_file_of_two_folders(tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    sick.val["info"] = {"year": 2024}
+    sick.write()
+    lines = [
+        f"{split}: {{annotations: data/{split}.json, images: data/images}}" for split in ("train", "val")
+    ]
+    (tmp_path / "both.yaml").write_text("\n".join(lines))
+    repairs, left = mend(examine(tmp_path / "both.yaml"), tmp_path / "copy")
+    assert (repairs, left.findings) == ([], ())
+    assert json.loads((tmp_path / "copy/val.json").read_text()) == sick.val
+
+
 def test_a_disk_without_links_gets_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise OSError("no links here")

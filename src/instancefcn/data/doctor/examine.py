@@ -111,8 +111,8 @@ def examine(
     start = time.perf_counter()
     names = splits_of(data) if splits is None else list(splits)
     if not names:
-        raise DataError(read_split(data, "train")[1] or f"{data}: has no splits")
-    read = [(name, *read_split(data, name)) for name in names]
+        raise DataError(_read(data, "train")[1] or f"{data}: has no splits")
+    read = [(name, *_read(data, name)) for name in names]
     looks = iter(look_at_all([p for _, dataset, _ in read for p in dataset.pictures], progress))
     examined = tuple(
         Split(name, dataset, tuple(problems), tuple(next(looks) for _ in dataset.pictures))
@@ -120,6 +120,14 @@ def examine(
     )
     report = Report(str(data), examined, tuple(findings_of(Case(examined, spec))), 0.0)
     return replace(report, seconds=time.perf_counter() - start)
+
+
+def _read(data: Path | str, split: str) -> tuple[Dataset, list[str]]:
+    """A split of which nothing can be read is an empty one with problems: the other splits go on."""
+    try:
+        return read_split(data, split)
+    except DataError as error:
+        return Dataset(f"{Path(data).resolve().stem}/{split}", (), (), ()), list(error.problems)
 
 
 def examine_dataset(

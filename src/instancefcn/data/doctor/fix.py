@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from PIL import Image
 
 from instancefcn.data.dataset import Annotation, Picture
@@ -20,9 +21,8 @@ from instancefcn.data.doctor.case import Split
 from instancefcn.data.doctor.examine import Report, examine
 from instancefcn.data.doctor.mend import Repairs, Treatment, mended
 from instancefcn.data.images import turn_of
-from instancefcn.data.layout import REPAIRS, locate
-from instancefcn.data.problem import Problem
-from instancefcn.errors import ConfigError, DataError
+from instancefcn.data.problem import REPAIRS, Problem
+from instancefcn.errors import ConfigError
 from instancefcn.files import write_json
 from instancefcn.models.zoo import AnySpec
 
@@ -239,8 +239,13 @@ def _named(record: object) -> bool:
 
 def _source(report: Report, split: Split) -> dict[str, Any]:
     """The COCO file that a split was read from; empty when it was another format's."""
-    with contextlib.suppress(DataError, OSError, ValueError, RecursionError):
-        content = json.loads(locate(Path(report.data), split.name)[0].read_text(encoding="utf-8-sig"))
+    data = Path(report.data)
+    wrong = (OSError, ValueError, RecursionError, KeyError, TypeError, yaml.YAMLError)
+    with contextlib.suppress(*wrong):  # what is wrong with it the examination has said
+        path = data / f"{split.name}.json"
+        if data.is_file():
+            path = data.parent / yaml.safe_load(data.read_text(encoding="utf-8"))[split.name]["annotations"]
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         if isinstance(content, dict):
             return {k: v for k, v in content.items() if k not in _OWN or isinstance(v, list)}
     return {}
