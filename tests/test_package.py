@@ -26,7 +26,7 @@ def python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("verb", [[], ["predict"], ["demo"], ["train"], ["eval"]], ids=str)
+@pytest.mark.parametrize("verb", [[], ["predict"], ["demo"], ["train"], ["eval"], ["check"]], ids=str)
 def test_help_imports_nothing_heavy(verb: list[str]) -> None:
     out = python(
         "import sys\n"

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instancefcn.data.check import check, picture_problem
+from instancefcn.data.check import picture_problem
 from instancefcn.data.coco import parse_coco, rasterize, read_coco
-from instancefcn.data.dataset import Annotation, Dataset, Picture
+from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.problem import Problem
 from instancefcn.errors import DataError
 
 Content = dict[str, Any]
@@ -67,7 +68,6 @@ def test_labels_boxes_and_order(folder: Path) -> None:
     assert dataset.pictures[0].annotations[0].box == (10.0, 10.0, 30.0, 30.0)
     assert dataset.pictures[1].path == folder / "images" / "deep" / "b.jpg"
     assert (dataset.pictures[0].height, dataset.pictures[0].width) == (40, 60)
-    assert check(dataset) == []
     assert len(dataset.subset([2, 0])) == 2
 
 
@@ -239,14 +239,6 @@ def test_exif_rotation_against_the_record(folder: Path) -> None:
     assert "annotated unrotated" in problem
 
 
-def test_check_of_a_dataset_made_in_python(folder: Path) -> None:
-    bad = Annotation(7, 4, (0.0, 0.0, 100.0, 10.0), [[1.0, 1.0, 2.0, 2.0]], 1.0)
-    picture = Picture(1, folder / "images" / "a.jpg", 40, 60, (bad, bad))
-    problems = "\n".join(check(Dataset("mine", (picture, picture), ("cat",), (1,))))
-    for part in ("image 1: this id", "annotation 7: this id", "2 points", "outside", "label 4"):
-        assert part in problems
-
-
 def test_progress_and_no_check(folder: Path) -> None:
     (folder / "train.json").write_text(json.dumps(good()))
     seen: list[tuple[int, int]] = []
@@ -265,6 +257,22 @@ def test_parse_keeps_what_is_usable(folder: Path) -> None:
     assert dataset.name == "mine"
     assert [p.id for p in dataset.pictures] == [5, 9]
     assert len(problems) == 2
+
+
+def test_parse_keeps_the_sound_part_of_an_annotation(folder: Path) -> None:
+    content = good()
+    content["annotations"][0]["segmentation"] = [[1, 1, 9, 9], *SQUARE]
+    content["annotations"][1] |= {"id": 100, "bbox": [500, 10, 20, 20]}
+    (folder / "train.json").write_text(json.dumps(content))
+    dataset, problems = parse_coco(folder / "train.json", folder / "images")
+    first, second = (picture.annotations[0] for picture in dataset.pictures[:2])
+    assert first.segmentation == SQUARE
+    assert (second.id, second.box) == (101, (10, 10, 30, 30))
+    assert [(p.check, p.annotation) for p in problems if isinstance(p, Problem)] == [
+        ("polygon-points", 100),
+        ("duplicate-id", 101),
+        ("out-of-bounds", 101),
+    ]
 
 
 @pytest.mark.parametrize(("name", "count"), [("animals7", 296), ("nuclei", 3043), ("coco80", 2685)])

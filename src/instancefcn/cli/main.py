@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from instancefcn import __version__
 from instancefcn.cli.bench import bench
+from instancefcn.cli.check import check
 from instancefcn.cli.demo import demo
 from instancefcn.cli.eval import eval_
 from instancefcn.cli.predict import predict
@@ -58,6 +59,7 @@ def _common(
 app.command()(demo)
 app.command()(predict)
 app.command()(propose)
+app.command()(check)
 app.command()(train)
 app.command("eval")(eval_)
 app.add_typer(bench, name="bench")

@@ -1,64 +1,48 @@
-"""The dataset doctor: what is wrong with annotations and pictures, where, and how to mend it."""
+"""What is wrong with a box, a picture's file or the classes of two splits. Whole datasets: `data/doctor`."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.images import MAX_PIXELS, SIDEWAYS, describe, too_large, turn_of
-from instancefcn.data.outlines import outline_problem
+from instancefcn.data.problem import Problem
 
 TOLERANCE = 2.0
 """Pixels by which a box may leave the picture: tools round differently. It is cut at the edge anyway."""
 
-
-def check(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """Everything that is wrong with a dataset, one line each; empty when nothing is.
-
-    Every picture is decoded once, in threads. `progress` is called with (pictures checked, pictures).
-    """
-    problems: list[str] = []
-    for kind, ids in (
-        ("image", Counter(p.id for p in dataset.pictures)),
-        ("annotation", Counter(a.id for p in dataset.pictures for a in p.annotations)),
-    ):
-        repeated = (id_ for id_, times in ids.items() if times > 1)
-        problems += [f"{dataset.name}: {kind} {i}: this id is used more than once" for i in repeated]
-    for picture in dataset.pictures:
-        for annotation in picture.annotations:
-            found = [
-                outline_problem(annotation.segmentation, picture.height, picture.width),
-                box_problem(annotation.box, picture.height, picture.width),
-            ]
-            if not 0 <= annotation.label < len(dataset.class_names):
-                found.append(f"label {annotation.label} is none of the {len(dataset.class_names)} classes")
-            where = f"{dataset.name}: annotation {annotation.id} ({picture.path.name})"
-            problems += [f"{where}: {problem}" for problem in found if problem]
-    return problems + picture_problems(dataset.pictures, progress)
+THUMB = 17
+"""Side of the tiny gray version of a picture by which nearly equal ones are found, in pixels."""
 
 
-def box_problem(box: tuple[float, float, float, float], height: int, width: int) -> str | None:
+def box_problem(box: tuple[float, float, float, float], height: int, width: int) -> Problem | None:
     """What is wrong with a box x1, y1, x2, y2 in a picture of this size; None when nothing is.
 
     A box without width or without height passes (real outlines can be that thin), one without both does not.
     """
     x1, y1, x2, y2 = box
     if not all(map(math.isfinite, box)):
-        return f"box {_written(box)} holds a number that is not finite: draw it again"
+        return Problem(f"box {_written(box)} holds a number that is not finite: draw it again", "zero-area")
     if x2 < x1 or y2 < y1 or (x1 == x2 and y1 == y2):
-        return (
-            f"box {_written(box)} (x, y, width, height) has no area: draw it again or remove the annotation"
+        return Problem(
+            f"box {_written(box)} (x, y, width, height) has no area: draw it again or remove the annotation",
+            "zero-area",
         )
     if x1 < -TOLERANCE or y1 < -TOLERANCE or x2 > width + TOLERANCE or y2 > height + TOLERANCE:
-        return (
+        return Problem(
             f"box {_written(box)} (x, y, width, height) is outside the {width} x {height} picture: "
-            "draw it again (was it drawn at another size?)"
+            "draw it again (was it drawn at another size?)",
+            "out-of-bounds",
         )
     return None
 
@@ -68,51 +52,129 @@ def _written(box: tuple[float, float, float, float]) -> str:
     return f"[{x1:g}, {y1:g}, {x2 - x1:g}, {y2 - y1:g}]"
 
 
-def picture_problems(
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What one look at a picture's file told.
+
+    Attributes:
+        problem: what is wrong with it, or None.
+        size: (height, width) in pixels as a viewer shows it; None when it could not be decoded.
+        turned: EXIF data ask viewers to turn or mirror what is stored.
+        digest: of the file's bytes; empty when it could not be decoded.
+        thumb: uint8 [THUMB, THUMB]: the upright picture, gray and tiny; zeros when it could not be decoded.
+    """
+
+    problem: Problem | None
+    size: tuple[int, int] | None
+    turned: bool
+    digest: bytes
+    thumb: NDArray[np.uint8]
+
+
+def look_at_all(
     pictures: Sequence[Picture], progress: Callable[[int, int], None] | None = None
-) -> list[str]:
-    """Decode every picture; what is wrong, in the pictures' order."""
-    problems: list[str] = []
+) -> list[Look]:
+    """Decode every picture once, in threads; what was seen, in the pictures' order.
+
+    `progress` is called with (pictures seen, pictures).
+    """
+    looks: list[Look] = []
     pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
     try:
-        for done, problem in enumerate(pool.map(picture_problem, pictures), start=1):
-            if problem:
-                problems.append(problem)
+        for done, seen in enumerate(pool.map(look, pictures), start=1):
+            looks.append(seen)
             if progress:
                 progress(done, len(pictures))
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt need not wait for the other pictures
-    return problems
+    return looks
 
 
-def picture_problem(picture: Picture) -> str | None:
-    """What is wrong with a picture's file: missing, no picture, truncated, too large or of another size.
+def picture_problems(
+    pictures: Sequence[Picture], progress: Callable[[int, int], None] | None = None
+) -> list[str]:
+    """Decode every picture; what is wrong, in the pictures' order."""
+    return [seen.problem for seen in look_at_all(pictures, progress) if seen.problem]
 
-    A JPEG is decoded at an eighth of its size, which reads every byte of the file at half the cost.
+
+def picture_problem(picture: Picture) -> Problem | None:
+    """What is wrong with a picture's file: missing, no picture, truncated, too large or of another size."""
+    return look(picture).problem
+
+
+def look(picture: Picture) -> Look:
+    """Decode a picture and compare it with its record.
+
+    A JPEG is decoded at down to an eighth of its size, which reads every byte of the file at half the cost.
     """
     where = f"{picture.path}: image {picture.id}"
     try:
-        with Image.open(picture.path) as image:
+        content = picture.path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                return f"{where}: {too_large()}"
-            rotated = turn_of(image) in SIDEWAYS
-            image.draft("RGB", (1, 1))
+                return _blind(picture, "unreadable-picture", f"{where}: {too_large()}")
+            turn = turn_of(image)
+            image.draft("RGB", (64, 64))
             image.load()
+            thumb = _thumb(image if turn is None else image.transpose(turn))
     except FileNotFoundError:
-        return f"{where}: there is no such picture: add it or remove its record and annotations"
+        what = "there is no such picture: add it or remove its record and annotations"
+        return _blind(picture, "missing-picture", f"{where}: {what}")
     except Exception as error:
-        return f"{where}: {describe(error)}: replace the file"
-    seen = (height, width) if rotated else (width, height)
-    if seen == (picture.width, picture.height):
-        return None
+        return _blind(picture, "unreadable-picture", f"{where}: {describe(error)}: replace the file")
+    stored = (height, width)
+    size = (width, height) if turn in SIDEWAYS else stored
+    problem = None if size == (picture.height, picture.width) else _size_problem(picture, stored, size)
+    return Look(problem, size, turn is not None, hashlib.blake2b(content, digest_size=16).digest(), thumb)
+
+
+def _blind(picture: Picture, check: str, text: str) -> Look:
+    nothing = np.zeros((THUMB, THUMB), np.uint8)
+    return Look(Problem(text, check, picture=picture.path), None, False, b"", nothing)
+
+
+def _size_problem(picture: Picture, stored: tuple[int, int], size: tuple[int, int]) -> Problem:
+    where = f"{picture.path}: image {picture.id}"
     record = f"its record says {picture.width} x {picture.height}"
-    if rotated and (width, height) == (picture.width, picture.height):
-        return (
-            f"{where}: is {seen[0]} x {seen[1]} as its EXIF rotation shows it, {record}: "
-            "it was annotated unrotated. Remove the EXIF orientation from the file"
+    if size != stored == (picture.height, picture.width):
+        return Problem(
+            f"{where}: is {size[1]} x {size[0]} as its EXIF rotation shows it, {record}: "
+            "it was annotated unrotated. Remove the EXIF orientation from the file",
+            "exif-rotation",
+            picture=picture.path,
         )
-    return (
-        f"{where}: is {seen[0]} x {seen[1]} pixels, {record}: "
-        "mend the record, and scale its annotations if they fit it"
+    return Problem(
+        f"{where}: is {size[1]} x {size[0]} pixels, {record}: "
+        "mend the record, and scale its annotations if they fit it",
+        "size-mismatch",
+        picture=picture.path,
     )
+
+
+def _thumb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image, np.float32)
+        low, high = float(values.min()), float(values.max())
+        image = Image.fromarray(((values - low) * (255 / max(high - low, 1e-6))).astype(np.uint8))
+    elif image.mode != "L":
+        image = (image.convert("RGBA") if "transparency" in image.info else image).convert("L")
+    return np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BOX), np.uint8)
+
+
+def class_problems(first: Dataset, other: Dataset) -> list[str]:
+    """The categories in which two splits differ."""
+    if not first.category_ids or not other.category_ids:
+        return []  # the reader has said why
+    ours = dict(zip(first.category_ids, first.class_names, strict=True))
+    theirs = dict(zip(other.category_ids, other.class_names, strict=True))
+    return [
+        Problem(
+            f"{other.name}: category {id_} is {theirs.get(id_, 'missing')!r}, "
+            f"in {first.name} {ours.get(id_, 'missing')!r}: "
+            "write the same categories in both files",
+            "class-names",
+        )
+        for id_ in sorted(ours.keys() | theirs.keys())
+        if ours.get(id_) != theirs.get(id_)
+    ]

@@ -14,9 +14,10 @@ from typing import Any
 
 from instancefcn.data.check import box_problem, picture_problems
 from instancefcn.data.dataset import Annotation, Dataset, Picture, Segmentation
-from instancefcn.data.outlines import decode_crop, normalised, outline_problem
+from instancefcn.data.outlines import decode_crop, normalised, outline_problem, without_bad_polygons
 from instancefcn.data.outlines import rasterize as rasterize  # offered here too
 from instancefcn.data.paths import PictureFinder
+from instancefcn.data.problem import Problem
 from instancefcn.errors import DataError
 
 
@@ -54,7 +55,11 @@ def read_coco(
 def parse_coco(
     annotations: Path | str, images: Path | str, *, name: str | None = None
 ) -> tuple[Dataset, list[str]]:
-    """The usable part of a COCO JSON file, and what is wrong with the rest. No picture is opened yet."""
+    """The usable part of a COCO JSON file, and what is wrong with the rest. No picture is opened yet.
+
+    Usable is also an annotation without its bad polygons, one whose box can be taken from its outline
+    instead, and one whose id another has: it gets a new one. The problems are of the class `Problem`.
+    """
     annotations, images = Path(annotations), Path(images)
     name = annotations.stem if name is None else name
     problems: list[str] = []
@@ -118,32 +123,55 @@ class _Reader:
         self.missing: set[int] = set()
         """Ids of the pictures whose file is not there: said already, so nobody needs to open them."""
 
-    def complain(self, where: str, what: str) -> None:
-        self.problems.append(f"{self.path}: {where}: {what}")
+    def complain(
+        self,
+        where: str,
+        what: str,
+        check: str = "format",
+        picture: Path | None = None,
+        annotation: int | None = None,
+    ) -> None:
+        check = what.check if isinstance(what, Problem) else check
+        text = f"{self.path}: {where}: {what}"
+        self.problems.append(Problem(text, check, picture=picture, annotation=annotation))
 
-    def records(self, records: list[Any], kind: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The records that have an id of their own."""
+    def records(self, records: list[Any], kind: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        """How to call a record, its id, and the record. An annotation without an id of its own gets one; of
+        the others, to which records refer, it is left out.
+        """
+        taken = (
+            {_whole(r.get("id")) for r in records if isinstance(r, dict)} if kind == "annotation" else set()
+        )
+        fresh = max((id_ for id_ in taken if id_ is not None), default=0)
         seen: set[int] = set()
         for position, record in enumerate(records):
             if not isinstance(record, dict):
                 self.complain(f"{kind} record {position}", f"is a {type(record).__name__}, not an object")
                 continue
             id_ = _whole(record.get("id"))
-            if id_ is None:
-                found = f"id {record['id']!r} is not a whole number" if "id" in record else "has no id"
-                self.complain(f"{kind} record {position}", f"{found}: number the records")
-            elif id_ in seen:
-                self.complain(f"{kind} {id_}", "this id was used before: give every record an id of its own")
-            else:
-                seen.add(id_)
-                yield id_, record
+            where = f"{kind} record {position}" if id_ is None else f"{kind} {id_}"
+            if id_ is None or id_ in seen:
+                fresh += 1
+                if id_ is not None:
+                    what = "this id was used before: give every record an id of its own"
+                elif "id" in record:
+                    what = f"id {record['id']!r} is not a whole number: number the records"
+                else:
+                    what = "has no id: number the records"
+                given = fresh if kind == "annotation" else None
+                self.complain(where, what, "duplicate-id", annotation=given)
+                if given is None:
+                    continue
+                id_ = given
+            seen.add(id_)
+            yield where, id_, record
 
     def categories(self, records: list[Any]) -> dict[int, str]:
         names: dict[int, str] = {}
-        for id_, record in self.records(records, "category"):
+        for where, id_, record in self.records(records, "category"):
             name = record.get("name")
             if not isinstance(name, str) or not name.strip():
-                self.complain(f"category {id_}", "has no name: give it one")
+                self.complain(where, "has no name: give it one")
                 name = f"category {id_}"
             names[id_] = name
         return names
@@ -151,11 +179,11 @@ class _Reader:
     def pictures(self, records: list[Any], finder: PictureFinder) -> dict[int, Picture | None]:
         """By id. None: the record cannot be used, which is said once and not for each annotation."""
         pictures: dict[int, Picture | None] = {}
-        for id_, record in self.records(records, "image"):
+        for called, id_, record in self.records(records, "image"):
             file_name = record.get("file_name")
             height, width = _whole(record.get("height")), _whole(record.get("width"))
             pictures[id_] = None
-            where = f"image {id_} ({file_name})" if file_name else f"image {id_}"
+            where = f"{called} ({file_name})" if file_name else called
             if not isinstance(file_name, str) or not file_name:
                 self.complain(
                     where, "has no file_name: write the picture's path below the folder of pictures"
@@ -163,7 +191,7 @@ class _Reader:
                 continue
             path, problem = finder.find(file_name)
             if problem:
-                self.complain(where, problem)
+                self.complain(where, problem, "missing-picture", finder.folder / Path(file_name).name)
             if height is None or width is None or height < 1 or width < 1:
                 size = f"{record.get('width')!r} x {record.get('height')!r}"
                 self.complain(where, f"width x height is {size}: write the picture's size in whole pixels")
@@ -179,17 +207,21 @@ class _Reader:
     ) -> dict[int, list[Annotation]]:
         """By image id."""
         found: dict[int, list[Annotation]] = {}
-        for id_, record in self.records(records, "annotation"):
+        for called, id_, record in self.records(records, "annotation"):
             image_id, category = _whole(record.get("image_id")), _whole(record.get("category_id"))
             picture = None if image_id is None else pictures.get(image_id)
-            where = f"annotation {id_} ({picture.path.name})" if picture else f"annotation {id_}"
+            path = picture.path if picture else None
+            where = f"{called} ({picture.path.name})" if picture else called
             if category not in labels:
                 known = ", ".join(map(str, list(labels)[:20])) + (", .." if len(labels) > 20 else "")
                 what = f"category_id {record.get('category_id')!r} is unknown"
-                self.complain(where, f"{what}: use one of {known}, or add a category")
+                what = f"{what}: use one of {known}, or add a category"
+                self.complain(where, what, "unknown-category", path, id_)
             if image_id not in pictures:
                 what = f"image_id {record.get('image_id')!r} is unknown: no image record has it"
-                self.complain(where, f"{what}; add one or remove the annotation")
+                self.complain(
+                    where, f"{what}; add one or remove the annotation", "unknown-picture", None, id_
+                )
             if picture is not None:
                 label = labels.get(category, -1) if category is not None else -1
                 annotation = self._annotation(where, id_, record, label, picture)
@@ -203,7 +235,7 @@ class _Reader:
         height, width = picture.height, picture.width
         segmentation = record.get("segmentation")
         crowd = record.get("iscrowd", 0)
-        wrong = [outline_problem(segmentation, height, width)]
+        wrong: list[str | None] = [outline_problem(segmentation, height, width)]
         if crowd not in (0, 1):
             wrong.append(f"iscrowd is {crowd!r}: write 0 or 1")
         box = None
@@ -215,13 +247,14 @@ class _Reader:
                 )
             else:
                 wrong.append(box_problem(box, height, width))
-        complaints = [w for w in wrong if w]
-        for complaint in complaints:
-            self.complain(where, complaint)
-        if complaints or segmentation is None:
+        for complaint in wrong:
+            if complaint:
+                self.complain(where, complaint, "format", picture.path, id_)
+        usable = without_bad_polygons(segmentation, height, width)
+        if usable is None or crowd not in (0, 1):
             return None
-        outline = normalised(segmentation, height, width)
-        if box is None:
+        outline = normalised(usable, height, width)
+        if box is None or any(wrong):
             box = _extent(outline, height)
         area = record.get("area")
         if not isinstance(area, int | float) or not 0 <= area < 1e18:

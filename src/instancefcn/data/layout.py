@@ -8,10 +8,14 @@ from typing import Any
 
 import yaml
 
-from instancefcn.data.check import picture_problems
+from instancefcn.data.check import class_problems, picture_problems
 from instancefcn.data.coco import parse_coco
 from instancefcn.data.dataset import Dataset
+from instancefcn.data.problem import REPAIRS
 from instancefcn.errors import DataError
+
+FORM = "{annotations: FILE.json, images: FOLDER}"
+"""What a YAML file says of each split."""
 
 
 def open_dataset(data: Path | str, split: str, *, check_pictures: bool = True) -> Dataset:
@@ -51,21 +55,43 @@ def open_datasets(
     problems: list[str] = []
     datasets: list[Dataset] = []
     for split in splits:
-        try:
-            annotations, images = locate(data, split)
-        except DataError as error:
-            problems += error.problems
-            continue
-        dataset, found = parse_coco(annotations, images, name=f"{data.resolve().stem}/{split}")
+        dataset, found = read_split(data, split)
         problems += found
         datasets.append(dataset)
     if check_pictures:
         problems += picture_problems([p for d in datasets for p in d.pictures], progress)
     for dataset in datasets[1:]:
-        problems += _class_problems(datasets[0], dataset)
+        problems += class_problems(datasets[0], dataset)
     if problems:
         raise DataError(problems)
     return datasets
+
+
+def splits_of(data: Path | str) -> list[str]:
+    """The names of a dataset's splits, train and val first.
+
+    Raises:
+        DataError: there is no such dataset, or its YAML file cannot be read.
+    """
+    data = Path(data)
+    if not data.exists():
+        raise DataError(f"{data}: there is no such folder or YAML file")
+    if data.is_file():
+        names = [str(key) for key in _load_yaml(data, "SPLIT.json")]
+    else:
+        names = [p.stem for p in data.glob("*.json") if p.name != REPAIRS]
+    return sorted(names, key=lambda name: (name != "train", name != "val", name))
+
+
+def read_split(data: Path | str, split: str) -> tuple[Dataset, list[str]]:
+    """What can be read of one split, and what is wrong with the rest. No picture is opened yet."""
+    data = Path(data)
+    name = f"{data.resolve().stem}/{split}"
+    try:
+        annotations, images = locate(data, split)
+    except DataError as error:
+        return Dataset(name, (), (), ()), list(error.problems)
+    return parse_coco(annotations, images, name=name)
 
 
 def locate(data: Path, split: str) -> tuple[Path, Path]:
@@ -94,25 +120,27 @@ def locate(data: Path, split: str) -> tuple[Path, Path]:
     return annotations, images
 
 
-def _from_yaml(path: Path, split: str) -> tuple[Path, Path]:
+def _load_yaml(path: Path, meant: str) -> dict[Any, Any]:
     if path.suffix.lower() not in (".yaml", ".yml"):
-        raise DataError(
-            f"{path}: is neither a folder nor a .yaml file: give the folder that holds {split}.json"
-        )
+        raise DataError(f"{path}: is neither a folder nor a .yaml file: give the folder that holds {meant}")
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: is no YAML file ({error})") from error
-    form = "{annotations: FILE.json, images: FOLDER}"
     if not isinstance(content, dict):
-        raise DataError(f"{path}: must hold lines such as 'train: {form}'")
+        raise DataError(f"{path}: must hold lines such as 'train: {FORM}'")
+    return content
+
+
+def _from_yaml(path: Path, split: str) -> tuple[Path, Path]:
+    content = _load_yaml(path, f"{split}.json")
     if split not in content:
         raise DataError(f"{path}: has no {split!r}; {_there('splits', [str(key) for key in content])}")
     entry = content[split]
     if not isinstance(entry, dict) or not all(
         isinstance(entry.get(k), str) for k in ("annotations", "images")
     ):
-        raise DataError(f"{path}: {split} must be {form}")
+        raise DataError(f"{path}: {split} must be {FORM}")
     if unknown := sorted(set(map(str, entry)) - {"annotations", "images"}):
         raise DataError(f"{path}: {split} holds {', '.join(unknown)}; only annotations and images are known")
     return path.parent / entry["annotations"], path.parent / entry["images"]
@@ -120,17 +148,3 @@ def _from_yaml(path: Path, split: str) -> tuple[Path, Path]:
 
 def _there(kind: str, names: Sequence[str]) -> str:
     return f"{kind} there: {', '.join(names)}" if names else f"there are no {kind}"
-
-
-def _class_problems(first: Dataset, other: Dataset) -> list[str]:
-    if not first.category_ids or not other.category_ids:
-        return []  # the reader has said why
-    ours = dict(zip(first.category_ids, first.class_names, strict=True))
-    theirs = dict(zip(other.category_ids, other.class_names, strict=True))
-    return [
-        f"{other.name}: category {id_} is {theirs.get(id_, 'missing')!r}, "
-        f"in {first.name} {ours.get(id_, 'missing')!r}: "
-        "write the same categories in both files"
-        for id_ in sorted(ours.keys() | theirs.keys())
-        if ours.get(id_) != theirs.get(id_)
-    ]

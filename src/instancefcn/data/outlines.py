@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from instancefcn.data.dataset import Picture, Segmentation
+from instancefcn.data.problem import Problem
 from instancefcn.masks import CroppedMasks
 
 
@@ -55,42 +56,57 @@ def _decompress(text: bytes) -> NDArray[np.int64]:
     return values
 
 
-def outline_problem(segmentation: object, height: int, width: int) -> str | None:
+def outline_problem(segmentation: object, height: int, width: int) -> Problem | None:
     """What is wrong with an outline for a picture of this size, and how to mend it; None when nothing is."""
     if isinstance(segmentation, dict):
-        return _rle_problem(segmentation, height, width)
+        problem = _rle_problem(segmentation, height, width)
+        return None if problem is None else Problem(problem, "outline")
     if not isinstance(segmentation, list) or not segmentation:
-        return "has no outline: give it polygons or an RLE (boxes alone cannot train masks)"
+        text = "has no outline: give it polygons or an RLE (boxes alone cannot train masks)"
+        return Problem(text, "outline")
     for number, polygon in enumerate(segmentation):
-        if problem := _polygon_problem(polygon, height, width):
-            return f"polygon {number} {problem}: redraw or remove it"
+        if found := _polygon_problem(polygon, height, width):
+            return Problem(f"polygon {number} {found}: redraw or remove it", found.check)
     xs = [x for polygon in segmentation for x in polygon[0::2]]
     ys = [y for polygon in segmentation for y in polygon[1::2]]
     if max(xs) <= 0 or max(ys) <= 0 or min(xs) >= width or min(ys) >= height:
-        return (
+        return Problem(
             f"the polygons lie wholly outside the {width} x {height} picture: "
-            "redraw or remove them (were they drawn at another size?)"
+            "redraw or remove them (were they drawn at another size?)",
+            "out-of-bounds",
         )
     return None
 
 
-def _polygon_problem(polygon: object, height: int, width: int) -> str | None:
+def without_bad_polygons(segmentation: object, height: int, width: int) -> Segmentation | None:
+    """What of an outline can be used: all of a sound one, the sound polygons of another, None when nothing
+    is left.
+    """
+    if isinstance(segmentation, list):
+        segmentation = [p for p in segmentation if not _polygon_problem(p, height, width)]
+    if outline_problem(segmentation, height, width):
+        return None
+    assert isinstance(segmentation, list | dict)
+    return segmentation
+
+
+def _polygon_problem(polygon: object, height: int, width: int) -> Problem | None:
     if not isinstance(polygon, list) or not all(
         isinstance(v, int | float) and not isinstance(v, bool) for v in polygon
     ):
-        return "is not a list of numbers x, y, x, y, .."
+        return Problem("is not a list of numbers x, y, x, y, ..", "outline")
     if len(polygon) % 2:
-        return f"has {len(polygon)} numbers, not pairs of x and y"
+        return Problem(f"has {len(polygon)} numbers, not pairs of x and y", "outline")
     if len(polygon) < 6:
-        return f"has {len(polygon) // 2} points, at least 3 are needed"
+        return Problem(f"has {len(polygon) // 2} points, at least 3 are needed", "polygon-points")
     # Comparisons, unlike math.isfinite, take whole numbers of any size; NaN fails every one of them.
     if not all(abs(v) < float("inf") for v in polygon):
-        return "has a coordinate that is not a finite number"
+        return Problem("has a coordinate that is not a finite number", "outline")
     # What leaves the picture is cut off, but drawing costs memory in proportion to the length of the outline.
     if not all(-width <= x <= 2 * width for x in polygon[0::2]) or not all(
         -height <= y <= 2 * height for y in polygon[1::2]
     ):
-        return f"reaches far out of the {width} x {height} picture"
+        return Problem(f"reaches far out of the {width} x {height} picture", "out-of-bounds")
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -73,11 +74,13 @@ def train(
     folder = Path(out)
     given = {"data": str(Path(data).resolve()), "out": str(folder.resolve()), **settings}
     config = make_config(folder, resume, given | ({"model": model} if model else {}))
-    splits = read_splits(config)
+    train_split, val_split, doubts = read_splits(config)
+    if is_main_process():
+        print("".join(f"{line}\n" for line in doubts), end="", file=sys.stderr, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     config.save(folder / "config.json")
     with _quiet():
-        return _Run(config, folder, *splits).run(resume)
+        return _Run(config, folder, train_split, val_split).run(resume)
 
 
 class _Run:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from instancefcn.console import progress
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.layout import open_datasets
+from instancefcn.data.doctor.examine import examine
+from instancefcn.data.doctor.report import brief
+from instancefcn.data.layout import splits_of
 from instancefcn.data.transforms import Augment
 from instancefcn.errors import ConfigError, DataError
 from instancefcn.models import zoo
@@ -52,19 +55,27 @@ def _training_sides(preferred: Mapping[str, Any], settings: Mapping[str, Any]) -
     return {"train_short": (least, greatest), "train_long": max(long, greatest)}
 
 
-def read_splits(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
-    """Both splits, or the only one; for a class-agnostic model all objects are of one class. Raises DataError
-    with every problem of both.
+def read_splits(config: TrainConfig) -> tuple[Dataset, Dataset | None, list[str]]:
+    """Let the dataset doctor look at train and val, and hand them out.
+
+    Returns:
+        both splits (None for val when there is none), and what to tell the user about doubtful things. For a
+        class-agnostic model all objects are of one class.
+
+    Raises:
+        DataError: every error of both splits.
     """
     data = Path(config.data)
-    found = open_datasets(data, ("train", "val") if _has_val(data) else ("train",))
-    if not any(not annotation.crowd for picture in found[0].pictures for annotation in picture.annotations):
-        raise DataError(
-            f"{found[0].name}: has no annotated object, so there is nothing to learn: add annotations"
-        )
-    if isinstance(zoo.spec_of(config.model), zoo.ProposalModelSpec):
+    names = ("train", "val") if "val" in splits_of(data) else ("train",)
+    spec = replace(zoo.spec_of(config.model), short_side=config.short_side, long_side=config.long_side)
+    with progress("checking pictures") as show:
+        report = examine(data, names, model=spec, progress=show)
+    if report.errors:
+        raise DataError([finding.message for finding in report.errors])
+    found = [split.dataset for split in report.splits]
+    if isinstance(spec, zoo.ProposalModelSpec):
         found = [split.as_objects() for split in found]
-    return found[0], found[1] if len(found) > 1 else None
+    return found[0], found[1] if len(found) > 1 else None, brief(report)
 
 
 def start_from(network: FCIS | InstanceFCN, loaded: Loaded) -> list[str]:
@@ -110,14 +121,3 @@ def reading_processes(config: TrainConfig) -> int:
     if config.accelerator == "cpu" or not torch.cuda.is_available():
         return 1
     return max(1, min(12, cores // config.devices - 1))
-
-
-def _has_val(data: Path) -> bool:
-    """Whether a val split is meant to be there; what is wrong with it is found when it is opened."""
-    if data.is_dir():
-        return (data / "val.json").exists()
-    try:
-        content = yaml.safe_load(data.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False  # opening the train split says what is wrong
-    return isinstance(content, dict) and "val" in content

@@ -1,0 +1,166 @@
+"""What the checks look at: splits, each picture looked at once, each outline drawn once; and a finding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from instancefcn.data.check import Look, box_problem
+from instancefcn.data.dataset import Annotation, Dataset, Picture
+from instancefcn.data.doctor.alike import near_pairs
+from instancefcn.data.outlines import outline_problem, to_rle
+from instancefcn.data.problem import Problem
+from instancefcn.models.zoo import AnySpec
+
+Severity = Literal["error", "warning", "note"]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a check found.
+
+    Attributes:
+        check: the check's name.
+        severity: "error" keeps training from starting, "warning" wants a look, "note" is to be known.
+        split: where.
+        message: what is wrong, where, and how to mend it; one line.
+        picture: the file it concerns, or None.
+        annotation: the id of the annotation it concerns, or None.
+        other: the file of the other picture of a pair, or None.
+    """
+
+    check: str
+    severity: Severity
+    split: str
+    message: str
+    picture: Path | None = None
+    annotation: int | None = None
+    other: Path | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields, paths as text."""
+        return {
+            "check": self.check,
+            "severity": self.severity,
+            "split": self.split,
+            "picture": None if self.picture is None else str(self.picture),
+            "annotation": self.annotation,
+            "other": None if self.other is None else str(self.other),
+            "message": self.message,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """An annotation as drawn.
+
+    Attributes:
+        problem: why it cannot be drawn; then the rest is zeros.
+        area: pixels of its mask.
+        box: x1, y1, x2, y2 around the mask's pixels, half-open.
+    """
+
+    problem: Problem | None
+    area: int
+    box: Box
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split under examination.
+
+    Attributes:
+        name: such as "train".
+        dataset: what could be read.
+        problems: what the reader said about the rest.
+        looks: one for each picture.
+    """
+
+    name: str
+    dataset: Dataset
+    problems: tuple[str, ...]
+    looks: tuple[Look, ...]
+
+    @cached_property
+    def shapes(self) -> list[list[Shape]]:
+        """The annotations of every picture as drawn."""
+        return [shapes_of(picture) for picture in self.dataset.pictures]
+
+    @cached_property
+    def objects(self) -> list[tuple[Picture, Annotation, Shape]]:
+        """Every annotation that can be drawn, crowds too."""
+        pairs = zip(self.dataset.pictures, self.shapes, strict=True)
+        return [
+            (picture, annotation, shape)
+            for picture, shapes in pairs
+            for annotation, shape in zip(picture.annotations, shapes, strict=True)
+            if shape.problem is None
+        ]
+
+    def about(
+        self,
+        check: str,
+        severity: Severity,
+        what: str,
+        picture: Picture | None = None,
+        annotation: Annotation | None = None,
+        other: Path | None = None,
+    ) -> Finding:
+        """A finding in this split whose message begins with the place."""
+        where = [self.dataset.name]
+        if annotation is not None and picture is not None:
+            where.append(f"annotation {annotation.id} ({picture.path.name})")
+        elif picture is not None:
+            where.append(picture.path.name)
+        return Finding(
+            check,
+            severity,
+            self.name,
+            ": ".join([*where, what]),
+            None if picture is None else picture.path,
+            None if annotation is None else annotation.id,
+            other,
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """All splits, and the model that is to learn from them."""
+
+    splits: tuple[Split, ...]
+    spec: AnySpec
+
+    @cached_property
+    def alike(self) -> list[tuple[int, int]]:
+        """Pairs of nearly equal pictures, by their numbers a < b counted through all splits."""
+        looks = [look for split in self.splits for look in split.looks]
+        return list(near_pairs(np.stack([look.thumb for look in looks]))) if looks else []
+
+
+def shapes_of(picture: Picture) -> list[Shape]:
+    """The annotations of a picture as drawn."""
+    from faster_coco_eval.core import mask as coco_mask
+
+    height, width = picture.height, picture.width
+    problems = [
+        outline_problem(a.segmentation, height, width) or box_problem(a.box, height, width)
+        for a in picture.annotations
+    ]
+    sound = [a for a, problem in zip(picture.annotations, problems, strict=True) if problem is None]
+    rles = [to_rle(a.segmentation, height, width) for a in sound]
+    areas = np.asarray(coco_mask.area(rles)).reshape(-1).tolist() if rles else []
+    boxes = np.asarray(coco_mask.toBbox(rles)).reshape(-1, 4).tolist() if rles else []
+    drawn = iter(zip(areas, boxes, strict=True))
+    shapes = []
+    for problem in problems:
+        if problem is None:
+            area, (x, y, w, h) = next(drawn)
+            shapes.append(Shape(None, int(area), (x, y, x + w, y + h)))
+        else:
+            shapes.append(Shape(problem, 0, (0.0, 0.0, 0.0, 0.0)))
+    return shapes

@@ -1,0 +1,251 @@
+"""Writing a mended copy of a dataset, in COCO's layout, with a list of everything that was done."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from instancefcn.data.dataset import Annotation, Picture
+from instancefcn.data.doctor.case import Split
+from instancefcn.data.doctor.examine import Report, examine
+from instancefcn.data.doctor.mend import Repairs, Treatment, mended
+from instancefcn.data.images import turn_of
+from instancefcn.data.problem import REPAIRS, Problem
+from instancefcn.errors import ConfigError
+from instancefcn.files import write_json
+from instancefcn.models.zoo import AnySpec
+
+_ORIENTATION = 0x0112
+_OWN = {
+    "images": {"id", "file_name", "height", "width"},
+    "annotations": {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"},
+    "categories": {"id", "name"},
+}
+"""Fields that are written anew; all others of a COCO file go along as they are."""
+
+
+def mend(
+    report: Report,
+    copy: Path | str,
+    *,
+    model: str | AnySpec = "fcis_lite",
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[dict[str, Any]], Report]:
+    """Write a mended copy of the dataset that was examined, and examine the copy.
+
+    The copy holds SPLIT.json, images/ (hard links to the pictures where the disk allows, otherwise copies)
+    and repairs.json. It appears under its name when it is complete.
+
+    Args:
+        report: what `examine` found.
+        copy: the new folder.
+        model, progress: for the examination of the copy.
+
+    Returns:
+        the repairs, and the report on the copy: what could not be mended.
+
+    Raises:
+        ConfigError: the folder is there already.
+    """
+    copy = Path(copy)
+    if copy.exists():
+        raise ConfigError(f"{copy} is there already: give --fix a new folder")
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    repairs: list[dict[str, Any]] = []
+    folders = {str(p.path.parent) for split in report.splits for p in split.dataset.pictures}
+    root = Path(os.path.commonpath(folders)) if folders else Path()
+    with _new_folder(copy) as folder:
+        for number, split in enumerate(report.splits):
+            notes = Repairs(split.name)
+            later = {look.digest for other in report.splits[number + 1 :] for look in other.looks}
+            _write_split(report, split, later - {b""}, root, folder, notes)
+            repairs += notes.entries
+        write_json(folder / REPAIRS, {"source": report.data, "repairs": repairs})
+    left = examine(copy, [split.name for split in report.splits], model=model, progress=progress)
+    findings = [finding.as_json() for finding in left.findings]
+    write_json(copy / REPAIRS, {"source": report.data, "repairs": repairs, "left": findings})
+    return repairs, left
+
+
+@contextlib.contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its name when the block succeeds."""
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write_split(
+    report: Report, split: Split, later: set[bytes], root: Path, folder: Path, notes: Repairs
+) -> None:
+    """Write a split's file and pictures into `folder`; `later` are the files of the splits after it, `root`
+    holds all pictures.
+    """
+    kept_ids = {a.id for picture in split.dataset.pictures for a in picture.annotations}
+    for problem in split.problems:
+        _note_reading(problem, kept_ids, notes)
+    written: dict[Path, Treatment] = {}
+    pictures: list[tuple[Picture, str]] = []
+    seen: set[bytes] = set()
+    for picture, look in zip(split.dataset.pictures, split.looks, strict=True):
+        if look.digest and (look.digest in seen or (split.name == "train" and look.digest in later)):
+            check = "duplicate-picture" if look.digest in seen else "leak"
+            where = "this split" if look.digest in seen else "another split"
+            gone = (
+                f"left out, with its {len(picture.annotations)} annotations: the same picture is in {where}"
+            )
+            notes.add(check, gone, picture)
+            continue
+        seen.add(look.digest)
+        result = mended(picture, look, notes)
+        if result is not None:
+            better, written[picture.path] = result
+            pictures.append((better, picture.path.relative_to(root).as_posix()))
+    for path, treatment in written.items():
+        _put(path, folder / "images" / path.relative_to(root), treatment)
+    pictures = _numbered(pictures, notes)
+    write_json(folder / f"{split.name}.json", _content(report, split, pictures, notes), indent=None)
+    (folder / "images").mkdir(exist_ok=True)
+
+
+def _note_reading(problem: str, kept_ids: set[int], notes: Repairs) -> None:
+    """What became of something that the reader could not take as it was."""
+    problem = problem if isinstance(problem, Problem) else Problem(problem)
+    picture = None if problem.picture is None else Picture(0, problem.picture, 1, 1)
+    if problem.annotation not in kept_ids:
+        what = f"left out: {problem}"
+    elif problem.check == "duplicate-id":
+        what = f"given the id {problem.annotation}: {problem}"
+    else:
+        what = f"kept without it, box taken from the outline: {problem}"
+    notes.add(problem.check, what, picture, problem.annotation)
+
+
+def _put(source: Path, target: Path, treatment: Treatment) -> None:
+    """Link, copy or rewrite a picture. Splits may share one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        return
+    if treatment == "as it is":
+        try:
+            os.link(source.resolve(), target)
+        except OSError:  # another disk, or one without links
+            shutil.copy2(source, target)
+        return
+    with Image.open(source) as image:
+        image.load()
+        kind = "JPEG" if image.format in ("JPEG", "MPO") else image.format
+        turn, exif = turn_of(image), image.getexif()
+        exif.pop(_ORIENTATION, None)
+        options: dict[str, Any] = {"exif": exif, "icc_profile": image.info.get("icc_profile")}
+        if kind == "JPEG":
+            options["quality"] = 95
+        turned = image.transpose(turn) if treatment == "upright" and turn is not None else image.copy()
+        turned.save(target, format=kind, **{k: v for k, v in options.items() if v is not None})
+
+
+def _numbered(pictures: list[tuple[Picture, str]], notes: Repairs) -> list[tuple[Picture, str]]:
+    """With new numbers for pictures and annotations whose id another before them has."""
+    ids = Counter(p.id for p, _ in pictures)
+    fresh_picture = max(ids, default=0)
+    taken = Counter(a.id for p, _ in pictures for a in p.annotations)
+    fresh = max(taken, default=0)
+    seen_pictures: set[int] = set()
+    seen: set[int] = set()
+    result = []
+    for picture, name in pictures:
+        if picture.id in seen_pictures:
+            fresh_picture += 1
+            notes.add("duplicate-id", f"image {picture.id} given the id {fresh_picture}", picture)
+            picture = replace(picture, id=fresh_picture)
+        seen_pictures.add(picture.id)
+        annotations: list[Annotation] = []
+        for annotation in picture.annotations:
+            if annotation.id in seen:
+                fresh += 1
+                notes.add("duplicate-id", f"given the id {fresh}", picture, annotation.id)
+                annotation = replace(annotation, id=fresh)
+            seen.add(annotation.id)
+            annotations.append(annotation)
+        result.append((replace(picture, annotations=tuple(annotations)), name))
+    return result
+
+
+def _content(
+    report: Report, split: Split, pictures: list[tuple[Picture, str]], notes: Repairs
+) -> dict[str, Any]:
+    """A COCO file of the pictures, with all the fields of the source's that nothing here concerns."""
+    old = _source(report, split)
+    extra = {
+        kind: {r["id"]: {k: v for k, v in r.items() if k not in own} for r in old.get(kind, []) if _named(r)}
+        for kind, own in _OWN.items()
+    }
+    ids = split.dataset.category_ids
+    names = dict(zip(ids, split.dataset.class_names, strict=True))
+    for picture, _ in pictures:
+        for a in picture.annotations:
+            if not 0 <= a.label < len(ids):
+                notes.add("unknown-category", "left out: its class is unknown", picture, a.id)
+    for other in report.splits:
+        for id_, name in zip(other.dataset.category_ids, other.dataset.class_names, strict=True):
+            if id_ not in names:
+                names[id_] = name
+                notes.add("class-names", f"category {id_} {name!r} added, as in {other.dataset.name}")
+    images = [
+        {"id": p.id, "file_name": name, "width": p.width, "height": p.height} | extra["images"].get(p.id, {})
+        for p, name in pictures
+    ]
+    annotations = [
+        {
+            "id": a.id,
+            "image_id": p.id,
+            "category_id": ids[a.label],
+            "bbox": [a.box[0], a.box[1], round(a.box[2] - a.box[0], 3), round(a.box[3] - a.box[1], 3)],
+            "area": a.area,
+            "iscrowd": int(a.crowd),
+            "segmentation": a.segmentation,
+        }
+        | extra["annotations"].get(a.id, {})
+        for p, _ in pictures
+        for a in p.annotations
+        if 0 <= a.label < len(ids)
+    ]
+    categories = [{"id": i, "name": names[i]} | extra["categories"].get(i, {}) for i in sorted(names)]
+    rest = {key: value for key, value in old.items() if key not in _OWN}
+    return {**rest, "images": images, "annotations": annotations, "categories": categories}
+
+
+def _named(record: object) -> bool:
+    return isinstance(record, dict) and isinstance(record.get("id"), int)
+
+
+def _source(report: Report, split: Split) -> dict[str, Any]:
+    """The COCO file that a split was read from; empty when it was another format's."""
+    data = Path(report.data)
+    wrong = (OSError, ValueError, RecursionError, KeyError, TypeError, yaml.YAMLError)
+    with contextlib.suppress(*wrong):  # what is wrong with it the examination has said
+        path = data / f"{split.name}.json"
+        if data.is_file():
+            path = data.parent / yaml.safe_load(data.read_text(encoding="utf-8"))[split.name]["annotations"]
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        if isinstance(content, dict):
+            return {k: v for k, v in content.items() if k not in _OWN or isinstance(v, list)}
+    return {}

@@ -1,0 +1,178 @@
+"""Mending one picture's record and annotations, and saying what was done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from instancefcn.data.check import TOLERANCE, Look
+from instancefcn.data.dataset import Annotation, Picture, Segmentation
+from instancefcn.data.doctor.case import shapes_of
+from instancefcn.data.doctor.objects import areas_agree, boxes_agree
+from instancefcn.data.outlines import decode_crop, outline_problem
+from instancefcn.masks import CroppedMasks
+
+SAME_SHAPE = 0.01
+"""Pictures whose ratios of width to height differ by less than this share may be one picture, resized."""
+
+Treatment = Literal["as it is", "without EXIF rotation", "upright"]
+
+
+@dataclass
+class Repairs:
+    """What was done to one split, in order."""
+
+    split: str
+    entries: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(
+        self, check: str, what: str, picture: Picture | None = None, annotation: int | None = None
+    ) -> None:
+        """Note a repair: the check whose finding it mends, and what was done to which."""
+        place = None if picture is None else str(picture.path)
+        self.entries.append(
+            {"check": check, "split": self.split, "picture": place, "annotation": annotation, "what": what}
+        )
+
+
+def mended(picture: Picture, look: Look, repairs: Repairs) -> tuple[Picture, Treatment] | None:
+    """A picture with everything mended that can be, and what its file needs; None when it must go.
+
+    What cannot be mended stays as it is.
+    """
+    problem = look.problem
+    treatment: Treatment = "as it is"
+    if problem is not None and look.size is None:
+        gone = f"left out, with its {len(picture.annotations)} annotations: {problem}"
+        repairs.add(problem.check, gone, picture)
+        return None
+    if problem is not None and problem.check == "exif-rotation":
+        repairs.add("exif-rotation", "EXIF orientation removed: it was annotated unrotated", picture)
+        treatment = "without EXIF rotation"
+    elif problem is not None:
+        assert look.size is not None
+        picture = _resized(picture, look.size, repairs)
+    if look.turned and treatment == "as it is" and look.size == (picture.height, picture.width):
+        repairs.add("exif-rotation", "stored upright, without an EXIF orientation", picture)
+        treatment = "upright"
+    return replace(picture, annotations=tuple(_mended_annotations(picture, repairs))), treatment
+
+
+def _resized(picture: Picture, size: tuple[int, int], repairs: Repairs) -> Picture:
+    """With the record of its real size, where its annotations fit one way or the other."""
+    height, width = size
+    was = f"{picture.width} x {picture.height}"
+    ratio = (width * picture.height) / (height * picture.width)
+    sound = all(
+        outline_problem(a.segmentation, picture.height, picture.width) is None for a in picture.annotations
+    )
+    if abs(ratio - 1) < SAME_SHAPE and sound:
+        x, y = width / picture.width, height / picture.height
+        annotations = tuple(_scaled(a, picture, size) for a in picture.annotations)
+        what = f"record corrected from {was} to {width} x {height}, annotations scaled by {x:.4g} and {y:.4g}"
+    elif all(_fits(a, height, width) for a in picture.annotations):
+        annotations = picture.annotations
+        what = f"record corrected from {was} to {width} x {height}; the annotations fit and stay"
+    else:
+        return picture
+    repairs.add("size-mismatch", what, picture)
+    return replace(picture, height=height, width=width, annotations=annotations)
+
+
+def _fits(annotation: Annotation, height: int, width: int) -> bool:
+    if not isinstance(annotation.segmentation, list):
+        return False  # a mask of another size belongs to another picture
+    xs = [x for polygon in annotation.segmentation for x in polygon[0::2]]
+    ys = [y for polygon in annotation.segmentation for y in polygon[1::2]]
+    inside = min(xs) >= -TOLERANCE and min(ys) >= -TOLERANCE
+    return inside and max(xs) <= width + TOLERANCE and max(ys) <= height + TOLERANCE
+
+
+def _scaled(annotation: Annotation, picture: Picture, size: tuple[int, int]) -> Annotation:
+    height, width = size
+    x, y = width / picture.width, height / picture.height
+    outline: Segmentation
+    if isinstance(annotation.segmentation, list):
+        outline = [
+            [round(value * (y if place % 2 else x), 2) for place, value in enumerate(polygon)]
+            for polygon in annotation.segmentation
+        ]
+    else:
+        crop, corner = decode_crop(annotation.segmentation["counts"], picture.height)
+        one = CroppedMasks.from_crops([crop], [corner], (picture.height, picture.width))
+        image = Image.fromarray(one.paste(0).byte().numpy()).resize((width, height), Image.Resampling.NEAREST)
+        outline = CroppedMasks.from_dense(torch.from_numpy(np.array(image))[None]).rles()[0]
+    x1, y1, x2, y2 = annotation.box
+    box = (x1 * x, y1 * y, x2 * x, y2 * y)
+    return replace(annotation, segmentation=outline, box=box, area=annotation.area * x * y)
+
+
+def _mended_annotations(picture: Picture, repairs: Repairs) -> list[Annotation]:
+    kept: list[Annotation] = []
+    seen: set[tuple[int, str]] = set()
+    for annotation in picture.annotations:
+        key = (annotation.label, json.dumps(annotation.segmentation))
+        changed = _clipped(annotation, picture, repairs)
+        (shape,) = shapes_of(replace(picture, annotations=(changed,)))
+        if shape.problem is not None:
+            repairs.add(shape.problem.check, f"left out: {shape.problem}", picture, annotation.id)
+        elif shape.area == 0:
+            repairs.add("zero-area", "left out: its outline covers no pixel", picture, annotation.id)
+        elif key in seen:
+            repairs.add("duplicate-object", "left out: another is drawn like it", picture, annotation.id)
+        else:
+            seen.add(key)
+            if not boxes_agree(changed.box, shape.box):
+                repairs.add("box-mask", "box taken from the outline", picture, annotation.id)
+                changed = replace(changed, box=shape.box)
+            if not areas_agree(changed.area, shape.area):
+                what = f"area corrected from {changed.area:.0f} to the outline's {shape.area}"
+                repairs.add("area-mask", what, picture, annotation.id)
+                changed = replace(changed, area=float(shape.area))
+            kept.append(changed)
+    return kept
+
+
+def _clipped(annotation: Annotation, picture: Picture, repairs: Repairs) -> Annotation:
+    """With polygons that leave the picture cut off at its edges, and the box too."""
+    polygons = annotation.segmentation
+    if not isinstance(polygons, list) or outline_problem(polygons, picture.height, picture.width):
+        return annotation
+    if _fits(annotation, picture.height, picture.width):
+        return annotation
+    cut = [clip_polygon(polygon, picture.height, picture.width) for polygon in polygons]
+    cut = [polygon for polygon in cut if len(polygon) >= 6]
+    if not cut:
+        return annotation
+    repairs.add("out-of-bounds", "outline cut off at the picture's edges", picture, annotation.id)
+    x1, y1, x2, y2 = annotation.box
+    width, height = float(picture.width), float(picture.height)
+    box = (max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height))
+    return replace(annotation, segmentation=cut, box=box)
+
+
+def clip_polygon(polygon: Sequence[float], height: int, width: int) -> list[float]:
+    """The part of a polygon x, y, x, y, .. inside a picture; empty when there is none.
+
+    It is cut along one edge of the picture after another. Parts that the cut takes apart stay joined by
+    lines along the edge, which cover no pixel.
+    """
+    points = list(zip(polygon[0::2], polygon[1::2], strict=True))
+    for axis, limit, sign in ((0, 0.0, 1), (0, float(width), -1), (1, 0.0, 1), (1, float(height), -1)):
+        cut: list[tuple[float, float]] = []
+        for a, b in zip(points, points[1:] + points[:1], strict=True):
+            inside_a, inside_b = sign * (a[axis] - limit) >= 0, sign * (b[axis] - limit) >= 0
+            if inside_a:
+                cut.append(a)
+            if inside_a != inside_b:
+                share = (limit - a[axis]) / (b[axis] - a[axis])
+                other = a[1 - axis] + share * (b[1 - axis] - a[1 - axis])
+                cut.append((limit, other) if axis == 0 else (other, limit))
+        points = cut
+    return [round(value, 2) for point in points for value in point]

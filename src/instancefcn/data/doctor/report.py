@@ -1,0 +1,88 @@
+"""The doctor's findings for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from instancefcn.data.doctor.case import Finding
+from instancefcn.data.doctor.examine import CHECKS, Report
+
+EXAMPLES = 3
+"""Warnings and notes of one check that the summary shows; errors it shows all."""
+SEVERITIES = ("error", "warning", "note")
+
+
+def summary(report: Report) -> str:
+    """What was examined, each check's findings with a few examples, and the verdict; plain text."""
+    pictures, objects = _totals(report)
+    lines = [f"{report.data}: {pictures} pictures, {objects} objects, {report.seconds:.1f} s"]
+    for split in report.splits:
+        count = sum(len(p.annotations) for p in split.dataset.pictures)
+        classes = len(split.dataset.class_names)
+        lines.append(f"  {split.name}: {len(split.dataset)} pictures, {count} objects, {classes} classes")
+    for severity, check, findings in _groups(report):
+        shown = findings if severity == "error" else findings[:EXAMPLES]
+        lines += ["", f"{severity}  {check}  {len(findings)}"]
+        lines += [f"  - {finding.message}" for finding in shown]
+        if len(findings) > len(shown):
+            lines.append(f"  .. and {len(findings) - len(shown)} more")
+    return "\n".join([*lines, "", verdict(report)])
+
+
+def verdict(report: Report) -> str:
+    """For example "2 errors, 1 warning, no notes: mend the errors before training"."""
+    counts = [sum(f.severity == severity for f in report.findings) for severity in SEVERITIES]
+    said = [
+        f"{count or 'no'} {severity}{'' if count == 1 else 's'}"
+        for count, severity in zip(counts, SEVERITIES, strict=True)
+    ]
+    end = "mend the errors before training" if counts[0] else "ready for training"
+    return f"{', '.join(said)}: {end}"
+
+
+def brief(report: Report) -> list[str]:
+    """One line for each check with warnings, and how to see them; nothing when there are none."""
+    lines = [
+        f"warning: {check}: {findings[0].message if len(findings) == 1 else f'{len(findings)} findings'}"
+        for severity, check, findings in _groups(report)
+        if severity == "warning"
+    ]
+    return [*lines, f"run `instancefcn check {report.data}` for details"] if lines else []
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Everything: the splits' figures, counts by severity and check, and all findings."""
+    splits = {
+        split.name: {
+            "pictures": len(split.dataset),
+            "objects": sum(len(p.annotations) for p in split.dataset.pictures),
+            "classes": len(split.dataset.class_names),
+        }
+        for split in report.splits
+    }
+    counts = {severity: sum(f.severity == severity for f in report.findings) for severity in SEVERITIES}
+    checks = {check.name: len(report.of(check.name)) for check in CHECKS if report.of(check.name)}
+    return {
+        "data": report.data,
+        "seconds": round(report.seconds, 2),
+        "splits": splits,
+        "severities": counts,
+        "checks": checks,
+        "findings": [finding.as_json() for finding in report.findings],
+    }
+
+
+def _totals(report: Report) -> tuple[int, int]:
+    pictures = [picture for split in report.splits for picture in split.dataset.pictures]
+    return len(pictures), sum(len(picture.annotations) for picture in pictures)
+
+
+def _groups(report: Report) -> list[tuple[str, str, list[Finding]]]:
+    """(severity, check, its findings of that severity), errors first, the checks in their order."""
+    groups = []
+    for severity in SEVERITIES:
+        for check in CHECKS:
+            found = [f for f in report.of(check.name) if f.severity == severity]
+            if found:
+                groups.append((severity, check.name, found))
+    return groups

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sick import clean, first
+
+Run = Callable[..., Any]
+
+
+def test_a_clean_dataset_ends_with_status_0(run: Run, tmp_path: Path) -> None:
+    result = run("check", clean(tmp_path / "data").write())
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("no errors, no warnings, no notes: ready for training\n")
+
+
+def test_warnings_do_not_change_the_status(run: Run, tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    first(bbox=[0, 0, 150, 24])(sick)
+    result = run("check", sick.write())
+    assert result.exit_code == 0
+    assert "warning  box-mask  1\n  - data/train: annotation 1 (train0.png)" in result.stdout
+
+
+def test_errors_end_with_status_1_and_are_all_listed(run: Run, tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    for annotation in sick.train["annotations"][:9]:
+        annotation["category_id"] = 9
+    result = run("check", sick.write(), "--out", "found")
+    assert result.exit_code == 1
+    assert result.stdout.count("category_id 9 is unknown") == 9
+    assert json.loads(Path("found/report.json").read_text())["severities"]["error"] == 9
+    with Image.open("found/suspicious.png") as sheet:
+        assert sheet.width > sheet.height
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["none"], "no such folder"),
+        (["data", "--model", "x"], "no model 'x'"),
+        (["data", "--fix", "data"], "already"),
+    ],
+)
+def test_wrong_use_ends_with_status_2(run: Run, tmp_path: Path, words: list[str], message: str) -> None:
+    clean(tmp_path / "data").write()
+    result = run("check", *words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_json_and_the_status_of_the_copy(run: Run, tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    first(category_id=9, bbox=[0, 0, 150, 24])(sick)
+    result = run("check", sick.write(), "--json", "--fix", "copy")
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert content["checks"] == {"unknown-category": 1}
+    assert [repair["check"] for repair in content["repairs"]] == ["unknown-category"]
+    assert content["left"]["findings"] == []
+    again = run("check", "data", "--json")
+    assert again.exit_code == 1
+    assert json.loads(again.stdout)["findings"][0]["annotation"] == 1
+
+
+def test_a_copy_with_errors_ends_with_status_1(run: Run, tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    sick.val["categories"][0]["name"] = "drop"
+    result = run("check", sick.write(), "--fix", "copy")
+    assert result.exit_code == 1
+    assert "copy: 0 repairs, listed in repairs.json; now 1 error, " in result.stdout
+
+
+def test_train_says_what_is_doubtful_and_goes_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from instancefcn.training import run as run_module
+
+    class Reached(Exception):
+        pass
+
+    def stop(*args: object) -> None:
+        raise Reached
+
+    monkeypatch.setattr(run_module, "_Run", stop)
+    sick = clean(tmp_path / "data")
+    first(bbox=[0, 0, 150, 24])(sick)
+    result = run("train", sick.write(), "--out", "run")
+    assert isinstance(result.exception, Reached)
+    assert "warning: box-mask: data/train: annotation 1" in result.stderr
+    assert "run `instancefcn check " in result.stderr

@@ -1,0 +1,194 @@
+"""Every check finds what it is for, and nothing else; a clean dataset has no findings."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from instancefcn.data.dataset import Annotation, Dataset, Picture
+from instancefcn.data.doctor.alike import near_pairs
+from instancefcn.data.doctor.crossing import MAX_POINTS, crossing
+from instancefcn.data.doctor.examine import CHECKS, examine, examine_dataset
+from instancefcn.data.doctor.report import as_json, brief, summary, verdict
+from instancefcn.data.doctor.sizes import suggested_scales
+from instancefcn.errors import ConfigError, DataError
+from sick import SICK, Sick, clean
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_a_clean_dataset_has_no_findings(tmp_path: Path) -> None:
+    report = examine(clean(tmp_path / "data").write())
+    assert report.findings == ()
+    assert verdict(report) == "no errors, no warnings, no notes: ready for training"
+    assert "train: 4 pictures, 48 objects, 2 classes" in summary(report)
+    assert brief(report) == []
+
+
+@pytest.mark.parametrize(("check", "severity", "change", "mended"), SICK)
+def test_each_check_finds_its_own(
+    tmp_path: Path, check: str, severity: str, change: Callable[[Sick], Any], mended: bool
+) -> None:
+    sick = clean(tmp_path / "data")
+    change(sick)
+    report = examine(sick.write())
+    assert {(f.check, f.severity) for f in report.findings} == {(check, severity)}, report.findings
+    assert summary(report).count(f"\n{severity}  {check}  ") == 1
+
+
+def test_every_check_has_a_sick_dataset_and_a_line_in_the_docs() -> None:
+    names = [check.name for check in CHECKS]
+    assert len(names) == len(set(names)) >= 20
+    assert {check for check, *_ in SICK} == set(names)
+    lines = re.findall(r"^\| `([a-z-]+)` \| ([a-z, ]+) \|", (ROOT / "docs/check.md").read_text(), re.M)
+    assert [name for name, _ in lines] == names
+    for name, severities in lines:
+        assert {s for check, s, *_ in SICK if check == name} <= set(severities.split(", ")), name
+
+
+def test_where_and_how_to_mend_it(tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    sick.train["annotations"][3]["bbox"] = [0, 0, 150, 24]
+    (finding,) = examine(sick.write()).findings
+    assert (finding.split, finding.annotation, finding.picture) == ("train", 4, sick.image("train0.png"))
+    assert finding.message.startswith("data/train: annotation 4 (train0.png): the box [0, 0, 150, 24]")
+
+
+def test_several_splits_and_models(tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    folder = sick.write()
+    (folder / "test.json").write_text((folder / "val.json").read_text())
+    report = examine(folder)
+    assert [split.name for split in report.splits] == ["train", "val", "test"]
+    assert [(f.check, f.split) for f in report.findings] == [("leak", "val")] * 2
+    with pytest.raises(ConfigError, match="no model 'fcis_light'"):
+        examine(folder, model="fcis_light")
+    with pytest.raises(DataError, match="no such folder"):
+        examine(tmp_path / "none")
+    (tmp_path / "empty" / "images").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"has no train\.json"):
+        examine(tmp_path / "empty")
+
+
+def test_what_the_reader_says_without_a_kind_is_of_the_format(tmp_path: Path) -> None:
+    folder = clean(tmp_path / "data").write()
+    (folder / "val.json").write_text("{")
+    report = examine(folder)
+    assert [(f.check, f.split) for f in report.errors] == [("format", "val")]
+
+
+def test_a_dataset_made_in_python(tmp_path: Path) -> None:
+    clean(tmp_path / "data")
+    bad = Annotation(7, 4, (0.0, 0.0, 100.0, 10.0), [[1.0, 1.0, 2.0, 2.0]], 1.0)
+    outside = Annotation(8, 0, (0.0, 0.0, 900.0, 10.0), [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]], 32.0)
+    picture = Picture(1, tmp_path / "data/images/val0.png", 120, 160, (bad, bad, outside))
+    found = examine_dataset(Dataset("mine", (picture, picture), ("cat",), (1,)))
+    errors = "\n".join(f.message for f in found if f.severity == "error")
+    for part in ("image 1: this id", "annotation 7: this id", "2 points", "outside", "label 4"):
+        assert part in errors
+
+
+def test_json_holds_everything(tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    sick.train["annotations"][0]["area"] = 5000
+    sick.image("val0.png").unlink()
+    result = as_json(examine(sick.write()))
+    assert result["splits"]["train"] == {"pictures": 4, "objects": 48, "classes": 2}
+    assert result["severities"] == {"error": 1, "warning": 0, "note": 1}
+    assert result["checks"] == {"missing-picture": 1, "area-mask": 1}
+    assert [f["picture"] for f in result["findings"]] == [
+        str(sick.image("val0.png")),
+        str(sick.image("train0.png")),
+    ]
+
+
+def test_a_line_for_each_check_before_training(tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    for number in (0, 1):
+        sick.train["annotations"][number]["bbox"] = [0, 0, 150, 24]
+    lines = brief(examine(sick.write()))
+    assert lines == ["warning: box-mask: 2 findings", f"run `instancefcn check {sick.folder}` for details"]
+
+
+@pytest.mark.parametrize(
+    ("polygon", "where"),
+    [
+        ([0, 0, 10, 0, 10, 10, 0, 10], None),
+        ([0, 0, 10, 10, 10, 0, 0, 10], (5, 5)),
+        ([0, 0, 10, 0, 10, 10, 5, 10, 5, 0, 5, 10, 0, 10], None),  # touches itself
+        ([0, 0, 100, 0, 100, 100, 50, 100, 51, 101, 50, 101, 51, 100, 0, 100], None),  # a loop of a pixel
+        ([0, 0, 40, 0, 40, 20, 30, 20, 30, -10, 20, -10, 20, 20, 0, 20], (30, 0)),  # through the upper side
+    ],
+)
+def test_crossing_table(polygon: list[float], where: tuple[float, float] | None) -> None:
+    found = crossing(polygon)
+    assert found == (None if where is None else pytest.approx(where))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(3, 300), st.integers(0, 2**32 - 1), st.integers(0, 299))
+def test_a_star_does_not_cross_itself_until_two_far_corners_are_swapped(
+    n: int, seed: int, start: int
+) -> None:
+    random = np.random.default_rng(seed)
+    angles = 2 * np.pi * np.arange(n) / n
+    points = 200 + np.stack((np.cos(angles), np.sin(angles)), 1) * random.uniform(80, 100, (n, 1))
+    points = np.roll(points, start, axis=0)
+    assert crossing(points.reshape(-1).tolist()) is None
+    if n >= 8:
+        half = n // 2
+        points[[0, half]] = points[[half, 0]]
+        assert crossing(points.reshape(-1).tolist()) is not None
+
+
+def test_huge_polygons_are_not_tested() -> None:
+    bow = [0, 0, 10, 10, 10, 0, 0, 10]
+    line = [value for i in range(MAX_POINTS) for value in (0, 10 - i * 1e-3)]
+    assert crossing(bow) is not None
+    assert crossing(bow + line) is None
+
+
+def test_near_pairs() -> None:
+    random = np.random.default_rng(0)
+    thumbs = random.integers(0, 200, (300, 17, 17)).astype(np.uint8)
+    thumbs[280] = thumbs[7] * 0.9 + 20
+    thumbs[[3, 4]] = 100  # nothing to see: alike, but that says nothing
+    assert list(near_pairs(thumbs)) == [(7, 280)]
+
+
+def test_anchor_scales() -> None:
+    assert suggested_scales(32, 256, 16) == (2, 4, 8, 16)
+    assert suggested_scales(4, 64, 16) == (1, 2, 4)
+    assert suggested_scales(50, 50, 16) == (3.1,)
+    scales = suggested_scales(20, 700, 16)
+    assert all(b / a <= 2.1 for a, b in pairwise(scales))
+    assert math.isclose(scales[-1], 700 / 16, rel_tol=0.05)
+
+
+def test_suggested_sizes(tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    for annotation in sick.train["annotations"]:
+        x, y = annotation["bbox"][:2]
+        annotation.update(segmentation=[[x, y, x + 4, y, x + 4, y + 4, x, y + 4]], bbox=[x, y, 4, 4], area=16)
+    (finding,) = examine(sick.write()).findings
+    # 4 pixels are 4 * 512 / 120 = 17 at the input; the smallest anchor fits from 32 * sqrt(1/2) = 22.6.
+    for part in ("48 of 48 objects (100%)", "0 are smaller than one map cell", "--set short_side=704"):
+        assert part in finding.message
+    # 30 at InstanceFCN's first level of 900; its windows fit larger sides from 96 / sqrt(1.5) = 78 on.
+    (finding,) = examine(sick.folder, model="instancefcn_lite").findings
+    for part in ("48 of 48 objects (100%) are smaller than 78", "--set short_side=1824", "2.6 times"):
+        assert part in finding.message
+
+
+def test_real_data_has_no_errors(shared: Path) -> None:
+    report = examine(shared / "data" / "animals7", ["val"])
+    assert {finding.severity for finding in report.findings} == {"note"}

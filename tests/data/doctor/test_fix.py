@@ -1,0 +1,195 @@
+"""The mended copy: what can be mended is, all of it is listed, and nothing is lost in silence."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from instancefcn.data.doctor.examine import Report, examine
+from instancefcn.data.doctor.fix import mend
+from instancefcn.data.doctor.mend import clip_polygon
+from instancefcn.data.images import read_image
+from instancefcn.data.layout import open_datasets, splits_of
+from instancefcn.data.outlines import rasterize
+from instancefcn.errors import ConfigError
+from sick import SICK, Sick, clean, first
+
+
+def fixed(sick: Sick) -> tuple[list[dict[str, Any]], Report, Path]:
+    copy = sick.folder.parent / "copy"
+    return (*mend(examine(sick.write()), copy), copy)
+
+
+@pytest.mark.parametrize(("check", "severity", "change", "mended"), SICK)
+def test_repairable_findings_go_away_and_others_stay(
+    tmp_path: Path, check: str, severity: str, change: Callable[[Sick], Any], mended: bool
+) -> None:
+    sick = clean(tmp_path / "data")
+    change(sick)
+    repairs, left, copy = fixed(sick)
+    written = json.loads((copy / "repairs.json").read_text())
+    assert written["repairs"] == repairs
+    assert written["left"] == [finding.as_json() for finding in left.findings]
+    assert {repair["check"] for repair in repairs} == ({check} if mended else set())
+    assert (check in {finding.check for finding in left.findings}) == (not mended)
+    if mended:
+        assert not left.errors
+        open_datasets(copy, ("train", "val"))
+    assert splits_of(copy) == ["train", "val"]
+
+
+def test_everything_sound_stays_as_it_was(tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    sick.train |= {"info": {"year": 2024}, "licenses": [{"id": 1, "name": "CC0"}]}
+    sick.train["images"][0]["license"] = 1
+    sick.train["annotations"][0]["attributes"] = {"seen": True}
+    sick.train["categories"][0]["supercategory"] = "thing"
+    repairs, left, copy = fixed(sick)
+    assert repairs == []
+    assert left.findings == ()
+    assert json.loads((copy / "train.json").read_text()) == sick.train
+    assert json.loads((copy / "val.json").read_text()) == sick.val
+    for path in sorted((sick.folder / "images").iterdir()):
+        assert (copy / "images" / path.name).read_bytes() == path.read_bytes()
+        assert os.path.samefile(copy / "images" / path.name, path)
+
+
+def test_a_yaml_file_of_two_folders(tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    sick.val["info"] = {"year": 2024}
+    sick.write()
+    lines = [
+        f"{split}: {{annotations: data/{split}.json, images: data/images}}" for split in ("train", "val")
+    ]
+    (tmp_path / "both.yaml").write_text("\n".join(lines))
+    repairs, left = mend(examine(tmp_path / "both.yaml"), tmp_path / "copy")
+    assert (repairs, left.findings) == ([], ())
+    assert json.loads((tmp_path / "copy/val.json").read_text()) == sick.val
+
+
+def test_a_disk_without_links_gets_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    _, left, copy = fixed(clean(tmp_path / "data"))
+    assert left.findings == ()
+    assert not os.path.samefile(copy / "images/val0.png", tmp_path / "data/images/val0.png")
+
+
+def test_pictures_in_folders_keep_their_places(tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    for name in ("train0.png", "val0.png"):
+        place = sick.image(name[:-5]) / "same.png"
+        place.parent.mkdir()
+        sick.image(name).rename(place)
+    sick.train["images"][0]["file_name"] = "train/same.png"
+    sick.val["images"][0]["file_name"] = "val/same.png"
+    _, left, copy = fixed(sick)
+    assert left.findings == ()
+    assert (copy / "images/val/same.png").read_bytes() == (sick.folder / "images/val/same.png").read_bytes()
+
+
+def test_a_folder_that_is_there_is_refused(tmp_path: Path) -> None:
+    report = examine(clean(tmp_path / "data").write())
+    (tmp_path / "copy").mkdir()
+    with pytest.raises(ConfigError, match="is there already"):
+        mend(report, tmp_path / "copy")
+
+
+def test_an_interruption_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from instancefcn.data.doctor import fix
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    report = examine(clean(tmp_path / "data").write())
+    monkeypatch.setattr(fix, "_put", stop)
+    with pytest.raises(KeyboardInterrupt):
+        mend(report, tmp_path / "copy")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_cut_outline(tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    first(segmentation=[[-9, 8, 33, 8, 33, 32, -9, 32]], bbox=[-1, 8, 34, 24], area=1008)(sick)
+    repairs, _, copy = fixed(sick)
+    assert [(r["check"], r["annotation"]) for r in repairs] == [("out-of-bounds", 1), ("area-mask", 1)]
+    record = json.loads((copy / "train.json").read_text())["annotations"][0]
+    assert record["bbox"] == [0, 8, 33, 24]
+    assert record["area"] == 33 * 24
+
+
+def test_a_repeated_id_and_a_bad_polygon_keep_the_object(tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    second = sick.train["annotations"][1]
+    second |= {"id": 1, "segmentation": [[1, 1, 2, 2], *second["segmentation"]]}
+    repairs, _, copy = fixed(sick)
+    records = json.loads((copy / "train.json").read_text())["annotations"]
+    assert len(records) == 48
+    assert sorted(record["id"] for record in records) == [1, *range(3, 50)]
+    assert [(repair["annotation"], repair["what"].split(":")[0]) for repair in repairs] == [
+        (49, "given the id 49"),
+        (49, "kept without it, box taken from the outline"),
+    ]
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_exif_rotation(tmp_path: Path, orientation: int) -> None:
+    """3 turns by 180 degrees: the record fits, so the picture is stored as it is seen. 6 turns by 90: the
+    record and its outlines belong to the unturned picture."""
+    sick = clean(tmp_path / "data")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = sick.image("val0.png")
+    with Image.open(path) as image:
+        stored = np.array(image)
+        image.save(path, exif=exif)
+    seen = read_image(path)
+    _, left, copy = fixed(sick)
+    assert left.findings == ()
+    with Image.open(copy / "images/val0.png") as image:
+        assert image.getexif().get(0x0112) is None
+        pixels = np.array(image)
+    assert np.array_equal(pixels, seen.permute(1, 2, 0).numpy() if orientation == 3 else stored)
+    assert np.array_equal(read_image(path), seen)  # the source is as it was
+
+
+def test_a_resized_picture_scales_outlines_and_masks(tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    sick.val["images"][0] |= {"width": 320, "height": 240}
+    runs = [240 * 100 + 40, *([60, 180] * 49), 60]
+    rest = 320 * 240 - sum(runs)
+    sick.val["annotations"][0] |= {
+        "segmentation": {"size": [240, 320], "counts": [*runs, rest]},
+        "bbox": [100, 40, 50, 60],
+        "area": 3000,
+    }
+    _, left, copy = fixed(sick)
+    assert left.findings == ()
+    picture = open_datasets(copy, ("val",))[0].pictures[0]
+    boxes = rasterize(picture).tight_boxes()
+    assert boxes[0].tolist() == [50, 20, 75, 50]
+    x, y, w, h = sick.val["annotations"][1]["bbox"]
+    assert picture.annotations[1].box == (x / 2, y / 2, (x + w) / 2, (y + h) / 2)
+
+
+@pytest.mark.parametrize(
+    ("polygon", "cut"),
+    [
+        ([1, 1, 9, 1, 9, 9], [1, 1, 9, 1, 9, 9]),
+        ([-5, 0, 5, 0, 5, 10, -5, 10], [0, 0, 5, 0, 5, 10, 0, 10]),
+        ([20, 0, 30, 0, 30, 5], []),
+        ([5, -5, 15, 5, 5, 15, -5, 5], [10, 0, 10, 0, 10, 10, 10, 10, 0, 10, 0, 10, 0, 0, 0, 0]),
+    ],
+)
+def test_clip_polygon(polygon: list[float], cut: list[float]) -> None:
+    found = clip_polygon(polygon, 10, 10)
+    assert {*zip(found[0::2], found[1::2], strict=True)} == {*zip(cut[0::2], cut[1::2], strict=True)}
