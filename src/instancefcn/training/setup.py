@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.layout import open_datasets
+from instancefcn.data.layout import open_datasets, splits_of
 from instancefcn.data.transforms import Augment
 from instancefcn.errors import ConfigError, DataError
 from instancefcn.models import zoo
@@ -57,7 +56,7 @@ def read_splits(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
     with every problem of both.
     """
     data = Path(config.data)
-    found = open_datasets(data, ("train", "val") if _has_val(data) else ("train",))
+    found = open_datasets(data, ("train", "val") if "val" in splits_of(data) else ("train",))
     if not any(not annotation.crowd for picture in found[0].pictures for annotation in picture.annotations):
         raise DataError(
             f"{found[0].name}: has no annotated object, so there is nothing to learn: add annotations"
@@ -110,14 +109,3 @@ def reading_processes(config: TrainConfig) -> int:
     if config.accelerator == "cpu" or not torch.cuda.is_available():
         return 1
     return max(1, min(12, cores // config.devices - 1))
-
-
-def _has_val(data: Path) -> bool:
-    """Whether a val split is meant to be there; what is wrong with it is found when it is opened."""
-    if data.is_dir():
-        return (data / "val.json").exists()
-    try:
-        content = yaml.safe_load(data.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False  # opening the train split says what is wrong
-    return isinstance(content, dict) and "val" in content
