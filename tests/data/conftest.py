@@ -20,14 +20,27 @@ PHOTOS = {"train": "otter", "val": "tiger"}
 Masks = list[tuple[int, np.ndarray]]
 
 
+SIZE = {"otter": (260, 280), "tiger": (270, 260)}
+"""(height, width) that the photographs are cut to."""
+_folder: list[Path] = []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_photos(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Corners of the photographs, so that the tests are quick."""
+    _folder.append(tmp_path_factory.mktemp("photos"))
+    for name, (height, width) in SIZE.items():
+        with Image.open(Path(str(files("instancefcn"))) / "assets" / "demo" / f"{name}.jpg") as image:
+            image.crop((0, 0, width, height)).save(photo(name))
+
+
 def photo(name: str) -> Path:
-    return Path(str(files("instancefcn"))) / "assets" / "demo" / f"{name}.jpg"
+    return _folder[0] / f"{name}.jpg"
 
 
 def size_of(name: str) -> tuple[int, int]:
     """(height, width)."""
-    with Image.open(photo(name)) as image:
-        return image.height, image.width
+    return SIZE[name]
 
 
 def blocks(name: str) -> Masks:

@@ -40,7 +40,7 @@ def test_a_square_with_a_hole_and_a_pixel_at_its_corner() -> None:
 
 
 @given(pixels)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_traced_and_joined_outlines_have_the_same_pixels(mask: np.ndarray) -> None:
     parts, holes = trace(mask, (3, 2))
     full = np.zeros((H, W), dtype=np.uint8)
@@ -54,7 +54,7 @@ def test_traced_and_joined_outlines_have_the_same_pixels(mask: np.ndarray) -> No
 
 
 @given(st.lists(polygons, min_size=1, max_size=3))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_one_outline_of_any_polygons_has_the_same_pixels_inside_the_picture(parts: list[list[float]]) -> None:
     outline = one_outline(parts, H, W)
     wanted = drawn(*parts)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from instancefcn.data.dataset import Annotation, Dataset, Picture, Segmentation
-from instancefcn.data.outlines import decode_crop, to_rle
+from instancefcn.data.outlines import extent, run_lengths, to_rle
 from instancefcn.errors import DataError
 
 Item = TypeVar("Item")
@@ -61,15 +61,8 @@ def outlined(
 
     The box of polygons is that of their points, the box of an RLE that of its pixels; the area counts pixels.
     """
-    rle = to_rle(segmentation, height, width)
-    crop, (x, y) = decode_crop(rle["counts"], height)
-    if isinstance(segmentation, list):
-        xs = [v for polygon in segmentation for v in polygon[0::2]]
-        ys = [v for polygon in segmentation for v in polygon[1::2]]
-        box = (float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys)))
-    else:
-        box = (float(x), float(y), float(x + crop.shape[1]), float(y + crop.shape[0]))
-    return Annotation(0, label, box, segmentation, float(crop.sum()), crowd)
+    area = int(run_lengths(to_rle(segmentation, height, width)["counts"])[1::2].sum())
+    return Annotation(0, label, extent(segmentation, height, width), segmentation, float(area), crowd)
 
 
 def read_lines(path: Path) -> list[str]:

@@ -48,8 +48,10 @@ def crops_of(index: NDArray[Any], without: Sequence[int] = (0,)) -> dict[int, Cr
     values = index[rows, columns]
     order = np.argsort(values, kind="stable")
     rows, columns, values = rows[order], columns[order], values[order]
-    starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]][: len(values)])
     found: dict[int, Crop] = {}
+    if not len(values):
+        return found
+    starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
     for start, stop in zip(starts, np.append(starts[1:], len(values)), strict=True):
         y1, y2 = int(rows[start]), int(rows[stop - 1]) + 1  # np.nonzero goes row by row, argsort keeps that
         x1, x2 = int(columns[start:stop].min()), int(columns[start:stop].max()) + 1
