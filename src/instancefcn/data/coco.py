@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from instancefcn.data.check import box_problem, picture_problems
-from instancefcn.data.dataset import Annotation, Dataset, Picture, Segmentation
+from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.outlines import extent, normalised, outline_problem
 from instancefcn.data.outlines import rasterize as rasterize  # offered here too
 from instancefcn.data.paths import PictureFinder

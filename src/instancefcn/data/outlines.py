@@ -165,8 +165,8 @@ def decode_crop(counts: object, height: int) -> tuple[torch.Tensor, tuple[int, i
 
 
 def extent(segmentation: Segmentation, height: int, width: int) -> tuple[float, float, float, float]:
-    """The box x1, y1, x2, y2 around the points of (valid) polygons, or around the pixels of an RLE; cut at the
-    picture's edge.
+    """The box x1, y1, x2, y2 around the points of (valid) polygons, or around the pixels of an RLE; cut at
+    the picture's edge.
     """
     if isinstance(segmentation, dict):
         crop, (x, y) = decode_crop(segmentation["counts"], height)

@@ -92,10 +92,10 @@ def _instances(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """
     from scipy.io import loadmat
 
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file: add it or take the picture off the list")
     try:
         content = loadmat(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file: add it or take the picture off the list") from None
     except Exception as error:  # the decoder raises nearly anything on a broken file
         raise DataError(f"{path}: cannot be read as a .mat file ({error}): replace it") from error
     try:
