@@ -41,6 +41,14 @@ def test_trains_and_prints_the_best_weights(run: Run, shapes_folder: Path) -> No
     assert "epoch 2: mask AP 0.000" in result.stderr
 
 
+def test_other_formats_are_recognised(run: Run, shapes_folder: Path) -> None:
+    assert run("convert", shapes_folder, "yolo", "--to", "yolo").exit_code == 0
+    result = run("train", "yolo", "--out", "run", "--epochs", 1, *TINY)
+    assert result.exit_code == 0, result.output
+    assert "yolo: YOLO segmentation (data.yaml); splits: train, val\n" in result.stderr
+    assert "epoch 1: mask AP 0.000" in result.stderr
+
+
 def test_json_then_resume(run: Run, shapes_folder: Path) -> None:
     result = run("train", shapes_folder, "--out", "run", "--epochs", 1, "--json", *TINY)
     outcome = json.loads(result.stdout)

@@ -10,7 +10,7 @@ import typer
 
 def eval_(
     data: Annotated[
-        Path, typer.Argument(help="Folder with SPLIT.json and images/, or a YAML file that names them.")
+        Path, typer.Argument(help="Annotated pictures: a folder or YAML file as for instancefcn train.")
     ],
     model: Annotated[
         str, typer.Option(help="A bundled model, a checkpoint, or the folder of a training run.")

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from instancefcn import __version__
 from instancefcn.cli.bench import bench
 from instancefcn.cli.check import check
+from instancefcn.cli.convert import convert
 from instancefcn.cli.demo import demo
 from instancefcn.cli.eval import eval_
 from instancefcn.cli.predict import predict
@@ -63,3 +64,4 @@ app.command()(check)
 app.command()(train)
 app.command("eval")(eval_)
 app.add_typer(bench, name="bench")
+app.command()(convert)

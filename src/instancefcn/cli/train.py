@@ -13,7 +13,10 @@ from instancefcn.errors import ConfigError
 def train(
     data: Annotated[
         Path,
-        typer.Argument(help="Folder with train.json, val.json and images/, or a YAML file that names them."),
+        typer.Argument(
+            help="Annotated pictures: a folder with train.json, val.json and images/ (COCO), or one of VOC,"
+            " SBD, YOLO, LabelMe or mask PNGs; or a YAML file of COCO's or YOLO's kind. See docs/data.md."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run: weights, curves, pictures, log.")],
     model: Annotated[
@@ -35,7 +38,10 @@ def train(
         bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")
     ] = False,
 ) -> None:
-    """Train a model on a COCO-format dataset. Stop with Ctrl-C; --resume goes on exactly where it stopped."""
+    """Train a model on annotated pictures; their format is recognised.
+
+    Stop with Ctrl-C; --resume goes on exactly where it stopped.
+    """
     # torch and lightning take seconds to import: only a real run pays for them.
     from instancefcn.training.config import parse_assignments
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from instancefcn.data.check import box_problem, picture_problems
-from instancefcn.data.dataset import Annotation, Dataset, Picture, Segmentation
-from instancefcn.data.outlines import decode_crop, normalised, outline_problem, without_bad_polygons
+from instancefcn.data.dataset import Annotation, Dataset, Picture
+from instancefcn.data.outlines import extent, normalised, outline_problem, without_bad_polygons
 from instancefcn.data.outlines import rasterize as rasterize  # offered here too
 from instancefcn.data.paths import PictureFinder
 from instancefcn.data.problem import Problem
@@ -255,7 +255,7 @@ class _Reader:
             return None
         outline = normalised(usable, height, width)
         if box is None or any(wrong):
-            box = _extent(outline, height)
+            box = extent(outline, height, width)
         area = record.get("area")
         if not isinstance(area, int | float) or not 0 <= area < 1e18:
             area = (box[2] - box[0]) * (box[3] - box[1])
@@ -279,13 +279,3 @@ def _box(value: object) -> tuple[float, float, float, float] | None:
         return None
     x, y, width, height = map(float, value)
     return x, y, x + width, y + height
-
-
-def _extent(outline: Segmentation, height: int) -> tuple[float, float, float, float]:
-    """The box around an outline."""
-    if isinstance(outline, list):
-        xs = [x for polygon in outline for x in polygon[0::2]]
-        ys = [y for polygon in outline for y in polygon[1::2]]
-        return float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))
-    crop, (x, y) = decode_crop(outline["counts"], height)
-    return float(x), float(y), float(x + crop.shape[1]), float(y + crop.shape[0])

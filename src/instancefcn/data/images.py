@@ -54,6 +54,20 @@ def read_image(path: Path | str) -> Tensor:
         raise ImageError(f"{path}: {describe(error)}") from error
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a picture after EXIF rotation, from the head of the file.
+
+    Raises:
+        ImageError: the file is missing or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (width, height) if turn_of(image) in SIDEWAYS else (height, width)
+    except Exception as error:
+        raise ImageError(f"{path}: {describe(error)}") from error
+
+
 def turn_of(image: Image.Image) -> Image.Transpose | None:
     """How the EXIF data want the picture turned. Damaged EXIF data count as none: the pixels may be sound."""
     try:

@@ -1,33 +1,126 @@
-"""Where a dataset's files are: a folder in the usual layout, or a YAML file that names them."""
+"""Which format a dataset is in, and its splits as `Dataset`s. docs/data.md shows every layout."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Protocol
 
 from instancefcn.data.check import class_problems, picture_problems
-from instancefcn.data.coco import parse_coco
+from instancefcn.data.coco_folder import CocoFolder, CocoYaml, there
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.problem import REPAIRS
+from instancefcn.data.gather import Progress
+from instancefcn.data.labelme import LabelmeFolder
+from instancefcn.data.mask_folder import MaskFolder, ObjectMaskFolder
+from instancefcn.data.sbd import SbdFolder
+from instancefcn.data.voc_format import VocFolder
+from instancefcn.data.yolo import YoloFolder
 from instancefcn.errors import DataError
 
-FORM = "{annotations: FILE.json, images: FOLDER}"
-"""What a YAML file says of each split."""
+
+class Layout(Protocol):
+    """A dataset of one format.
+
+    Attributes:
+        title: the format, and by what it was recognised.
+    """
+
+    @property
+    def title(self) -> str: ...
+
+    def splits(self) -> list[str]:
+        """Their names: "train" first, then "val", then others."""
+
+    def read(self, split: str, name: str, progress: Progress | None = None) -> tuple[Dataset, list[str]]:
+        """The usable part of a split as a dataset called `name`, and what is wrong with the rest.
+
+        Raises:
+            DataError: nothing of it can be read.
+        """
+
+
+def recognise(data: Path | str) -> Layout:
+    """The layout of a folder or YAML file.
+
+    Raises:
+        DataError: it is not there, or of no known layout.
+    """
+    data = Path(data)
+    if data.is_file():
+        return YoloFolder.at(data) or CocoYaml.at(data)
+    if not data.is_dir():
+        raise DataError(f"{data}: there is no such folder or YAML file")
+    # What has a file or folder of a telling name comes before what any folder of pictures may look like.
+    for layout in (CocoFolder, VocFolder, SbdFolder, YoloFolder, MaskFolder, ObjectMaskFolder, LabelmeFolder):
+        found: Layout | None = layout.at(data)
+        if found is not None:
+            return found
+    raise DataError(
+        f"{data}: is no dataset of a known layout; {there('files and folders', _some(data))}. Known are: "
+        "train.json and images/ (COCO), ImageSets/Segmentation (VOC), inst/*.mat (SBD), data.yaml with names "
+        "(YOLO), images/ and masks/, a folder with images/ and masks/ for each picture, and LabelMe's JSON "
+        "files"
+    )
+
+
+def _some(folder: Path) -> list[str]:
+    names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
+    return names[:10] + [".."] * (len(names) > 10)
+
+
+def describe(data: Path | str) -> str:
+    """One line for the person who waits: what `data` was recognised as. Raises DataError when it was not."""
+    layout = recognise(data)
+    return f"{data}: {layout.title}; splits: {', '.join(layout.splits()) or 'none'}"
+
+
+def splits_of(data: Path | str) -> list[str]:
+    """Names of the splits that are there: "train" first, then "val", then others.
+
+    Raises:
+        DataError: there is no dataset of a known layout.
+    """
+    return recognise(data).splits()
+
+
+def read_split(
+    data: Path | str, split: str, progress: Callable[[int, int], None] | None = None
+) -> tuple[Dataset, list[str]]:
+    """Whatever of a split could be read, and everything that is wrong with the rest. No picture is decoded.
+
+    Args:
+        data: a folder of any layout in docs/data.md, or a YAML file of COCO's or YOLO's kind.
+        split: "train", "val" or any other name that is there.
+        progress: called with (pictures read, pictures) by formats that are read picture by picture.
+
+    Raises:
+        DataError: nothing can be read; it holds everything that is wrong.
+    """
+    return _read(recognise(data), Path(data), split, progress)
+
+
+def _read(
+    layout: Layout, data: Path, split: str, progress: Progress | None = None
+) -> tuple[Dataset, list[str]]:
+    if not isinstance(layout, CocoFolder | CocoYaml) and split not in layout.splits():
+        raise DataError(f"{data}: has no split {split!r}; {there('splits', layout.splits())}")
+    dataset, problems = layout.read(split, f"{data.resolve().stem}/{split}", progress)
+    if not dataset.pictures:
+        raise DataError(problems or f"{dataset.name}: holds no picture: there is nothing to learn")
+    return dataset, problems
 
 
 def open_dataset(data: Path | str, split: str, *, check_pictures: bool = True) -> Dataset:
     """One split of a dataset.
 
     Args:
-        data: a folder with SPLIT.json and images/, or a YAML file such as
+        data: a folder of any layout in docs/data.md, such as one with SPLIT.json (COCO) and images/; or a
+            YAML file such as
 
                 train: {annotations: train.json, images: photos}
                 val: {annotations: val.json, images: photos}
 
-            whose paths start from the YAML file's folder.
+            whose paths start from the YAML file's folder, or YOLO's data.yaml.
         split: "train", "val" or any other name that is there.
         check_pictures: decode every picture once, so that a broken one is known now.
 
@@ -43,19 +136,26 @@ def open_datasets(
     *,
     check_pictures: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    reading: Callable[[int, int], None] | None = None,
 ) -> list[Dataset]:
     """Several splits with the same classes; what is wrong with any of them is raised together.
 
-    `progress` is called with (pictures checked, pictures) over all splits.
+    `progress` is called with (pictures checked, pictures) over all splits, `reading` before that with
+    (pictures read, pictures) of each split whose annotations lie in a file a picture.
 
     Raises:
         DataError: everything that is wrong, also classes that differ between splits.
     """
     data = Path(data)
+    layout = recognise(data)
     problems: list[str] = []
     datasets: list[Dataset] = []
     for split in splits:
-        dataset, found = read_split(data, split)
+        try:
+            dataset, found = _read(layout, data, split, reading)
+        except DataError as error:
+            problems += error.problems
+            continue
         problems += found
         datasets.append(dataset)
     if check_pictures:
@@ -65,86 +165,3 @@ def open_datasets(
     if problems:
         raise DataError(problems)
     return datasets
-
-
-def splits_of(data: Path | str) -> list[str]:
-    """The names of a dataset's splits, train and val first.
-
-    Raises:
-        DataError: there is no such dataset, or its YAML file cannot be read.
-    """
-    data = Path(data)
-    if not data.exists():
-        raise DataError(f"{data}: there is no such folder or YAML file")
-    if data.is_file():
-        names = [str(key) for key in _load_yaml(data, "SPLIT.json")]
-    else:
-        names = [p.stem for p in data.glob("*.json") if p.name != REPAIRS]
-    return sorted(names, key=lambda name: (name != "train", name != "val", name))
-
-
-def read_split(data: Path | str, split: str) -> tuple[Dataset, list[str]]:
-    """What can be read of one split, and what is wrong with the rest. No picture is opened yet."""
-    data = Path(data)
-    name = f"{data.resolve().stem}/{split}"
-    try:
-        annotations, images = locate(data, split)
-    except DataError as error:
-        return Dataset(name, (), (), ()), list(error.problems)
-    return parse_coco(annotations, images, name=name)
-
-
-def locate(data: Path, split: str) -> tuple[Path, Path]:
-    """The annotation file and the folder of pictures of a split.
-
-    Raises:
-        DataError: they are not there; the message names what is.
-    """
-    if not data.exists():
-        raise DataError(f"{data}: there is no such folder or YAML file")
-    if data.is_file():
-        return _from_yaml(data, split)
-    annotations, images = data / f"{split}.json", data / "images"
-    problems = []
-    if not annotations.is_file():
-        there = sorted(p.stem for p in data.glob("*.json"))
-        problems.append(f"{data}: has no {split}.json; {_there('splits', there)}")
-    if not images.is_dir():
-        there = sorted(p.name for p in data.iterdir() if p.is_dir())
-        problems.append(
-            f"{data}: has no folder images/; {_there('folders', there)}. If they lie elsewhere, name "
-            "the places in a YAML file (train: {annotations: .., images: ..}) and give that instead"
-        )
-    if problems:
-        raise DataError(problems)
-    return annotations, images
-
-
-def _load_yaml(path: Path, meant: str) -> dict[Any, Any]:
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        raise DataError(f"{path}: is neither a folder nor a .yaml file: give the folder that holds {meant}")
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: is no YAML file ({error})") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: must hold lines such as 'train: {FORM}'")
-    return content
-
-
-def _from_yaml(path: Path, split: str) -> tuple[Path, Path]:
-    content = _load_yaml(path, f"{split}.json")
-    if split not in content:
-        raise DataError(f"{path}: has no {split!r}; {_there('splits', [str(key) for key in content])}")
-    entry = content[split]
-    if not isinstance(entry, dict) or not all(
-        isinstance(entry.get(k), str) for k in ("annotations", "images")
-    ):
-        raise DataError(f"{path}: {split} must be {FORM}")
-    if unknown := sorted(set(map(str, entry)) - {"annotations", "images"}):
-        raise DataError(f"{path}: {split} holds {', '.join(unknown)}; only annotations and images are known")
-    return path.parent / entry["annotations"], path.parent / entry["images"]
-
-
-def _there(kind: str, names: Sequence[str]) -> str:
-    return f"{kind} there: {', '.join(names)}" if names else f"there are no {kind}"

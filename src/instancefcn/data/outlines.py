@@ -180,6 +180,18 @@ def decode_crop(counts: object, height: int) -> tuple[torch.Tensor, tuple[int, i
     return torch.from_numpy(np.ascontiguousarray(columns[:, y1:y2].T)), (x1, y1)
 
 
+def extent(segmentation: Segmentation, height: int, width: int) -> tuple[float, float, float, float]:
+    """The box x1, y1, x2, y2 around the points of (valid) polygons, or around the pixels of an RLE; cut at
+    the picture's edge.
+    """
+    if isinstance(segmentation, dict):
+        crop, (x, y) = decode_crop(segmentation["counts"], height)
+        return float(x), float(y), float(x + crop.shape[1]), float(y + crop.shape[0])
+    xs = [min(max(float(x), 0.0), float(width)) for polygon in segmentation for x in polygon[0::2]]
+    ys = [min(max(float(y), 0.0), float(height)) for polygon in segmentation for y in polygon[1::2]]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
 def rasterize(picture: Picture) -> CroppedMasks:
     """The masks of a picture's annotations, crowds left out, in their order, equal to pycocotools' pixels.
 

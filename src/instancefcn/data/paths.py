@@ -1,10 +1,16 @@
-"""From the file name of a record to a file, never outside the folder of pictures."""
+"""From the file name of a record to a file, never outside the folder of pictures; and names for results."""
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
+
+PICTURE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+)
 
 
 class PictureFinder:
@@ -35,6 +41,15 @@ class PictureFinder:
                 return candidate, None
         return None, f"there is no picture {candidates[0]}{self._hint(candidates[0].name)}"
 
+    def find_stem(self, stem: str) -> tuple[Path | None, str | None]:
+        """The picture of that name without its suffix: ".jpg", or any other. Returns what `find` does."""
+        path, problem = self.find(f"{stem}.jpg")
+        for suffix in sorted(PICTURE_SUFFIXES | {suffix.upper() for suffix in PICTURE_SUFFIXES}):
+            if path is not None:
+                return path, None
+            path, _ = self.find(f"{stem}{suffix}")
+        return (path, None) if path is not None else (None, problem)
+
     def _hint(self, base: str) -> str:
         """Where a file of that name does lie, if one does."""
         others = self._elsewhere.get(base.lower())
@@ -51,3 +66,51 @@ class PictureFinder:
             for file in sorted(files):
                 found.setdefault(file.lower(), (Path(place) / file).relative_to(self.folder).as_posix())
         return found
+
+
+def pictures_below(folder: Path) -> Iterator[Path]:
+    """The pictures in a folder and its subfolders, known by their suffix, sorted; hidden ones left out."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file():
+            yield path
+
+
+def output_names(paths: Sequence[Path]) -> list[str]:
+    """A name for each picture's results: its stem, made longer only where two pictures share it.
+
+    `a/cat.jpg` and `b/cat.jpg` become `a_cat` and `b_cat`; `cat.jpg` and `cat.png` become `cat_jpg` and
+    `cat_png`. Names that differ only in case count as equal, for file systems that cannot tell them apart.
+    Which names come out does not depend on the order.
+    """
+    names = [path.stem for path in paths]
+    deepest = max((len(path.absolute().parts) for path in paths), default=0)
+    for folders, suffix in (
+        (depth, with_suffix) for depth in range(deepest) for with_suffix in (False, True)
+    ):
+        for group in _clashes(names):
+            for index in group:
+                names[index] = _name(paths[index], folders, suffix)
+    # What still clashes is the same file named twice, or names such as a_b/c and a/b_c: number them.
+    taken = {name.casefold() for name in names}
+    for group in _clashes(names):
+        for index in group[1:]:
+            stem, number = names[index], 2
+            while f"{stem}-{number}".casefold() in taken:
+                number += 1
+            names[index] = f"{stem}-{number}"
+            taken.add(names[index].casefold())
+    return names
+
+
+def _name(path: Path, folders: int, suffix: bool) -> str:
+    """The stem, with that many of the folders it lies in and, if asked for, its suffix."""
+    parts = path.absolute().parts[1:-1]
+    chosen = parts[max(0, len(parts) - folders) :] if folders else ()
+    return "_".join((*chosen, path.stem, *([path.suffix.lstrip(".")] if suffix and path.suffix else [])))
+
+
+def _clashes(names: Sequence[str]) -> list[list[int]]:
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(names):
+        groups[name.casefold()].append(index)
+    return [group for group in groups.values() if len(group) > 1]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from instancefcn.data.dataset import OBJECT, Dataset, Picture
 from instancefcn.data.images import read_image
-from instancefcn.data.layout import open_dataset
+from instancefcn.data.layout import describe, open_dataset
 from instancefcn.errors import DataError
 from instancefcn.evaluation.coco import CocoResult, CocoScorer
 from instancefcn.evaluation.encoded import Predictions, encode
@@ -37,7 +37,7 @@ def evaluate(
     annotations, whatever their class (`Dataset.as_objects`).
 
     Args:
-        data: folder with SPLIT.json and images/, or a YAML file that names them.
+        data: a folder or YAML file of any layout in docs/data.md, such as SPLIT.json (COCO) with images/.
         model: name of a bundled model, checkpoint, run folder, or what `instancefcn.load` returned.
         split: which file; no other need exist.
         out: a folder for metrics.json, precision-recall curves, recall of proposals and sheets of the best
@@ -58,6 +58,7 @@ def evaluate(
     from instancefcn.inference.predictor import Predictor, load
 
     predictor = model if isinstance(model, Predictor) else load(model)
+    print(describe(data), file=sys.stderr, flush=True)
     dataset = open_dataset(data, split)
     if predictor.class_names == (OBJECT,) and dataset.class_names != (OBJECT,):
         dataset = dataset.as_objects()

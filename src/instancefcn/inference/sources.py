@@ -7,11 +7,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from instancefcn.data.paths import PICTURE_SUFFIXES
 from instancefcn.errors import ImageError
 
-PICTURE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-)
 OVERLAY_SUFFIX = ".overlay.png"
 """How overlays end that instancefcn wrote itself; a folder's listing leaves them out."""
 

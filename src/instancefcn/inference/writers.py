@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from instancefcn.data.paths import output_names as output_names  # offered here too
 from instancefcn.files import atomic_write, write_json
 from instancefcn.inference.drawing import draw
 from instancefcn.inference.sources import OVERLAY_SUFFIX
@@ -16,47 +16,6 @@ from instancefcn.instances import Instances
 
 COCO_SUFFIX = ".coco.json"
 SUMMARY_NAME = "predictions.json"
-
-
-def output_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each picture's results: its stem, made longer only where two pictures share it.
-
-    `a/cat.jpg` and `b/cat.jpg` become `a_cat` and `b_cat`; `cat.jpg` and `cat.png` become `cat_jpg` and
-    `cat_png`. Names that differ only in case count as equal, for file systems that cannot tell them apart.
-    Which names come out does not depend on the order.
-    """
-    names = [path.stem for path in paths]
-    deepest = max((len(path.absolute().parts) for path in paths), default=0)
-    for folders, suffix in (
-        (depth, with_suffix) for depth in range(deepest) for with_suffix in (False, True)
-    ):
-        for group in _clashes(names):
-            for index in group:
-                names[index] = _name(paths[index], folders, suffix)
-    # What still clashes is the same file named twice, or names such as a_b/c and a/b_c: number them.
-    taken = {name.casefold() for name in names}
-    for group in _clashes(names):
-        for index in group[1:]:
-            stem, number = names[index], 2
-            while f"{stem}-{number}".casefold() in taken:
-                number += 1
-            names[index] = f"{stem}-{number}"
-            taken.add(names[index].casefold())
-    return names
-
-
-def _name(path: Path, folders: int, suffix: bool) -> str:
-    """The stem, with that many of the folders it lies in and, if asked for, its suffix."""
-    parts = path.absolute().parts[1:-1]
-    chosen = parts[max(0, len(parts) - folders) :] if folders else ()
-    return "_".join((*chosen, path.stem, *([path.suffix.lstrip(".")] if suffix and path.suffix else [])))
-
-
-def _clashes(names: Sequence[str]) -> list[list[int]]:
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, name in enumerate(names):
-        groups[name.casefold()].append(index)
-    return [group for group in groups.values() if len(group) > 1]
 
 
 def write_overlay(

@@ -15,6 +15,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
 from instancefcn.data.dataset import Dataset
+from instancefcn.data.layout import describe
 from instancefcn.data.loader import AspectBatches, TrainSet
 from instancefcn.data.transforms import Resize
 from instancefcn.errors import ConfigError
@@ -45,10 +46,11 @@ class Interrupted(Exception):
 def train(
     data: Path | str, model: str | None = None, *, out: Path | str, resume: bool = False, **settings: Any
 ) -> Path:
-    """Train a model on a COCO-format dataset.
+    """Train a model on a folder of annotated pictures.
 
     Args:
-        data: folder with train.json, perhaps val.json, and images/; or a YAML file that names them.
+        data: a folder or YAML file of any layout in docs/data.md, such as train.json (COCO), perhaps
+            val.json, and images/.
         model: a name from `models.zoo`; "fcis_lite" when left out (a resumed run keeps its own).
         out: folder of the run; see the list below. Must not hold a run unless `resume`.
         resume: go on with the run in `out`, exactly as if it had never stopped.
@@ -74,6 +76,8 @@ def train(
     folder = Path(out)
     given = {"data": str(Path(data).resolve()), "out": str(folder.resolve()), **settings}
     config = make_config(folder, resume, given | ({"model": model} if model else {}))
+    if is_main_process():
+        print(describe(config.data), file=sys.stderr, flush=True)
     train_split, val_split, doubts = read_splits(config)
     if is_main_process():
         print("".join(f"{line}\n" for line in doubts), end="", file=sys.stderr, flush=True)

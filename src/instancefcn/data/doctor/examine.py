@@ -101,7 +101,8 @@ def examine(
         data: a folder or a YAML file, see `open_dataset`.
         splits: which; by default all that are there.
         model: whose input size and anchors the objects' sizes are held against.
-        progress: called with (pictures looked at, pictures).
+        progress: called with (pictures, all), while annotations are read from a file a picture and while the
+            pictures are looked at.
 
     Raises:
         DataError: there is no such dataset, or it has no splits.
@@ -112,7 +113,7 @@ def examine(
     names = splits_of(data) if splits is None else list(splits)
     if not names:
         raise DataError(_read(data, "train")[1] or f"{data}: has no splits")
-    read = [(name, *_read(data, name)) for name in names]
+    read = [(name, *_read(data, name, progress)) for name in names]
     looks = iter(look_at_all([p for _, dataset, _ in read for p in dataset.pictures], progress))
     examined = tuple(
         Split(name, dataset, tuple(problems), tuple(next(looks) for _ in dataset.pictures))
@@ -122,10 +123,12 @@ def examine(
     return replace(report, seconds=time.perf_counter() - start)
 
 
-def _read(data: Path | str, split: str) -> tuple[Dataset, list[str]]:
+def _read(
+    data: Path | str, split: str, progress: Callable[[int, int], None] | None = None
+) -> tuple[Dataset, list[str]]:
     """A split of which nothing can be read is an empty one with problems: the other splits go on."""
     try:
-        return read_split(data, split)
+        return read_split(data, split, progress)
     except DataError as error:
         return Dataset(f"{Path(data).resolve().stem}/{split}", (), (), ()), list(error.problems)
 

@@ -1,0 +1,279 @@
+"""LabelMe: a JSON file of shapes beside each picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from instancefcn.data.dataset import Annotation, Dataset, Picture, Segmentation
+from instancefcn.data.gather import Progress, folders_of_splits, gather, outlined
+from instancefcn.data.images import describe, picture_size
+from instancefcn.data.index_masks import annotations_of, crops_of
+from instancefcn.data.outlines import outline_problem, to_rle
+from instancefcn.data.paths import PictureFinder, pictures_below
+from instancefcn.errors import ImageError
+
+CROWD = "crowd"
+"""The flag of a shape that covers many objects: LabelMe has none of its own, but flags may have any name."""
+_BULGE = 0.02
+"""Pixels by which a circle's polygon may lie inside the circle."""
+_KEYS = (b'"shapes"', b'"imagePath"', b'"imageData"')
+
+
+class LabelmeFolder:
+    """A folder with LabelMe's JSON files, in it or below it. Pictures without one are left out: nobody has
+    annotated them. The classes are the labels of all splits, sorted.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folders = folders_of_splits(
+            root, _holds_shapes, lambda place: any(map(_is_labelme, place.glob("*.json")))
+        )
+
+    @classmethod
+    def at(cls, data: Path) -> LabelmeFolder | None:
+        """The folder at `data`; None when no file of LabelMe is there."""
+        return cls(data) if data.is_dir() and _holds_shapes(data) else None
+
+    @property
+    def title(self) -> str:
+        """With the number of pictures that nobody has annotated."""
+        files = [path for folder in self.folders.values() for path in _json_files(folder)]
+        pictures = [path for folder in self.folders.values() for path in pictures_below(folder)]
+        rest = len({p.with_suffix("") for p in pictures} - {p.with_suffix("") for p in files})
+        left = f"; {rest} pictures without a file are left out" if rest else ""
+        return f"LabelMe ({len(files)} JSON files{left})"
+
+    def splits(self) -> list[str]:
+        """train/ and val/, or "train" alone."""
+        return list(self.folders)
+
+    def read(self, split: str, name: str, progress: Progress | None = None) -> tuple[Dataset, list[str]]:
+        """The usable part of a split, and what is wrong with the rest. No picture is opened, but for its size
+        where the file does not say it.
+        """
+        labels = {label: number for number, label in enumerate(self._class_names)}
+        finder = PictureFinder(self.root)
+
+        def read(path: Path) -> tuple[Picture | None, list[str]]:
+            content = self._contents[path]
+            if isinstance(content, str):
+                return None, [content]
+            return _Reader(path, finder, labels).picture(content)
+
+        files = list(_json_files(self.folders[split]))
+        return gather(name, (self._class_names, range(1, len(labels) + 1)), files, read, progress)
+
+    @cached_property
+    def _contents(self) -> dict[Path, dict[str, Any] | str]:
+        """What the files of all splits hold, without the pictures in them, or what is wrong."""
+        return {path: _load(path) for folder in self.folders.values() for path in _json_files(folder)}
+
+    @cached_property
+    def _class_names(self) -> tuple[str, ...]:
+        shapes = (
+            s for content in self._contents.values() if isinstance(content, dict) for s in content["shapes"]
+        )
+        labels = (shape.get("label") for shape in shapes if isinstance(shape, dict))
+        return tuple(sorted({label for label in labels if isinstance(label, str) and label.strip()}))
+
+
+def _json_files(folder: Path) -> Iterator[Path]:
+    """The JSON files of a folder and its subfolders, sorted; hidden places left out."""
+    for path in sorted(folder.rglob("*.json")):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def _holds_shapes(folder: Path) -> bool:
+    return any(map(_is_labelme, _json_files(folder)))
+
+
+def _is_labelme(path: Path) -> bool:
+    """By the beginning and the end of the file: the picture in the middle can be large."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(4096)
+            file.seek(max(0, file.seek(0, io.SEEK_END) - 4096))
+            text += file.read()
+    except OSError:
+        return False
+    return any(key in text for key in _KEYS)
+
+
+def _load(path: Path) -> dict[str, Any] | str:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        return f"{path}: is no JSON file ({error}): save the annotations again"
+    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+        return f'{path}: has no list "shapes": it is no file of LabelMe. Move it elsewhere'
+    content.pop("imageData", None)
+    return content
+
+
+class _Reader:
+    """Makes a picture of one file, and notes what is wrong."""
+
+    def __init__(self, path: Path, finder: PictureFinder, labels: Mapping[str, int]) -> None:
+        self.path, self.finder, self.labels = path, finder, labels
+        self.problems: list[str] = []
+
+    def picture(self, content: dict[str, Any]) -> tuple[Picture | None, list[str]]:
+        """The picture with its objects, or None, and everything that is wrong."""
+        path = self._find(content.get("imagePath"))
+        size: tuple[Any, Any] = content.get("imageHeight"), content.get("imageWidth")
+        if size == (None, None) and path is not None:
+            try:
+                size = picture_size(path)
+            except ImageError as error:
+                self.problems.append(str(error))
+                return None, self.problems
+        height, width = size
+        if not _is_side(height) or not _is_side(width):
+            self.problems.append(
+                f"{self.path}: imageWidth x imageHeight is {width!r} x {height!r}: "
+                "write the picture's size in pixels"
+            )
+            return None, self.problems
+        annotations = self._objects(content["shapes"], int(height), int(width))
+        if path is None:
+            return None, self.problems
+        return Picture(0, path, int(height), int(width), annotations), self.problems
+
+    def _find(self, name: object) -> Path | None:
+        if not isinstance(name, str) or not name:
+            self.problems.append(f"{self.path}: has no imagePath: write the picture's path from this folder")
+            return None
+        # Files may lie apart from their pictures ("../images/a.jpg"), all below the dataset's folder.
+        below = name
+        if not name.startswith(("/", "\\")) and ":" not in name:
+            below = (self.path.parent.relative_to(self.finder.folder) / name.replace("\\", "/")).as_posix()
+        path, problem = self.finder.find(below)
+        if problem:
+            self.problems.append(f"{self.path}: imagePath {name}: {problem}")
+        return path
+
+    def _objects(self, shapes: list[Any], height: int, width: int) -> tuple[Annotation, ...]:
+        """Shapes of one label and group_id are parts of one object."""
+        groups: dict[object, list[tuple[int, Segmentation, bool]]] = {}
+        for number, shape in enumerate(shapes):
+            label = shape.get("label") if isinstance(shape, dict) else None
+            where = f"{self.path}: shape {number}" + (f" ({label})" if label else "")
+            try:
+                if not isinstance(shape, dict):
+                    raise ValueError(f"is a {type(shape).__name__}, not an object")
+                if not isinstance(label, str) or label not in self.labels:
+                    raise ValueError("has no label: give it one")
+                outline = _outline(shape, height, width)
+                if problem := outline_problem(outline, height, width):
+                    raise ValueError(problem)
+            except ValueError as error:
+                self.problems.append(f"{where}: {error}")
+                continue
+            flags = shape.get("flags")
+            crowd = bool(isinstance(flags, dict) and flags.get(CROWD))
+            group = shape.get("group_id")
+            key = ("alone", number) if group is None else (label, str(group))
+            groups.setdefault(key, []).append((self.labels[label], outline, crowd))
+        return tuple(
+            outlined(
+                parts[0][0],
+                _united([outline for _, outline, _ in parts], height, width),
+                height,
+                width,
+                crowd,
+            )
+            for parts in groups.values()
+            for crowd in [any(crowd for _, _, crowd in parts)]
+        )
+
+
+def _is_side(value: object) -> bool:
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 and value == int(value)
+    )
+
+
+def _outline(shape: dict[str, Any], height: int, width: int) -> Segmentation:
+    """Raises ValueError with what is wrong."""
+    kind = shape.get("shape_type") or "polygon"
+    points = shape.get("points")
+    if not isinstance(points, list) or not all(
+        isinstance(p, list)
+        and len(p) == 2
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e9 for v in p)
+        for p in points
+    ):
+        raise ValueError("points are not a list of finite [x, y]: draw it again")
+    if kind == "polygon":
+        return [[float(v) for point in points for v in point]]
+    if kind not in ("rectangle", "circle", "mask"):
+        raise ValueError(f"is a {kind}, which has no area: draw a polygon, or remove it")
+    if len(points) < 2 or (len(points) > 2 and kind != "rectangle"):
+        raise ValueError(f"has {len(points)} points, a {kind} has 2: draw it again")
+    if kind == "mask":
+        return _mask(shape.get("mask"), points[0], height, width)
+    if kind == "circle":
+        (x, y), (px, py) = points
+        radius = math.hypot(px - x, py - y)
+        corners = max(16, math.ceil(math.pi / math.acos(1 - _BULGE / radius))) if radius > _BULGE else 16
+        turns = [2 * math.pi * i / corners for i in range(corners)]
+        return [[v for t in turns for v in (x + radius * math.cos(t), y + radius * math.sin(t))]]
+    xs, ys = [float(p[0]) for p in points], [float(p[1]) for p in points]
+    x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
+    return [[x1, y1, x2, y1, x2, y2, x1, y2]]
+
+
+def _mask(text: object, corner: list[float], height: int, width: int) -> Segmentation:
+    """The RLE of a shape that comes as a PNG, in base64, of the rectangle from `corner` on."""
+    if not isinstance(text, str):
+        raise ValueError("is a mask without the pixels: draw it again")
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+            values = np.array(image)
+    except Exception as error:
+        raise ValueError(f"its mask {describe(error)}: draw it again") from error
+    x, y = int(corner[0]), int(corner[1])
+    full = np.zeros((height, width), dtype=np.uint8)
+    if values.ndim != 2 or not (0 <= x < width and 0 <= y < height):
+        raise ValueError("its mask is no gray picture inside the picture: draw it again")
+    window = full[y : y + values.shape[0], x : x + values.shape[1]]
+    if window.shape != values.shape:
+        raise ValueError(f"its mask leaves the {width} x {height} picture: draw it again")
+    window[:] = values != 0
+    crops = list(crops_of(full).values())
+    if not crops:
+        raise ValueError("its mask has no pixel: remove it or draw it again")
+    return annotations_of(crops, [0], (height, width))[0].segmentation
+
+
+def _united(outlines: list[Segmentation], height: int, width: int) -> Segmentation:
+    """One outline of an object's parts: polygons together, or the RLE of all of them."""
+    if len(outlines) == 1:
+        return outlines[0]
+    polygons = [polygon for outline in outlines if isinstance(outline, list) for polygon in outline]
+    if len(polygons) == len(outlines):
+        return polygons
+    from faster_coco_eval.core import mask as coco_mask
+
+    merged = coco_mask.merge([to_rle(outline, height, width) for outline in outlines])
+    return {"size": [height, width], "counts": merged["counts"].decode("ascii")}
+
+
+def encode_mask(crop: NDArray[np.uint8]) -> str:
+    """The pixels of a shape of the kind "mask", [h, w], as LabelMe writes them."""
+    stream = io.BytesIO()
+    Image.fromarray(crop.astype(np.uint8)).save(stream, format="PNG")
+    return base64.b64encode(stream.getvalue()).decode("ascii")

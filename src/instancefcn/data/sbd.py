@@ -1,0 +1,111 @@
+"""The Semantic Boundaries Dataset: Matlab files of object numbers, with VOC's photographs and classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.gather import Progress, gather, in_order, read_lines
+from instancefcn.data.index_masks import annotations_of, crops_of
+from instancefcn.data.paths import PictureFinder
+from instancefcn.data.voc_format import VOC_CLASSES
+from instancefcn.errors import DataError
+
+_PLACES = (".", "dataset", "benchmark_RELEASE/dataset")
+
+
+class SbdFolder:
+    """A folder with img/, inst/ and the lists train.txt and val.txt.
+
+    An inst/ file holds the class of every object, so that the cls/ files are not needed.
+    """
+
+    title = "SBD (inst/*.mat)"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def at(cls, data: Path) -> SbdFolder | None:
+        """The SBD folder at `data`, or inside it where the published archive has it; None elsewhere."""
+        places = (data / place for place in _PLACES)
+        return next((cls(p) for p in places if next((p / "inst").glob("*.mat"), None)), None)
+
+    def splits(self) -> list[str]:
+        """The names of the lists."""
+        return in_order([p.stem for p in self.root.glob("*.txt")])
+
+    def read(self, split: str, name: str, progress: Progress | None = None) -> tuple[Dataset, list[str]]:
+        """The usable part of a split, and what is wrong with the rest. No photograph is opened yet.
+
+        Raises:
+            DataError: there is no such list, or scipy is not installed.
+        """
+        try:
+            import scipy.io  # noqa: F401
+        except ImportError as error:
+            raise DataError(
+                f"{self.root}: SBD's .mat files are read by scipy, which is not installed: "
+                "pip install 'instancefcn[sbd]'"
+            ) from error
+        finder = PictureFinder(self.root / "img")
+
+        def read(stem: str) -> tuple[Picture | None, list[str]]:
+            path, problem = finder.find_stem(stem)
+            if path is None:
+                return None, [f"{self.root}: {split}.txt: {stem}: {problem}"]
+            return _picture(path, self.root / "inst" / f"{stem}.mat")
+
+        classes = (VOC_CLASSES, range(1, len(VOC_CLASSES) + 1))
+        return gather(name, classes, read_lines(self.root / f"{split}.txt"), read, progress)
+
+
+def _picture(path: Path, masks: Path) -> tuple[Picture | None, list[str]]:
+    try:
+        index, categories = _instances(masks)
+    except DataError as error:
+        return None, list(error.problems)
+    crops, labels, problems = [], [], []
+    for number, crop in crops_of(index).items():
+        kind = int(categories[number - 1]) if number <= len(categories) else None
+        if kind is None:
+            problems.append(f"{masks}: object {number} has no category: {len(categories)} are given")
+        elif not 1 <= kind <= len(VOC_CLASSES):
+            problems.append(f"{masks}: object {number} has the category {kind}, known are 1 to 20")
+        else:
+            crops.append(crop)
+            labels.append(kind - 1)
+    height, width = index.shape
+    annotations = annotations_of(crops, labels, (height, width))
+    return Picture(0, path, height, width, tuple(annotations)), problems
+
+
+def _instances(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Numbers of objects [H, W], and the class of object 1, 2, ..
+
+    Raises:
+        DataError: the file is missing, damaged, or another one.
+    """
+    from scipy.io import loadmat
+
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file: add it or take the picture off the list")
+    try:
+        content = loadmat(path)
+    except Exception as error:  # the decoder raises nearly anything on a broken file
+        raise DataError(f"{path}: cannot be read as a .mat file ({error}): replace it") from error
+    try:
+        record = content["GTinst"][0, 0]
+        index, categories = record["Segmentation"], np.asarray(record["Categories"]).reshape(-1)
+        if index.ndim != 2 or index.dtype.kind not in "ui" or categories.dtype.kind not in "ui":
+            raise ValueError(f"Segmentation is {index.dtype} {list(index.shape)}")
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: holds no GTinst with Segmentation and Categories ({error}): "
+            "is it of SBD's inst/ folder?"
+        ) from error
+    return index, categories

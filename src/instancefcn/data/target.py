@@ -1,0 +1,102 @@
+"""Where a conversion writes to, and its notes of what the format cannot hold."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.gather import outlined
+from instancefcn.data.paths import output_names
+from instancefcn.files import atomic_write
+
+
+class Losses:
+    """What a format cannot hold, in words, and how many annotations (or other things) each concerns."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def note(self, what: str, count: int = 1, of: str = "annotations") -> None:
+        """Count `count` more of the things `of` for `what`; 0 says nothing."""
+        if count:
+            self._counts[what, of] += count
+
+    def rows(self) -> list[dict[str, str | int]]:
+        """One {"what", "count", "of"} for each, in the order in which they were first noted."""
+        return [{"what": what, "count": count, "of": of} for (what, of), count in self._counts.items()]
+
+
+@dataclass
+class Target:
+    """A folder that a converted dataset is written to.
+
+    Attributes:
+        out: the folder.
+        names: of every split, a name without suffix for each of its pictures, in their order. A picture that
+            two splits share has one name; otherwise names differ, even in small letters.
+        done: called for every picture written.
+        losses: what the format cannot hold.
+    """
+
+    out: Path
+    names: Mapping[str, list[str]]
+    done: Callable[[], None] = lambda: None
+    losses: Losses = field(default_factory=Losses)
+
+    @classmethod
+    def of(cls, out: Path, splits: Mapping[str, Dataset], done: Callable[[], None]) -> Target:
+        """The target of these splits; notes which pictures have another name there."""
+        keys: dict[tuple[Path, int], None] = {}
+        places: dict[str, list[tuple[Path, int]]] = {}
+        for split, dataset in splits.items():
+            times: Counter[Path] = Counter()
+            places[split] = []
+            for picture in dataset.pictures:
+                key = (picture.path, times[picture.path])  # one file may have two records
+                times[picture.path] += 1
+                keys[key] = None
+                places[split].append(key)
+        names = dict(zip(keys, output_names([path for path, _ in keys]), strict=True))
+        target = cls(out, {split: [names[key] for key in place] for split, place in places.items()}, done)
+        renamed = sum(name != path.stem for (path, _), name in names.items())
+        target.losses.note("names that other pictures have too were made longer", renamed, "pictures")
+        return target
+
+    def place(self, picture: Picture, name: str, folder: str) -> Path:
+        """Put the picture's file into `folder` below `out`, unless it is there: by a hard link, or a copy."""
+        path = self.out / folder / f"{name}{picture.path.suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            source = os.path.realpath(picture.path)
+            try:
+                os.link(source, path)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(source, path)
+        self.done()
+        return path
+
+    def write(self, path: Path, text: str) -> None:
+        """Write a text file below `out`."""
+        with atomic_write(self.out / path) as file:
+            file.write_text(text, encoding="utf-8")
+
+
+def note_derived(splits: Mapping[str, Dataset], losses: Losses) -> None:
+    """Note what formats other than COCO leave to be derived: ids, boxes, areas."""
+    for dataset in splits.values():
+        numbers = [a.id for picture in dataset.pictures for a in picture.annotations]
+        if numbers != list(range(1, len(numbers) + 1)):
+            losses.note("own ids of annotations: they are numbered anew", len(numbers))
+        ids = [picture.id for picture in dataset.pictures]
+        if ids != list(range(1, len(ids) + 1)):
+            losses.note("own ids of pictures: they are numbered anew", len(ids), "pictures")
+        for picture in dataset.pictures:
+            for a in picture.annotations:
+                derived = outlined(a.label, a.segmentation, picture.height, picture.width)
+                losses.note("boxes that are not those of their outlines", a.box != derived.box)
+                losses.note("areas that are not the number of pixels", a.area != derived.area)

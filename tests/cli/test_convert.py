@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Run = Callable[..., Any]
+
+
+def test_says_what_was_written_and_what_was_lost(run: Run, shapes_folder: Path) -> None:
+    result = run("convert", shapes_folder, "out", "--to", "yolo")
+    assert result.exit_code == 0, result.output
+    assert "out: yolo, from COCO JSON" in result.stdout
+    assert "  train: 4 pictures, " in result.stdout
+    assert "Not held by yolo as it was:\n" in result.stdout
+    assert "  3 classes: own ids of classes: they are numbered anew" in result.stdout
+    again = run("convert", "out", "back", "--to", "coco")
+    assert again.stdout.endswith("Nothing was lost.\n")
+
+
+def test_json(run: Run, shapes_folder: Path) -> None:
+    result = run("convert", shapes_folder, "out", "--to", "labelme", "--json")
+    summary = json.loads(result.stdout)
+    assert summary["source"] == "COCO JSON"
+    assert (summary["to"], summary["out"]) == ("labelme", "out")
+    assert summary["splits"]["val"]["pictures"] == 2
+    assert {"what", "count", "of"} == set(summary["lost"][0])
+
+
+def test_wrong_use_ends_with_status_2(run: Run, shapes_folder: Path) -> None:
+    Path("there").mkdir()
+    result = run("convert", shapes_folder, "there", "--to", "coco")
+    assert result.exit_code == 2
+    assert "exists already" in result.stderr
+    assert run("convert", shapes_folder, "out", "--to", "xml").exit_code == 2
+    assert run("convert", "none", "out", "--to", "coco").exit_code == 2
+    assert not Path("out").exists()
