@@ -75,7 +75,7 @@ def test_several_splits_and_models(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         examine(tmp_path / "none")
     (tmp_path / "empty" / "images").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"has no train\.json"):
+    with pytest.raises(DataError, match=r"no dataset of a known layout"):
         examine(tmp_path / "empty")
 
 
