@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import torchvision
 from torch import Tensor
 
 from gpu_timing import kernel_milliseconds, milliseconds
@@ -200,10 +202,9 @@ def speed(device: torch.device, sizes: Sizes, bandwidth: float, repeats: int) ->
         planes = inputs.paired.permute(0, 4, 3, 1, 2, 5, 6).flatten(1, 4).contiguous()
         for name, extra in (("ps_roi_pool", ()), ("ps_roi_align", (2,))):
             given = inputs.rois.to(dtype), sizes.k, 1 / STRIDE, *extra
+            call = partial(run_peer, getattr(torchvision.ops, name), given)
             try:
-                entry = times(
-                    planes, lambda maps, peer=peer, given=given: peer(maps, *given), device, repeats
-                )
+                entry = times(planes, call, device, repeats)
             except Exception as problem:  # not every type is supported there
                 entry = {"error": str(problem).splitlines()[0]}
             found[f"{name}, {str(dtype)[6:]}"] = entry
