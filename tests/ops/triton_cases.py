@@ -99,6 +99,7 @@ def test_half_precision_is_rounded_once_at_the_end(name: str, dtype: torch.dtype
 @pytest.mark.parametrize("name", NAMES)
 def test_windows_off_the_map_and_without_area_and_of_one_cell(name: str) -> None:
     case = small(name, windows=5)
+    case.maps = case.maps.round()  # with ties between inside and outside
     expected, expected_grad = gradient(case, portable, name, case.maps)
     out, grad = both(case, name)
     torch.testing.assert_close(out, expected)
@@ -160,6 +161,33 @@ def test_many_classes_and_windows_fill_several_blocks() -> None:
         out, grad = both(case, name)
         torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_more_windows_than_a_block_of_the_lists() -> None:
+    generator = torch.Generator().manual_seed(4)
+    x = torch.rand((300, 2), generator=generator) * 2
+    image = torch.randint(2, (300,), generator=generator)  # in any order
+    rois = torch.stack([image, x.amin(1), torch.zeros(300), x.amax(1), torch.ones(300)], 1)
+    case = Case(torch.zeros(2, 1, 1, 1, 1, 2), rois, image, 1.0, 2)
+    upstream = torch.rand((300, 1), generator=generator)
+    leaf = case.maps.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(case.run(portable, "ps_average", leaf), leaf, upstream)
+    grad = backward(moved(case), "ps_average", upstream.to(DEVICE)).cpu()
+    torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_vote_ends_before_a_pixel_whose_centre_is_on_the_border() -> None:
+    """The columns' centres are at 0.5 to 4.5; the first box ends at 3.5, the second is far away."""
+    votes = (
+        torch.ones(2, 2, 2),
+        torch.tensor([[0.5, 0.0, 3.5, 1.0], [1e30, -1e30, 2e30, 1e30]]),
+        torch.tensor([0, 1]),
+        torch.tensor([0.5, 1.0]),
+        torch.tensor([0, 2]),
+        torch.tensor([[0, 0, 5, 1]]),
+    )
+    average = voting_cuda.vote_average(*(values.to(DEVICE) for values in votes), None, None)
+    assert average.tolist() == [0.5, 0.5, 0.5, 0.0, 0.0]
 
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=DEVICE == "cpu", database=None)
