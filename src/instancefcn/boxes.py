@@ -66,7 +66,8 @@ def scale(boxes: Tensor, factor_x: float, factor_y: float) -> Tensor:
     """`boxes` [..., 4] in pixels of a picture that is `factor_x` times as wide and `factor_y` times as
     high.
     """
-    return boxes * boxes.new_tensor((factor_x, factor_y, factor_x, factor_y))
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack((x1 * factor_x, y1 * factor_y, x2 * factor_x, y2 * factor_y), dim=-1)
 
 
 def sides_at_least(boxes: Tensor, minimum: float) -> Tensor:

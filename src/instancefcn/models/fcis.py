@@ -224,7 +224,7 @@ class FCIS(nn.Module):
         """
         rois = torch.cat([box_ops.to_rois(sample.rois, i) for i, sample in enumerate(samples)])
         labels = torch.cat([sample.labels for sample in samples])
-        foreground = labels > 0
+        foreground = (labels > 0).nonzero()[:, 0]
         logits = self.class_logits(maps, rois)
         class_loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
 
@@ -253,7 +253,7 @@ class FCIS(nn.Module):
         """Scaled box deltas [F, 4] and masks [F, m, m] that the foreground RoIs of a batch should have."""
         deltas, masks = [], []
         for sample, target in zip(samples, targets, strict=True):
-            chosen = sample.labels > 0
+            chosen = (sample.labels > 0).nonzero()[:, 0]
             rois, matched = sample.rois[chosen], sample.matched[chosen]
             deltas.append(box_ops.encode(rois, target.boxes[matched]) / self.delta_std)
             masks.append(mask_targets(rois, matched, target, self.head.mask_size))
@@ -288,7 +288,8 @@ class FCIS(nn.Module):
 
         results = []
         for i, (size, image_size) in enumerate(zip(sizes, image_sizes, strict=True)):
-            usable = (rois[:, 0] == i) & box_ops.sides_at_least(rois[:, 1:], self.rpn.spec.min_size)
+            large = box_ops.sides_at_least(rois[:, 1:], self.rpn.spec.min_size)
+            usable = ((rois[:, 0] == i) & large).nonzero()[:, 0]
             own = rois[usable]
             factors = image_size[1] / size[1], image_size[0] / size[0]
 
@@ -306,10 +307,10 @@ class FCIS(nn.Module):
             )
             results.append(
                 Instances(
-                    voted.boxes.float().cpu(),
-                    voted.scores.float().cpu(),
-                    voted.classes.cpu() - 1,
-                    voted.masks.to("cpu"),
+                    voted.boxes,
+                    voted.scores,
+                    voted.classes - 1,
+                    voted.masks,
                     self.classes.names,
                     self.classes.ids,
                 )

@@ -48,7 +48,8 @@ class AnchorSpec:
         x = (torch.arange(width, device=device) + 0.5) * self.stride
         cy, cx = torch.meshgrid(y, x, indexing="ij")
         centres = torch.stack((cx, cy, cx, cy), dim=-1)
-        return (centres[:, :, None] + self.base().to(device)).reshape(-1, 4)
+        base = self.base().to(device, non_blocking=True)  # a GPU is still at work on the features
+        return (centres[:, :, None] + base).reshape(-1, 4)
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def make_proposals(scores: Tensor, candidates: Tensor, size: tuple[int, int], sp
     Candidates whose score is not finite never compete.
     """
     candidates = box_ops.clip(candidates, size)
-    valid = box_ops.sides_at_least(candidates, spec.min_size) & torch.isfinite(scores)
+    valid = (box_ops.sides_at_least(candidates, spec.min_size) & torch.isfinite(scores)).nonzero()[:, 0]
     scores, candidates = scores[valid], candidates[valid]
     scores, order = scores.topk(min(spec.before_nms, len(scores)))
     candidates = candidates[order]

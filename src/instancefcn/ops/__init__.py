@@ -8,16 +8,18 @@ accepted; the order `[N, H, W, k, k, 2, C]`, which a channels-last convolution w
 outside/inside, class) returns, is read without a copy.
 
 Maps are float32, bfloat16, float16 or float64; sums are in float32 (float64 for float64), the result has the
-maps' type. The maps have a gradient, RoIs and labels none. On a CPU the Numba kernels of `cpu.py` run;
-elsewhere, without Numba, or under `torch.export`, the plain PyTorch of `portable.py`; the answers are equal.
+maps' type. The maps have a gradient, RoIs and labels none. On a CPU the Numba kernels of `cpu.py` run, on a
+GPU the Triton kernels of `cuda.py` (not for float64, nor for the published pooling); elsewhere, without Numba
+or Triton, or under `torch.export`, the plain PyTorch of `portable.py`; the answers are equal.
 `reference.py` is the specification.
 
 Every operator raises ValueError for a shape, type, stride or size that does not fit. Batch indices, labels
-and finite RoIs are checked on the CPU.
+and finite RoIs are checked on the CPU; a GPU would have to be waited for.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -48,6 +50,7 @@ __all__ = [
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _forced_portable = False
+_triton: bool | None = None  # not known yet
 
 
 @contextmanager
@@ -153,7 +156,7 @@ def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int = 21
     _check_plain(maps)
     _check_common(maps, rois, stride)
     _check_size(size)
-    if _portable(maps):
+    if maps.device.type != "cpu" or _portable(maps):
         return portable.psroi_average_pool(maps, rois, stride, size)
     return registration.psroi_average_pool(maps, rois, float(stride), size)
 
@@ -173,7 +176,7 @@ def depthwise_convolution(
     Returns:
         [N, C, H', W'].
     """
-    if _portable(x):
+    if x.device.type != "cpu" or _portable(x):
         return F.conv2d(x, filters, bias, stride, padding, dilation, x.shape[1])
     if torch.is_autocast_enabled("cpu"):
         half = torch.get_autocast_dtype("cpu")
@@ -182,13 +185,25 @@ def depthwise_convolution(
 
 
 def _portable(maps: Tensor) -> bool:
-    return (
-        not HAS_KERNELS
-        or maps.device.type != "cpu"
-        or _forced_portable
-        or torch.compiler.is_exporting()
-        or not parallel.usable()
-    )
+    if not HAS_KERNELS or _forced_portable or torch.compiler.is_exporting():
+        return True
+    if maps.device.type == "cuda":
+        return maps.dtype == torch.float64 or not _has_triton()
+    return maps.device.type != "cpu" or not parallel.usable()
+
+
+@torch.compiler.assume_constant_result
+def _has_triton() -> bool:
+    """Whether Triton can be imported: asked when maps first lie on a GPU, as importing takes a while."""
+    global _triton
+    if _triton is None:
+        try:
+            importlib.import_module("instancefcn.ops.voting_cuda")  # and with it Triton and `cuda.py`
+        except ImportError:
+            _triton = False
+        else:
+            _triton = True
+    return _triton
 
 
 def _check_paired(maps: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""torch.library operators `instancefcn::*`: the CPU kernels, fake kernels for tracing, the maps' gradients.
+"""torch.library operators `instancefcn::*`: CPU and GPU kernels, fakes for tracing, the maps' gradients.
 
 `instancefcn.ops` calls them. Each forward operator has a `..._backward` twin; both are opaque to
 `torch.compile`, which takes shapes, types and strides from the fake kernels. Gradients of RoIs and second
@@ -7,6 +7,7 @@ derivatives do not exist.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -183,3 +184,22 @@ psroi_average_pool.register_autograd(_psroi_average_pool_grad, setup_context=_ps
 def _like_cells(like: Tensor, n: int, height: int, width: int, *inner: int) -> Tensor:
     """An empty gradient [n, *inner, height, width] with the strides that `cpu.py` returns: channels last."""
     return like.new_empty((n, height, width, *inner)).permute(0, *range(3, 3 + len(inner)), 1, 2)
+
+
+def _on_gpu(name: str) -> Callable[..., Tensor]:
+    """The function of that name in `cuda.py`, which is imported, and Triton with it, at the first call."""
+
+    def kernel(*arguments: Any) -> Tensor:
+        from instancefcn.ops import cuda
+
+        return getattr(cuda, name)(*arguments)
+
+    return kernel
+
+
+class_scores.register_kernel("cuda", _on_gpu("class_scores"))
+class_scores_backward.register_kernel("cuda", _on_gpu("class_scores_backward"))
+ps_average.register_kernel("cuda", _on_gpu("ps_average"))
+ps_average_backward.register_kernel("cuda", _on_gpu("ps_average_backward"))
+mask_logits.register_kernel("cuda", _on_gpu("mask_logits"))
+mask_logits_backward.register_kernel("cuda", _on_gpu("mask_logits_backward"))

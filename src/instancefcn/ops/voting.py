@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 from torchvision.ops import box_iou, nms
 
 from instancefcn import boxes as box_ops
@@ -32,7 +32,7 @@ MAX_VOTES = 32768
 
 @dataclass(frozen=True, eq=False)
 class VotedMasks:
-    """S instances, best first; equal scores by class, then by row.
+    """S instances, best first; equal scores by class, then by row. They lie in the host's memory.
 
     Attributes:
         boxes: float32 [S, 4], half-open, pixels of the picture: the survivors' boxes clipped to it, or the
@@ -58,8 +58,11 @@ class VotedMasks:
 
 @dataclass(frozen=True)
 class _Ballot:
-    """V votes: v is the mask of RoI `rows[v]` with `weights[v]`; survivor s has those from `starts[s]`."""
+    """V votes: v is the mask of RoI `rows[v]` for survivor `which[v]`, with `weights[v]`; those of survivor s
+    begin at `starts[s]`.
+    """
 
+    which: Tensor
     rows: Tensor
     classes: Tensor
     weights: Tensor
@@ -139,15 +142,15 @@ def vote_masks(
             result = _published(read_masks, boxes, probabilities, ballot, image_size, threshold)
         results.append(result)
     if not results:
-        return _nothing(boxes, image_size)
+        return _nothing(image_size)
     averages = [found[2] for found in results if found[2] is not None]
     voted = VotedMasks(
-        boxes=torch.cat([found[0] for found in results]),
-        scores=scores,
-        classes=classes,
-        rows=rows,
+        boxes=torch.cat([found[0] for found in results]).cpu(),
+        scores=scores.cpu(),
+        classes=classes.cpu(),
+        rows=rows.cpu(),
         masks=_concatenated([found[1] for found in results]),
-        probabilities=torch.cat(averages) if averages else None,
+        probabilities=torch.cat(averages).cpu() if averages else None,
     )
     return _without_empty(voted)
 
@@ -174,12 +177,13 @@ def _survivors(
     while True:
         kept = nms(candidates[:examined], scores[:examined].double(), nms_iou).sort().values
         done = examined >= len(scores)
-        if len(kept) >= limit:
+        chosen = kept[:limit]
+        if len(chosen) == limit and ties:
             last = scores[kept[limit - 1]]
-            done = done or not ties or bool(scores[examined - 1] < last)
-            chosen = kept[scores[kept] >= last] if ties else kept[:limit]
-        else:
-            chosen = kept
+            done = done or bool(scores[examined - 1] < last)
+            chosen = kept[scores[kept] >= last]
+        elif len(chosen) == limit:
+            done = True
         if done:
             return scores[chosen], rows[chosen], classes[chosen] + 1
         examined *= 4
@@ -195,9 +199,10 @@ def _groups(boxes: Tensor, rows: Tensor, vote_iou: float) -> Iterator[tuple[slic
     if not len(rows):
         return
     overlap = box_iou(boxes[rows].double(), boxes.double())
-    overlap[torch.arange(len(rows)), rows] = 1.0  # rounding must not take a survivor's own vote
-    survivor, voter = ((overlap >= vote_iou) & _has_area(boxes)).nonzero().unbind(1)
-    ends = torch.bincount(survivor, minlength=len(rows)).cumsum(0).tolist()
+    overlap.scatter_(1, rows[:, None], 1.0)  # rounding must not take a survivor's own vote
+    votes = (overlap >= vote_iou) & _has_area(boxes)
+    survivor, voter = votes.nonzero().unbind(1)
+    ends = votes.sum(1).cumsum(0).tolist()
     first = begin = 0
     for last in range(len(rows)):
         if last + 1 == len(rows) or ends[last + 1] - begin > MAX_VOTES:
@@ -210,8 +215,8 @@ def _ballot(probabilities: Tensor, voters: Tensor, classes: Tensor, which: Tenso
     weights = probabilities[voters, classes[which]].double()
     totals = weights.new_zeros(len(classes)).index_add_(0, which, weights)
     weights = weights / totals[which].clamp(min=1e-300)
-    starts = pad(torch.bincount(which, minlength=len(classes)).cumsum(0), (1, 0))
-    return _Ballot(voters, classes[which], weights.float(), starts)
+    starts = torch.searchsorted(which, torch.arange(len(classes) + 1, device=which.device))
+    return _Ballot(which, voters, classes[which], weights.float(), starts)
 
 
 def _read(read_masks: ReadMasks, rows: Tensor, classes: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -241,14 +246,21 @@ def _paper(
     rects = torch.ceil(clipped.double() - 0.5).long()  # the pixels whose centres are inside
     with stage("pasting"):
         pixels = vote_average(masks, boxes[mask_rows], index, ballot.weights, ballot.starts, rects, threshold)
-    voted = CroppedMasks(pixels, rects, size)
+    voted = CroppedMasks(pixels.cpu(), rects.cpu(), size)  # moved once: each mask is looked at by itself
     return voted.tight_boxes() if rows is None else clipped, voted, None
 
 
 def _reach(boxes: Tensor, ballot: _Ballot) -> Tensor:
     """[S, 4]: the smallest box around the boxes of each survivor's voters; every survivor has one, itself."""
-    voters = boxes[ballot.rows].split(ballot.starts.diff().tolist())
-    return torch.stack([torch.cat((group[:, :2].amin(0), group[:, 2:].amax(0))) for group in voters])
+    corners, which = boxes[ballot.rows], ballot.which[:, None].expand(-1, 2)
+    low = high = boxes.new_zeros((len(ballot.starts) - 1, 2))
+    return torch.cat(
+        (
+            low.scatter_reduce(0, which, corners[:, :2], "amin", include_self=False),
+            high.scatter_reduce(0, which, corners[:, 2:], "amax", include_self=False),
+        ),
+        dim=1,
+    )
 
 
 def _published(
@@ -276,8 +288,8 @@ def _published(
         corners.append((box[0] + x1, box[1] + y1))
         averages.append(average)
         crops.append(crop)
-    voted = CroppedMasks.from_crops(crops, corners, size)
-    return boxes.new_tensor(tight), voted.to(boxes.device), torch.stack(averages)
+    voted = CroppedMasks.from_crops([crop.cpu() for crop in crops], corners, size)
+    return torch.tensor(tight, dtype=boxes.dtype), voted, torch.stack(averages)
 
 
 def _tightened(average: Tensor, m: int, threshold: float) -> tuple[tuple[int, int, int, int], Tensor, Tensor]:
@@ -323,15 +335,9 @@ def _concatenated(masks: list[CroppedMasks]) -> CroppedMasks:
     )
 
 
-def _nothing(boxes: Tensor, image_size: tuple[int, int]) -> VotedMasks:
-    none = torch.zeros(0, dtype=torch.int64, device=boxes.device)
-    return VotedMasks(
-        boxes.new_zeros((0, 4)),
-        boxes.new_zeros(0),
-        none,
-        none,
-        CroppedMasks.empty(image_size).to(boxes.device),
-    )
+def _nothing(image_size: tuple[int, int]) -> VotedMasks:
+    none = torch.zeros(0, dtype=torch.int64)
+    return VotedMasks(torch.zeros((0, 4)), torch.zeros(0), none, none, CroppedMasks.empty(image_size))
 
 
 def _check(

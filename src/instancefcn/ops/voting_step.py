@@ -1,6 +1,7 @@
 """The inner step of mask voting: `vote_average`, registered as `torch.ops.instancefcn.vote_average`.
 
-It exists as plain PyTorch (`voting_portable`) and as Numba kernels (`voting_cpu`), with equal answers.
+It exists as plain PyTorch (`voting_portable`), as Numba kernels (`voting_cpu`) and as a Triton kernel
+(`voting_cuda`), with equal answers.
 """
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ def _vote_average(
 ) -> Tensor:
     if ops._portable(masks):
         return voting_portable.vote_average(masks, boxes, index, weights, starts, rects, threshold, binarize)
+    if masks.is_cuda:
+        from instancefcn.ops import voting_cuda
+
+        return voting_cuda.vote_average(masks, boxes, index, weights, starts, rects, threshold, binarize)
     from instancefcn.ops import voting_cpu
 
     return voting_cpu.vote_average(masks, boxes, index, weights, starts, rects, threshold, binarize)

@@ -1,0 +1,248 @@
+"""Whole networks on a GPU, for `gpu.py`: FCIS by stages, and beside Mask R-CNN, in inference and in training.
+
+Weights and pictures are random, so nothing is downloaded. A random network finds objects everywhere or
+nowhere; so that what follows the scores has something to do, each network's threshold is set to let through
+about 200 (window, class) pairs a picture, of which at most 100 survive. Both run under bfloat16 autocast, in
+channels-last memory.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from gpu_timing import milliseconds, synchronize
+from instancefcn.masks import CroppedMasks
+from instancefcn.models import zoo
+from instancefcn.models.fcis import FCIS
+from instancefcn.models.targets import Target
+
+PAIRS = 200
+Call = Callable[[], object]
+
+
+def cast(device: torch.device) -> torch.autocast:
+    """bfloat16 autocast."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def pictures(batch: int, size: tuple[int, int], device: torch.device) -> list[Tensor]:
+    """Random ones, [3, H, W]."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand((3, *size), generator=generator).to(device) for _ in range(batch)]
+
+
+def build(name: str, classes: int, device: torch.device) -> FCIS:
+    """One of our networks for inference."""
+    torch.manual_seed(0)
+    network = zoo.build(name, classes)
+    assert isinstance(network, FCIS)
+    return network.to(device, memory_format=torch.channels_last).eval()
+
+
+def mask_rcnn(classes: int, size: tuple[int, int], device: torch.device) -> Any:
+    """torchvision's Mask R-CNN for inference; frozen are normalisations, stem and first stage, as in FCIS."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it remarks that without weights every layer is trained
+        network = torchvision.models.detection.maskrcnn_resnet50_fpn(
+            weights=None,
+            weights_backbone=None,
+            num_classes=classes + 1,
+            min_size=size[0],
+            max_size=max(1000, size[1]),
+        )
+    for name, parameter in network.backbone.body.named_parameters():
+        if name.startswith(("conv1", "bn1", "layer1")) or ".bn" in name or "downsample.1" in name:
+            parameter.requires_grad_(False)
+    return network.to(device, memory_format=torch.channels_last).eval()
+
+
+def train_mode(network: nn.Module) -> None:
+    """Training mode, but normalisations go on using their running statistics."""
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+@contextmanager
+def watched(module: nn.Module) -> Iterator[list[Any]]:
+    """What the module returns, while the block runs."""
+    seen: list[Any] = []
+    hook = module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def score_of_rank(probabilities: Tensor, rank: int) -> float:
+    """The score that `rank` foreground pairs reach."""
+    foreground = probabilities[:, 1:].float().flatten()
+    return float(foreground.topk(min(rank, foreground.numel())).values[-1])
+
+
+def least_score(network: FCIS, images: list[Tensor], device: torch.device) -> float:
+    """The threshold that lets about `PAIRS` pairs a picture through."""
+    seen: list[Tensor] = []
+    original = network.class_logits
+
+    def remember(maps: Tensor, rois: Tensor) -> Tensor:
+        seen.append(original(maps, rois))
+        return seen[-1]
+
+    network.class_logits = remember  # type: ignore[method-assign]
+    try:
+        with torch.inference_mode(), cast(device):
+            network(images, min_score=1.1)
+    finally:
+        del network.class_logits
+    return score_of_rank(seen[0].softmax(1), PAIRS * len(images))
+
+
+def stages(network: FCIS, images: list[Tensor], minimum: float, device: torch.device, repeats: int) -> Any:
+    """Median milliseconds of the parts of `FCIS.forward`, one after the other; between them the GPU is waited
+    for.
+    """
+    times: dict[str, list[float]] = {}
+
+    def timed(name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        synchronize(device)
+        start = time.perf_counter()
+        result = call(*arguments)
+        synchronize(device)
+        times.setdefault(name, []).append(1000 * (time.perf_counter() - start))
+        return result
+
+    def propose(logits: Tensor, deltas: Tensor, cells: torch.Size, sizes: list[tuple[int, int]]) -> Any:
+        grid = network.rpn.anchors.grid(cells[0], cells[1], device)
+        return [
+            network.rpn.proposals(*parts, grid, size)
+            for *parts, size in zip(logits, deltas, sizes, strict=True)
+        ]
+
+    with torch.inference_mode(), cast(device):
+        for _ in range(repeats + 3):
+            batch, sizes = timed("collate", network.collate, images)
+            features = timed("backbone", network.backbone, batch)
+            logits, deltas = timed("rpn convolutions", network.rpn, features[network.rpn_level - 3])
+            maps, box_maps = timed("score maps", network.maps, features)
+            proposals = timed("proposals", propose, logits, deltas, features[-1].shape[2:], sizes)
+            known = maps, box_maps, proposals, sizes, sizes, minimum, 100
+            timed("scores, masks, voting", network.detect, *known)
+    median = {name: statistics.median(values[3:]) for name, values in times.items()}
+    convolutions = median["backbone"] + median["rpn convolutions"] + median["score maps"]
+    rest = median["proposals"] + median["scores, masks, voting"]
+    return {"ms": median, "convolutions ms": convolutions, "rest ms": rest, "ratio": rest / convolutions}
+
+
+def throughput(call: Call, batch: int, device: torch.device, repeats: int) -> dict[str, float | None]:
+    """Pictures a second, and the most memory that PyTorch held, in MiB."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    taken = milliseconds(call, device, repeats)
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+    return {"ms": taken, "pictures/s": 1000 * batch / taken, "peak MiB": peak}
+
+
+def inference(
+    name: str, size: tuple[int, int], batch: int, classes: int, device: torch.device, repeats: int
+) -> dict[str, Any]:
+    """Stages and throughput of one of our networks, also with its convolutions compiled."""
+    network, images = build(name, classes, device), pictures(batch, size, device)
+    minimum = least_score(network, images, device)
+    found: dict[str, Any] = {"least score": minimum}
+
+    def run() -> Any:
+        with torch.inference_mode(), cast(device):
+            return network(images, min_score=minimum)
+
+    found["instances a picture"] = sum(len(result) for result in run()) / batch
+    found["stages"] = stages(network, images, minimum, device, repeats)
+    found["whole"] = throughput(run, batch, device, repeats)
+    if device.type != "cuda":  # compiling for a CPU takes minutes and tells nothing
+        return found
+    try:
+        network.backbone = torch.compile(network.backbone)  # type: ignore[assignment]
+        network.maps = torch.compile(network.maps)  # type: ignore[assignment]
+        found["compiled"] = {
+            "stages": stages(network, images, minimum, device, repeats),
+            "whole": throughput(run, batch, device, repeats),
+        }
+    except Exception as problem:  # a compiler that is missing must not take the other figures along
+        found["compiled"] = {"error": f"{type(problem).__name__}: {str(problem)[:500]}"}
+    return found
+
+
+def mask_rcnn_inference(
+    size: tuple[int, int], batch: int, classes: int, device: torch.device, repeats: int
+) -> dict[str, Any]:
+    """Throughput of Mask R-CNN, whole-image masks included."""
+    network, images = mask_rcnn(classes, size, device), pictures(batch, size, device)
+    with watched(network.roi_heads.box_predictor) as seen, torch.inference_mode(), cast(device):
+        network(images)
+    network.roi_heads.score_thresh = score_of_rank(seen[0][0].softmax(1), PAIRS * batch)
+
+    def run() -> Any:
+        with torch.inference_mode(), cast(device):
+            return network(images)
+
+    count = sum(len(result["boxes"]) for result in run()) / batch
+    return {"instances a picture": count, "whole": throughput(run, batch, device, repeats)}
+
+
+def objects(size: tuple[int, int], classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Seven rectangles: boxes [7, 4], labels [7] (0-based), masks uint8 [7, H, W]."""
+    height, width = size
+    masks = torch.zeros((7, height, width), dtype=torch.uint8)
+    for g in range(7):
+        y, x = height * g // 14, width * g // 14
+        masks[g, y : y + height // (2 + g % 3), x : x + width // (2 + g % 4)] = 1
+    return CroppedMasks.from_dense(masks).tight_boxes(), torch.arange(7) % classes, masks
+
+
+def training_step(
+    network: Any, call: Callable[[], dict[str, Tensor]], batch: int, device: torch.device, repeats: int
+) -> dict[str, float | None]:
+    """Forward, losses, backward and a step of SGD."""
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 1e-5, momentum=0.9)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with cast(device):
+            losses = call()
+        torch.stack([loss.float() for loss in losses.values()]).sum().backward()
+        optimizer.step()
+
+    return throughput(step, batch, device, repeats)
+
+
+def training(
+    name: str, size: tuple[int, int], batch: int, classes: int, device: torch.device, repeats: int
+) -> dict[str, float | None]:
+    """A training step of one of our networks."""
+    network, images = build(name, classes, device).train(), pictures(batch, size, device)
+    boxes, labels, masks = objects(size, classes)
+    target = Target(boxes, labels, CroppedMasks.from_dense(masks), (1.0, 1.0), 1, torch.zeros(0, 4))
+    targets = [target.to(device)] * batch
+    return training_step(network, lambda: network(images, targets), batch, device, repeats)
+
+
+def mask_rcnn_training(
+    size: tuple[int, int], batch: int, classes: int, device: torch.device, repeats: int
+) -> dict[str, float | None]:
+    """A training step of Mask R-CNN."""
+    network, images = mask_rcnn(classes, size, device), pictures(batch, size, device)
+    train_mode(network)
+    boxes, labels, masks = (value.to(device) for value in objects(size, classes))
+    targets = [{"boxes": boxes, "labels": labels + 1, "masks": masks}] * batch
+    return training_step(network, lambda: network(images, targets), batch, device, repeats)
