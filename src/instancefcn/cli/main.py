@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from instancefcn import __version__
 from instancefcn.cli.demo import demo
 from instancefcn.cli.eval import eval_
+from instancefcn.cli.export import export
 from instancefcn.cli.predict import predict
 from instancefcn.cli.propose import propose
 from instancefcn.cli.train import train
@@ -59,3 +60,4 @@ app.command()(predict)
 app.command()(propose)
 app.command()(train)
 app.command("eval")(eval_)
+app.command()(export)
