@@ -16,13 +16,13 @@ from instancefcn.errors import ConfigError, ExportError
 from instancefcn.export import check, describe, export, graph_of, grids, trace
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
 from instancefcn.inference.predictor import Predictor
-from instancefcn.models import zoo
 from instancefcn.models.checkpoint import Loaded, Preprocessing
 from instancefcn.models.fcis import FCIS, Classes, HeadSpec
-from instancefcn.models.instance_fcn import InstanceFCN
+from instancefcn.models.instance_fcn import InstanceFCN, ProposalSpec
 from instancefcn.models.rpn import RegionProposalNetwork
+from instancefcn.models.windows import WindowSpec
 from instancefcn.ops.voting_step import vote_average
-from tiny import tiny_proposals, tiny_spec
+from tiny import tiny_spec
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "onnx_predict.py"
 NAMES, IDS = ("cat", "dog", "owl"), (3, 8, 11)
@@ -50,6 +50,24 @@ class SmallBackbone(nn.Module):
             images = torch.tanh(conv(images))
             levels.append(images)
         return tuple(levels[1:])
+
+
+class SmallFeatures(SmallBackbone):
+    """Features at stride 8 for InstanceFCN."""
+
+    channels = 8
+
+    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(images)[0]
+
+
+def small_instance_fcn() -> InstanceFCN:
+    torch.manual_seed(1)
+    features: Any = SmallFeatures()
+    network = InstanceFCN(features, ProposalSpec(channels=8, k=3, levels=3, before_nms=150), WindowSpec())
+    nn.init.normal_(network.maps.weight, std=1.5)
+    nn.init.normal_(network.objectness.weight, std=4.0)
+    return network.eval()
 
 
 def small_fcis(fused: bool = True) -> FCIS:
@@ -177,13 +195,10 @@ def test_fcis_as_a_graph_finds_what_the_network_finds(size: tuple[int, int], fus
     assert float((boxes - wanted.boxes).abs().median()) < 1.0
 
 
-def test_instance_fcn_as_a_graph_finds_what_the_network_finds() -> None:
-    torch.manual_seed(1)
-    network = zoo.build(tiny_proposals()).eval()
-    assert isinstance(network, InstanceFCN)
-    nn.init.normal_(network.maps.weight, std=0.5)
-    nn.init.normal_(network.objectness.weight, std=2.0)
-    picture = photograph(120, 150)
+@pytest.mark.parametrize("size", [(120, 150), (95, 201)])
+def test_instance_fcn_as_a_graph_finds_what_the_network_finds(size: tuple[int, int]) -> None:
+    network = small_instance_fcn()
+    picture = photograph(*size)
     boxes, scores, labels, masks = results(InstanceFCNGraph(network, 20, 1e-3, 28), picture)
     with torch.no_grad():
         (wanted,) = network([picture.float() / 255], min_score=1e-3, max_instances=20)
@@ -191,9 +206,20 @@ def test_instance_fcn_as_a_graph_finds_what_the_network_finds() -> None:
     assert len(scores) == len(wanted)
     assert not labels.any()
     torch.testing.assert_close(scores, wanted.scores, rtol=0, atol=1e-5)
-    drawn = check.pasted(boxes, masks, (120, 150), network.spec.mask_threshold)
+    drawn = check.pasted(boxes, masks, size, network.spec.mask_threshold)
     ious = [check.mask_iou(wanted.masks, i, drawn, i) for i in range(len(wanted))]
     assert sum(ious) / len(ious) > 0.9
+
+
+def test_instance_fcn_is_traced_for_one_size() -> None:
+    graph = graph_of(predictor_of(small_instance_fcn()), False, 20)
+    picture = photograph(96, 144)[None]
+    program = trace(graph, torch.zeros_like(picture), False)
+    with torch.no_grad():
+        wanted, found = graph(picture), program.module()(picture)
+    assert int((wanted[1] > 0).sum()) > 5
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 def test_fewer_places_than_objects(predictor: Predictor) -> None:
@@ -216,8 +242,14 @@ def test_a_picture_without_an_object_is_all_padding() -> None:
 # -- files
 
 
-def test_no_operator_of_our_own_is_left(predictor: Predictor) -> None:
-    program = trace(graph_of(predictor, False, 10), torch.zeros((1, 3, 64, 80), dtype=torch.uint8), False)
+@pytest.fixture(scope="module")
+def program(predictor: Predictor) -> torch.export.ExportedProgram:
+    """The small FCIS, traced for its one size."""
+    example = torch.zeros((1, 3, 96, 144), dtype=torch.uint8)
+    return trace(graph_of(predictor, False, 10), example, False)
+
+
+def test_no_operator_of_our_own_is_left(program: torch.export.ExportedProgram) -> None:
     namespaces = {
         node.target.namespace
         for node in program.graph.nodes
@@ -277,7 +309,7 @@ def test_the_example_draws_what_it_found(
     photo, out = tmp_path / "photo.png", tmp_path / "out.png"
     Image.fromarray(photograph(150, 210).permute(1, 2, 0).numpy()).save(photo)
     monkeypatch.setattr(
-        sys, "argv", ["onnx_predict.py", str(onnx_file), str(photo), "--out", str(out), "--score", "0.3"]
+        sys, "argv", ["onnx_predict.py", str(onnx_file), str(photo), "--out", str(out), "--score", "0.05"]
     )
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     lines = capsys.readouterr().out.splitlines()
@@ -299,7 +331,15 @@ def test_the_example_reads_masks_as_the_package_does() -> None:
     assert torch.equal(found, wanted.bool())
 
 
-def test_a_torch_program_of_one_size(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_torch_program_of_one_size(
+    predictor: Predictor,
+    program: torch.export.ExportedProgram,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import instancefcn.export as module
+
+    monkeypatch.setattr(module, "trace", lambda *words: program)
     rows = export(predictor, tmp_path / "small.pt2", "torch-export", instances=10)
     assert {row.size for row in rows} == {(96, 144)}
     extra = {"instancefcn": ""}
@@ -311,8 +351,13 @@ def test_a_torch_program_of_one_size(predictor: Predictor, tmp_path: Path) -> No
 
 
 def test_a_file_that_differs_is_not_kept(
-    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predictor: Predictor,
+    program: torch.export.ExportedProgram,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    import instancefcn.export as module
+
     path = tmp_path / "small.pt2"
     path.write_text("older")
     graph = graph_of(predictor, False, 10)
@@ -321,6 +366,7 @@ def test_a_file_that_differs_is_not_kept(
         assert path.stat().st_size > 0
         return lambda picture: (lambda b, s, label, m: (b, s * 0.9, label, m))(*graph(picture))
 
+    monkeypatch.setattr(module, "trace", lambda *words: program)
     monkeypatch.setattr(check, "runner", wrong)
     with pytest.raises(ExportError, match=r"deer.jpg, 144 x 96 px: scores differ by"), torch.no_grad():
         export(predictor, path, "torch-export", instances=10)
@@ -348,7 +394,7 @@ def test_missing_packages_are_named_with_the_command(
 
 
 def test_a_dynamic_instance_fcn_is_refused(tmp_path: Path) -> None:
-    network = zoo.build(tiny_proposals()).eval()
+    network = small_instance_fcn()
     with pytest.raises(ConfigError, match="leave out --dynamic"):
         export(predictor_of(network), tmp_path / "a.pt2", "torch-export", dynamic=True)
 

@@ -79,7 +79,7 @@ def runner(path: Path, form: str) -> Run:
     """A function from a picture uint8 [1, 3, H, W] to what the file at `path` makes of it."""
     if form != "onnx":
         program = torch.export.load(path).module()
-        return lambda picture: program(picture)
+        return torch.no_grad()(lambda picture: program(picture))
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -130,7 +130,7 @@ def compare(
     start = time.perf_counter()
     boxes, scores, labels, masks = run(picture[None].contiguous())
     seconds = time.perf_counter() - start
-    with torch.inference_mode():
+    with torch.no_grad():
         same = graph(picture[None])
         start = time.perf_counter()
         (network,) = predictor.network([picture.float() / 255], min_score=LEAST_SCORE)
