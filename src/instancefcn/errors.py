@@ -40,3 +40,7 @@ class ImageError(InstanceFCNError):
 
 class TrainingError(InstanceFCNError):
     """Training cannot go on, for example because a loss is not finite."""
+
+
+class ExportError(InstanceFCNError):
+    """A network cannot be written as a graph, or the graph does not give the network's results."""

@@ -16,6 +16,7 @@ from instancefcn.cli.check import check
 from instancefcn.cli.convert import convert
 from instancefcn.cli.demo import demo
 from instancefcn.cli.eval import eval_
+from instancefcn.cli.export import export
 from instancefcn.cli.predict import predict
 from instancefcn.cli.propose import propose
 from instancefcn.cli.train import train
@@ -65,3 +66,4 @@ app.command()(train)
 app.command("eval")(eval_)
 app.add_typer(bench, name="bench")
 app.command()(convert)
+app.command()(export)

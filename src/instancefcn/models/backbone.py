@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.norm_act import BatchNormAct2d
-from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -29,7 +28,9 @@ from instancefcn.errors import CheckpointError
 from instancefcn.models.imagenet import efficientnet_lite0_weights
 from instancefcn.ops import depthwise_convolution
 
-STRIDE = 16
+STRIDES = (8, 16, 16)
+"""Pixels per cell of C3, C4 and C5."""
+STRIDE = STRIDES[-1]
 
 
 class FrozenNormConv2d(nn.Module):
@@ -62,11 +63,23 @@ class FrozenNormConv2d(nn.Module):
         padding = self.padding
         assert not isinstance(padding, str)
         if self.pads_like_tensorflow:
-            x, padding = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation)), (0, 0)
+            x, padding = self.padded(x), (0, 0)
         filters = self.weight * self.scale[:, None, None, None]
         if self.depthwise and self.weight.requires_grad and torch.is_grad_enabled():
             return depthwise_convolution(x, filters, self.shift, self.stride[0], padding[0], self.dilation[0])
         return F.conv2d(x, filters, self.shift, self.stride, padding, self.dilation, self.groups)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """x with zeros as TensorFlow adds them: as many cells result as strides begin, and an odd zero stands
+        at the end. In whole numbers throughout, which `torch.export` can follow for pictures of any size.
+        """
+        amounts: list[int] = []
+        for axis in (1, 0):
+            size, stride = x.shape[2 + axis], self.stride[axis]
+            reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
+            total = ((size + stride - 1) // stride - 1) * stride + reach - size if reach >= stride else 0
+            amounts += (total // 2, total - total // 2)
+        return F.pad(x, amounts)
 
 
 def fold_frozen_norms(network: nn.Module) -> None:

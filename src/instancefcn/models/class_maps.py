@@ -38,7 +38,9 @@ class ClassMaps:
         self.weight, self.bias = weight.unflatten(0, (k, k, 2, -1)), bias.unflatten(0, (k, k, 2, -1))
         self.k, self.classes = k, self.weight.shape[3]
         one = features[0, 0].numel() * k**2 * 2 * features.element_size()
-        self.block = self.classes if one * self.classes <= max_bytes else max(1, max_bytes // one)
+        # An exported graph cannot choose by the size of the picture that it will get.
+        fits = torch.compiler.is_exporting() or one * self.classes <= max_bytes
+        self.block = self.classes if fits else max(1, max_bytes // one)
         self.whole = self.of(features, self.weight, self.bias) if self.block == self.classes else None
 
     def of(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

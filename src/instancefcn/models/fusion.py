@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instancefcn.models.backbone import Backbone
+from instancefcn.models.backbone import STRIDES, Backbone
 
 
 class Fusion(nn.Module):
     """Each level through its own 1x1 convolution, then at the cells of one of them; the sum, rectified.
 
     Args:
-        in_channels: channels of the levels, the coarsest last.
+        in_channels: channels of the levels, the last ones of a backbone, the coarsest last.
         channels: of the result.
         finest: False averages the finer levels over the cells of the coarsest; True reads the coarser ones
             bilinearly at the cells of the finest.
@@ -29,6 +29,10 @@ class Fusion(nn.Module):
     def __init__(self, in_channels: Sequence[int], channels: int, finest: bool = False) -> None:
         super().__init__()
         self.finest = finest
+        strides = STRIDES[-len(in_channels) :]
+        # How many cells of each level are averaged along each side. Known beforehand, so that an exported
+        # graph need not work it out of the sizes.
+        self.pooled = [1 if finest else strides[-1] // stride for stride in strides]
         self.lateral = nn.ModuleList(nn.Conv2d(count, channels, 1) for count in in_channels)
         for conv in self.lateral:
             assert isinstance(conv, nn.Conv2d)
@@ -41,11 +45,11 @@ class Fusion(nn.Module):
         """Levels [N, C_i, H_i, W_i], the coarsest last, to [N, channels, H, W] of the chosen level."""
         size = levels[0 if self.finest else -1].shape[2:]
         terms = []
-        for level, conv in zip(levels, self.lateral, strict=True):
-            stride = -(-level.shape[2] // size[0])
-            if stride > 1:
-                level = F.avg_pool2d(level, stride, ceil_mode=True)
-            terms.append(_grow(conv(level), size))
+        for level, conv, pooled in zip(levels, self.lateral, self.pooled, strict=True):
+            if pooled > 1:
+                level = F.avg_pool2d(level, pooled, ceil_mode=True, count_include_pad=False)
+            term = conv(level)
+            terms.append(_grow(term, size) if self.finest else term)
         return F.relu(sum(terms[1:], terms[0]))
 
 

@@ -151,7 +151,7 @@ class InstanceFCN(nn.Module):
         to the part that holds its centre (the paper leaves this open).
         """
         rois = box_ops.to_rois(windows, 0)
-        labels = torch.zeros(len(windows), dtype=torch.int64, device=windows.device)
+        labels = windows.new_zeros(windows.shape[0], dtype=torch.int64)
         return mask_logits(maps, rois, labels, STRIDE, self.windows.cells).float()
 
     # -- training

@@ -1,0 +1,210 @@
+"""Does a written file say what the network says? Pictures, the comparison, and its table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+from torchvision.transforms.v2 import functional as vision
+
+from instancefcn import boxes as box_ops
+from instancefcn.data.images import read_image
+from instancefcn.data.transforms import resize_scale
+from instancefcn.masks import CroppedMasks
+from instancefcn.models.fcis import LEAST_SCORE
+from instancefcn.ops.voting_step import vote_average
+
+if TYPE_CHECKING:
+    from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
+    from instancefcn.inference.predictor import Predictor
+
+Run = Callable[[Tensor], tuple[Tensor, ...]]
+
+SCORE = 0.05
+"""Objects from this score are compared. Below, two of nearly equal score may suppress one another in either
+order, as the last digit falls."""
+SCORE_TOLERANCE, MASK_TOLERANCE, BOX_TOLERANCE = 1e-4, 1e-3, 0.05
+"""File against graph: the same arithmetic by two libraries."""
+LEAST_IOU = 0.75
+"""Graph against network: a mask on a grid against one of pixels, in the worst case."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture's results, of objects with a score of at least `SCORE`.
+
+    Attributes:
+        picture, size: its name, and (height, width) as the graph sees it.
+        objects: how many the network finds.
+        surplus: how many more or fewer the file gives.
+        score: the greatest difference between the file and the network, or the same graph in PyTorch.
+        box, mask: the greatest differences between the file and the same graph in PyTorch: pixels,
+            probabilities.
+        iou: the least IoU between a mask of the file, in pixels, and the network's; 1 without objects.
+        seconds, torch_seconds: of the file's runtime, and of the network in PyTorch.
+    """
+
+    picture: str
+    size: tuple[int, int]
+    objects: int
+    surplus: int
+    score: float
+    box: float
+    mask: float
+    iou: float
+    seconds: float
+    torch_seconds: float
+
+    def problems(self) -> list[str]:
+        """What is beyond the tolerances, in words."""
+        said = f"{self.picture}, {self.size[1]} x {self.size[0]} px: "
+        checks = (
+            (self.surplus > 0, f"not the network's {self.objects} objects, but {self.surplus} more or fewer"),
+            (not self.score <= SCORE_TOLERANCE, f"scores differ by {self.score:.1e}"),
+            (not self.box <= BOX_TOLERANCE, f"boxes differ by {self.box:.2f} px"),
+            (not self.mask <= MASK_TOLERANCE, f"mask probabilities differ by {self.mask:.1e}"),
+            (not self.iou >= LEAST_IOU, f"a mask has IoU {self.iou:.2f} with the network's"),
+        )
+        return [said + text for wrong, text in checks if wrong]
+
+
+def runner(path: Path, form: str) -> Run:
+    """A function from a picture uint8 [1, 3, H, W] to what the file at `path` makes of it."""
+    if form != "onnx":
+        program = torch.export.load(path).module()
+        return torch.no_grad()(lambda picture: program(picture))
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda picture: tuple(
+        torch.from_numpy(array) for array in session.run(None, {"picture": picture.numpy()})
+    )
+
+
+def pictures(predictor: Predictor, dynamic: bool) -> Iterator[tuple[str, Tensor]]:
+    """Names and pictures uint8 [3, H, W]: the bundled photographs and noise; where the graph is dynamic every
+    one of another size than the example, odd ones among them.
+    """
+    short, long = predictor.preprocessing.short_side, predictor.preprocessing.long_side
+    folder = files("instancefcn") / "assets" / "demo"
+    factors = (1.0, 0.8, 0.61, 1.1, 0.9, 0.7)
+    generator = torch.Generator().manual_seed(0)
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".jpg"))
+    for name, factor in zip(names, factors, strict=False):
+        photograph = read_image(Path(str(folder / name)))
+        if not dynamic:
+            yield name, letterbox(photograph, (short, long))
+        else:
+            height, width = photograph.shape[1:]
+            scale = resize_scale(height, width, round(factor * short), round(factor * long))
+            sides = [max(32, round(side * scale)) for side in (height, width)]
+            yield name, vision.resize(photograph, sides, antialias=True)
+    sizes = [(short // 2 + 1, long // 3), (short // 3 + 1, short - 1)] if dynamic else [(short, long)]
+    for size in sizes:
+        yield "noise", torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
+
+
+def letterbox(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """The picture scaled to fit, in the upper left corner of one of `size`, the rest gray."""
+    scale = min(size[0] / picture.shape[1], size[1] / picture.shape[2])
+    new = [min(side, max(1, round(old * scale))) for side, old in zip(size, picture.shape[1:], strict=True)]
+    whole = picture.new_full((3, *size), 124)
+    whole[:, : new[0], : new[1]] = vision.resize(picture, new, antialias=True)
+    return whole
+
+
+def compare(
+    name: str, picture: Tensor, predictor: Predictor, graph: FCISGraph | InstanceFCNGraph, run: Run
+) -> Row:
+    """Run one picture uint8 [3, H, W] through the file, the graph in PyTorch, and the network."""
+    size = (picture.shape[1], picture.shape[2])
+    start = time.perf_counter()
+    boxes, scores, labels, masks = run(picture[None].contiguous())
+    seconds = time.perf_counter() - start
+    with torch.no_grad():
+        same = graph(picture[None])
+        start = time.perf_counter()
+        (network,) = predictor.network([picture.float() / 255], min_score=LEAST_SCORE)
+        torch_seconds = time.perf_counter() - start
+    network = network.filter(SCORE)[: graph.instances]
+    drawn = pasted(boxes, masks, size, graph.threshold)
+
+    counted = int((same[1] >= SCORE).sum())
+    own = nearest(same[0][:counted], same[2][:counted], boxes, labels)
+    partner = nearest(network.boxes, network.labels, boxes, labels)
+    ious = [mask_iou(network.masks, i, drawn, j) for i, j in enumerate(partner.tolist())]
+    return Row(
+        name,
+        size,
+        objects=len(network),
+        surplus=abs(counted - len(network)) + abs(int((scores >= SCORE).sum()) - counted),
+        score=max(_most(same[1][:counted] - scores[own]), _most(network.scores - scores[partner])),
+        box=_most(same[0][:counted] - boxes[own]),
+        mask=_most(same[3][:counted] - masks[own]),
+        iou=min(ious, default=1.0),
+        seconds=seconds,
+        torch_seconds=torch_seconds,
+    )
+
+
+def pasted(boxes: Tensor, masks: Tensor, size: tuple[int, int], threshold: float) -> CroppedMasks:
+    """Masks in pixels of a picture of `size` from grids [N, M, M] over `boxes` [N, 4]: read bilinearly at the
+    pixels' centres, then cut.
+    """
+    rects = box_ops.clip(torch.cat((boxes[:, :2].floor(), boxes[:, 2:].ceil()), 1), size).long()
+    every = torch.arange(len(boxes) + 1)
+    weights = torch.ones(len(boxes))
+    return CroppedMasks(vote_average(masks, boxes, every[:-1], weights, every, rects, threshold), rects, size)
+
+
+def nearest(boxes: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> Tensor:
+    """int64 [K]: of every box [K, 4] the one of `others` [N, 4] with the same label that overlaps it most."""
+    overlap = box_iou(boxes, others).nan_to_num() - (labels[:, None] != other_labels).float()
+    return overlap.argmax(1)
+
+
+def mask_iou(first: CroppedMasks, i: int, second: CroppedMasks, j: int) -> float:
+    """IoU of mask `i` of the first and mask `j` of the second."""
+    a, b = first.paste(i).bool(), second.paste(j).bool()
+    return float((a & b).sum() / (a | b).sum().clamp(min=1))
+
+
+def _most(difference: Tensor) -> float:
+    return float(difference.abs().max()) if difference.numel() else 0.0
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as plain text, and the tolerances."""
+    head = ("picture", "size", "objects", "score", "box px", "mask", "IoU", "file s", "PyTorch s")
+    lines = [
+        (
+            row.picture,
+            f"{row.size[1]} x {row.size[0]}",
+            str(row.objects),
+            f"{row.score:.0e}",
+            f"{row.box:.3f}",
+            f"{row.mask:.0e}",
+            f"{row.iou:.2f}",
+            f"{row.seconds:.2f}",
+            f"{row.torch_seconds:.2f}",
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
+    text = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in (head, *lines)
+    ]
+    return "\n".join(text)

@@ -1,0 +1,205 @@
+"""The networks as graphs: one picture in, a fixed count of objects out, each step as in their `forward`.
+
+What is different is only form. Lists that would be of any length are padded; boxes that do not count stay
+where they are with a score of 0; nothing depends on Python's knowledge of a value.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+from instancefcn import boxes as box_ops
+from instancefcn.export.grids import FINE, apart, average, front, suppress, tighten
+from instancefcn.models.backbone import STRIDE
+from instancefcn.models.fcis import FCIS
+from instancefcn.models.instance_fcn import InstanceFCN, tight_cells
+from instancefcn.models.windows import window_boxes
+from instancefcn.ops import ps_average
+
+NMS_IOU, VOTE_IOU, THRESHOLD = 0.3, 0.5, 0.4
+"""As in `instancefcn.ops.vote_masks`."""
+CANDIDATES = 4096
+"""Pairs of window and class that compete, the best of all. What is worse matters only where these do not hold
+as many objects as are asked for."""
+
+Found = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class FCISGraph(nn.Module):
+    """`FCIS` for one picture.
+
+    Args:
+        network: in evaluation mode.
+        instances: N, how many come out, the last ones padding.
+        min_score: objects below it are padding.
+        points: M, of a mask's grid along each side.
+
+    Attributes:
+        threshold: of mask probabilities: what belongs to an object.
+    """
+
+    def __init__(self, network: FCIS, instances: int, min_score: float, points: int) -> None:
+        super().__init__()
+        self.network = network
+        self.instances, self.min_score, self.points = instances, min_score, points
+        self.threshold = THRESHOLD
+
+    def forward(self, picture: Tensor) -> Found:
+        """A picture uint8 [1, 3, H, W], RGB, to N objects, best first.
+
+        Returns:
+            boxes: float32 [N, 4], half-open x1, y1, x2, y2 in pixels of the picture, around the masks.
+            scores: float32 [N], 0 to 1; 0 marks padding.
+            labels: int64 [N], from 0.
+            masks: float32 [N, M, M]: probabilities at the centres of a grid over each box, rows first.
+        """
+        network = self.network
+        size = (picture.shape[2], picture.shape[3])
+        mean, std = network.backbone.mean, network.backbone.std
+        features = network.backbone((picture.to(mean.dtype) / 255 - mean) / std)
+        maps, box_maps = network.maps(features)
+        proposals, there = self.proposals(features, size)
+        deltas = ps_average(box_maps, box_ops.to_rois(proposals, 0), STRIDE) * network.delta_std
+        refined = box_ops.clip(box_ops.decode(proposals, deltas), size)
+        boxes = torch.cat((proposals, refined))
+        usable = torch.cat((there, there)) & box_ops.sides_at_least(boxes, network.rpn.spec.min_size)
+        rois = box_ops.to_rois(boxes, 0)
+        probabilities = network.class_logits(maps, rois).softmax(1) * usable[:, None]
+        scores, rows, classes = self.survivors(boxes, probabilities, size)
+        alive = scores >= self.min_score
+
+        own = rows[:, None] == torch.arange(boxes.shape[0], device=rows.device)
+        near = box_iou(boxes[rows].double(), boxes.double()) >= VOTE_IOU
+        votes = (near | own) & usable & alive[:, None]
+        weights = probabilities[:, classes].t() * votes
+        weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-30)
+        reach = _reach(boxes, votes)
+        which, voter = votes.nonzero().unbind(1)
+        masks = network.masks(maps, rois[voter], classes[which]).sigmoid()
+        return finish(
+            (masks, boxes[voter], which, weights[which, voter]),
+            reach,
+            (scores, classes - 1, alive),
+            self.threshold,
+            self.points,
+        )
+
+    def proposals(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Boxes [after_nms, 4], best first, and bool [after_nms]: which are no padding."""
+        rpn, spec = self.network.rpn, self.network.rpn.spec
+        level = features[self.network.rpn_level - 3]
+        logits, deltas = rpn(level)
+        anchors = rpn.anchors.grid(level.shape[2], level.shape[3], level.device)
+        boxes = box_ops.clip(box_ops.decode(anchors, deltas[0]), size)
+        valid = box_ops.sides_at_least(boxes, spec.min_size) & torch.isfinite(logits[0])
+        scores = logits[0].masked_fill(~valid, -torch.inf)
+        # A small picture has fewer anchors than may compete.
+        scores = torch.cat((scores, scores.new_full((spec.before_nms,), -torch.inf)))
+        boxes = torch.cat((boxes, boxes.new_zeros((spec.before_nms, 4))))
+        scores, order = scores.topk(spec.before_nms)
+        boxes = boxes[order]
+        rows, there = suppress(boxes, scores, spec.nms_iou, spec.after_nms)
+        there = there & torch.isfinite(scores[rows])
+        return boxes[rows] * there[:, None], there
+
+    def survivors(
+        self, boxes: Tensor, probabilities: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (0 for padding), rows and classes [N] of the best after suppression class by class."""
+        count, classes = boxes.shape[0], probabilities.shape[1] - 1
+        scores, order = probabilities[:, 1:].t().reshape(-1).topk(min(CANDIDATES, count * classes))
+        rows, labels = order % count, torch.div(order, count, rounding_mode="floor")
+        kept, there = suppress(apart(boxes[rows], labels, classes, size), scores, NMS_IOU, self.instances)
+        return scores[kept] * there, rows[kept], labels[kept] + 1
+
+
+def _reach(boxes: Tensor, votes: Tensor) -> Tensor:
+    """[N, 4]: the smallest box around the boxes [R, 4] of each row's `votes` bool [N, R]; 0 without votes."""
+    far = votes[:, :, None].logical_not() * 1e6
+    begin = (boxes[:, :2] + far).amin(1)
+    end = (boxes[:, 2:] - far).amax(1)
+    return torch.cat((begin, end), 1) * votes.any(1, keepdim=True)
+
+
+def finish(
+    votes: tuple[Tensor, Tensor, Tensor, Tensor],
+    reach: Tensor,
+    found: tuple[Tensor, Tensor, Tensor],
+    threshold: float,
+    points: int,
+) -> Found:
+    """Average the votes, find the extent of every mask, read the masks there; objects without one become
+    padding, which goes to the end.
+
+    Args:
+        votes: masks, boxes, areas and weights, as for `average`.
+        reach: [N, 4]: where each object may lie, in the picture.
+        found: scores [N], labels [N], and bool [N]: whether there is an object.
+        threshold: what belongs to an object.
+        points: of a mask's grid.
+    """
+    scores, labels, alive = found
+    boxes, filled = tighten(average(*votes, reach, FINE), reach, threshold)
+    masks = average(*votes, boxes, points)
+    alive = alive & filled
+    order = front(alive)
+    alive = alive[order]
+    return (
+        boxes[order] * alive[:, None],
+        scores[order] * alive,
+        labels[order] * alive,
+        masks[order] * alive[:, None, None],
+    )
+
+
+class InstanceFCNGraph(nn.Module):
+    """`InstanceFCN` for one picture of the size it is traced with; arguments as for `FCISGraph`."""
+
+    def __init__(self, network: InstanceFCN, instances: int, min_score: float, points: int) -> None:
+        super().__init__()
+        self.network = network
+        self.instances, self.min_score, self.points = instances, min_score, points
+        self.threshold = network.spec.mask_threshold
+
+    def forward(self, picture: Tensor) -> Found:
+        """A picture uint8 [1, 3, H, W], RGB, to N proposals; see `FCISGraph`. Every label is 0."""
+        network = self.network
+        size = (picture.shape[2], picture.shape[3])
+        scores, windows, masks = self.windows(picture[0].to(network.features.mean.dtype) / 255)
+        cells, filled = tight_cells(masks >= self.threshold)
+        sides = (windows[:, 2:] - windows[:, :2]).repeat(1, 2) / network.windows.cells
+        boxes = box_ops.clip(windows[:, :2].repeat(1, 2) + cells * sides, size)
+        usable = filled & box_ops.sides_at_least(boxes, 1.0) & (scores >= self.min_score)
+        scores = torch.where(usable, scores, -1.0)
+        rows, there = suppress(boxes, scores, network.spec.nms_iou, self.instances)
+        alive = there & (scores[rows] >= 0)
+        which = torch.arange(self.instances, device=rows.device)
+        return finish(
+            (masks[rows], windows[rows], which, alive.to(masks.dtype)),
+            box_ops.clip(windows[rows], size),
+            (scores[rows], torch.zeros_like(rows), alive),
+            self.threshold,
+            self.points,
+        )
+
+    def windows(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores [P], windows [P, 4] in pixels of the image [3, H, W] and mask probabilities [P, m, m] of the
+        best windows of all levels, level by level.
+        """
+        network, size = self.network, image.shape[1:]
+        levels = [network.score_maps(level) for level in network.pyramid(image)]
+        flat = torch.cat([logits.flatten() for _, logits in levels])
+        best, order = flat.topk(min(network.spec.before_nms, flat.shape[0]))
+        scores, windows, masks = [], [], []
+        begin = 0
+        for number, (maps, logits) in enumerate(levels):
+            height, width = network.level_size(size, number)
+            rows = ((order >= begin) & (order < begin + logits.numel())).nonzero()[:, 0]
+            own = window_boxes(order[rows] - begin, logits.shape[1], network.windows)
+            begin += logits.numel()
+            scores.append(best[rows].sigmoid())
+            masks.append(network.assemble(maps, own).sigmoid())
+            windows.append(box_ops.scale(own, size[1] / width, size[0] / height))
+        return torch.cat(scores), torch.cat(windows), torch.cat(masks)
