@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from instancefcn import __version__
+from instancefcn.cli.app import app as serve_app
 from instancefcn.cli.demo import demo
 from instancefcn.cli.eval import eval_
 from instancefcn.cli.predict import predict
@@ -59,3 +60,4 @@ app.command()(predict)
 app.command()(propose)
 app.command()(train)
 app.command("eval")(eval_)
+app.command("app")(serve_app)
