@@ -14,7 +14,7 @@ from PIL import Image
 import instancefcn
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "torchvision", "numba", "lightning", "timm", "matplotlib")
+HEAVY = ("torch", "torchvision", "numba", "lightning", "timm", "matplotlib", "gradio", "fastapi")
 
 
 def python(code: str) -> str:
@@ -26,7 +26,7 @@ def python(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("verb", [[], ["predict"], ["demo"], ["train"], ["eval"]], ids=str)
+@pytest.mark.parametrize("verb", [[], ["predict"], ["demo"], ["train"], ["eval"], ["app"]], ids=str)
 def test_help_imports_nothing_heavy(verb: list[str]) -> None:
     out = python(
         "import sys\n"

@@ -13,7 +13,7 @@ from instancefcn.cli.main import app
 def test_all_verbs_are_listed() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for verb in ("demo", "predict", "train", "eval"):
+    for verb in ("demo", "predict", "train", "eval", "app"):
         assert f" {verb} " in result.stdout
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from functools import partial
 from importlib.resources import as_file, files
-from pathlib import Path
 
 from fastapi import FastAPI
 
 from instancefcn.errors import ConfigError
-from instancefcn.inference.predictor import DEFAULT_MODEL, Predictor, load
+from instancefcn.inference.predictor import DEFAULT_MODEL, load
 from instancefcn.inference.sources import find_pictures
 from instancefcn.serve.results import Kept
 from instancefcn.serve.service import MAX_BYTES, Worker
@@ -31,14 +30,13 @@ def workers(model: str | None) -> tuple[Worker, Worker, str]:
     """
     from instancefcn.models.instance_fcn import InstanceFCN
 
-    finder: Callable[[], Predictor] = lambda: load(DEFAULT_MODEL)
-    proposer: Callable[[], Predictor] = lambda: load(PROPOSALS)
+    finder, proposer = Worker(partial(load, DEFAULT_MODEL)), Worker(partial(load, PROPOSALS))
     if model is None:
-        return Worker(finder), Worker(proposer), "predict"
+        return finder, proposer, "predict"
     own = load(model)
     if isinstance(own.network, InstanceFCN):
-        return Worker(finder), Worker(lambda: own), "propose"
-    return Worker(lambda: own), Worker(proposer), "predict"
+        return finder, Worker(lambda: own), "propose"
+    return Worker(lambda: own), proposer, "predict"
 
 
 def build_app(finder: Worker, proposer: Worker, verb: str = "predict") -> FastAPI:
@@ -55,13 +53,15 @@ def build_app(finder: Worker, proposer: Worker, verb: str = "predict") -> FastAP
     import gradio as gr
 
     from instancefcn.serve.api import build_api
-    from instancefcn.serve.page import Page, build_page
+    from instancefcn.serve.page import CSS, Page, build_page
 
     kept = Kept()
     api = build_api(finder, proposer, kept)
     with as_file(files("instancefcn") / "assets" / "demo") as folder:
         examples = find_pictures([folder])
         page = build_page(Page(finder, proposer, kept, examples), verb)
+        # Only then does Gradio refuse paths of a client that are not uploads; mounting alone leaves it unset.
+        page.has_launched = True
         return gr.mount_gradio_app(
             api,
             page,
@@ -74,7 +74,10 @@ def build_app(finder: Worker, proposer: Worker, verb: str = "predict") -> FastAP
             ssr_mode=False,
             mcp_server=False,
             enable_monitoring=False,
-            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            theme=gr.themes.Default(
+                primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]
+            ),
+            css=CSS,
         )
 
 
@@ -107,5 +110,5 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ConfigError(
-            f"{host}:{port} cannot be listened at ({reason}): choose another --port (0 takes a free one) or --host"
+            f"{host}:{port} cannot be used ({reason}): name another --port (0 takes a free one) or --host"
         ) from error

@@ -14,7 +14,7 @@ from instancefcn.errors import InstanceFCNError
 from instancefcn.inference.predictor import DEFAULT_SCORE
 from instancefcn.inference.writers import prediction
 from instancefcn.serve.results import Kept, Result, view
-from instancefcn.serve.service import MAX_BYTES, MAX_PIXELS, SUFFIXES, WAITING, Worker
+from instancefcn.serve.service import MAX_BYTES, SUFFIXES, WAITING, Worker
 
 FLOOR = 0.05
 """Objects of classes below this score are not even sent to the page: its slider starts here."""
@@ -24,6 +24,14 @@ TOP = 100
 
 FIRST = 10
 """How many proposals the page begins with: their scores say little about how good they are."""
+
+CSS = """
+.gradio-container .html-container { padding: 0; }
+#drop .wrap { padding-top: 22px; min-height: 0; }
+#drop .icon-wrap { display: none; }
+#examples .gallery-item { cursor: pointer; }
+"""
+"""What Gradio's own look is changed by; the viewer brings its own."""
 
 HOUR = 3600
 PAGE = files("instancefcn") / "serve" / "assets"
@@ -61,17 +69,17 @@ class Page:
             return gr.skip(), gr.skip()
         result = self.kept.get(token)
         if result is None:
-            raise gr.Error("this picture is no longer kept: drop it once more", print_exception=False)
+            return _complain("this picture is no longer kept: drop it once more")
         return await self._show(result.data, result.name, verb)
 
-    async def _show(self, data: bytes, name: str, verb: str) -> tuple[str, dict[str, Any]]:
-        """A token for the downloads, and what the viewer draws."""
+    async def _show(self, data: bytes, name: str, verb: str) -> tuple[Any, Any]:
+        """A token for the downloads, and what the viewer draws; on an error a message, and both stay."""
         worker = self.workers[verb]
         try:
             with worker.turns.place():
                 picture, found = await worker.segment(data, FLOOR if verb == "predict" else 0.0, TOP)
         except InstanceFCNError as error:
-            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+            return _complain(str(error))
         document = await asyncio.to_thread(prediction, name, found)
         token = self.kept.add(Result(name, data, document))
         scores = found.scores.tolist()
@@ -84,6 +92,12 @@ class Page:
         }
 
 
+def _complain(message: str) -> tuple[Any, Any]:
+    # Not `raise gr.Error`: the drop zone would keep the file that was wrong.
+    gr.Warning(html.escape(message), title="Error")
+    return gr.skip(), gr.skip()
+
+
 def build_page(page: Page, verb: str) -> gr.Blocks:
     """The page's layout.
 
@@ -92,23 +106,25 @@ def build_page(page: Page, verb: str) -> gr.Blocks:
         verb: "predict" or "propose": which of the two is chosen at first.
     """
     with gr.Blocks(title="instancefcn", analytics_enabled=False, delete_cache=(600, HOUR)) as blocks:
-        gr.HTML(_asset("head.html"), padding=False)
+        gr.HTML(_asset("head.html"))
         token = gr.State(None, time_to_live=HOUR)
         with gr.Row(equal_height=True):
             drop = gr.File(
-                label=f"Drop a picture here (at most {MAX_BYTES // 1_000_000} MB, {MAX_PIXELS // 1_000_000} megapixels)",
+                label=f"Your picture (at most {MAX_BYTES // 1_000_000} MB)",
                 file_types=list(SUFFIXES),
-                height=150,
-                min_width=280,
+                height=124,
+                scale=2,
+                min_width=270,
                 elem_id="drop",
             )
             examples = gr.Dataset(
-                label="or click an example",
+                label="Examples",
                 components=[gr.Image(type="filepath", visible=False)],
                 samples=[[str(path)] for path in page.examples],
                 type="index",
                 layout="gallery",
-                min_width=280,
+                scale=3,
+                min_width=320,
                 elem_id="examples",
             )
         choice = gr.Radio(

@@ -47,7 +47,7 @@ class Result:
     document: dict[str, Any]
 
     def chosen(self, keep: Sequence[int]) -> dict[str, Any]:
-        """The document with only the instances at these places. Raises IndexError for one that is not there."""
+        """The document with only the instances at these places. Raises IndexError for one that is missing."""
         return {**self.document, "instances": [self.document["instances"][index] for index in keep]}
 
 
@@ -131,7 +131,9 @@ def outline(masks: CroppedMasks, index: int, scale: float) -> str:
     margin = 3
     padded = np.pad(np.asarray(small), margin)
     # A slight blur takes the stairs from the edge; what is too thin for it is traced as it is.
-    lines = _trace(np.asarray(Image.fromarray(padded).filter(ImageFilter.GaussianBlur(0.8)))) or _trace(padded)
+    lines = _trace(np.asarray(Image.fromarray(padded).filter(ImageFilter.GaussianBlur(0.8)))) or _trace(
+        padded
+    )
     per = (crop.shape[1] / small.width * scale, crop.shape[0] / small.height * scale)
     pieces = []
     for line in lines:
@@ -144,13 +146,15 @@ def outline(masks: CroppedMasks, index: int, scale: float) -> str:
 
 
 def _trace(values: NDArray[np.uint8]) -> list[NDArray[Any]]:
-    generator = contourpy.contour_generator(z=values.astype(np.float32), line_type=contourpy.LineType.Separate)
+    generator = contourpy.contour_generator(
+        z=values.astype(np.float32), line_type=contourpy.LineType.Separate
+    )
     return [np.asarray(line) for line in generator.lines(127.5)]
 
 
 def write_cutouts(file: IO[bytes], result: Result, keep: Sequence[int]) -> None:
-    """Write a ZIP of PNG files, one for each chosen instance: the picture inside its mask, transparent elsewhere,
-    cut to the mask's tight box.
+    """Write a ZIP of PNG files, one for each chosen instance: the picture inside its mask, transparent
+    elsewhere, cut to the mask's tight box.
 
     Raises:
         IndexError: an instance is not there.

@@ -25,7 +25,7 @@ MAX_PIXELS = 25_000_000
 """Largest picture that is decoded: masks have the picture's size, and there may be a hundred of them."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""Pillow's names of what is decoded. Its other readers (EPS starts a program) are not for strangers' files."""
+"""Pillow's names of what is decoded. Others (EPS starts a program) are not for strangers' files."""
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -54,7 +54,9 @@ def decode(data: bytes) -> Tensor:
                 raise ImageError(_too_large())
             return to_uint8_rgb(image)
     except UnidentifiedImageError as error:
-        raise ImageError(f"this is no picture: {', '.join(FORMATS[:-1])} and {FORMATS[-1]} are read") from error
+        raise ImageError(
+            f"this is no picture: {', '.join(FORMATS[:-1])} and {FORMATS[-1]} are read"
+        ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(_too_large()) from error
     except ImageError as error:

@@ -72,23 +72,25 @@ const draw = () => {
       }
     }
   };
-  const hover = (item) => {
+  const hover = (item, inPicture = false) => {
     stage.classList.toggle("hovered", Boolean(item));
     for (const other of items) {
       for (const node of [other.group, other.row, other.label].filter(Boolean)) {
         node.classList.toggle("hover", other === item);
       }
     }
-    tip.hidden = !item;
-    if (item) tip.textContent = item.text + (off.has(item.index) ? " (off)" : "");
+    tip.hidden = !inPicture;
+    if (inPicture) tip.textContent = item.text + (off.has(item.index) ? " (off)" : "");
   };
   const flip = (item) => {
     if (!off.delete(item.index)) off.add(item.index);
+    tip.hidden = true;
     update();
   };
 
   for (const item of items) {
-    item.group.onpointerenter = item.row.onpointerenter = () => hover(item);
+    item.group.onpointerenter = () => hover(item, true);
+    item.row.onpointerenter = () => hover(item);
     item.group.onpointerleave = item.row.onpointerleave = () => hover(null);
     item.row.onfocus = () => hover(item);
     item.row.onblur = () => hover(null);
