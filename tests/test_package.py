@@ -14,7 +14,7 @@ from PIL import Image
 import instancefcn
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "torchvision", "numba", "lightning", "timm", "matplotlib", "onnx")
+HEAVY = ("torch", "torchvision", "numba", "lightning", "timm", "matplotlib", "onnx", "gradio", "fastapi")
 
 
 def python(code: str) -> str:
@@ -37,6 +37,7 @@ def python(code: str) -> str:
         ["check"],
         ["convert"],
         ["export"],
+        ["app"],
         ["bench", "predict"],
     ],
     ids=str,

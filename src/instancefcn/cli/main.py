@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from instancefcn import __version__
+from instancefcn.cli.app import app as serve_app
 from instancefcn.cli.bench import bench
 from instancefcn.cli.check import check
 from instancefcn.cli.convert import convert
@@ -67,3 +68,4 @@ app.command("eval")(eval_)
 app.add_typer(bench, name="bench")
 app.command()(convert)
 app.command()(export)
+app.command("app")(serve_app)

@@ -199,30 +199,6 @@ def chosen_kinds(save: str) -> tuple[str, ...]:
 def _as_json(result: FileResult) -> dict[str, Any]:
     if result.instances is None:
         return {"file": str(result.path), "error": str(result.error)}
-    instances = result.instances
-    height, width = instances.image_size
-    rows = zip(
-        instances.names,
-        instances.labels.tolist(),
-        instances.scores.tolist(),
-        instances.boxes.tolist(),
-        instances.masks.areas().tolist(),
-        instances.rles(),
-        strict=True,
-    )
-    return {
-        "file": str(result.path),
-        "width": width,
-        "height": height,
-        "instances": [
-            {
-                "class": name,
-                "category_id": instances.category_ids[label],
-                "score": round(score, 6),
-                "box": [round(side, 2) for side in box],
-                "area": area,
-                "segmentation": rle,
-            }
-            for name, label, score, box, area, rle in rows
-        ],
-    }
+    from instancefcn.inference.writers import prediction
+
+    return prediction(str(result.path), result.instances)

@@ -37,6 +37,41 @@ def write_coco_results(out: Path, name: str, image_id: int, instances: Instances
     return path
 
 
+def prediction(name: str | None, instances: Instances) -> dict[str, Any]:
+    """One picture's results as JSON values, as `instancefcn predict --json` and the HTTP API give them.
+
+    Args:
+        name: of the picture's file.
+        instances: what was found in it.
+    """
+    height, width = instances.image_size
+    rows = zip(
+        instances.names,
+        instances.labels.tolist(),
+        instances.scores.tolist(),
+        instances.boxes.tolist(),
+        instances.masks.areas().tolist(),
+        instances.rles(),
+        strict=True,
+    )
+    return {
+        "file": name,
+        "width": width,
+        "height": height,
+        "instances": [
+            {
+                "class": class_name,
+                "category_id": instances.category_ids[label],
+                "score": round(score, 6),
+                "box": [round(side, 2) for side in box],
+                "area": area,
+                "segmentation": rle,
+            }
+            for class_name, label, score, box, area, rle in rows
+        ],
+    }
+
+
 class CocoSummary:
     """All results of one call as one COCO data set: images, categories, annotations with scores.
 
