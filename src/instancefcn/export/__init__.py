@@ -114,7 +114,7 @@ def graph_of(predictor: Predictor, dynamic: bool, instances: int) -> FCISGraph |
     else:
         graph = InstanceFCNGraph(network, instances, LEAST_SCORE, POINTS)
     # The order of the channels in memory is the runtime's business, and costs much time while tracing.
-    return graph.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    return graph.to(memory_format=torch.contiguous_format).eval()
 
 
 def example_size(predictor: Predictor, dynamic: bool) -> tuple[int, int]:
