@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from instancefcn.export import Format
 
 
 class Form(StrEnum):
@@ -53,7 +56,7 @@ def export(
     from instancefcn.export import SUFFIXES
     from instancefcn.export import export as write
 
-    form: Literal["onnx", "torch-export"] = "onnx" if format_ is Form.onnx else "torch-export"
+    form: Format = format_.value
     path = out or Path(Path(model).stem + SUFFIXES[form])
     from instancefcn.export.check import table
     from instancefcn.inference.predictor import load

@@ -109,8 +109,8 @@ def pictures(predictor: Predictor, dynamic: bool) -> Iterator[tuple[str, Tensor]
             sides = [max(32, round(side * scale)) for side in (height, width)]
             yield name, vision.resize(photograph, sides, antialias=True)
     sizes = [(short // 2 + 1, long // 3), (short // 3 + 1, short - 1)] if dynamic else [(short, long)]
-    for size in sizes:
-        yield "noise", torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
+    for height, width in sizes:
+        yield "noise", torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
 
 
 def letterbox(picture: Tensor, size: tuple[int, int]) -> Tensor:
