@@ -53,13 +53,14 @@ def colour_of(index: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def draw(picture: Tensor, instances: Instances, *, labels: bool = True) -> Image.Image:
+def draw(picture: Tensor, instances: Instances, *, labels: bool = True, fill: bool = True) -> Image.Image:
     """Draw instances on a picture.
 
     Args:
         picture: uint8 [3, H, W], RGB, of the size that the instances belong to. It is not changed.
         instances: what to draw; the best ones lie on top.
         labels: write class and score beside each.
+        fill: tint the masks; without, outlines alone are drawn, and finer ones.
 
     Returns:
         an RGB image of the same size. Lines and letters grow with it.
@@ -73,10 +74,11 @@ def draw(picture: Tensor, instances: Instances, *, labels: bool = True) -> Image
             f"the picture is {width} x {height}, the instances belong to {instances.image_size[::-1]}"
         )
     canvas = picture.permute(1, 2, 0).cpu().numpy().astype(np.float32)
-    line = max(1.4, 0.0032 * (height * width) ** 0.5)
+    line = max(1.4, (0.0032 if fill else 0.0022) * (height * width) ** 0.5)
     for index in reversed(range(len(instances))):
         x, y, *_ = instances.masks.rects[index].tolist()
-        _blend_mask(canvas, instances.masks.crop(index).cpu().numpy(), (x, y), colour_of(index), line)
+        crop = instances.masks.crop(index).cpu().numpy()
+        _blend_mask(canvas, crop, (x, y), colour_of(index), line, FILL if fill else 0.0)
     image = Image.fromarray(np.clip(canvas + 0.5, 0, 255).astype(np.uint8))
     if labels:
         _draw_labels(image, instances)
@@ -84,7 +86,12 @@ def draw(picture: Tensor, instances: Instances, *, labels: bool = True) -> Image
 
 
 def _blend_mask(
-    canvas: NDArray[Any], crop: NDArray[Any], corner: tuple[int, int], colour: Colour, line: float
+    canvas: NDArray[Any],
+    crop: NDArray[Any],
+    corner: tuple[int, int],
+    colour: Colour,
+    line: float,
+    opacity: float,
 ) -> None:
     """Fill and outline one mask (uint8 [h, w] at pixel `corner`) on a float canvas [H, W, 3], in place.
 
@@ -114,7 +121,7 @@ def _blend_mask(
     window = canvas[y1:y2, x1:x2]
     tint = np.array(colour, np.float32)
     window *= 1 - (HALO * rim)[:, :, None]
-    window += (FILL * fill)[:, :, None] * (tint - window)
+    window += (opacity * fill)[:, :, None] * (tint - window)
     window += stroke[:, :, None] * (tint - window)
 
 
