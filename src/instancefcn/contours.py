@@ -43,7 +43,7 @@ def trace(crop: NDArray[Any], corner: tuple[int, int] = (0, 0), tolerance: float
     """
     if not crop.any():
         return []
-    generator = contourpy.contour_generator(
+    generator: Any = contourpy.contour_generator(
         z=np.pad(crop.astype(np.float64), 1), fill_type=contourpy.FillType.OuterOffset
     )
     points, offsets = generator.filled(0.5, np.inf)
@@ -51,8 +51,6 @@ def trace(crop: NDArray[Any], corner: tuple[int, int] = (0, 0), tolerance: float
     shift = np.array(corner, dtype=np.float64) - 0.5
     parts = []
     for own, starts in zip(points, offsets, strict=True):
-        assert own is not None
-        assert starts is not None
         rings = [
             simplify(own[first : stop - 1] + shift, tolerance)
             for first, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)

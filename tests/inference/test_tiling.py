@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def test_tiles_cover_the_picture_and_overlap(height: int, width: int, size: int)
         covered[y1:y2, x1:x2] = True
     assert bool(covered.all())
     columns = sorted({(box[0], box[2]) for box in boxes})
-    for (_, right), (left, _) in zip(columns, columns[1:], strict=False):
+    for (_, right), (left, _) in pairwise(columns):
         assert right - left >= int(size * OVERLAP)
 
 
@@ -66,12 +67,12 @@ def test_tiles_of_a_known_picture() -> None:
 def test_a_mosaic_of_tiles_gives_what_the_whole_picture_gives(
     rectangles: list[tuple[int, int, int, int]], size: int, batch_size: int
 ) -> None:
-    """Objects of every size, some larger than a tile, some of a pixel, cut by each other: none twice, none cut."""
+    """Objects of every size, some larger than a tile, some of a pixel: none twice, none cut."""
     picture = torch.zeros(3, 200, 250, dtype=torch.uint8)
     for number, (x, y, width, height) in enumerate(rectangles):
         picture[0, y : y + height, x : x + width] = number + 1
     (expected,) = exact([picture])
-    # What later rectangles cut in two parts is one object here, though no tile may see how they hang together.
+    # What later rectangles cut in two is one object here, though no tile may see how its parts hang together.
     expected = expected[torch.tensor([_connected(mask) for mask in expected.dense_masks()], dtype=torch.bool)]
     found = segment_tiled(exact, picture, size, 0.5, batch_size)
     have = {

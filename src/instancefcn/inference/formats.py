@@ -111,7 +111,7 @@ class LabelMe(Writer):
                     }
                 )
         inside = None if isinstance(item.source, Path) else _png_text(item.picture)
-        whole = {
+        whole: dict[str, Any] = {
             "version": "5.5.0",
             "flags": {},
             "shapes": shapes,
@@ -177,8 +177,8 @@ def label_map(instances: Instances) -> np.ndarray[Any, np.dtype[np.uint16]]:
 
 
 class Table(Writer):
-    """`objects.csv`, a row an object of all pictures: the file, the object's number in it (from 1, best first),
-    class, score, box, area and centroid of the mask in pixels, and of a video the frame (from 0).
+    """`objects.csv`, a row an object of all pictures: the file, the object's number in it (from 1, best
+    first), class, score, box, area and centroid of the mask in pixels, and of a video the frame (from 0).
     """
 
     COLUMNS = (
@@ -251,7 +251,7 @@ def _centroids(instances: Instances) -> list[tuple[str, str]]:
 
 
 def _outlines(instances: Instances, index: int) -> list[list[Ring]]:
-    """The parts of one instance, each as its outline and then its holes. A mask without pixels has its box."""
+    """The parts of one instance, each as its outline and then its holes; of a mask without pixels its box."""
     x1, y1, x2, y2 = instances.masks.rects[index].tolist()
     parts = trace(instances.masks.crop(index).cpu().numpy(), (x1, y1))
     if not parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ Out = TypeVar("Out")
 
 def overlapped(
     function: Callable[[In], Out], items: Iterable[In], ahead: int, threads: int = 4
-) -> Iterator[Out]:
+) -> Generator[Out, None, None]:
     """`map(function, items)` with the calls in threads: the results come in order, each as soon as it and all
     before it are done.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -101,9 +101,9 @@ class Predictor:
         """Segment one picture or a list of them.
 
         Args:
-            pictures: a path, an http(s) URL, a Pillow image (its EXIF rotation is applied, as for files), an array uint8
-                [H, W, 3] in RGB order (also gray or with alpha; floats from 0 to 1), a tensor likewise or
-                [3, H, W]; or a list or tuple of these, sizes and kinds mixed.
+            pictures: a path, an http(s) URL, a Pillow image (its EXIF rotation is applied, as for files), an
+                array uint8 [H, W, 3] in RGB order (also gray or with alpha; floats from 0 to 1), a tensor
+                likewise or [3, H, W]; or a list or tuple of these, sizes and kinds mixed.
             score: only instances with at least this score (0 to 1) are returned.
             batch_size: how many pictures of a list (or tiles of a picture) run at once, where they are of the
                 same size.
@@ -134,7 +134,7 @@ class Predictor:
         batch_size: int = 1,
         ahead: int = 0,
         tile: int | None = None,
-    ) -> Iterator[FileResult]:
+    ) -> Generator[FileResult, None, None]:
         """Segment files as they are asked for; one that is no picture is reported in its place.
 
         Args:
@@ -155,7 +155,7 @@ class Predictor:
         score: float = DEFAULT_SCORE,
         batch_size: int = 1,
         tile: int | None = None,
-    ) -> Iterator[FileResult]:
+    ) -> Generator[FileResult, None, None]:
         """Segment pictures that have been read (or could not be): fill in the results' instances.
 
         Args:

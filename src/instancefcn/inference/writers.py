@@ -192,6 +192,6 @@ def writable() -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(
-            f"{error.filename or 'a result'}: cannot be written ({error.strerror or error}): make room, or choose"
-            " another folder with --out"
+            f"{error.filename or 'a result'}: cannot be written ({error.strerror or error}): make room, or"
+            " choose another folder with --out"
         ) from error
