@@ -213,7 +213,7 @@ def test_an_interrupt_leaves_no_half_file(run: Run, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(ColourNetwork, "forward", interrupted)
     result = run("predict", "many", "--out", "results")
-    assert result.exit_code == 1
+    assert result.exit_code == 130
     assert "Traceback" not in result.output
     written = listing(tmp_path / "results")
     assert not [name for name in written if name.startswith(".")]

@@ -163,7 +163,7 @@ def test_an_interrupted_video_leaves_no_half_file(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Video, "frames", interrupted)
-    assert run("predict", path, "--out", "out").exit_code == 1
+    assert run("predict", path, "--out", "out").exit_code == 130
     assert list((tmp_path / "out").iterdir()) == []
 
 

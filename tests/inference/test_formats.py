@@ -158,6 +158,6 @@ def test_the_table_has_a_row_an_object_in_the_order_of_the_pictures(tmp_path: Pa
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, item: Item) -> None:
     (tmp_path / "labels").write_text("a file, not a folder")
     writers = [YoloLabels(tmp_path, NAMES, IDS)]
-    with pytest.raises(ConfigError, match="labels.*cannot be written"):
+    with pytest.raises(ConfigError, match=r"labels.*cannot be written"):
         write_item(writers, item)
     assert finish(writers) == [tmp_path / "classes.txt"]

@@ -148,6 +148,18 @@ def test_a_small_object_in_front_of_a_large_one_stays() -> None:
     assert len(found) == 2
 
 
+def test_what_a_tile_makes_of_a_part_of_an_object_that_it_cuts_is_dropped() -> None:
+    cut, part, whole = (0, 20, 60, 60), (10, 25, 30, 40), (30, 20, 98, 60)
+    assert len(merged([(0.9, 0, whole)], [(0.8, 0, cut), (0.6, 0, part)])) == 1
+    # As good as the object, of another class, or beside an object that is not cut, it stays.
+    assert len(merged([(0.7, 0, whole)], [(0.8, 0, part), (0.6, 0, cut)])) == 2
+    assert len(merged([(0.9, 0, whole)], [(0.8, 0, cut), (0.6, 1, part)])) == 2
+    assert (
+        len(merged([(0.9, 0, (60, 20, 90, 60))], [(0.8, 0, (10, 20, 40, 60)), (0.6, 0, (12, 25, 24, 40))]))
+        == 2
+    )
+
+
 def test_classes_do_not_mix() -> None:
     assert len(merged([(0.8, 0, (60, 10, 90, 90))], [(0.6, 1, (10, 10, 40, 90))])) == 2
 

@@ -140,12 +140,21 @@ def write_explanation(
     from matplotlib.figure import Figure
 
     rows = [("inside", found.inside)] + ([("outside", found.outside)] if found.outside is not None else [])
-    figure = Figure(figsize=(13.0, 4.5 * len(rows) + 0.2), dpi=110, layout="constrained")
+    width, height = (found.window[2:] - found.window[:2]).tolist()
+    # Panels have the window's shape, within reason.
+    aspect = min(max(height / max(width, 1e-6), 0.4), 1.6)
+    figure = Figure(figsize=(13.0, (4.2 * aspect + 0.4) * len(rows) + 0.1), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(len(rows), 3, width_ratios=(1, 1, 0.9))
+    grid = figure.add_gridspec(len(rows), 3, width_ratios=(1, 1.1, 0.9))
     values = torch.cat([reading.parts.flatten() for _, reading in rows]).numpy()
     low, high = (float(v) for v in np.quantile(values, (0.01, 0.995)))
-    scale = {"cmap": "magma", "vmin": low, "vmax": max(high, low + 1e-6), "interpolation": "nearest"}
+    scale: dict[str, Any] = {
+        "cmap": "magma",
+        "vmin": low,
+        "vmax": max(high, low + 1e-6),
+        "interpolation": "nearest",
+        "aspect": aspect,
+    }
     for row, (kind, reading) in enumerate(rows):
         k = len(reading.parts)
         panel = _panel(figure, grid[row, 0], f"{k} x {k} {kind} score maps, each over the whole window")
@@ -165,8 +174,7 @@ def write_explanation(
     panel = _panel(
         figure, right[1], "probability: softmax(outside, inside)" if found.outside else "probability"
     )
-    width, height = (found.window[2:] - found.window[:2]).tolist()
-    panel.imshow(found.mask.numpy(), cmap="gray", vmin=0, vmax=1, aspect=height / max(width, 1e-6))
+    panel.imshow(found.mask.numpy(), cmap="gray", vmin=0, vmax=1, aspect=aspect)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
     return path

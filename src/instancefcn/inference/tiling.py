@@ -120,6 +120,9 @@ def merge_tiles(found: Sequence[Instances], boxes: Sequence[Box], image_size: tu
     share, or when one is cut off by its tile's edge and mostly covered by the other there. Instances of one
     tile that overlap each other stay apart: the network has told them apart.
 
+    Beside an object that it cuts, a tile may find a part of it as an object of its own: such an echo is
+    dropped where another tile sees the object whole, better, and without the part.
+
     A group of instances of one object becomes the best of them that no edge cuts, if it has nearly all of the
     group's pixels; otherwise the union of all of them.
 
@@ -136,7 +139,8 @@ def merge_tiles(found: Sequence[Instances], boxes: Sequence[Box], image_size: tu
         (link for a, b in combinations(tiles, 2) for link in _links(a, b)), key=lambda link: -link[0]
     )
     pieces = [piece for number, tile in enumerate(tiles) for piece in _pieces(number, tile)]
-    merged = [_merged(group) for group in _groups(pieces, links)]
+    groups = _groups(pieces, links)
+    merged = [_merged(group) for group in groups if not _is_echo(group, groups)]
     return _gathered(merged, found[0], image_size)
 
 
@@ -244,6 +248,21 @@ def _groups(pieces: Sequence[_Piece], links: Iterable[tuple[float, int, int]]) -
             of[number] = a
         groups[a] += groups.pop(b)
     return [[pieces[number] for number in group] for group in groups.values()]
+
+
+def _is_echo(group: list[_Piece], groups: list[list[_Piece]]) -> bool:
+    """Whether this is what one tile made of a part of an object that it cuts."""
+    one, area = group[0], int(group[0].crop.sum())
+    if len(group) > 1:
+        return False
+    for other in groups:
+        cut = any(not p.whole and p.tile == one.tile and not p.apart(one) for p in other)
+        if not cut or other is group or other[0].label != one.label:
+            continue
+        whole = [p for p in other if p.whole and p.tile != one.tile and p.score > one.score]
+        if any(_common(one.rect, one.crop, p.rect, p.crop) >= COVERED * area for p in whole):
+            return True
+    return False
 
 
 def _merged(group: list[_Piece]) -> tuple[float, int, Tensor, Tensor, tuple[int, int]]:
