@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from instancefcn.errors import ConfigError
 from instancefcn.instances import Instances
 from instancefcn.masks import CroppedMasks
 
@@ -114,3 +118,70 @@ def test_nothing_found_is_a_result() -> None:
     assert none.names == []
     assert none.dense_masks().shape == (0, 4, 6)
     assert none.filter(0.5).image_size == (4, 6)
+
+
+def same(a: Instances, b: Instances) -> None:
+    assert torch.equal(a.boxes, b.boxes)
+    assert torch.equal(a.scores, b.scores)
+    assert torch.equal(a.labels, b.labels)
+    assert torch.equal(a.dense_masks(), b.dense_masks())
+    assert (a.class_names, a.category_ids) == (b.class_names, b.category_ids)
+
+
+def test_coco_and_back_in_any_order(found: Instances) -> None:
+    rows = found.to_coco(1)
+    same(Instances.from_coco(rows[::-1], (4, 6), ("cat", "dog"), (17, 90)), found)
+    assert len(Instances.from_coco([], (4, 6), ("cat", "dog"), (17, 90))) == 0
+    unscored = [{key: value for key, value in row.items() if key != "score"} for row in rows]
+    assert Instances.from_coco(unscored, (4, 6), ("cat", "dog"), (17, 90)).scores.tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match=r"category ids \[90\] are none of \[17, 3\]"):
+        Instances.from_coco(rows, (4, 6), ("cat", "dog"), (17, 3))
+
+
+def test_torchvision_counts_classes_from_one_and_back(found: Instances) -> None:
+    result = found.to_torchvision()
+    assert result["labels"].tolist() == [2, 1, 2]
+    assert result["masks"].shape == (3, 1, 4, 6)
+    assert result["masks"].dtype == torch.float32
+    same(Instances.from_torchvision(result, ("cat", "dog"), (17, 90)), found)
+    # What torchvision gives: probabilities, in any order; and its targets: masks [N, H, W] without scores.
+    soft = {key: value.flip(0) for key, value in result.items()}
+    soft["masks"] = soft["masks"] * 0.6 + 0.1
+    same(Instances.from_torchvision(soft, ("cat", "dog"), (17, 90)), found)
+    target = {"boxes": found.boxes, "labels": result["labels"], "masks": DENSE.to(torch.uint8)}
+    assert Instances.from_torchvision(target, ("cat", "dog")).category_ids == (1, 2)
+
+
+def test_supervision_and_back(found: Instances) -> None:
+    supervision = pytest.importorskip(
+        "supervision", reason="needs the package supervision: pip install 'instancefcn[supervision]'"
+    )
+    detections = found.to_supervision()
+    assert isinstance(detections, supervision.Detections)
+    assert len(detections) == 3
+    assert detections.data["class_name"].tolist() == ["dog", "cat", "dog"]
+    assert detections.area.tolist() == [6, 4, 1]
+    same(Instances.from_supervision(detections[[2, 0, 1]], ("cat", "dog"), (17, 90)), found)
+    empty = found[:0].to_supervision()
+    assert len(Instances.from_supervision(empty, ("cat", "dog"))) == 0
+    with pytest.raises(ValueError, match="need masks"):
+        Instances.from_supervision(supervision.Detections(xyxy=np.zeros((1, 4))), ("cat",))
+
+
+def test_without_supervision_the_command_is_named(found: Instances, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ConfigError, match=r"pip install 'instancefcn\[supervision\]'"):
+        found.to_supervision()
+
+
+def test_show_draws_on_the_picture(found: Instances, tmp_path: Path) -> None:
+    picture = np.zeros((4, 6, 3), np.uint8)
+    drawn = found.show(picture, labels=False)
+    assert drawn.size == (6, 4)
+    assert np.asarray(drawn).any()
+    assert not picture.any()
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    from_source = replace(found, source=str(tmp_path / "a.png")).show(labels=False)
+    assert np.array_equal(np.asarray(from_source), np.asarray(drawn))
+    with pytest.raises(ConfigError, match=r"say instances\.show\(picture\)"):
+        replace(found, source=None).show()

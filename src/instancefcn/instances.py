@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from instancefcn.errors import ConfigError
 from instancefcn.masks import CroppedMasks
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +119,147 @@ class Instances:
         """
         return coco_rows(self.boxes, self.scores, self.labels, self.rles(), self.category_ids, image_id)
 
+    @classmethod
+    def from_coco(
+        cls,
+        results: Sequence[dict[str, Any]],
+        image_size: tuple[int, int],
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+    ) -> Instances:
+        """From COCO results (or annotations) of one picture, in any order; the inverse of `to_coco`.
+
+        Args:
+            results: category_id, bbox (x, y, width, height), segmentation (compressed RLE), score (1 where
+                there is none).
+            image_size: (height, width) of the picture.
+            class_names, category_ids: of all classes, in the order of the labels.
+
+        Raises:
+            ValueError: a category id is unknown, or an RLE is of another size.
+        """
+        labels = {category_id: label for label, category_id in enumerate(category_ids)}
+        unknown = {result["category_id"] for result in results} - set(labels)
+        if unknown:
+            raise ValueError(f"category ids {sorted(unknown)} are none of {list(category_ids)}")
+        corners = torch.tensor([result["bbox"] for result in results], dtype=torch.float64).reshape(-1, 4)
+        return sorted_instances(
+            torch.cat((corners[:, :2], corners[:, :2] + corners[:, 2:]), 1),
+            torch.tensor([result.get("score", 1.0) for result in results]),
+            torch.tensor([labels[result["category_id"]] for result in results]),
+            CroppedMasks.from_rles([result["segmentation"] for result in results], image_size),
+            class_names,
+            category_ids,
+        )
+
+    def to_torchvision(self) -> dict[str, Tensor]:
+        """The dict of torchvision's Mask R-CNN: boxes float32 [N, 4], labels int64 [N] from 1 (0 is the
+        background there), scores [N], masks float32 [N, 1, H, W].
+        """
+        return {
+            "boxes": self.boxes,
+            "labels": self.labels + 1,
+            "scores": self.scores,
+            "masks": self.dense_masks().float()[:, None],
+        }
+
+    @classmethod
+    def from_torchvision(
+        cls,
+        result: dict[str, Tensor],
+        class_names: Sequence[str],
+        category_ids: Sequence[int] | None = None,
+        threshold: float = 0.5,
+    ) -> Instances:
+        """From torchvision's dict: boxes, labels from 1, masks [N, 1, H, W] or [N, H, W] (a pixel belongs to
+        an object from `threshold` on), scores (1 where there are none).
+
+        Args:
+            class_names: of all classes without background.
+            category_ids: 1, 2, .. when None.
+        """
+        masks = result["masks"].detach().cpu()
+        masks = masks[:, 0] if masks.dim() == 4 else masks
+        boxes = result["boxes"].detach()
+        return sorted_instances(
+            boxes,
+            result["scores"].detach() if "scores" in result else torch.ones(len(boxes)),
+            result["labels"] - 1,
+            CroppedMasks.from_dense(masks >= threshold if masks.is_floating_point() else masks > 0),
+            class_names,
+            category_ids,
+        )
+
+    def to_supervision(self) -> Any:
+        """supervision's `Detections`: boxes, masks, scores, class ids (the labels) and class names.
+
+        Raises:
+            ConfigError: the package supervision is missing.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ConfigError(
+                "this needs the package supervision: pip install 'instancefcn[supervision]'"
+            ) from error
+        arrays = self.to_numpy()
+        return supervision.Detections(
+            xyxy=arrays["boxes"],
+            mask=arrays["masks"],
+            confidence=arrays["scores"],
+            class_id=arrays["labels"].astype(int),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+
+    @classmethod
+    def from_supervision(
+        cls, detections: Any, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+    ) -> Instances:
+        """From supervision's `Detections`, in any order; scores are 1 where there are none.
+
+        Args:
+            detections: with masks.
+            class_names: of all classes, by class id.
+            category_ids: 1, 2, .. when None.
+
+        Raises:
+            ValueError: there are no masks or no class ids.
+        """
+        if detections.mask is None or detections.class_id is None:
+            raise ValueError("the detections need masks and class ids")
+        scores = np.ones(len(detections)) if detections.confidence is None else detections.confidence
+        return sorted_instances(
+            torch.as_tensor(np.array(detections.xyxy)),
+            torch.as_tensor(np.array(scores)),
+            torch.as_tensor(np.array(detections.class_id)),
+            CroppedMasks.from_dense(torch.from_numpy(np.array(detections.mask, dtype=bool))),
+            class_names,
+            category_ids,
+        )
+
+    def show(self, picture: Any = None, *, labels: bool = True) -> Image.Image:
+        """The picture with the instances drawn on it, as a Pillow image: a notebook shows it.
+
+        Args:
+            picture: the picture that they were found in (a path, Pillow image, array or tensor); None reads
+                `source` again.
+            labels: write class and score beside each.
+
+        Raises:
+            ConfigError: there is neither a picture nor a source.
+            ImageError: the source cannot be read any more.
+        """
+        # What is above this module is asked for only here, for the sake of a short word in a notebook.
+        from instancefcn.data.images import to_uint8_rgb
+        from instancefcn.inference.download import read_picture
+        from instancefcn.inference.drawing import draw
+
+        picture = self.source if picture is None else picture
+        if picture is None:
+            raise ConfigError("these instances do not know their picture: say instances.show(picture)")
+        pixels = read_picture(picture) if isinstance(picture, (str, Path)) else to_uint8_rgb(picture)
+        return draw(pixels, self, labels=labels)
+
     def to_numpy(self) -> dict[str, np.ndarray]:
         """boxes, scores, labels, and masks (bool [N, H, W]) as NumPy arrays."""
         return {
@@ -144,3 +291,26 @@ def coco_rows(
             boxes.tolist(), labels.tolist(), scores.tolist(), rles, strict=True
         )
     ]
+
+
+def sorted_instances(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    masks: CroppedMasks,
+    class_names: Sequence[str],
+    category_ids: Sequence[int] | None,
+) -> Instances:
+    """Instances from values in any order, of any kind of number and on any device; category ids are 1, 2, ..
+    when None.
+    """
+    scores = scores.float().cpu()
+    order = torch.sort(scores, descending=True, stable=True).indices
+    return Instances(
+        boxes.float().cpu().reshape(-1, 4)[order],
+        scores[order],
+        labels.long().cpu()[order],
+        masks[order],
+        tuple(class_names),
+        tuple(range(1, len(class_names) + 1) if category_ids is None else category_ids),
+    )

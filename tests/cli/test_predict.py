@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from fakes import ColourNetwork, save_coloured
 from instancefcn.cli.main import app
 from instancefcn.models import checkpoint, zoo
 
@@ -113,6 +115,8 @@ def test_json_lines_on_standard_output(run: Run, photos: Path, tmp_path: Path) -
         (["nowhere.jpg"], "nowhere.jpg: there is no such file"),
         (["*.jpg"], "no file matches"),
         (["photos", "--save", "pdf"], "--save knows"),
+        (["ftp://example.org/a.png"], "only http and https"),
+        (["photos", "--explain", "--tile", "64"], "leave out --tile"),
         (["photos", "--device", "toaster"], "toaster"),
     ],
 )
@@ -134,8 +138,6 @@ def test_unknown_model(photos: Path) -> None:
 
 def test_a_real_checkpoint(photos: Path, tmp_path: Path) -> None:
     """A small untrained network, through file, preprocessing, network and writers."""
-    import torch
-
     torch.manual_seed(0)
     spec = zoo.replace(zoo.FCIS_LITE, short_side=64, long_side=96)
     network = zoo.build(spec, class_names=("cat", "dog"), category_ids=(4, 9))
@@ -151,3 +153,94 @@ def test_a_real_checkpoint(photos: Path, tmp_path: Path) -> None:
     assert {one["category_id"] for one in found} <= {4, 9}
     assert all(one["segmentation"]["size"] == [100, 200] for one in found)
     assert re.search(r"b\.jpg: \d+ (cat|dog)", result.stderr)
+
+
+def test_all_kinds_at_once(run: Run, photos: Path, tmp_path: Path) -> None:
+    save = "overlay,coco,yolo,labelme,cutouts,labelmap,csv"
+    result = run("predict", photos / "a.png", photos / "b.jpg", "--out", "results", "--save", save)
+    assert result.exit_code == 0, result.output
+    out = tmp_path / "results"
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == [
+        "a.coco.json",
+        "a.overlay.png",
+        "b.coco.json",
+        "b.overlay.png",
+        "classes.txt",
+        *(f"cutouts/{name}.png" for name in ("a-1-red", "a-2-green", "b-1-red", "b-2-green")),
+        "labelmaps/a.png",
+        "labelmaps/b.png",
+        "labelme/a.json",
+        "labelme/b.json",
+        "labels/a.txt",
+        "labels/b.txt",
+        "objects.csv",
+        "predictions.json",
+    ]
+    assert len((out / "objects.csv").read_text().splitlines()) == 5
+
+
+def test_many_pictures_keep_their_order_though_threads_read_and_write(run: Run, tmp_path: Path) -> None:
+    for number in range(30):
+        save_coloured(tmp_path / "many" / f"{number:02}.png", 64 + 4 * (number % 3), 64)
+    result = run("predict", "many", "--out", "results", "--json", "--batch", "4")
+    assert result.exit_code == 0, result.output
+    expected = [f"{number:02}.png" for number in range(30)]
+    assert [Path(json.loads(line)["file"]).name for line in result.stdout.splitlines()] == expected
+    reported = [line.split(":")[0] for line in result.stderr.splitlines() if line.startswith("many")]
+    assert [Path(line).name for line in reported] == expected
+    whole = json.loads((tmp_path / "results" / "predictions.json").read_text())
+    assert [Path(image["file_name"]).name for image in whole["images"]] == expected
+    assert [a["id"] for a in whole["annotations"]] == list(range(1, 61))
+    assert [a["image_id"] for a in whole["annotations"]] == [n // 2 + 1 for n in range(60)]
+
+
+def test_an_error_while_writing_ends_the_run(run: Run, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("a file, not a folder")
+    result = run("predict", photos / "a.png", "--out", "results")
+    assert result.exit_code == 2
+    assert "results: cannot be written" in result.stderr
+
+
+def test_an_interrupt_leaves_no_half_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        save_coloured(tmp_path / "many" / f"{number}.png", 64, 64)
+    forward = ColourNetwork.forward
+
+    def interrupted(self: ColourNetwork, *args: Any, **kwargs: Any) -> Any:
+        if len(self.calls) == 3:
+            raise KeyboardInterrupt
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(ColourNetwork, "forward", interrupted)
+    result = run("predict", "many", "--out", "results")
+    assert result.exit_code == 130
+    assert "Traceback" not in result.output
+    written = listing(tmp_path / "results")
+    assert not [name for name in written if name.startswith(".")]
+    assert "predictions.json" not in written
+    for name in written:
+        if name.endswith(".png"):
+            with Image.open(tmp_path / "results" / name) as image:
+                image.load()
+
+
+def test_tiles(run: Run, tmp_path: Path) -> None:
+    save_coloured(tmp_path / "large.png", 300, 200)
+    result = run("predict", "large.png", "--tile", "96", "--json", "--save", "none")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)["instances"]
+    assert [one["class"] for one in found] == ["red", "green"]
+    assert found[0]["box"] == pytest.approx([20, 10, 50, 30], abs=1)
+
+
+def test_explanations_of_a_real_network(photos: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    spec = zoo.replace(zoo.FCIS_LITE, short_side=64, long_side=96)
+    network = zoo.build(spec, class_names=("cat", "dog"), category_ids=(4, 9))
+    path = tmp_path / "tiny.safetensors"
+    checkpoint.save_checkpoint(path, network.state_dict(), spec, network.classes, half=True)
+    words = ["predict", str(photos / "b.jpg"), "--model", str(path), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*words, "--score", "0.1", "--explain", "--save", "none"])
+    assert result.exit_code == 0, result.output
+    assert listing(tmp_path / "out") == ["explained"]
+    assert listing(tmp_path / "out" / "explained") == ["b.png"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from instancefcn.errors import ImageError
-from instancefcn.inference.sources import find_pictures
+from instancefcn.inference.sources import Sources, find_pictures, find_sources
 
 
 @pytest.fixture
@@ -91,3 +91,37 @@ def test_an_empty_folder_points_at_deeper_pictures(photos: Path) -> None:
 def test_no_source_is_an_error() -> None:
     with pytest.raises(ImageError, match="no source was given"):
         find_pictures([])
+
+
+def test_addresses_keep_their_place_among_the_files(photos: Path) -> None:
+    found = find_sources(["https://example.org/x.jpg", photos / "b.jpg", "https://example.org/x.jpg"])
+    assert found == Sources(("https://example.org/x.jpg", photos / "b.jpg"))
+
+
+@pytest.mark.parametrize(("word", "number"), [("webcam", 0), ("webcam:0", 0), ("webcam:12", 12)])
+def test_webcams(word: str, number: int) -> None:
+    assert find_sources([word]) == Sources(webcam=number)
+
+
+def test_a_file_called_webcam_goes_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "webcam").write_bytes(b"")
+    assert find_sources(["webcam"]) == Sources((Path("webcam"),))
+
+
+def test_all_that_cannot_be_a_source_is_named_at_once(photos: Path) -> None:
+    words = ["ftp://example.org/x.jpg", "https://example.org/clip.MP4?x=1", "webcam", photos / "none.jpg"]
+    with pytest.raises(ImageError) as caught:
+        find_sources(words)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert "only http and https addresses are read, not ftp" in lines[0]
+    assert "a video is not read from the web: download it first" in lines[1]
+    assert "none.jpg: there is no such file" in lines[2]
+    assert "a webcam is a source by itself" in lines[3]
+
+
+def test_where_only_pictures_are_read_nothing_else_is_taken(photos: Path) -> None:
+    (photos / "clip.mp4").write_bytes(b"")
+    with pytest.raises(ImageError, match="only picture files"):
+        find_pictures([photos / "b.jpg", photos / "clip.mp4"])

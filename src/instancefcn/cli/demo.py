@@ -30,30 +30,29 @@ def demo(
 
     from rich.console import Console
 
-    from instancefcn.cli.predict import Writer
+    from instancefcn.inference.formats import Item
     from instancefcn.inference.predictor import load
     from instancefcn.inference.sources import find_pictures
-    from instancefcn.inference.writers import CocoSummary, output_names
+    from instancefcn.inference.writers import WRITERS, finish, write_item
 
     console = Console()
     predictor = load(model)
     with as_file(files("instancefcn") / "assets" / "demo") as folder:
         paths = find_pictures([folder])
-        kinds = ("overlay", "coco")
-        writer = Writer(
-            out, kinds, output_names(paths), CocoSummary(predictor.class_names, predictor.category_ids)
-        )
+        known = predictor.class_names, predictor.category_ids
+        writers = [WRITERS[kind](out, *known) for kind in ("overlay", "coco")]
         table = _table()
         written: list[Path] = []
         seconds = []
         for number, result in enumerate(predictor.files(paths, score=score)):
-            if result.instances is None:
+            if result.picture is None or result.instances is None:
                 raise RuntimeError(f"a bundled photograph is damaged: {result.error}")
-            written += writer.write(number, result)
+            path = paths[number]
+            written += write_item(writers, Item(number, path.stem, path, result.picture, result.instances))
             seconds.append(result.seconds)
-            _add_rows(table, result.path.name, result.instances)
+            _add_rows(table, path.name, result.instances)
         proposed = _propose(out, next(path for path in paths if path.stem == PROPOSALS_IN))
-    writer.finish()
+    finish(writers)
     console.print(table)
     # The first picture also pays for compiling the kernels and for the first allocations.
     rest = sorted(seconds[1:])
@@ -77,7 +76,7 @@ def _propose(out: Path, photograph: Path) -> Path:
     assert result.picture is not None
     assert result.instances is not None
     name = f"{photograph.stem}.proposals"
-    return write_overlay(out, name, result.picture, result.instances[:TOP], labels=False)
+    return write_overlay(out, name, result.picture, result.instances[:TOP], labels=False, fill=False)
 
 
 def _table() -> Any:

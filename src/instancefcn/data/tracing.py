@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from instancefcn import contours
 from instancefcn.data.dataset import Segmentation
 from instancefcn.data.outlines import decode_crop, to_rle
 
@@ -90,14 +91,8 @@ def _runs(edges: NDArray[np.int8]) -> list[tuple[int, int, int, int]]:
 
 def joined(rings: Sequence[Ring]) -> Ring:
     """One outline from several, each tied to an earlier one by a line that is walked forth and back."""
-    whole = np.array(rings[0], dtype=np.float64).reshape(-1, 2)
-    for ring in rings[1:]:
-        points = np.array(ring, dtype=np.float64).reshape(-1, 2)
-        place = int(((whole - points[0]) ** 2).sum(1).argmin())
-        first = int(((points - whole[place]) ** 2).sum(1).argmin())
-        tour = np.concatenate((points[first:], points[: first + 1]))
-        whole = np.concatenate((whole[: place + 1], tour, whole[place:]))
-    return [float(v) for v in whole.reshape(-1)]
+    corners = [np.array(ring, dtype=np.float64).reshape(-1, 2) for ring in rings]
+    return [float(v) for v in contours.joined(corners).reshape(-1)]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ FILL = 0.38
 """Opacity of a mask's inside: the animal stays visible through it."""
 HALO = 0.55
 """Opacity of the dark rim around an outline, which keeps it readable on a background of its own colour."""
+FAINTEST = 0.4
+"""The square root of the opacity of the last outline where outlines alone are drawn."""
 
 # Bright and far apart; an instance takes the next one, so that neighbours in the list never look alike.
 PALETTE: tuple[Colour, ...] = (
@@ -53,13 +55,15 @@ def colour_of(index: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def draw(picture: Tensor, instances: Instances, *, labels: bool = True) -> Image.Image:
+def draw(picture: Tensor, instances: Instances, *, labels: bool = True, fill: bool = True) -> Image.Image:
     """Draw instances on a picture.
 
     Args:
         picture: uint8 [3, H, W], RGB, of the size that the instances belong to. It is not changed.
         instances: what to draw; the best ones lie on top.
         labels: write class and score beside each.
+        fill: tint the masks; without, outlines alone are drawn, finer ones, and fainter the lower an instance
+            is in the list: a hundred proposals would hide the picture and each other.
 
     Returns:
         an RGB image of the same size. Lines and letters grow with it.
@@ -73,10 +77,12 @@ def draw(picture: Tensor, instances: Instances, *, labels: bool = True) -> Image
             f"the picture is {width} x {height}, the instances belong to {instances.image_size[::-1]}"
         )
     canvas = picture.permute(1, 2, 0).cpu().numpy().astype(np.float32)
-    line = max(1.4, 0.0032 * (height * width) ** 0.5)
+    line = max(1.4, (0.0032 if fill else 0.0022) * (height * width) ** 0.5)
     for index in reversed(range(len(instances))):
         x, y, *_ = instances.masks.rects[index].tolist()
-        _blend_mask(canvas, instances.masks.crop(index).cpu().numpy(), (x, y), colour_of(index), line)
+        crop = instances.masks.crop(index).cpu().numpy()
+        strength = 1.0 if fill else max(FAINTEST, 1 - index / len(instances)) ** 2
+        _blend_mask(canvas, crop, (x, y), colour_of(index), line, FILL if fill else 0.0, strength)
     image = Image.fromarray(np.clip(canvas + 0.5, 0, 255).astype(np.uint8))
     if labels:
         _draw_labels(image, instances)
@@ -84,7 +90,13 @@ def draw(picture: Tensor, instances: Instances, *, labels: bool = True) -> Image
 
 
 def _blend_mask(
-    canvas: NDArray[Any], crop: NDArray[Any], corner: tuple[int, int], colour: Colour, line: float
+    canvas: NDArray[Any],
+    crop: NDArray[Any],
+    corner: tuple[int, int],
+    colour: Colour,
+    line: float,
+    opacity: float,
+    strength: float,
 ) -> None:
     """Fill and outline one mask (uint8 [h, w] at pixel `corner`) on a float canvas [H, W, 3], in place.
 
@@ -113,9 +125,9 @@ def _blend_mask(
     rim = np.clip(0.5 * line + 0.5 - np.abs(distance + 0.35 * line), 0, 1)
     window = canvas[y1:y2, x1:x2]
     tint = np.array(colour, np.float32)
-    window *= 1 - (HALO * rim)[:, :, None]
-    window += (FILL * fill)[:, :, None] * (tint - window)
-    window += stroke[:, :, None] * (tint - window)
+    window *= 1 - (strength * HALO * rim)[:, :, None]
+    window += (opacity * fill)[:, :, None] * (tint - window)
+    window += (strength * stroke)[:, :, None] * (tint - window)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,9 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from instancefcn.data.images import read_image, to_uint8_rgb
+from instancefcn.data.images import to_uint8_rgb
 from instancefcn.data.transforms import resize
 from instancefcn.errors import ConfigError, ImageError
+from instancefcn.inference.download import read_picture
+from instancefcn.inference.overlap import overlapped
+from instancefcn.inference.tiling import segment_tiled
 from instancefcn.instances import Instances
 from instancefcn.stages import stage
 
@@ -33,21 +37,23 @@ Picture: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
 
 @dataclass(frozen=True, eq=False)
 class FileResult:
-    """What became of one picture file.
+    """What became of one picture file, URL, or frame of a video.
 
     Attributes:
-        path: the file.
+        path: the file; a URL as a string.
         picture: uint8 [3, H, W], RGB, upright; None when the file could not be read.
         instances: what was found in it; None when the file could not be read.
         error: why it could not be read, else None.
         seconds: time per picture of the batch it was in, without reading the file.
+        frame: which frame of a video it is, from 0; None for a picture.
     """
 
-    path: Path
+    path: Path | str
     picture: Tensor | None
     instances: Instances | None
     error: ImageError | None
     seconds: float = 0.0
+    frame: int | None = None
 
 
 class Predictor:
@@ -72,11 +78,18 @@ class Predictor:
 
     @overload
     def __call__(
-        self, pictures: list[Any] | tuple[Any, ...], *, score: float = ..., batch_size: int = ...
+        self,
+        pictures: list[Any] | tuple[Any, ...],
+        *,
+        score: float = ...,
+        batch_size: int = ...,
+        tile: int | None = ...,
     ) -> list[Instances]: ...
 
     @overload
-    def __call__(self, pictures: Picture, *, score: float = ..., batch_size: int = ...) -> Instances: ...
+    def __call__(
+        self, pictures: Picture, *, score: float = ..., batch_size: int = ..., tile: int | None = ...
+    ) -> Instances: ...
 
     def __call__(
         self,
@@ -84,15 +97,18 @@ class Predictor:
         *,
         score: float = DEFAULT_SCORE,
         batch_size: int = 4,
+        tile: int | None = None,
     ) -> Instances | list[Instances]:
         """Segment one picture or a list of them.
 
         Args:
-            pictures: a path, a Pillow image (its EXIF rotation is applied, as for files), an array uint8
-                [H, W, 3] in RGB order (also gray or with alpha; floats from 0 to 1), a tensor likewise or
-                [3, H, W]; or a list or tuple of these, sizes and kinds mixed.
+            pictures: a path, an http(s) URL, a Pillow image (its EXIF rotation is applied, as for files), an
+                array uint8 [H, W, 3] in RGB order (also gray or with alpha; floats from 0 to 1), a tensor
+                likewise or [3, H, W]; or a list or tuple of these, sizes and kinds mixed.
             score: only instances with at least this score (0 to 1) are returned.
-            batch_size: how many pictures of a list run at once, where they are of the same size.
+            batch_size: how many pictures of a list (or tiles of a picture) run at once, where they are of the
+                same size.
+            tile: segment large pictures by overlapping tiles of so many pixels (see `inference.tiling`).
 
         Returns:
             one `Instances`, or a list of them in the order of the list; boxes and masks in the pixels of the
@@ -101,34 +117,66 @@ class Predictor:
         Raises:
             ImageError: something is no picture. A list fails as a whole; `files` reports and goes on.
         """
-        if isinstance(pictures, (list, tuple)):
-            return list(self._stream(pictures, score, batch_size))
-        return next(self._stream([pictures], score, 1))
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        if not isinstance(pictures, (list, tuple)):
+            return self._segment([pictures], score, batch_size, tile)[0]
+        # Tiles fill a batch by themselves.
+        step = batch_size if tile is None else 1
+        starts = range(0, len(pictures), step)
+        chunks = (self._segment(pictures[i : i + step], score, batch_size, tile) for i in starts)
+        return [instances for chunk in chunks for instances in chunk]
 
     def files(
-        self, paths: Iterable[Path], *, score: float = DEFAULT_SCORE, batch_size: int = 1
-    ) -> Iterator[FileResult]:
+        self,
+        paths: Iterable[Path | str],
+        *,
+        score: float = DEFAULT_SCORE,
+        batch_size: int = 1,
+        ahead: int = 0,
+        tile: int | None = None,
+    ) -> Generator[FileResult, None, None]:
         """Segment files as they are asked for; one that is no picture is reported in its place.
 
         Args:
-            paths: picture files.
+            paths: picture files and http(s) URLs.
             score: only instances with at least this score are returned.
             batch_size: how many pictures of the same size run at once. On a CPU 1 is as fast as any.
+            ahead: how many pictures are read ahead, in threads, while the network runs; 0 reads only what is
+                asked for.
+            tile: segment large pictures by overlapping tiles of so many pixels (see `inference.tiling`).
+        """
+        with closing(overlapped(_try_read, paths, ahead)) as read:
+            yield from self.decoded(read, score=score, batch_size=batch_size, tile=tile)
+
+    def decoded(
+        self,
+        read: Iterable[FileResult],
+        *,
+        score: float = DEFAULT_SCORE,
+        batch_size: int = 1,
+        tile: int | None = None,
+    ) -> Generator[FileResult, None, None]:
+        """Segment pictures that have been read (or could not be): fill in the results' instances.
+
+        Args:
+            read: results without instances, in any number; they are asked for batch by batch.
+            score, batch_size, tile: as for `files`.
         """
         import time
 
-        paths = iter(paths)
-        while chunk := list(islice(paths, batch_size)):
-            read = [_try_read(path) for path in chunk]
-            pictures = [picture for picture in read if isinstance(picture, Tensor)]
+        read = iter(read)
+        while chunk := list(islice(read, batch_size)):
+            pictures = [one.picture for one in chunk if one.picture is not None]
             start = time.perf_counter()
-            results = iter(self.run(pictures, score))
+            results = iter(self._run(pictures, score, batch_size, tile))
             seconds = (time.perf_counter() - start) / max(len(pictures), 1)
-            for path, picture in zip(chunk, read, strict=True):
-                if isinstance(picture, ImageError):
-                    yield FileResult(path, None, None, picture)
+            for one in chunk:
+                if one.picture is None:
+                    yield one
                 else:
-                    yield FileResult(path, picture, replace(next(results), source=str(path)), None, seconds)
+                    found = replace(next(results), source=str(one.path))
+                    yield replace(one, instances=found, seconds=seconds)
 
     def run(self, pictures: Sequence[Tensor], score: float = 0.0) -> list[Instances]:
         """Segment one batch of decoded pictures.
@@ -161,14 +209,19 @@ class Predictor:
             found.update(zip(indices, results, strict=True))
         return [_to_cpu(found[index].filter(score)) for index in range(len(pictures))]
 
-    def _stream(self, pictures: Sequence[Picture], score: float, batch_size: int) -> Iterator[Instances]:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-        for start in range(0, len(pictures), batch_size):
-            chunk = pictures[start : start + batch_size]
-            for picture, instances in zip(chunk, self.run([_decode(p) for p in chunk], score), strict=True):
-                source = str(picture) if isinstance(picture, (str, Path)) else None
-                yield replace(instances, source=source)
+    def _run(
+        self, pictures: Sequence[Tensor], score: float, batch_size: int, tile: int | None
+    ) -> list[Instances]:
+        if tile is None:
+            return self.run(pictures, score)
+        return [segment_tiled(self.run, picture, tile, score, batch_size) for picture in pictures]
+
+    def _segment(
+        self, pictures: Sequence[Picture], score: float, batch_size: int, tile: int | None
+    ) -> list[Instances]:
+        found = self._run([_decode(picture) for picture in pictures], score, batch_size, tile)
+        sources = [str(picture) if isinstance(picture, (str, Path)) else None for picture in pictures]
+        return [replace(one, source=source) for one, source in zip(found, sources, strict=True)]
 
 
 def load(model: str | Path = DEFAULT_MODEL, *, device: torch.device | str | None = None) -> Predictor:
@@ -197,20 +250,20 @@ def _device(device: torch.device | str | None) -> torch.device:
 
 def _decode(picture: Any) -> Tensor:
     if isinstance(picture, (str, Path)):
-        return read_image(picture)
+        return read_picture(picture)
     if isinstance(picture, (Image.Image, np.ndarray, Tensor)):
         return to_uint8_rgb(picture)
     raise ImageError(
-        "a picture is a path, a Pillow image, an array or a tensor (or a list of these), "
+        "a picture is a path, a URL, a Pillow image, an array or a tensor (or a list of these), "
         f"not {type(picture).__name__}"
     )
 
 
-def _try_read(path: Path) -> Tensor | ImageError:
+def _try_read(path: Path | str) -> FileResult:
     try:
-        return read_image(path)
+        return FileResult(path, read_picture(path), None, None)
     except ImageError as error:
-        return error
+        return FileResult(path, None, None, error)
 
 
 def _to_cpu(instances: Instances) -> Instances:

@@ -1,17 +1,82 @@
-"""From what a person types (files, folders, globs) to a list of picture files."""
+"""From what a person types (files, folders, globs, URLs, videos, a webcam) to what there is to read."""
 
 from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from instancefcn.data.paths import PICTURE_SUFFIXES
 from instancefcn.errors import ImageError
 
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts", ".mts", ".3gp"}
+)
 OVERLAY_SUFFIX = ".overlay.png"
 """How overlays end that instancefcn wrote itself; a folder's listing leaves them out."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What there is to read.
+
+    Attributes:
+        pictures: files, and URLs as strings.
+        videos: video files.
+        webcam: the number of a webcam, from 0, or None. It comes alone.
+    """
+
+    pictures: tuple[Path | str, ...] = ()
+    videos: tuple[Path, ...] = ()
+    webcam: int | None = None
+
+
+def find_sources(sources: Iterable[str | Path]) -> Sources:
+    """Expand files, folders, globs and URLs, and tell videos from pictures.
+
+    Files, folders and globs are those of `find_pictures`; a file with the suffix of a video is one (a folder
+    gives its pictures alone). `https://...` and `http://...` are pictures. `webcam` is the first webcam,
+    `webcam:1` the second; a file of that name goes before.
+
+    Returns:
+        the sources in their order, each once.
+
+    Raises:
+        ImageError: a source gives nothing, or there is none, or there is another beside a webcam; all are
+            named at once.
+    """
+    found: dict[str, Path | str] = {}
+    webcams = []
+    problems = []
+    sources = list(sources)
+    for source in sources:
+        if isinstance(source, str) and "://" in source:
+            if problem := _url_problem(source):
+                problems.append(problem)
+            found.setdefault(source, source)
+        elif (camera := re.fullmatch(r"webcam(?::(\d+))?", str(source))) and not Path(source).exists():
+            webcams.append(int(camera[1] or 0))
+        else:
+            paths, problem = _expand(source)
+            if not paths:
+                problems.append(problem)
+            for path in paths:
+                found.setdefault(os.path.realpath(path), path)
+    if webcams and len(sources) > 1:
+        problems.append("a webcam is a source by itself: it goes on until it is stopped")
+    if problems:
+        raise ImageError("\n".join(problems))
+    if webcams:
+        return Sources(webcam=webcams[0])
+    if not found:
+        raise ImageError(
+            "no source was given: name picture files, folders or patterns such as 'photos/*.jpg'"
+        )
+    videos = tuple(one for one in found.values() if isinstance(one, Path) and is_video(one))
+    return Sources(tuple(one for one in found.values() if one not in videos), videos)
 
 
 def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
@@ -25,23 +90,28 @@ def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
         paths in the order of the sources, sorted by name within one, each file once.
 
     Raises:
-        ImageError: a source gives nothing, or there is none; all such sources are named at once.
+        ImageError: a source gives nothing, or there is none, or is no picture file by its name (a URL, a
+            video, a webcam); all such sources are named at once.
     """
-    found: dict[str, Path] = {}
-    problems = []
-    for source in sources:
-        paths, problem = _expand(source)
-        if not paths:
-            problems.append(problem)
-        for path in paths:
-            found.setdefault(os.path.realpath(path), path)
-    if problems:
-        raise ImageError("\n".join(problems))
-    if not found:
-        raise ImageError(
-            "no source was given: name picture files, folders or patterns such as 'photos/*.jpg'"
-        )
-    return list(found.values())
+    found = find_sources(sources)
+    paths = [picture for picture in found.pictures if isinstance(picture, Path)]
+    if found.webcam is not None or found.videos or len(paths) < len(found.pictures):
+        raise ImageError("only picture files can be read here, no video, webcam or URL")
+    return paths
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is a video, by its suffix."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _url_problem(url: str) -> str | None:
+    scheme = url.split("://", 1)[0].lower()
+    if scheme not in ("http", "https"):
+        return f"{url}: only http and https addresses are read, not {scheme}"
+    if is_video(Path(url.split("?", 1)[0].split("#", 1)[0])):
+        return f"{url}: a video is not read from the web: download it first"
+    return None
 
 
 def _expand(source: str | Path) -> tuple[list[Path], str]:

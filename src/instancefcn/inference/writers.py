@@ -1,16 +1,28 @@
-"""Writing results: an overlay and COCO results for every picture, and one COCO file for all of them."""
+"""Writing results: the kinds there are, overlays and COCO files among them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from instancefcn.data.paths import output_names as output_names  # offered here too
-from instancefcn.files import atomic_write, write_json
+from instancefcn.errors import ConfigError
+from instancefcn.files import write_json
 from instancefcn.inference.drawing import draw
+from instancefcn.inference.formats import (
+    CutOuts,
+    Item,
+    LabelMap,
+    LabelMe,
+    Table,
+    Writer,
+    YoloLabels,
+    write_png,
+)
 from instancefcn.inference.sources import OVERLAY_SUFFIX
 from instancefcn.instances import Instances
 
@@ -19,15 +31,11 @@ SUMMARY_NAME = "predictions.json"
 
 
 def write_overlay(
-    out: Path, name: str, picture: Tensor, instances: Instances, *, labels: bool = True
+    out: Path, name: str, picture: Tensor, instances: Instances, *, labels: bool = True, fill: bool = True
 ) -> Path:
     """Write `out/name.overlay.png`: the picture, uint8 [3, H, W] RGB, with the instances drawn on it."""
-    path = out / f"{name}{OVERLAY_SUFFIX}"
-    drawn = draw(picture, instances, labels=labels)
-    with atomic_write(path) as temporary:
-        # The default level takes four times as long and saves a tenth of the bytes of a photograph.
-        drawn.save(temporary, format="PNG", compress_level=3)
-    return path
+    drawn = draw(picture, instances, labels=labels, fill=fill)
+    return write_png(out / f"{name}{OVERLAY_SUFFIX}", drawn)
 
 
 def write_coco_results(out: Path, name: str, image_id: int, instances: Instances) -> Path:
@@ -82,24 +90,102 @@ class CocoSummary:
     """
 
     def __init__(self, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
-        self.images: list[dict[str, Any]] = []
-        self.annotations: list[dict[str, Any]] = []
+        self.images: dict[int, dict[str, Any]] = {}
+        self.results: dict[int, list[dict[str, Any]]] = {}
         self.categories = [
             {"id": category_id, "name": name}
             for category_id, name in zip(category_ids, class_names, strict=True)
         ]
 
-    def add(self, image_id: int, path: Path, instances: Instances) -> None:
-        """Note one picture's results."""
+    def add(self, image_id: int, source: Path | str, instances: Instances, frame: int | None = None) -> None:
+        """Note the results of one picture, or of one frame (from 0) of a video. Called in any order."""
         height, width = instances.image_size
-        self.images.append({"id": image_id, "file_name": str(path), "width": width, "height": height})
-        for result, area in zip(instances.to_coco(image_id), instances.masks.areas().tolist(), strict=True):
-            number = len(self.annotations) + 1
-            self.annotations.append({"id": number, **result, "area": area, "iscrowd": 0})
+        image = {"id": image_id, "file_name": str(source), "width": width, "height": height}
+        self.images[image_id] = image if frame is None else {**image, "frame": frame}
+        self.results[image_id] = [
+            {**result, "area": area, "iscrowd": 0}
+            for result, area in zip(
+                instances.to_coco(image_id), instances.masks.areas().tolist(), strict=True
+            )
+        ]
 
-    def write(self, out: Path) -> Path:
-        """Write `out/predictions.json`."""
-        path = out / SUMMARY_NAME
-        whole = {"images": self.images, "categories": self.categories, "annotations": self.annotations}
+    def write(self, out: Path, name: str = SUMMARY_NAME) -> Path:
+        """Write `out/predictions.json`, or a file of another name. Annotations are numbered from 1."""
+        path = out / name
+        images = [self.images[image_id] for image_id in sorted(self.images)]
+        results = (result for image in images for result in self.results[image["id"]])
+        annotations = [{"id": number, **result} for number, result in enumerate(results, start=1)]
+        whole = {"images": images, "categories": self.categories, "annotations": annotations}
         write_json(path, whole, indent=None)
         return path
+
+
+class Overlays(Writer):
+    """`NAME.overlay.png`: the picture with the objects drawn on it, named."""
+
+    def write(self, item: Item) -> list[Path]:
+        return [write_overlay(self.out, item.name, item.picture, item.instances)]
+
+
+class Outlines(Writer):
+    """`NAME.overlay.png` with outlines alone: a hundred proposals on top of each other hide a picture."""
+
+    def write(self, item: Item) -> list[Path]:
+        return [write_overlay(self.out, item.name, item.picture, item.instances, labels=False, fill=False)]
+
+
+class CocoResults(Writer):
+    """`NAME.coco.json`, COCO results of a picture, and `predictions.json`, all of them as a data set. The
+    image id is the picture's number, from 1.
+    """
+
+    def __init__(self, out: Path, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
+        super().__init__(out, class_names, category_ids)
+        self.summary = CocoSummary(class_names, category_ids)
+
+    def write(self, item: Item) -> list[Path]:
+        self.summary.add(item.number + 1, item.source, item.instances)
+        return [write_coco_results(self.out, item.name, item.number + 1, item.instances)]
+
+    def finish(self) -> list[Path]:
+        return [self.summary.write(self.out)]
+
+
+WRITERS: dict[str, type[Writer]] = {
+    "overlay": Overlays,
+    "coco": CocoResults,
+    "yolo": YoloLabels,
+    "labelme": LabelMe,
+    "cutouts": CutOuts,
+    "labelmap": LabelMap,
+    "csv": Table,
+}
+"""What `--save` knows, for pictures."""
+
+
+def write_item(writers: Sequence[Writer], item: Item) -> list[Path]:
+    """Write one picture's results of all kinds; return the files.
+
+    Raises:
+        ConfigError: a file cannot be written.
+    """
+    with writable():
+        return [path for writer in writers for path in writer.write(item)]
+
+
+def finish(writers: Sequence[Writer]) -> list[Path]:
+    """Write what belongs to all pictures; return the files. Raises ConfigError as `write_item` does."""
+    with writable():
+        return [path for writer in writers for path in writer.finish()]
+
+
+@contextmanager
+def writable() -> Iterator[None]:
+    """Turn what keeps a file from being written (no room, no right) into an error that says so."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or 'a result'}: cannot be written ({error.strerror or error}): make room, or"
+            " choose another folder with --out"
+        ) from error

@@ -1,0 +1,208 @@
+"""Videos in and out: frames, times, and what was found in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fakes import coloured
+from instancefcn.errors import ConfigError, ImageError
+from instancefcn.inference.sources import find_sources
+from instancefcn.inference.video import Video
+
+av = pytest.importorskip("av", reason="needs the package av: pip install 'instancefcn[video]'")
+Run = Callable[..., Any]
+
+
+def save_video(path: Path, frames: int = 12, size: tuple[int, int] = (120, 80)) -> Path:
+    """The coloured picture, brighter from frame to frame; 12.5 frames a second, the last two far apart."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(25, 2))
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv444p"
+        stream.codec_context.time_base = Fraction(1, 25)
+        stream.options = {"crf": "10", "preset": "veryfast"}
+        picture = np.asarray(coloured(*size))
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(
+                picture // 2 + np.uint8(120 * number // frames), format="rgb24"
+            )
+            if number < 3:
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = 2 * number + (10 if number == frames - 1 else 0)
+            frame.time_base = Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def times(path: Path) -> list[float]:
+    with av.open(str(path)) as container:
+        return [float(frame.time) for frame in container.decode(video=0)]
+
+
+def test_frames_come_in_order_with_their_times(tmp_path: Path) -> None:
+    path = save_video(tmp_path / "clip.mp4")
+    video = Video(path)
+    assert video.count == 12
+    frames = list(video.frames())
+    assert [frame.frame for frame in frames] == list(range(12))
+    assert frames[0].picture is not None
+    assert frames[0].picture.shape == (3, 80, 120)
+    assert np.abs(frames[0].picture.permute(1, 2, 0).numpy().astype(int) - np.asarray(coloured())).mean() < 8
+    base = video.clock.base
+    assert [float(video.clock.ticks[n] * base) for n in range(12)] == pytest.approx(times(path))
+    assert len(list(Video(path).frames(5))) == 5
+
+
+def test_an_annotated_video_keeps_size_and_times(run: Run, tmp_path: Path) -> None:
+    path = save_video(tmp_path / "clip.mp4", size=(120, 80))
+    result = run("predict", path, "--out", "out", "--save", "overlay,coco,csv,labelmap", "--batch", "3")
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "clip.coco.json",
+        "clip.overlay.mp4",
+        "labelmaps",
+        "objects.csv",
+    ]
+    assert times(tmp_path / "out" / "clip.overlay.mp4") == pytest.approx(times(path))
+    with av.open(str(tmp_path / "out" / "clip.overlay.mp4")) as movie:
+        first = next(movie.decode(video=0)).to_ndarray(format="rgb24")
+    assert first.shape == (80, 120, 3)
+    whole = json.loads((tmp_path / "out" / "clip.coco.json").read_text())
+    assert [(image["id"], image["frame"]) for image in whole["images"]] == [(n + 1, n) for n in range(12)]
+    assert [a["category_id"] for a in whole["annotations"] if a["image_id"] == 2] == [3, 8]
+    rows = (tmp_path / "out" / "objects.csv").read_text().splitlines()
+    assert rows[1].startswith(f"{path},1,red,0.9")
+    assert rows[1].endswith(",0")
+    assert len(list((tmp_path / "out" / "labelmaps").iterdir())) == 12
+    assert "clip-000011.png" in {p.name for p in (tmp_path / "out" / "labelmaps").iterdir()}
+    assert "in 12 frames" in result.stderr.splitlines()[-1]
+
+
+def test_odd_sides_and_fewer_frames(run: Run, tmp_path: Path) -> None:
+    path = save_video(tmp_path / "odd.mkv", size=(119, 79))
+    result = run("predict", path, "--out", "out", "--frames", "4", "--json")
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["frame"] for line in lines] == [0, 1, 2, 3]
+    assert [one["class"] for one in lines[0]["instances"]] == ["red", "green"]
+    assert len(times(tmp_path / "out" / "odd.overlay.mp4")) == 4
+
+
+def test_pictures_and_videos_together(run: Run, photos: Path, tmp_path: Path) -> None:
+    save_video(photos / "a.mp4", frames=3)
+    result = run("predict", photos / "a.png", photos / "a.mp4", "--out", "out", "--save", "coco")
+    assert result.exit_code == 0, result.output
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert names == ["a_mp4.coco.json", "a_png.coco.json", "predictions.json"]
+    assert "in 1 of 1 pictures and 3 frames" in result.stderr
+
+
+def test_what_is_no_video_is_reported_and_the_rest_goes_on(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_text("no video")
+    save_video(tmp_path / "good.mp4", frames=2)
+    result = run("predict", "bad.mp4", "good.mp4", "--out", "out")
+    assert result.exit_code == 1
+    assert "error: bad.mp4: is no video that can be read" in result.stderr
+    assert "2 frames" in result.stderr
+    assert not list((tmp_path / "out").glob("bad*"))
+
+
+def test_a_video_that_breaks_off_gives_what_there_is(run: Run, tmp_path: Path) -> None:
+    content = save_video(tmp_path / "whole.ts", frames=40).read_bytes()
+    (tmp_path / "half.ts").write_bytes(content[: len(content) // 2])
+    result = run("predict", "half.ts", "--out", "out")
+    frames = len(times(tmp_path / "out" / "half.overlay.mp4"))
+    assert 0 < frames < 40
+    assert f"in {frames} frames" in result.stderr
+
+
+def test_a_webcam_that_is_not_there(run: Run) -> None:
+    result = run("predict", "webcam:77")
+    assert result.exit_code == 1
+    assert "error: webcam:77: there is no such webcam, or it cannot be opened" in result.stderr
+
+
+def test_a_webcam_stops_at_an_interrupt_and_keeps_its_results(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from instancefcn.inference import video
+
+    path = save_video(tmp_path / "clip.mp4")
+    frames = Video.frames
+
+    def interrupted(self: Video, most: int | None = None) -> Any:
+        yield from frames(self, 5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(video, "_open_webcam", lambda av, number: av.open(str(path)))
+    monkeypatch.setattr(Video, "frames", interrupted)
+    result = run("predict", "webcam", "--out", "out")
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "out" / "webcam.coco.json").read_text())
+    assert 1 <= len(written["images"]) <= 5
+    assert len(times(tmp_path / "out" / "webcam.overlay.mp4")) == len(written["images"])
+
+
+def test_an_interrupted_video_leaves_no_half_file(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_video(tmp_path / "clip.mp4")
+    frames = Video.frames
+
+    def interrupted(self: Video, most: int | None = None) -> Any:
+        yield from frames(self, 5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Video, "frames", interrupted)
+    assert run("predict", path, "--out", "out").exit_code == 130
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--save", "yolo,labelme"], "--save yolo,labelme describes picture files"),
+        (["--explain"], "--explain is for pictures"),
+    ],
+)
+def test_what_videos_cannot_have(run: Run, tmp_path: Path, words: list[str], message: str) -> None:
+    save_video(tmp_path / "clip.mp4", frames=1)
+    result = run("predict", "clip.mp4", *words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_without_the_package_the_command_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = save_video(tmp_path / "clip.mp4", frames=1)
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(ConfigError, match=r"pip install 'instancefcn\[video\]'"):
+        Video(path)
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(ImageError, match="has no pictures, sound alone"):
+        Video(path)
+
+
+def test_videos_are_told_by_their_suffix(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.MOV", "c.png"):
+        (tmp_path / name).write_bytes(b"")
+    found = find_sources([tmp_path / "a.mp4", f"{tmp_path}/*.*"])
+    assert [path.name for path in found.videos] == ["a.mp4", "b.MOV"]
+    assert [str(path) for path in found.pictures] == [str(tmp_path / "c.png")]

@@ -1,0 +1,216 @@
+"""Tiles: they cover the picture, and their seams do not show in the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fakes import FakeLoaded, coloured
+from instancefcn.errors import ConfigError
+from instancefcn.inference.predictor import Predictor
+from instancefcn.inference.tiling import OVERLAP, merge_tiles, segment_tiled, tile_boxes
+from instancefcn.instances import Instances
+from instancefcn.masks import CroppedMasks
+
+NAMES, IDS = ("even", "odd"), (1, 2)
+
+
+def exact(pictures: Sequence[Tensor], score: float = 0.0) -> list[Instances]:
+    """Finds every value of red but 0: one object each, exactly, of class even or odd."""
+    results = []
+    for picture in pictures:
+        values = [value for value in picture[0].unique().tolist() if value]
+        masks = CroppedMasks.from_dense(torch.stack([picture[0] == v for v in values or [999]]))
+        masks = masks[: len(values)]
+        labels = torch.tensor([v % 2 for v in values], dtype=torch.int64)
+        results.append(
+            Instances(masks.tight_boxes(), torch.full((len(values),), 0.9), labels, masks, NAMES, IDS)
+        )
+    return results
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(32, 200))
+def test_tiles_cover_the_picture_and_overlap(height: int, width: int, size: int) -> None:
+    boxes = tile_boxes(height, width, size)
+    covered = torch.zeros(height, width, dtype=torch.bool)
+    for x1, y1, x2, y2 in boxes:
+        assert (x2 - x1, y2 - y1) == (min(size, width), min(size, height))
+        covered[y1:y2, x1:x2] = True
+    assert bool(covered.all())
+    columns = sorted({(box[0], box[2]) for box in boxes})
+    for (_, right), (left, _) in pairwise(columns):
+        assert right - left >= int(size * OVERLAP)
+
+
+def test_tiles_of_a_known_picture() -> None:
+    assert tile_boxes(100, 250, 100) == [(0, 0, 100, 100), (75, 0, 175, 100), (150, 0, 250, 100)]
+    assert tile_boxes(60, 80, 100) == [(0, 0, 80, 60)]
+    with pytest.raises(ConfigError, match="at least 32 pixels"):
+        tile_boxes(100, 100, 10)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 230), st.integers(0, 190), st.integers(1, 250), st.integers(1, 200)),
+        max_size=12,
+    ),
+    st.integers(32, 120),
+    st.integers(1, 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_mosaic_of_tiles_gives_what_the_whole_picture_gives(
+    rectangles: list[tuple[int, int, int, int]], size: int, batch_size: int
+) -> None:
+    """Objects of every size, some larger than a tile, some of a pixel: none twice, none cut."""
+    picture = torch.zeros(3, 200, 250, dtype=torch.uint8)
+    for number, (x, y, width, height) in enumerate(rectangles):
+        picture[0, y : y + height, x : x + width] = number + 1
+    (expected,) = exact([picture])
+    # What later rectangles cut in two is one object here, though no tile may see how its parts hang together.
+    expected = expected[torch.tensor([_connected(mask) for mask in expected.dense_masks()], dtype=torch.bool)]
+    found = segment_tiled(exact, picture, size, 0.5, batch_size)
+    have = {
+        (int(label), mask.numpy().tobytes())
+        for label, mask in zip(found.labels, found.dense_masks(), strict=True)
+    }
+    for label, mask, box in zip(expected.labels, expected.dense_masks(), expected.boxes, strict=True):
+        assert (int(label), mask.numpy().tobytes()) in have
+        assert box.tolist() in found.boxes.tolist()
+    if len(expected) == len({value for value in picture[0].flatten().tolist() if value}):
+        assert len(found) == len(expected)
+
+
+def _connected(mask: Tensor) -> bool:
+    from instancefcn.contours import trace
+
+    return len(trace(mask.numpy())) == 1
+
+
+def test_touching_objects_of_one_class_stay_two() -> None:
+    picture = torch.zeros(3, 60, 200, dtype=torch.uint8)
+    picture[0, 10:50, 20:95], picture[0, 10:50, 95:180] = 2, 4
+    found = segment_tiled(exact, picture, 100, 0.5)
+    assert sorted(found.boxes.tolist()) == [[20, 10, 95, 50], [95, 10, 180, 50]]
+    assert sorted(found.masks.areas().tolist()) == [75 * 40, 85 * 40]
+
+
+def instances(size: tuple[int, int], *objects: tuple[float, int, tuple[int, int, int, int]]) -> Instances:
+    """(score, label, rectangle) each, best first."""
+    dense = torch.zeros(len(objects), *size, dtype=torch.bool)
+    for mask, (_, _, (x1, y1, x2, y2)) in zip(dense, objects, strict=True):
+        mask[y1:y2, x1:x2] = True
+    masks = CroppedMasks.from_dense(dense)
+    scores = torch.tensor([one[0] for one in objects], dtype=torch.float32)
+    labels = torch.tensor([one[1] for one in objects], dtype=torch.int64)
+    return Instances(masks.tight_boxes(), scores, labels, masks, NAMES, IDS)
+
+
+SIZE, LEFT, RIGHT = (100, 150), (0, 0, 100, 100), (50, 0, 150, 100)
+"""A picture of two tiles that share the columns 50 to 100."""
+
+
+def merged(
+    left: list[tuple[float, int, tuple[int, int, int, int]]],
+    right: list[tuple[float, int, tuple[int, int, int, int]]],
+) -> Instances:
+    """Objects as (score, label, rectangle in the tile)."""
+    return merge_tiles([instances((100, 100), *left), instances((100, 100), *right)], [LEFT, RIGHT], SIZE)
+
+
+def test_an_object_seen_whole_by_one_tile_is_not_mended_by_the_other() -> None:
+    # The right tile sees only the part beyond its edge, and draws it a little too large.
+    found = merged([(0.8, 0, (30, 20, 80, 60))], [(0.9, 0, (0, 18, 33, 62))])
+    assert found.boxes.tolist() == [[30, 20, 80, 60]]
+    assert found.scores.tolist() == pytest.approx([0.9])
+
+
+def test_pieces_that_differ_are_united() -> None:
+    found = merged([(0.8, 0, (10, 20, 100, 60))], [(0.9, 0, (0, 25, 90, 60))])
+    assert found.boxes.tolist() == [[10, 20, 140, 60]]
+    assert int(found.masks.areas()) == 90 * 40 + 40 * 35
+
+
+def test_a_sliver_at_the_edge_belongs_to_the_object_that_covers_it() -> None:
+    # A poor piece: its mask agrees with little of the object, but lies inside it and is cut off.
+    found = merged([(0.8, 0, (10, 10, 90, 90))], [(0.6, 0, (0, 40, 12, 60))])
+    assert found.boxes.tolist() == [[10, 10, 90, 90]]
+    assert int(found.masks.areas()) == 6400
+
+
+def test_a_small_object_in_front_of_a_large_one_stays() -> None:
+    found = merged([(0.8, 0, (10, 10, 90, 90))], [(0.6, 0, (15, 40, 25, 60))])
+    assert len(found) == 2
+
+
+def test_what_a_tile_makes_of_a_part_of_an_object_that_it_cuts_is_dropped() -> None:
+    cut, part, whole = (0, 20, 60, 60), (10, 25, 30, 40), (30, 20, 98, 60)
+    assert len(merged([(0.9, 0, whole)], [(0.8, 0, cut), (0.6, 0, part)])) == 1
+    # As good as the object, of another class, or beside an object that is not cut, it stays.
+    assert len(merged([(0.7, 0, whole)], [(0.8, 0, part), (0.6, 0, cut)])) == 2
+    assert len(merged([(0.9, 0, whole)], [(0.8, 0, cut), (0.6, 1, part)])) == 2
+    assert (
+        len(merged([(0.9, 0, (60, 20, 90, 60))], [(0.8, 0, (10, 20, 40, 60)), (0.6, 0, (12, 25, 24, 40))]))
+        == 2
+    )
+
+
+def test_classes_do_not_mix() -> None:
+    assert len(merged([(0.8, 0, (60, 10, 90, 90))], [(0.6, 1, (10, 10, 40, 90))])) == 2
+
+
+def test_two_legs_become_one_object_where_a_tile_sees_the_body() -> None:
+    body = torch.zeros(100, 100, dtype=torch.bool)
+    body[10:90, 20:80] = True
+    body[30:70, 0:40] = False
+    body[10:30, 0:20] = body[70:90, 0:20] = True
+    masks = CroppedMasks.from_dense(body[None])
+    right = Instances(masks.tight_boxes(), torch.tensor([0.9]), torch.tensor([0]), masks, NAMES, IDS)
+    left = instances((100, 100), (0.8, 0, (20, 10, 100, 30)), (0.7, 0, (20, 70, 100, 90)))
+    found = merge_tiles([left, right], [LEFT, RIGHT], SIZE)
+    assert found.boxes.tolist() == [[20, 10, 130, 90]]
+
+
+def test_what_one_tile_tells_apart_stays_apart() -> None:
+    # Two proposals of the left tile, one inside the other, each with its like at the right.
+    outer, inner = (60, 10, 90, 90), (60, 10, 90, 60)
+    found = merged(
+        [(0.9, 0, outer), (0.8, 0, inner)], [(0.9, 0, (10, 10, 40, 90)), (0.8, 0, (10, 10, 40, 60))]
+    )
+    assert found.boxes.tolist() == [list(map(float, outer)), list(map(float, inner))]
+
+
+def test_pieces_may_score_less_than_the_object() -> None:
+    def run(pictures: Sequence[Tensor], score: float) -> list[Instances]:
+        assert score == 0.25
+        return [
+            found[:1]
+            if float(found.boxes[0, 0]) > 0
+            else Instances(found.boxes, torch.full((1,), 0.3), found.labels, found.masks, NAMES, IDS)
+            for found in exact(pictures)
+        ]
+
+    picture = torch.zeros(3, 40, 160, dtype=torch.uint8)
+    picture[0, 10:30, 20:140] = 2
+    found = segment_tiled(run, picture, 100, 0.5)
+    assert found.boxes.tolist() == [[20, 10, 140, 30]]
+    assert found.scores.tolist() == pytest.approx([0.9])
+
+
+def test_a_predictor_by_tiles() -> None:
+    """Through preprocessing and network: the colour network sees every tile at its own size."""
+    predictor = Predictor(FakeLoaded(), "cpu")  # type: ignore[arg-type]
+    picture = coloured(300, 200)
+    found = predictor(picture, tile=96)
+    assert found.names == ["red", "green"]
+    assert found.image_size == (200, 300)
+    torch.testing.assert_close(
+        found.boxes, torch.tensor([(20.0, 10.0, 50.0, 30.0), (270.0, 40.0, 300.0, 70.0)]), atol=1.0, rtol=0
+    )
+    assert all(shape == (3, 64, 64) for call in predictor.network.calls for shape in call)
+    assert [one.names for one in predictor([picture, coloured()], tile=200)] == [["red", "green"]] * 2
