@@ -59,6 +59,18 @@ def test_the_outline_has_the_full_colour_and_a_dark_rim() -> None:
     assert len({tuple(pixel) for pixel in row}) >= 4
 
 
+def test_outlines_alone_leave_the_inside_and_fade_with_the_rank() -> None:
+    boxes = [(20, 20, 80, 80), (120, 20, 180, 80), (220, 20, 280, 80)]
+    drawn = np.asarray(draw(gray(100, 300), rectangles(boxes, 100, 300), labels=False, fill=False)).astype(
+        int
+    )
+    contrasts = []
+    for x1, _, x2, _ in boxes:
+        assert (drawn[40:60, x1 + 20 : x2 - 20] == 128).all()
+        contrasts.append(int(np.abs(drawn[50, x1 - 8 : x1 + 8] - 128).sum(1).max()))
+    assert contrasts[0] > 2 * contrasts[1] > 2 * contrasts[2] > 0
+
+
 def test_lines_grow_with_the_picture() -> None:
     def line(size: int) -> int:
         box = (size // 4, size // 4, 3 * size // 4, 3 * size // 4)

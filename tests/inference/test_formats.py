@@ -128,7 +128,8 @@ def test_the_label_map_holds_the_better_object_on_top(tmp_path: Path, item: Item
 
 def test_a_label_map_has_room_for_65535() -> None:
     def many(n: int) -> Instances:
-        masks = CroppedMasks.from_crops([torch.ones(1, 1)] * n, [(0, 0)] * (n - 1) + [(1, 0)], (1, 2))
+        rects = torch.tensor([(0, 0, 1, 1)] * (n - 1) + [(1, 0, 2, 1)])
+        masks = CroppedMasks(torch.ones(n, dtype=torch.uint8), rects, (1, 2))
         boxes = torch.zeros(n, 4)
         return Instances(boxes, torch.ones(n), torch.zeros(n, dtype=torch.int64), masks, NAMES, IDS)
 

@@ -56,6 +56,8 @@ class Wanted:
 
 @dataclass
 class _Tally:
+    """What was done so far; `numbers` counts pictures and frames in their order."""
+
     pictures: int = 0
     frames: int = 0
     objects: int = 0
@@ -103,7 +105,7 @@ def segment(predictor: Predictor, found: Sources, wanted: Wanted) -> None:
     """
     from instancefcn.inference.download import path_of
     from instancefcn.inference.formats import Table
-    from instancefcn.inference.writers import output_names
+    from instancefcn.inference.writers import finish, output_names
 
     start = time.perf_counter()
     tally = _Tally()
@@ -116,7 +118,7 @@ def segment(predictor: Predictor, found: Sources, wanted: Wanted) -> None:
         _pictures(predictor, found.pictures, names, wanted, table, tally)
     for source, name in zip(moving, names[len(found.pictures) :], strict=True):
         _video(predictor, source, name, wanted, table, tally)
-    _finish(table)
+    finish(table)
     _sum_up(tally, len(found.pictures), wanted, time.perf_counter() - start)
 
 
@@ -130,7 +132,7 @@ def _pictures(
 ) -> None:
     from instancefcn.inference.explain import Explanation, explain, write_explanation
     from instancefcn.inference.overlap import overlapped
-    from instancefcn.inference.writers import WRITERS, Outlines, writable, write_item
+    from instancefcn.inference.writers import WRITERS, Outlines, finish, writable, write_item
 
     kinds = WRITERS if wanted.proposals is None else {**WRITERS, "overlay": Outlines}
     known = predictor.class_names, predictor.category_ids
@@ -163,16 +165,16 @@ def _pictures(
         todo = (explained(_best(result, wanted)) for result in results)
         for result in stack.enter_context(closing(overlapped(write, todo, ahead))):
             report.advance()
-            tally.pictures += 1
             if result.instances is None:
                 tally.failed += 1
                 report.line(f"error: {result.error}")
             else:
+                tally.pictures += 1
                 tally.objects += len(result.instances)
                 report.line(f"{result.path}: {describe(result.instances)} ({result.seconds:.2f} s)")
             if wanted.json:
                 typer.echo(json.dumps(as_json(result)))
-    _finish([writer for writer in writers if writer not in table])
+    finish([writer for writer in writers if writer not in table])
 
 
 def _video(
@@ -185,7 +187,7 @@ def _video(
 ) -> None:
     from instancefcn.inference.overlap import overlapped
     from instancefcn.inference.video import FrameResults, Movie, Video
-    from instancefcn.inference.writers import WRITERS, write_item
+    from instancefcn.inference.writers import WRITERS, finish, write_item
 
     try:
         video = Video(source)
@@ -231,7 +233,7 @@ def _video(
                 if wanted.json:
                     typer.echo(json.dumps(as_json(result)))
         done.close()
-        _finish([writer for writer in writers if writer not in table])
+        finish([writer for writer in writers if writer not in table])
         seconds = time.perf_counter() - start
         objects, frames_done = tally.objects - objects, tally.frames - before
         report.line(f"{video.name}: {objects} objects in {frames_done} frames ({seconds:.2f} s)")
@@ -252,21 +254,14 @@ def _item(number: int, name: str, result: FileResult) -> Item | None:
     return Item(number, name, result.path, result.picture, result.instances, result.frame)
 
 
-def _finish(writers: list[Any]) -> None:
-    from instancefcn.inference.writers import finish
-
-    finish(writers)
-
-
 def _sum_up(tally: _Tally, total: int, wanted: Wanted, seconds: float) -> None:
-    bad_pictures = min(tally.failed, tally.pictures)
     where = []
     if total:
-        where.append(f"{tally.pictures - bad_pictures} of {total} pictures")
+        where.append(f"{tally.pictures} of {total} pictures")
     if tally.frames or not total:
         where.append(f"{tally.frames} frames")
     written = wanted.kinds or wanted.explain
-    done = tally.frames or tally.pictures > bad_pictures
+    done = tally.frames or tally.pictures
     place = f"; written to {wanted.out}" if written and done else ""
     typer.echo(f"{tally.objects} objects in {' and '.join(where)}, {seconds:.1f} s{place}", err=True)
     if tally.failed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from instancefcn.ops import mask_logits
 
 POINTS = 105
 """Along each side of a map that is read for a figure: a multiple of the usual numbers of parts."""
+_DRAWING = threading.Lock()  # Matplotlib is not made for several threads
 INK, FAINT = "#222222", "#707680"
 
 
@@ -136,6 +138,12 @@ def write_explanation(
         picture: uint8 [3, H, W].
         instances, found, number: see `explain`.
     """
+    with _DRAWING, atomic_write(path) as temporary:
+        _figure(picture, instances, found, number).savefig(temporary, format="png", facecolor="white")
+    return path
+
+
+def _figure(picture: Tensor, instances: Instances, found: Explanation, number: int) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -175,9 +183,7 @@ def write_explanation(
         figure, right[1], "probability: softmax(outside, inside)" if found.outside else "probability"
     )
     panel.imshow(found.mask.numpy(), cmap="gray", vmin=0, vmax=1, aspect=aspect)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor="white")
-    return path
+    return figure
 
 
 def _panel(figure: Any, place: Any, title: str) -> Any:
