@@ -27,10 +27,15 @@ class ColourNetwork(nn.Module):
         self.calls: list[list[tuple[int, ...]]] = []
 
     def forward(
-        self, images: list[Tensor], image_sizes: list[tuple[int, int]], min_score: float = 1e-3
+        self,
+        images: list[Tensor],
+        image_sizes: list[tuple[int, int]],
+        min_score: float = 1e-3,
+        max_instances: int = 100,
     ) -> list[Instances]:
         self.calls.append([tuple(image.shape) for image in images])
-        return [self._find(image, size) for image, size in zip(images, image_sizes, strict=True)]
+        pairs = zip(images, image_sizes, strict=True)
+        return [self._find(image, size)[:max_instances] for image, size in pairs]
 
     def _find(self, image: Tensor, size: tuple[int, int]) -> Instances:
         assert image.dtype == torch.float32

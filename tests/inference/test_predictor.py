@@ -147,3 +147,18 @@ def test_classes_and_device(predictor: Predictor) -> None:
 def test_load_says_what_there_is() -> None:
     with pytest.raises(CheckpointError, match="no-such-model"):
         load("no-such-model")
+
+
+def test_no_more_than_the_best_are_made(tmp_path: Path) -> None:
+    """The network is told, so that it saves the work."""
+    path = save_coloured(tmp_path / "two.png")
+    predictor = Predictor(FakeLoaded(), "cpu")
+    (picture,) = [result.picture for result in predictor.files([path])]
+    assert picture is not None
+    (one,) = predictor.run([picture], top=1)
+    assert one.names == ["red"]
+    for tile in (None, 64):
+        ((best,), (both,)) = (list(predictor.files([path], top=top, tile=tile)) for top in (1, None))
+        assert best.instances is not None
+        assert both.instances is not None
+        assert (len(best.instances), len(both.instances)) == (1, 2)

@@ -72,11 +72,11 @@ def _propose(out: Path, photograph: Path) -> Path:
     from instancefcn.inference.predictor import load
     from instancefcn.inference.writers import write_overlay
 
-    (result,) = load(PROPOSALS).files([photograph], score=0.0)
+    (result,) = load(PROPOSALS).files([photograph], score=0.0, top=TOP)
     assert result.picture is not None
     assert result.instances is not None
     name = f"{photograph.stem}.proposals"
-    return write_overlay(out, name, result.picture, result.instances[:TOP], labels=False, fill=False)
+    return write_overlay(out, name, result.picture, result.instances, labels=False, fill=False)
 
 
 def _table() -> Any:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,12 +157,17 @@ def _pictures(
         return result
 
     results = predictor.files(
-        sources, score=wanted.score, batch_size=wanted.batch, ahead=ahead, tile=wanted.tile
+        sources,
+        score=wanted.score,
+        batch_size=wanted.batch,
+        ahead=ahead,
+        tile=wanted.tile,
+        top=wanted.proposals,
     )
     with ExitStack() as stack:
         stack.enter_context(closing(results))
         report = stack.enter_context(reporter(len(sources)))
-        todo = (explained(_best(result, wanted)) for result in results)
+        todo = (explained(result) for result in results)
         for result in stack.enter_context(closing(overlapped(write, todo, ahead))):
             report.advance()
             if result.instances is None:
@@ -213,12 +218,13 @@ def _video(
             return result
 
         frames = stack.enter_context(closing(video.frames(wanted.frames)))
-        results = predictor.decoded(frames, score=wanted.score, batch_size=wanted.batch, tile=wanted.tile)
+        results = predictor.decoded(
+            frames, score=wanted.score, batch_size=wanted.batch, tile=wanted.tile, top=wanted.proposals
+        )
         total = min(video.count, wanted.frames or video.count) if video.count else wanted.frames or 0
         report = stack.enter_context(reporter(total))
-        best = (_best(result, wanted) for result in results)
         # One thread: a video is written frame after frame.
-        done = stack.enter_context(closing(overlapped(write, best, AHEAD, threads=1)))
+        done = stack.enter_context(closing(overlapped(write, results, AHEAD, threads=1)))
         # A webcam has no end but the person who says so.
         with suppress(*([KeyboardInterrupt] if isinstance(source, int) else [])):
             for result in done:
@@ -237,13 +243,6 @@ def _video(
         seconds = time.perf_counter() - start
         objects, frames_done = tally.objects - objects, tally.frames - before
         report.line(f"{video.name}: {objects} objects in {frames_done} frames ({seconds:.2f} s)")
-
-
-def _best(result: FileResult, wanted: Wanted) -> FileResult:
-    """Of proposals, the wanted number."""
-    if result.instances is None or wanted.proposals is None:
-        return result
-    return replace(result, instances=result.instances[: wanted.proposals])
 
 
 def _item(number: int, name: str, result: FileResult) -> Item | None:

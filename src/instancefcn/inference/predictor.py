@@ -135,6 +135,7 @@ class Predictor:
         batch_size: int = 1,
         ahead: int = 0,
         tile: int | None = None,
+        top: int | None = None,
     ) -> Generator[FileResult, None, None]:
         """Segment files as they are asked for; one that is no picture is reported in its place.
 
@@ -145,9 +146,10 @@ class Predictor:
             ahead: how many pictures are read ahead, in threads, while the network runs; 0 reads only what is
                 asked for.
             tile: segment large pictures by overlapping tiles of so many pixels (see `inference.tiling`).
+            top: the most instances of one picture; the network's own limit when None.
         """
         with closing(overlapped(_try_read, paths, ahead)) as read:
-            yield from self.decoded(read, score=score, batch_size=batch_size, tile=tile)
+            yield from self.decoded(read, score=score, batch_size=batch_size, tile=tile, top=top)
 
     def decoded(
         self,
@@ -156,12 +158,13 @@ class Predictor:
         score: float = DEFAULT_SCORE,
         batch_size: int = 1,
         tile: int | None = None,
+        top: int | None = None,
     ) -> Generator[FileResult, None, None]:
         """Segment pictures that have been read (or could not be): fill in the results' instances.
 
         Args:
             read: results without instances, in any number; they are asked for batch by batch.
-            score, batch_size, tile: as for `files`.
+            score, batch_size, tile, top: as for `files`.
         """
         import time
 
@@ -169,7 +172,7 @@ class Predictor:
         while chunk := list(islice(read, batch_size)):
             pictures = [one.picture for one in chunk if one.picture is not None]
             start = time.perf_counter()
-            results = iter(self._run(pictures, score, batch_size, tile))
+            results = iter(self._run(pictures, score, batch_size, tile, top))
             seconds = (time.perf_counter() - start) / max(len(pictures), 1)
             for one in chunk:
                 if one.picture is None:
@@ -178,12 +181,13 @@ class Predictor:
                     found = replace(next(results), source=str(one.path))
                     yield replace(one, instances=found, seconds=seconds)
 
-    def run(self, pictures: Sequence[Tensor], score: float = 0.0) -> list[Instances]:
+    def run(self, pictures: Sequence[Tensor], score: float = 0.0, top: int | None = None) -> list[Instances]:
         """Segment one batch of decoded pictures.
 
         Args:
             pictures: uint8 [3, H, W] each, RGB, sizes mixed.
             score: only instances with at least this score are returned.
+            top: the most instances of one picture; the network's own limit when None.
 
         Returns:
             one `Instances` a picture, on the CPU.
@@ -200,21 +204,27 @@ class Predictor:
         for index, image in enumerate(inputs):
             groups[image.shape].append(index)
         found: dict[int, Instances] = {}
+        limit = {} if top is None else {"max_instances": top}
         for indices in groups.values():
             sizes = [(pictures[i].shape[1], pictures[i].shape[2]) for i in indices]
             images = [inputs[i].to(self.device) for i in indices]
             with torch.inference_mode():
                 # What is left out takes part in nothing: saying so to the network only saves time.
-                results = self.network(images, image_sizes=sizes, min_score=score)
+                results = self.network(images, image_sizes=sizes, min_score=score, **limit)
             found.update(zip(indices, results, strict=True))
         return [_to_cpu(found[index].filter(score)) for index in range(len(pictures))]
 
     def _run(
-        self, pictures: Sequence[Tensor], score: float, batch_size: int, tile: int | None
+        self,
+        pictures: Sequence[Tensor],
+        score: float,
+        batch_size: int,
+        tile: int | None,
+        top: int | None = None,
     ) -> list[Instances]:
         if tile is None:
-            return self.run(pictures, score)
-        return [segment_tiled(self.run, picture, tile, score, batch_size) for picture in pictures]
+            return self.run(pictures, score, top)
+        return [segment_tiled(self.run, picture, tile, score, batch_size)[:top] for picture in pictures]
 
     def _segment(
         self, pictures: Sequence[Picture], score: float, batch_size: int, tile: int | None

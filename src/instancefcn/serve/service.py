@@ -133,5 +133,5 @@ class Worker:
         picture = decode(data)
         if self._predictor is None:
             self._predictor = self._load()
-        (found,) = self._predictor.run([picture], score)
-        return picture, found[:top]
+        (found,) = self._predictor.run([picture], score, top)
+        return picture, found
