@@ -140,12 +140,15 @@ def test_concurrent_requests_take_turns_and_all_are_answered(client: TestClient,
 
 def test_a_full_queue_says_so_and_recovers(served: Served, kept: Kept) -> None:
     served.gate.clear()
+    worker = served.worker(waiting=2)
     with (
-        TestClient(api.build_api(served.worker(waiting=2), Served().worker(), kept)) as client,
+        TestClient(api.build_api(worker, Served().worker(), kept)) as client,
         ThreadPoolExecutor(2) as threads,
     ):
         first = [threads.submit(client.post, "/api/predict", content=PNG) for _ in range(2)]
-        full = _until(lambda: (a := client.post("/api/predict", content=b"x")).status_code == 503 and a)
+        _until(lambda: worker.turns._places._value == 0)  # a picture that comes too early would wait with them
+        full = client.post("/api/predict", content=PNG)
+        assert full.status_code == 503
         assert "too many pictures are waiting" in full.json()["error"]
         assert full.headers["Retry-After"]
         # The other model has a queue of its own.
