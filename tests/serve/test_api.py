@@ -146,7 +146,8 @@ def test_a_full_queue_says_so_and_recovers(served: Served, kept: Kept) -> None:
         ThreadPoolExecutor(2) as threads,
     ):
         first = [threads.submit(client.post, "/api/predict", content=PNG) for _ in range(2)]
-        _until(lambda: worker.turns._places._value == 0)  # a picture that comes too early would wait with them
+        # A third picture that came before these two would wait in their place.
+        _until(lambda: worker.turns._places._value == 0)
         full = client.post("/api/predict", content=PNG)
         assert full.status_code == 503
         assert "too many pictures are waiting" in full.json()["error"]
