@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from instancefcn.files import atomic_write, write_json
+from instancefcn.files import atomic_write, link_or_copy, new_folder, write_json
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -57,3 +57,31 @@ def test_json_has_no_word_for_nan(tmp_path: Path, value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"loss": value})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    with new_folder(out) as temporary:
+        (temporary / "one").write_text("1")
+        assert not out.exists()
+    assert (out / "one").read_text() == "1"
+    with pytest.raises(ValueError, match="mine"), new_folder(tmp_path / "other") as temporary:
+        (temporary / "one").write_text("1")
+        raise ValueError("mine")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["deep"]
+
+
+def test_link_or_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").write_text("1")
+    (tmp_path / "pointer").symlink_to(tmp_path / "real")
+    link_or_copy(tmp_path / "pointer", tmp_path / "linked")
+    assert (tmp_path / "linked").samefile(tmp_path / "real")
+    assert not (tmp_path / "linked").is_symlink()
+
+    def no_links(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("os.link", no_links)
+    link_or_copy(tmp_path / "real", tmp_path / "copied")
+    assert (tmp_path / "copied").read_text() == "1"
+    assert not (tmp_path / "copied").samefile(tmp_path / "real")

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-from instancefcn.files import write_json
+from instancefcn.files import link_or_copy, write_json
 
 
 def merge(folders: list[Path], split: str, images: Path) -> dict[str, Any]:
@@ -32,7 +30,7 @@ def merge(folders: list[Path], split: str, images: Path) -> dict[str, Any]:
         for number, image in enumerate(own["images"], start=first_image + 1):
             place[image["id"]] = number
             name = f"{folder.name}-{number}{Path(image['file_name']).suffix}"
-            _link(folder / "images" / image["file_name"], images / name)
+            link_or_copy(folder / "images" / image["file_name"], images / name)
             document["images"].append({**image, "id": number, "file_name": name})
         for number, annotation in enumerate(own["annotations"], start=first_annotation + 1):
             document["annotations"].append(
@@ -45,13 +43,6 @@ def merge(folders: list[Path], split: str, images: Path) -> dict[str, Any]:
             )
     document["categories"] = [{"id": number, "name": name} for name, number in ids.items()]
     return document
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def main() -> None:

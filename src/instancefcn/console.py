@@ -1,4 +1,4 @@
-"""Showing how long work goes on: a bar on a terminal, a plain line now and then elsewhere."""
+"""Showing how long work goes on: bars on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -6,32 +6,56 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
-EVERY = 15.0
+EVERY = 10.0
 """Seconds between two plain lines."""
+
+Show = Callable[[str, int, int], None]
+"""Called with (what is being done, done, total)."""
 
 
 @contextlib.contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function to be called with (done, total); it shows them on standard error, after `what`.
+def progress() -> Iterator[Show]:
+    """Yield a function that shows on standard error how far each kind of work is, with the time left.
 
     Where standard error is no terminal, work that is done within EVERY seconds says nothing.
     """
     if not sys.stderr.isatty():
-        said = time.monotonic()
-
-        def line(done: int, total: int) -> None:
-            nonlocal said
-            if time.monotonic() - said >= EVERY:
-                said = time.monotonic()
-                print(f"{what} {done}/{total}", file=sys.stderr, flush=True)
-
-        yield line
+        yield _plain()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
+    columns: Any = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield show
+
+
+def _plain() -> Show:
+    started: dict[str, float] = {}
+    said = time.monotonic()
+
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        start = started.setdefault(what, now)
+        if done and now - said >= EVERY:
+            said = now
+            left = (now - start) / done * (total - done)
+            print(f"{what}: {done}/{total}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return show

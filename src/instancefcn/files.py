@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,31 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, which takes that name when the block succeeds and vanishes
+    when it fails.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(6)}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def link_or_copy(source: Path | str, target: Path) -> None:
+    """A second name for the file, or a copy where the disk does not allow one."""
+    source = os.path.realpath(source)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
 
 
 def write_json(path: Path | str, value: Any, indent: int | None = 2) -> None:

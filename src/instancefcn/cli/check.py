@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -39,8 +40,8 @@ def check(
     from instancefcn.data.doctor.report import as_json, summary, verdict
     from instancefcn.files import write_json
 
-    with progress("checking pictures") as show:
-        report = examine(data, model=model, progress=show)
+    with progress() as show:
+        report = examine(data, model=model, progress=partial(show, "checking pictures"))
     result = as_json(report)
     if not json_:
         typer.echo(summary(report))
@@ -55,8 +56,8 @@ def check(
     if fix is not None:
         from instancefcn.data.doctor.fix import mend
 
-        with progress("checking the copy") as show:
-            repairs, left = mend(report, fix, model=model, progress=show)
+        with progress() as show:
+            repairs, left = mend(report, fix, model=model, progress=partial(show, "checking the copy"))
         result |= {"copy": str(fix), "repairs": repairs, "left": as_json(left)}
         if not json_:
             typer.echo(f"\n{fix}: {len(repairs)} repairs, listed in repairs.json; now {verdict(left)}")

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -41,10 +37,11 @@ def convert(
 
     All splits are converted. Pictures are hard-linked where that is possible, else copied.
     """
+    from instancefcn.console import progress
     from instancefcn.data.convert import convert as run
 
-    with _progress() as progress:
-        done = run(data, out, to.value, progress)
+    with progress() as show:
+        done = run(data, out, to.value, show)
     if json_:
         typer.echo(json.dumps({"to": to.value, "out": str(out), **asdict(done)}))
         return
@@ -54,39 +51,3 @@ def convert(
     typer.echo(f"Not held by {to.value} as it was:" if done.lost else "Nothing was lost.")
     for row in done.lost:
         typer.echo(f"  {row['count']} {row['of']}: {row['what']}")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each of reading, checking and writing on a terminal, elsewhere a plain line every ten
-    seconds; on standard error.
-    """
-    if not sys.stderr.isatty():
-        said = time.monotonic()
-
-        def say(stage: str, done: int, total: int) -> None:
-            nonlocal said
-            if time.monotonic() - said >= 10:
-                said = time.monotonic()
-                typer.echo(f"{stage}: {done}/{total} pictures", err=True)
-
-        yield say
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns: Any = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def advance(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done, total=total)
-
-        yield advance

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from instancefcn.data.voc_format import write_voc
 from instancefcn.data.write_labelme import write_labelme
 from instancefcn.data.yolo import write_yolo
 from instancefcn.errors import ConfigError, DataError
+from instancefcn.files import new_folder
 
 WRITERS: dict[str, Callable[[Mapping[str, Dataset], Target], None]] = {
     "coco": write_coco,
@@ -78,19 +77,10 @@ def convert(
         data, names, progress=_stage("checking", progress), reading=_stage("reading", progress)
     )
     splits = dict(zip(names, datasets, strict=True))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with new_folder(out) as temporary:
         target = Target.of(temporary, splits, _counter(sum(map(len, datasets)), progress))
         _note_numbers(layout, splits, to, target.losses)
         WRITERS[to](splits, target)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)  # mkdtemp makes folders private
-        temporary.rename(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     counts = {
         name: {"pictures": len(dataset), "annotations": sum(len(p.annotations) for p in dataset.pictures)}
         for name, dataset in splits.items()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +10,7 @@ from pathlib import Path
 from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.gather import outlined
 from instancefcn.data.paths import output_names
-from instancefcn.files import atomic_write
+from instancefcn.files import atomic_write, link_or_copy
 
 
 class Losses:
@@ -72,11 +70,7 @@ class Target:
         path = self.out / folder / f"{name}{picture.path.suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            source = os.path.realpath(picture.path)
-            try:
-                os.link(source, path)
-            except OSError:  # another file system, or one without links
-                shutil.copyfile(source, path)
+            link_or_copy(picture.path, path)
         self.done()
         return path
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from instancefcn.console import progress
 from instancefcn.data.dataset import OBJECT, Dataset, Picture
 from instancefcn.data.images import read_image
 from instancefcn.data.layout import describe, open_dataset
@@ -148,22 +149,8 @@ def in_order_of(dataset: Dataset, instances: Instances) -> Instances:
 
 
 def _with_progress(dataset: Dataset) -> Iterator[Picture]:
-    """The pictures, with a bar and the time left on a terminal, and a plain line every ten seconds
-    elsewhere.
-    """
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import track
-
-        yield from track(
-            dataset.pictures, description=f"Evaluating {dataset.name}", console=Console(stderr=True)
-        )
-        return
-    started = said = time.monotonic()
-    for done, picture in enumerate(dataset.pictures):
-        now = time.monotonic()
-        if done and now - said >= 10:
-            said = now
-            left = (now - started) / done * (len(dataset) - done)
-            print(f"{done}/{len(dataset)} pictures, about {left:.0f} s left", file=sys.stderr, flush=True)
-        yield picture
+    """The pictures, while progress is shown."""
+    with progress() as show:
+        for done, picture in enumerate(dataset.pictures):
+            show(f"evaluating {dataset.name}", done, len(dataset))
+            yield picture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,8 @@ def read_splits(config: TrainConfig) -> tuple[Dataset, Dataset | None, list[str]
     data = Path(config.data)
     names = ("train", "val") if "val" in splits_of(data) else ("train",)
     spec = replace(zoo.spec_of(config.model), short_side=config.short_side, long_side=config.long_side)
-    with progress("checking pictures") as show:
-        report = examine(data, names, model=spec, progress=show)
+    with progress() as show:
+        report = examine(data, names, model=spec, progress=partial(show, "checking pictures"))
     if report.errors:
         raise DataError([finding.message for finding in report.errors])
     found = [split.dataset for split in report.splits]

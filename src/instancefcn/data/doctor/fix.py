@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from instancefcn.data.doctor.mend import Repairs, Treatment, mended
 from instancefcn.data.images import turn_of
 from instancefcn.data.problem import REPAIRS, Problem
 from instancefcn.errors import ConfigError
-from instancefcn.files import write_json
+from instancefcn.files import link_or_copy, new_folder, write_json
 from instancefcn.models.zoo import AnySpec
 
 _ORIENTATION = 0x0112
@@ -61,11 +59,10 @@ def mend(
     copy = Path(copy)
     if copy.exists():
         raise ConfigError(f"{copy} is there already: give --fix a new folder")
-    copy.parent.mkdir(parents=True, exist_ok=True)
     repairs: list[dict[str, Any]] = []
     folders = {str(p.path.parent) for split in report.splits for p in split.dataset.pictures}
     root = Path(os.path.commonpath(folders)) if folders else Path()
-    with _new_folder(copy) as folder:
+    with new_folder(copy) as folder:
         for number, split in enumerate(report.splits):
             notes = Repairs(split.name)
             later = {look.digest for other in report.splits[number + 1 :] for look in other.looks}
@@ -76,21 +73,6 @@ def mend(
     findings = [finding.as_json() for finding in left.findings]
     write_json(copy / REPAIRS, {"source": report.data, "repairs": repairs, "left": findings})
     return repairs, left
-
-
-@contextlib.contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name when the block succeeds."""
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _write_split(
@@ -145,10 +127,7 @@ def _put(source: Path, target: Path, treatment: Treatment) -> None:
     if target.exists():
         return
     if treatment == "as it is":
-        try:
-            os.link(source.resolve(), target)
-        except OSError:  # another disk, or one without links
-            shutil.copy2(source, target)
+        link_or_copy(source, target)
         return
     with Image.open(source) as image:
         image.load()
