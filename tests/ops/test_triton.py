@@ -37,6 +37,8 @@ def test_triton_kernels(interpreted: bool) -> None:
         text=True,
         timeout=1200,
     )
+    if interpreted and "only 0-dimensional arrays can be converted" in done.stdout:
+        pytest.skip("the interpreter of this Triton does not work with this NumPy (3.6 does not with 2.4)")
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 
