@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -77,7 +78,9 @@ class Row:
 def runner(path: Path, form: str) -> Run:
     """A function from a picture uint8 [1, 3, H, W] to what the file at `path` makes of it."""
     if form != "onnx":
-        program = torch.export.load(path).module()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # older torch warns of how it reads its own files
+            program = torch.export.load(path).module()
         return torch.no_grad()(lambda picture: program(picture))
     import onnxruntime
 
