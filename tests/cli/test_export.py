@@ -22,8 +22,8 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def fake(predictor: Any, path: Path, form: str, **settings: Any) -> list[check.Row]:
         asked.append({"path": str(path), "form": form, "names": predictor.class_names, **settings})
         path.write_bytes(bytes(2_500_000))
-        row = check.Row("deer.jpg", (512, 683), 4, 0, 2e-6, 0.002, 3e-6, 0.961, 0.25, 0.5)
-        return [row, check.Row("noise", (64, 80), 0, 0, 0.0, 0.0, 0.0, 1.0, 0.1, 0.1)]
+        row = check.Row("deer.jpg", (512, 683), 4, 0, 0, 2e-6, 0.002, 3e-6, 0.961, 0.25, 0.5)
+        return [row, check.Row("noise", (64, 80), 0, 0, 0, 0.0, 0.0, 0.0, 1.0, 0.1, 0.1)]
 
     monkeypatch.setattr(module, "export", fake)
     return asked
@@ -43,7 +43,7 @@ def test_a_table_and_the_size_of_the_file(run: Run, written: list[dict[str, Any]
     ]
     lines = result.stdout.splitlines()
     assert lines[0].split()[:3] == ["picture", "size", "objects"]
-    assert " ".join(lines[1].split()) == "deer.jpg 683 x 512 4 2e-06 0.002 3e-06 0.96 0.25 0.50"
+    assert " ".join(lines[1].split()) == "deer.jpg 683 x 512 4 4 2e-06 0.002 3e-06 0.96 0.25 0.50"
     assert lines[-1] == "colours.onnx: 2.5 MB; agrees with PyTorch on 2 pictures"
     assert len({len(line) for line in lines[:3]}) == 1
     assert "tracing colours" in result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import nms
@@ -14,11 +15,21 @@ def suppress(boxes: Tensor, scores: Tensor, iou: float, count: int) -> tuple[Ten
     """Non-maximum suppression of boxes [K, 4], best first: rows int64 [count], and bool [count]: whether a
     box was left for this place (row 0 stands where none was).
     """
-    found = nms(boxes, scores, iou)
+    found = nms(boxes, scores, single(iou))
     padding = found.new_zeros(count)
     rows = torch.cat((found, padding))[:count]
     there = torch.cat((torch.ones_like(found), padding))[:count] > 0
     return rows, there
+
+
+def single(threshold: float) -> float:
+    """The largest number in single precision that is not above `threshold`.
+
+    torch compares an overlap with the threshold in double precision, ONNX with one rounded to single. Boxes
+    that snap to cells overlap by exactly 0.8 often enough, and 0.8 is rounded up.
+    """
+    rounded = np.float32(threshold)
+    return float(rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-1)))
 
 
 def apart(boxes: Tensor, classes: Tensor, count: int, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,185 @@
+"""Written files: their results, what they say of themselves, and what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from instancefcn.errors import ConfigError, ExportError
+from instancefcn.export import check, describe, export, graph_of, trace
+from instancefcn.inference.predictor import Predictor
+from small import IDS, NAMES, photograph, predictor_of, small_instance_fcn
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "onnx_predict.py"
+
+
+@pytest.fixture(scope="module")
+def program(predictor: Predictor) -> torch.export.ExportedProgram:
+    """The small FCIS, traced for its one size."""
+    example = torch.zeros((1, 3, 96, 144), dtype=torch.uint8)
+    return trace(graph_of(predictor, False, 10), example, False)
+
+
+def test_no_operator_of_our_own_is_left(program: torch.export.ExportedProgram) -> None:
+    namespaces = {
+        node.target.namespace
+        for node in program.graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload)
+    }
+    assert namespaces <= {"aten", "torchvision"}
+
+
+@pytest.fixture(scope="module")
+def onnx_file(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dynamic ONNX file of the small FCIS."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"needs {package}: pip install 'instancefcn[export]'")
+    path = tmp_path_factory.mktemp("onnx") / "small.onnx"
+    rows = export(predictor, path, "onnx", dynamic=True, instances=20)
+    assert len({row.size for row in rows}) > 5
+    assert sum(row.objects for row in rows) > 20
+    return path
+
+
+def test_onnxruntime_gives_the_results_at_another_size(onnx_file: Path, predictor: Predictor) -> None:
+    run = check.runner(onnx_file, "onnx")
+    graph = graph_of(predictor, True, 20)
+    for size in ((97, 131), (60, 45)):
+        picture = photograph(*size, seed=2)[None]
+        with torch.no_grad():
+            wanted = graph(picture)
+        found = run(picture)
+        assert [value.dtype for value in found] == [value.dtype for value in wanted]
+        assert torch.equal(found[2], wanted[2])
+        for ours, theirs in zip(found, wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+
+
+def test_the_file_says_what_it_is_and_has_standard_operators_only(onnx_file: Path) -> None:
+    import onnx
+
+    model = onnx.load(onnx_file)
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [entry.domain for entry in model.opset_import] == [""]
+    (entry,) = [entry for entry in model.metadata_props if entry.key == "instancefcn"]
+    document = json.loads(entry.value)
+    assert document["class_names"] == list(NAMES)
+    assert document["category_ids"] == list(IDS)
+    assert document["preprocessing"] == {
+        "short_side": 96,
+        "long_side": 144,
+        "size": None,
+        "padding": [128, 128, 128],
+    }
+    assert document["mask_threshold"] == 0.4
+
+
+def test_the_example_draws_what_it_found(
+    onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo, out = tmp_path / "photo.png", tmp_path / "out.png"
+    Image.fromarray(photograph(150, 210).permute(1, 2, 0).numpy()).save(photo)
+    monkeypatch.setattr(
+        sys, "argv", ["onnx_predict.py", str(onnx_file), str(photo), "--out", str(out), "--score", "0.05"]
+    )
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 1
+    assert all(line.split()[0] in NAMES for line in lines[:-1])
+    assert lines[-1] == f"{len(lines) - 1} objects; drawn in {out}"
+    with Image.open(out) as drawn:
+        assert drawn.size == (210, 150)
+
+
+def test_the_example_reads_masks_as_the_package_does() -> None:
+    read_mask = runpy.run_path(str(EXAMPLE))["read_mask"]
+    torch.manual_seed(0)
+    grid, box = torch.rand(28, 28), torch.tensor([[-1.5, 3.2, 40.7, 29.0]])
+    wanted = check.pasted(box, grid[None], (30, 50), 0.4).paste(0)
+    mask, x, y = read_mask(grid.numpy(), box[0].numpy(), (50, 30), 0.4)
+    found = torch.zeros(30, 50, dtype=torch.bool)
+    found[y : y + mask.shape[0], x : x + mask.shape[1]] = torch.from_numpy(mask)
+    assert torch.equal(found, wanted.bool())
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch 2.11, reading its own file
+def test_a_torch_program_of_one_size(
+    predictor: Predictor,
+    program: torch.export.ExportedProgram,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import instancefcn.export as module
+
+    monkeypatch.setattr(module, "trace", lambda *words: program)
+    rows = export(predictor, tmp_path / "small.pt2", "torch-export", instances=10)
+    assert {row.size for row in rows} == {(96, 144)}
+    extra = {"instancefcn": ""}
+    torch.export.load(tmp_path / "small.pt2", extra_files=extra)
+    assert json.loads(extra["instancefcn"])["preprocessing"]["size"] == [96, 144]
+
+
+# -- what goes wrong
+
+
+def test_a_file_that_differs_is_not_kept(
+    predictor: Predictor,
+    program: torch.export.ExportedProgram,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import instancefcn.export as module
+
+    path = tmp_path / "small.pt2"
+    path.write_text("older")
+    graph = graph_of(predictor, False, 10)
+
+    def wrong(path: Path, form: str) -> check.Run:
+        assert path.stat().st_size > 0
+        return lambda picture: (lambda b, s, label, m: (b, s * 0.9, label, m))(*graph(picture))
+
+    monkeypatch.setattr(module, "trace", lambda *words: program)
+    monkeypatch.setattr(check, "runner", wrong)
+    with (
+        pytest.raises(
+            ExportError, match=r"deer.jpg, 144 x 96 px: \d+ of the network's \d+ objects are missing"
+        ),
+        torch.no_grad(),
+    ):
+        export(predictor, path, "torch-export", instances=10)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["small.pt2"]
+    assert path.read_text() == "older"
+
+
+def test_missing_packages_are_named_with_the_command(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import instancefcn.export as module
+
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(ConfigError, match=r"needs onnxscript, .* pip install 'instancefcn\[export\]'"):
+        export(predictor, tmp_path / "a.onnx", "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dynamic_instance_fcn_is_refused(tmp_path: Path) -> None:
+    network = small_instance_fcn()
+    with pytest.raises(ConfigError, match="leave out --dynamic"):
+        export(predictor_of(network), tmp_path / "a.pt2", "torch-export", dynamic=True)
+
+
+def test_at_least_one_object(predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least 1 object"):
+        export(predictor, tmp_path / "a.pt2", "torch-export", instances=0)
+
+
+def test_the_description_of_a_fixed_size(predictor: Predictor) -> None:
+    document = describe(predictor, graph_of(predictor, False, 5), False)
+    assert document["preprocessing"]["size"] == [96, 144]
+    assert document["model"] == "tiny"

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from instancefcn.export import check, graph_of, trace
+from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
+from instancefcn.inference.predictor import Predictor
+from small import photograph, predictor_of, small_fcis, small_instance_fcn
+
+
+def results(graph: nn.Module, picture: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    with torch.no_grad():
+        boxes, scores, labels, masks = graph(picture[None])
+    there = int((scores > 0).sum())
+    assert bool((scores[:there] > 0).all())
+    assert not scores[there:].any()
+    assert not boxes[there:].any()
+    assert not masks[there:].any()
+    assert not labels[there:].any()
+    return boxes[:there], scores[:there], labels[:there], masks[:there]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("size", [(96, 130), (101, 77), (33, 40)])
+def test_fcis_as_a_graph_finds_what_the_network_finds(size: tuple[int, int], fused: bool) -> None:
+    network = small_fcis(fused)
+    picture = photograph(*size)
+    boxes, scores, labels, masks = results(FCISGraph(network, 40, 1e-3, 28), picture)
+    with torch.no_grad():
+        (wanted,) = network([picture.float() / 255], min_score=1e-3, max_instances=40)
+    assert len(wanted) > 3
+    assert labels.tolist() == wanted.labels.tolist()
+    torch.testing.assert_close(scores, wanted.scores, rtol=0, atol=1e-5)
+    drawn = check.pasted(boxes, masks, size, 0.4)
+    ious = [check.mask_iou(wanted.masks, i, drawn, i) for i in range(len(wanted))]
+    assert min(ious) > 0.7
+    assert sum(ious) / len(ious) > 0.9
+    assert float((boxes - wanted.boxes).abs().median()) < 1.0
+
+
+@pytest.mark.parametrize("size", [(120, 150), (95, 201)])
+def test_instance_fcn_as_a_graph_finds_what_the_network_finds(size: tuple[int, int]) -> None:
+    network = small_instance_fcn()
+    picture = photograph(*size)
+    boxes, scores, labels, masks = results(InstanceFCNGraph(network, 20, 1e-3, 28), picture)
+    with torch.no_grad():
+        (wanted,) = network([picture.float() / 255], min_score=1e-3, max_instances=20)
+    assert len(wanted) > 4
+    assert len(scores) == len(wanted)
+    assert not labels.any()
+    torch.testing.assert_close(scores, wanted.scores, rtol=0, atol=1e-5)
+    drawn = check.pasted(boxes, masks, size, network.spec.mask_threshold)
+    ious = [check.mask_iou(wanted.masks, i, drawn, i) for i in range(len(wanted))]
+    assert sum(ious) / len(ious) > 0.9
+
+
+def test_instance_fcn_is_traced_for_one_size() -> None:
+    graph = graph_of(predictor_of(small_instance_fcn()), False, 20)
+    picture = photograph(96, 144)[None]
+    program = trace(graph, torch.zeros_like(picture), False)
+    with torch.no_grad():
+        wanted, found = graph(picture), program.module()(picture)
+    assert int((wanted[1] > 0).sum()) > 5
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_fewer_places_than_objects(predictor: Predictor) -> None:
+    picture = photograph(96, 130)
+    many = results(graph_of(predictor, True, 40), picture)
+    few = results(graph_of(predictor, True, 3), picture)
+    assert len(few[1]) == 3
+    for ours, all_ in zip(few, many, strict=True):
+        torch.testing.assert_close(ours, all_[:3])
+
+
+def test_a_picture_without_an_object_is_all_padding() -> None:
+    network = small_fcis()
+    nn.init.zeros_(network.maps.scores.weight)
+    with torch.no_grad():
+        network.maps.scores.bias.view(3, 3, 2, 4)[:, :, :, 0] = 30.0  # background, everywhere
+    assert len(results(FCISGraph(network, 10, 1e-3, 28), photograph(64, 64))[1]) == 0
