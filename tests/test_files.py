@@ -65,10 +65,17 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         (temporary / "one").write_text("1")
         assert not out.exists()
     assert (out / "one").read_text() == "1"
-    with pytest.raises(ValueError, match="mine"), new_folder(tmp_path / "other") as temporary:
-        (temporary / "one").write_text("1")
-        raise ValueError("mine")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["deep"]
+
+
+def test_a_folder_that_fails_vanishes(tmp_path: Path) -> None:
+    def fail() -> None:
+        with new_folder(tmp_path / "out") as temporary:
+            (temporary / "one").write_text("1")
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_link_or_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
