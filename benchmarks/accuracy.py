@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -45,6 +44,7 @@ from instancefcn.training.schedule import learning_rate_factor
 from instancefcn.training.setup import make_augment
 from instancefcn.training.stream import RunBatches, RunLoader
 from mask_rcnn import MaskRCNNPeer
+from memory import peak
 
 SPEC = zoo.FCIS_LITE
 RATES = {"fcis": 7e-4, "mask_rcnn": 5e-4}
@@ -124,7 +124,6 @@ class Run:
             found[id_] = encode(instances)
         seconds = (time.perf_counter() - started) / len(pictures)
         metrics = evaluate_predictions(self.val, found)
-        unit = 1 if sys.platform == "darwin" else 1024
         row = {
             "minutes": self.seconds / 60,
             "pictures": self.step * self.config.batch_size,
@@ -133,7 +132,7 @@ class Run:
             "AP75": metrics["mask"]["AP75"],
             "box AP": metrics["box"]["AP"],
             "seconds a picture": seconds,
-            "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20,
+            "peak MiB": peak(),
         }
         self.curve.append(row)
         print(f"{self.folder.name}: " + json.dumps(row), file=sys.stderr, flush=True)

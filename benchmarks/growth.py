@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from memory import peak
 
 SERIES = {
     "windows": (100, 300, 1000, 3000, 10000),
@@ -62,19 +63,14 @@ def run_point(point: dict[str, int], repeats: int) -> None:
             (found,) = network.detect(maps, box_maps, proposals, [size], [size], 0.0, MASKS)
         return len(found)
 
-    before, seconds = _peak(), []
+    before, seconds = peak(), []
     count = detect()
     for _ in range(repeats):
         start = time.perf_counter()
         detect()
         seconds.append(time.perf_counter() - start)
-    result = {"seconds": statistics.median(seconds), "mib": _peak() - before, "objects": count}
+    result = {"seconds": statistics.median(seconds), "mib": peak() - before, "objects": count}
     print(json.dumps(result))
-
-
-def _peak() -> float:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def measure(series: str, value: int, repeats: int, threads: int) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from memory import peak
 
 CLASSES, OBJECTS, WINDOWS = 80, 10, 300
 LIMITS = {"after / convolutions": 0.08, "predict": 0.55, "memory": 0.6, "step": 0.7}
@@ -166,12 +167,6 @@ def run_for_memory(which: str, size: tuple[int, int]) -> None:
     for _ in range(3):
         predict(network, picture(size))
     print(json.dumps({**grown, "process": peak()}))
-
-
-def peak() -> float:
-    """Greatest resident size of this process so far, MiB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from instancefcn.errors import DataError
 from instancefcn.files import write_json
 
 _USUAL = ("train.json", "val.json")
-_FIELDS = {
+FIELDS = {
     "images": {"id", "file_name", "width", "height"},
     "annotations": {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"},
     "categories": {"id", "name"},
@@ -147,8 +147,8 @@ def _is_coco(path: Path) -> bool:
 def other_fields(annotations: Path) -> list[str]:
     """Fields of a COCO file that a Dataset does not keep, such as "licenses" and "images.license"."""
     content = json.loads(annotations.read_text(encoding="utf-8-sig"))
-    found = {key for key in content if key not in _FIELDS and content[key]}
-    for kind, known in _FIELDS.items():
+    found = {key for key in content if key not in FIELDS and content[key]}
+    for kind, known in FIELDS.items():
         for record in content[kind]:
             found |= {f"{kind}.{key}" for key in record if key not in known}
     return sorted(found)

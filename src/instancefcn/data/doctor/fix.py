@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from instancefcn.data.coco_folder import FIELDS
 from instancefcn.data.dataset import Annotation, Picture
 from instancefcn.data.doctor.case import Split
 from instancefcn.data.doctor.examine import Report, examine
@@ -25,12 +26,6 @@ from instancefcn.files import link_or_copy, new_folder, write_json
 from instancefcn.models.zoo import AnySpec
 
 _ORIENTATION = 0x0112
-_OWN = {
-    "images": {"id", "file_name", "height", "width"},
-    "annotations": {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"},
-    "categories": {"id", "name"},
-}
-"""Fields that are written anew; all others of a COCO file go along as they are."""
 
 
 def mend(
@@ -175,7 +170,7 @@ def _content(
     old = _source(report, split)
     extra = {
         kind: {r["id"]: {k: v for k, v in r.items() if k not in own} for r in old.get(kind, []) if _named(r)}
-        for kind, own in _OWN.items()
+        for kind, own in FIELDS.items()
     }
     ids = split.dataset.category_ids
     names = dict(zip(ids, split.dataset.class_names, strict=True))
@@ -208,7 +203,7 @@ def _content(
         if 0 <= a.label < len(ids)
     ]
     categories = [{"id": i, "name": names[i]} | extra["categories"].get(i, {}) for i in sorted(names)]
-    rest = {key: value for key, value in old.items() if key not in _OWN}
+    rest = {key: value for key, value in old.items() if key not in FIELDS}
     return {**rest, "images": images, "annotations": annotations, "categories": categories}
 
 
@@ -226,5 +221,5 @@ def _source(report: Report, split: Split) -> dict[str, Any]:
             path = data.parent / yaml.safe_load(data.read_text(encoding="utf-8"))[split.name]["annotations"]
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         if isinstance(content, dict):
-            return {k: v for k, v in content.items() if k not in _OWN or isinstance(v, list)}
+            return {k: v for k, v in content.items() if k not in FIELDS or isinstance(v, list)}
     return {}
