@@ -12,7 +12,7 @@ from instancefcn.inference.predictor import Predictor
 from instancefcn.models.checkpoint import Loaded, Preprocessing
 from instancefcn.models.fcis import FCIS, Classes, HeadSpec
 from instancefcn.models.instance_fcn import InstanceFCN, ProposalSpec
-from instancefcn.models.rpn import RegionProposalNetwork
+from instancefcn.models.rpn import AnchorSpec, RegionProposalNetwork
 from instancefcn.models.windows import WindowSpec
 from tiny import tiny_spec
 
@@ -61,16 +61,17 @@ def small_instance_fcn() -> InstanceFCN:
     return network.eval()
 
 
-def small_fcis(fused: bool = True) -> FCIS:
+def small_fcis(fused: bool = True, stride: int = 16) -> FCIS:
     """Untrained, but with opinions: heads large enough that scores and masks are far from a draw."""
     torch.manual_seed(3)
     spec = tiny_spec()
     backbone: Any = SmallBackbone()
+    anchors = AnchorSpec(spec.anchors.scales, stride=stride)
     network = FCIS(
         backbone,
-        RegionProposalNetwork(16, spec.anchors, replace(spec.rpn, before_nms=60, after_nms=20)),
-        5,
-        HeadSpec(channels=16, k=3, mask_size=11, fused=fused),
+        RegionProposalNetwork(16, anchors, replace(spec.rpn, before_nms=60, after_nms=20)),
+        5 if stride == 16 else 0,
+        HeadSpec(channels=16, k=3, mask_size=11, fused=fused, stride=stride),
         spec.sampling,
         Classes(NAMES, IDS),
     )

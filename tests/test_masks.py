@@ -84,6 +84,14 @@ def test_cropping_is_that_of_the_dense_masks(dense: Tensor, corners: tuple[int, 
 
 @settings(deadline=None)
 @given(dense=pictures())
+def test_transposing_is_that_of_the_dense_masks(dense: Tensor) -> None:
+    turned = CroppedMasks.from_dense(dense).transpose()
+    assert turned.image_size == (dense.shape[2], dense.shape[1])
+    assert torch.equal(turned.dense(), dense.transpose(1, 2))
+
+
+@settings(deadline=None)
+@given(dense=pictures())
 def test_run_lengths_are_those_of_pycocotools(dense: Tensor) -> None:
     for mask, rle in zip(dense, CroppedMasks.from_dense(dense).rles(), strict=True):
         expected = pycoco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))

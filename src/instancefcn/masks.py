@@ -157,6 +157,12 @@ class CroppedMasks:
         )
         return CroppedMasks(torch.cat(flipped) if flipped else self.pixels, rects, self.image_size)
 
+    def transpose(self) -> CroppedMasks:
+        """The masks of the picture mirrored at its main diagonal (rows become columns)."""
+        turned = [crop.t().reshape(-1) for crop in self._crops]
+        pixels = torch.cat(turned) if turned else self.pixels
+        return CroppedMasks(pixels, self.rects[:, [1, 0, 3, 2]], (self.image_size[1], self.image_size[0]))
+
     def crop_to(self, x1: int, y1: int, x2: int, y2: int) -> CroppedMasks:
         """The part of every mask inside a window of the picture, in the window's own pixels.
 

@@ -17,6 +17,7 @@ from instancefcn.data.transforms import (
     mean_gray,
     resize_scale,
     resized_size,
+    turn,
 )
 from instancefcn.masks import CroppedMasks
 
@@ -93,6 +94,45 @@ def test_flip_table() -> None:
     assert torch.equal(flip(out).masks.dense(), masks)
 
 
+def test_turn_table() -> None:
+    """Counter-clockwise: the upper right corner comes to the upper left."""
+    masks = torch.zeros((1, 2, 3), dtype=torch.bool)
+    masks[0, 0, 1:3] = True
+    scene = Scene(
+        torch.arange(6, dtype=torch.uint8).reshape(1, 2, 3).expand(3, -1, -1),
+        CroppedMasks.from_dense(masks),
+        torch.tensor([4]),
+        torch.tensor([[0.0, 0.0, 1.5, 2.0]]),
+    )
+    out = turn(scene, 1)
+    assert out.image[0].tolist() == [[2, 5], [1, 4], [0, 3]]
+    assert out.masks.dense()[0].int().tolist() == [[1, 0], [1, 0], [0, 0]]
+    assert out.crowd.tolist() == [[0.0, 1.5, 2.0, 3.0]]
+    assert turn(scene, 2).image[0].tolist() == [[5, 4, 3], [2, 1, 0]]
+    assert turn(scene, 0) is scene
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_turns_are_those_of_numpy(quarters: int) -> None:
+    scene = marked_scene()
+    out = turn(scene, quarters)
+    assert torch.equal(out.image, scene.image.rot90(quarters, (1, 2)))
+    assert torch.equal(out.masks.dense(), scene.masks.dense().rot90(quarters, (1, 2)))
+    assert torch.equal(turn(out, (4 - quarters) % 4).crowd, scene.crowd)
+
+
+def test_all_turns_are_drawn_and_none_unless_asked_for() -> None:
+    scene = marked_scene()
+    generators = [torch.Generator().manual_seed(seed) for seed in range(80)]
+    turned = Augment((48, 48), 1000, turn=1.0, **PLAIN)
+    seen = [turned(scene, generator)[1].image for generator in generators]
+    counts = [sum(torch.equal(one, scene.image.rot90(q, (1, 2))) for one in seen) for q in range(4)]
+    assert sum(counts) == 80
+    assert min(counts) >= 8
+    plain = Augment((48, 48), 1000, **PLAIN)
+    assert all(torch.equal(plain(scene, generator)[1].image, scene.image) for generator in generators)
+
+
 def test_crop_drops_keeps_and_ignores() -> None:
     masks = torch.zeros((3, 20, 20), dtype=torch.bool)
     masks[0, 5:15, 5:15] = True  # whole
@@ -120,12 +160,14 @@ def test_crop_drops_keeps_and_ignores() -> None:
 @settings(deadline=None, max_examples=60)
 def test_augmented_pixels_and_masks_stay_together(seed: int, objects: int, min_crop: float) -> None:
     scene = marked_scene(objects=objects, seed=seed)
-    augment = Augment((48, 48), 10_000, crop=1.0, min_crop=min_crop, brightness=0, contrast=0, saturation=0)
+    augment = Augment(
+        (48, 48), 10_000, crop=1.0, min_crop=min_crop, turn=0.5, brightness=0, contrast=0, saturation=0
+    )
     image, out, (sx, sy) = augment(scene, torch.Generator().manual_seed(seed))
     height, width = out.masks.image_size
     assert out.image.shape == (3, height, width)
-    assert height >= round(min_crop * 48)
-    assert width >= round(min_crop * 64)
+    assert min(height, width) >= round(min_crop * 48)
+    assert max(height, width) >= round(min_crop * 64)
     assert image.shape == (3, round(height * sy), round(width * sx))
     assert len(out.labels) == len(out.masks)
     slivers = torch.zeros(out.image.shape[1:], dtype=torch.bool)

@@ -22,10 +22,12 @@ def results(graph: nn.Module, picture: Tensor) -> tuple[Tensor, Tensor, Tensor, 
     return boxes[:there], scores[:there], labels[:there], masks[:there]
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(("fused", "stride"), [(True, 16), (False, 16), (True, 8)])
 @pytest.mark.parametrize("size", [(96, 130), (101, 77), (33, 40)])
-def test_fcis_as_a_graph_finds_what_the_network_finds(size: tuple[int, int], fused: bool) -> None:
-    network = small_fcis(fused)
+def test_fcis_as_a_graph_finds_what_the_network_finds(
+    size: tuple[int, int], fused: bool, stride: int
+) -> None:
+    network = small_fcis(fused, stride)
     picture = photograph(*size)
     boxes, scores, labels, masks = results(FCISGraph(network, 40, 1e-3, 28), picture)
     with torch.no_grad():

@@ -15,6 +15,7 @@ from instancefcn.instances import Instances
 from instancefcn.models import zoo
 from instancefcn.models.class_maps import ClassMaps
 from instancefcn.models.fcis import DELTA_STD, FCIS, HeadSpec
+from instancefcn.models.rpn import AnchorSpec
 from instancefcn.models.sampling import RoITargets, SamplingSpec
 from instancefcn.models.targets import Target
 from instancefcn.ops import reference
@@ -69,8 +70,21 @@ NOTHING = target([], [], (64, 80))
         {"sampling": SamplingSpec(method="random", rois=64, fill=True)},
         {"rpn_level": 4},
         head(fused=True),
+        head(fused=True, stride=8),
+        {**head(fused=True, stride=8), "rpn_level": 0, "anchors": AnchorSpec((3.0, 6.0), stride=8)},
     ],
-    ids=["plain", "k=1", "separate maps", "14 cells", "ohem", "filled", "proposals from C4", "fused levels"],
+    ids=[
+        "plain",
+        "k=1",
+        "separate maps",
+        "14 cells",
+        "ohem",
+        "filled",
+        "proposals from C4",
+        "fused levels",
+        "stride 8",
+        "all at stride 8",
+    ],
 )
 def test_every_parameter_trains(changes: dict[str, Any]) -> None:
     net = network(**changes)
@@ -199,6 +213,22 @@ def test_maps_have_the_operators_layout() -> None:
     assert box_maps.shape == (2, 5, 5, 4, 4, 6)
     assert net.maps.scores.out_channels == 2 * 5**2 * 4
     assert net.maps.deltas.out_channels == 4 * 5**2
+
+
+@pytest.mark.parametrize(("stride", "cells"), [(16, (4, 5)), (8, (7, 9))])
+def test_maps_have_the_cells_of_their_stride(stride: int, cells: tuple[int, int]) -> None:
+    net = network(**head(fused=True, stride=stride), rpn_level=0, anchors=AnchorSpec((3.0,), stride=stride))
+    batch, _ = net.collate(pictures((56, 70)))
+    features = net.backbone(batch)
+    maps, box_maps = net.maps(features)
+    assert maps.features.shape[2:] == box_maps.shape[4:] == cells
+    assert net.proposal_features(features, maps) is maps.features
+
+
+@pytest.mark.parametrize("changes", [{"stride": 8}, {"stride": 4, "fused": True}])
+def test_a_stride_that_cannot_be_had_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"not {changes['stride']}"):
+        HeadSpec(**changes)
 
 
 def test_separate_maps_share_nothing() -> None:

@@ -67,6 +67,11 @@ def test_only_stem_and_c2_are_frozen(named: tuple[zoo.ModelSpec, FCIS]) -> None:
     assert 0 < len(frozen) < len(list(net.parameters())) / 2
 
 
+def test_maps_at_stride_8_must_be_fused() -> None:
+    with pytest.raises(ConfigError, match=r"fcis_fine cannot be changed so: .* when fused"):
+        zoo.build("fcis_fine", 1, fused=False)
+
+
 @pytest.mark.parametrize("named", ["fcis_resnet101"], indirect=True)
 def test_the_papers_network_is_the_papers(named: tuple[zoo.ModelSpec, FCIS]) -> None:
     """57,892,626 parameters were counted in another implementation for COCO (80 classes, 12 anchors)."""

@@ -22,8 +22,8 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="fcis_lite (when left out), fcis_resnet50, fcis_resnet101; for proposals "
-            "instancefcn_lite or instancefcn_vgg16."
+            help="fcis_lite (when left out), fcis_fine (many small objects), fcis_resnet50, fcis_resnet101;"
+            " for proposals instancefcn_lite or instancefcn_vgg16."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="How often every picture is seen.")] = None,

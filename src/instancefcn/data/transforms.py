@@ -86,6 +86,7 @@ class Augment:
             choices where it never is). A blind draw would show most objects at a useless size.
         long: largest long side.
         flip: probability of mirroring left and right.
+        turn: probability of a quarter, half or three-quarter turn, each as likely as none.
         brightness, contrast, saturation: factors are drawn from 1 - x to 1 + x (0 to 1).
         crop: probability of cutting out a window.
         min_crop: smallest side of that window, as a share of the picture's side. A window of a picture with
@@ -95,6 +96,7 @@ class Augment:
     short_sides: tuple[int, int]
     long: int
     flip: float = 0.5
+    turn: float = 0.0
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.2
@@ -107,7 +109,7 @@ class Augment:
         low, high = self.short_sides
         if not 1 <= low <= high:
             raise ValueError(f"short_sides must be (low, high) with 1 <= low <= high, got {self.short_sides}")
-        for name in ("flip", "brightness", "contrast", "saturation", "crop"):
+        for name in ("flip", "turn", "brightness", "contrast", "saturation", "crop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         if not 0 < self.min_crop <= 1:
@@ -121,12 +123,14 @@ class Augment:
             picture's pixels; (x, y) network pixels per pixel of that scene.
         """
         # All numbers are drawn whatever is then used: switching one change off does not reshuffle the others.
-        draw = torch.rand(12, generator=generator, dtype=torch.float64).tolist()
+        draw = torch.rand(14, generator=generator, dtype=torch.float64).tolist()
         if draw[0] < self.crop:
             window = _draw_window(scene, self.min_crop, draw[6:11])
             scene = crop(scene, window)
         if draw[1] < self.flip:
             scene = flip(scene)
+        if draw[12] < self.turn:
+            scene = turn(scene, int(4 * draw[13]))
         low, high = self.short_sides
         short = min(high, low + int(draw[2] * (high - low + 1)))
         if self.choices:
@@ -171,6 +175,23 @@ def flip(scene: Scene) -> Scene:
         image=scene.image.flip(-1),
         masks=scene.masks.flip_horizontal(),
         crowd=torch.stack((width - x2, y1, width - x1, y2), 1),
+    )
+
+
+def turn(scene: Scene, quarters: int) -> Scene:
+    """The scene turned counter-clockwise by so many quarters (0 to 3)."""
+    for _ in range(quarters):
+        scene = transpose(flip(scene))
+    return scene
+
+
+def transpose(scene: Scene) -> Scene:
+    """The scene mirrored at its main diagonal: rows become columns."""
+    return replace(
+        scene,
+        image=scene.image.transpose(1, 2),
+        masks=scene.masks.transpose(),
+        crowd=scene.crowd[:, [1, 0, 3, 2]],
     )
 
 

@@ -12,7 +12,6 @@ from torchvision.ops import box_iou
 
 from instancefcn import boxes as box_ops
 from instancefcn.export.grids import FINE, apart, average, front, suppress, tighten
-from instancefcn.models.backbone import STRIDE
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN, tight_cells
 from instancefcn.models.windows import window_boxes
@@ -60,8 +59,8 @@ class FCISGraph(nn.Module):
         mean, std = network.backbone.mean, network.backbone.std
         features = network.backbone((picture.to(mean.dtype) / 255 - mean) / std)
         maps, box_maps = network.maps(features)
-        proposals, there = self.proposals(features, size)
-        deltas = ps_average(box_maps, box_ops.to_rois(proposals, 0), STRIDE) * network.delta_std
+        proposals, there = self.proposals(network.proposal_features(features, maps), size)
+        deltas = ps_average(box_maps, box_ops.to_rois(proposals, 0), network.head.stride) * network.delta_std
         refined = box_ops.clip(box_ops.decode(proposals, deltas), size)
         boxes = torch.cat((proposals, refined))
         usable = torch.cat((there, there)) & box_ops.sides_at_least(boxes, network.rpn.spec.min_size)
@@ -86,10 +85,11 @@ class FCISGraph(nn.Module):
             self.points,
         )
 
-    def proposals(self, features: tuple[Tensor, ...], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Boxes [after_nms, 4], best first, and bool [after_nms]: which are no padding."""
+    def proposals(self, level: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """From the features that the RPN looks at to boxes [after_nms, 4], best first, and bool [after_nms]:
+        which are no padding.
+        """
         rpn, spec = self.network.rpn, self.network.rpn.spec
-        level = features[self.network.rpn_level - 3]
         logits, deltas = rpn(level)
         anchors = rpn.anchors.grid(level.shape[2], level.shape[3], level.device)
         boxes = box_ops.clip(box_ops.decode(anchors, deltas[0]), size)

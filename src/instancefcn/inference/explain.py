@@ -18,7 +18,7 @@ from instancefcn.files import atomic_write
 from instancefcn.inference.drawing import draw
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
-from instancefcn.models import backbone, windows
+from instancefcn.models import windows
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.ops import mask_logits
@@ -92,7 +92,7 @@ def _of_object(network: FCIS, image: Tensor, one: Instances) -> Explanation:
     of_class = maps.of(maps.features, maps.weight[:, :, :, own], maps.bias[:, :, :, own])
     height, width = one.image_size
     window = box_ops.scale(one.boxes.to(batch.device), image.shape[2] / width, image.shape[1] / height)
-    outside, inside = (_read(of_class[:, :, :, side], window, backbone.STRIDE) for side in (0, 1))
+    outside, inside = (_read(of_class[:, :, :, side], window, network.head.stride) for side in (0, 1))
     return Explanation(one.boxes[0], inside, outside)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from instancefcn import boxes as box_ops
 from instancefcn.instances import Instances
-from instancefcn.models.backbone import STRIDE, Backbone
+from instancefcn.models.backbone import STRIDE, STRIDES, Backbone
 from instancefcn.models.class_maps import ClassMaps
 from instancefcn.models.fusion import Fusion
 from instancefcn.models.groups import parameter_groups
@@ -47,21 +47,34 @@ class HeadSpec:
     Attributes:
         channels: of the 1x1 convolution between the backbone and the score maps.
         fused: False reads the maps from C5, as the paper; True from C3, C4 and C5 (see `Fusion`).
+        stride: pixels per map cell: 16, as the paper, or 8 for small objects, which must be `fused`.
         k: parts of a window along each side; 1 makes the maps translation invariant (the paper's ablation).
         joint: True for FCIS; False reads the class from one set of maps and the mask from the other (the
             paper's ablation "separate score maps").
         mask_size: cells of a mask along each side.
         mask_weight: of the mask loss against the others (10 in the official code, 1 in the paper).
         extent: how far a voted mask reaches: "voters", as in the official code, or only the survivor's "box".
+        instances: the most of one picture, unless the caller says otherwise.
+
+    Raises:
+        ValueError: another stride, or 8 without fusion.
     """
 
     channels: int = 1024
     fused: bool = False
+    stride: int = STRIDE
     k: int = 7
     joint: bool = True
     mask_size: int = 21
     mask_weight: float = 10.0
     extent: Extent = "voters"
+    instances: int = 100
+
+    def __post_init__(self) -> None:
+        if self.stride not in STRIDES or (self.stride != STRIDE and not self.fused):
+            raise ValueError(
+                f"score maps have stride {STRIDE}, or {STRIDES[0]} when fused, not {self.stride}"
+            )
 
 
 @dataclass(frozen=True)
@@ -84,13 +97,13 @@ class ScoreMaps(nn.Module):
         super().__init__()
         self.spec = spec
         self.levels = len(in_channels) if spec.fused else 1
-        self.reduce = Fusion(in_channels[-self.levels :], spec.channels)
+        self.reduce = Fusion(in_channels[-self.levels :], spec.channels, finest=spec.stride != STRIDE)
         self.scores = nn.Conv2d(spec.channels, spec.k**2 * 2 * (num_classes + 1), 1)
         self.deltas = nn.Conv2d(spec.channels, spec.k**2 * 4, 1)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[ClassMaps, Tensor]:
         """C3, C4 and C5 to maps [N, k, k, 2 (outside, inside), C + 1, H, W], of very many classes made only
-        when they are read, and box maps [N, k, k, 4, H, W], with the cells of C5.
+        when they are read, and box maps [N, k, k, 4, H, W], with the cells of C5 (of C3 at stride 8).
         """
         reduced = self.reduce(features[-self.levels :])
         k, bias = self.spec.k, self.scores.bias
@@ -105,7 +118,7 @@ class FCIS(nn.Module):
     Args:
         backbone: C3 at stride 8, C4 and C5 at stride 16.
         rpn: proposals.
-        rpn_level: 4 to propose from C4 (the paper), 5 from C5.
+        rpn_level: 4 to propose from C4 (the paper), 5 from C5, 0 from the features of the score maps.
         head: the position-sensitive head.
         sampling: the RoIs of a training step.
         classes: names and ids; background is added inside.
@@ -144,7 +157,7 @@ class FCIS(nn.Module):
         targets: list[Target] | None = None,
         image_sizes: list[tuple[int, int]] | None = None,
         min_score: float = 0.0,
-        max_instances: int = 100,
+        max_instances: int | None = None,
     ) -> Any:
         """Losses while training, instances otherwise.
 
@@ -154,7 +167,7 @@ class FCIS(nn.Module):
             image_sizes: (height, width) of the original pictures, in which instances are wanted; the images'
                 own when None.
             min_score: instances below this score are not worth a vote, nor below LEAST_SCORE.
-            max_instances: the most instances of one picture.
+            max_instances: the most instances of one picture; the head's own limit when None.
 
         Returns:
             In training mode dict of scalar losses: "rpn_class", "rpn_box", "class", "box", "mask".
@@ -168,9 +181,10 @@ class FCIS(nn.Module):
             features = self.backbone(batch)
         with stage("score maps"):
             maps, box_maps = self.maps(features)
-            logits, deltas = self.rpn(features[self.rpn_level - 3])
+            level = self.proposal_features(features, maps)
+            logits, deltas = self.rpn(level)
         with stage("proposals"):
-            height, width = features[-1].shape[2:]
+            height, width = level.shape[2:]
             grid = self.rpn.anchors.grid(height, width, batch.device)
             proposals = [
                 self.rpn.proposals(logits[i].detach(), deltas[i].detach(), grid, size)
@@ -178,7 +192,13 @@ class FCIS(nn.Module):
             ]
         if not self.training:
             return self.detect(
-                maps, box_maps, proposals, sizes, image_sizes or sizes, min_score, max_instances
+                maps,
+                box_maps,
+                proposals,
+                sizes,
+                image_sizes or sizes,
+                min_score,
+                max_instances or self.head.instances,
             )
         if targets is None or len(targets) != len(images):
             raise ValueError("training needs one target for every image")
@@ -199,16 +219,20 @@ class FCIS(nn.Module):
             batch[i, :, : sizes[i][0], : sizes[i][1]] = (image.to(mean) - mean) / std
         return batch, sizes
 
+    def proposal_features(self, features: Sequence[Tensor], maps: ClassMaps) -> Tensor:
+        """What the RPN looks at: C4 or C5 of C3, C4 and C5, or what the score maps are made of."""
+        return features[self.rpn_level - 3] if self.rpn_level else maps.features
+
     # -- reading windows from the maps
     # ------------------------------------------------------------------------------
 
     def class_logits(self, maps: ClassMaps, rois: Tensor) -> Tensor:
         """Class logits [R, C + 1] of RoIs [R, 5]: the window means of max(inside, outside)."""
-        return maps.class_logits(rois, STRIDE).float()
+        return maps.class_logits(rois, self.head.stride).float()
 
     def masks(self, maps: ClassMaps, rois: Tensor, classes: Tensor) -> Tensor:
         """Mask logits [R, m, m] of RoIs [R, 5], each for one class [R] (background is 0)."""
-        return maps.mask_logits(rois, classes, STRIDE, self.head.mask_size).float()
+        return maps.mask_logits(rois, classes, self.head.stride, self.head.mask_size).float()
 
     # -- training
     # ---------------------------------------------------------------------------------------------------
@@ -228,7 +252,7 @@ class FCIS(nn.Module):
         logits = self.class_logits(maps, rois)
         class_loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
 
-        deltas = ps_average(box_maps, rois[foreground], STRIDE).float()
+        deltas = ps_average(box_maps, rois[foreground], self.head.stride).float()
         wanted, masks = self.wanted(samples, targets)
         box_loss = torch.zeros_like(class_loss)
         box_loss[foreground] = F.smooth_l1_loss(deltas, wanted, reduction="none").sum(1)
@@ -278,7 +302,7 @@ class FCIS(nn.Module):
         """
         with stage("scoring"):
             rois = torch.cat([box_ops.to_rois(boxes, i) for i, boxes in enumerate(proposals)])
-            deltas = ps_average(box_maps, rois, STRIDE).float() * self.delta_std
+            deltas = ps_average(box_maps, rois, self.head.stride).float() * self.delta_std
             decoded = box_ops.decode(rois[:, 1:], deltas).split([len(boxes) for boxes in proposals])
             refined = [box_ops.clip(boxes, size) for boxes, size in zip(decoded, sizes, strict=True)]
             again = torch.cat([box_ops.to_rois(boxes, i) for i, boxes in enumerate(refined)])

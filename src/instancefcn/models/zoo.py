@@ -30,7 +30,7 @@ class ModelSpec:
         short_side, long_side: pixels: pictures are scaled to this short side, or less where the long side
             would pass its limit.
         anchors, rpn, head, sampling: see there.
-        rpn_level: 4 to propose from C4, 5 from C5.
+        rpn_level: 4 to propose from C4, 5 from C5, 0 from the features of the score maps.
         training: settings in which training of this model differs from `TrainConfig`'s defaults.
     """
 
@@ -117,6 +117,26 @@ FCIS_LITE = ModelSpec(
     },
 )
 
+# For many small objects, such as the nuclei of a micrograph: everything happens at stride 8, on C3, C4 and C5
+# fused; several hundred objects may lie in one picture. Crops and turns of the pictures show more of them.
+FCIS_FINE = replace(
+    FCIS_LITE,
+    name="fcis_fine",
+    short_side=576,
+    long_side=960,
+    anchors=AnchorSpec(scales=(1.5, 3, 6, 12), stride=8),
+    rpn=RPNSpec(channels=128, before_nms=3000, after_nms=1000, min_size=4.0, inside_only=False, samples=512),
+    rpn_level=0,
+    head=HeadSpec(channels=128, fused=True, stride=8, instances=400),
+    sampling=SamplingSpec(method="random", rois=256, foreground_fraction=0.5, fill=False),
+    training={
+        **FCIS_LITE.training,
+        "train_short": (320, 448),
+        "train_long": 512,
+        "augment": {"crop": 1.0, "turn": 1.0, "colour": 0.3},
+    },
+)
+
 # 600 x 1.5^-4 .. 600 x 1.5: the short sides of training pictures and the levels of the pyramid.
 PYRAMID = (119, 178, 267, 400, 600, 900)
 
@@ -157,7 +177,7 @@ INSTANCEFCN_LITE = ProposalModelSpec(
 
 SPECS: dict[str, AnySpec] = {
     spec.name: spec
-    for spec in (FCIS_RESNET101, FCIS_RESNET50, FCIS_LITE, INSTANCEFCN_VGG16, INSTANCEFCN_LITE)
+    for spec in (FCIS_RESNET101, FCIS_RESNET50, FCIS_LITE, FCIS_FINE, INSTANCEFCN_VGG16, INSTANCEFCN_LITE)
 }
 
 
@@ -212,7 +232,8 @@ def build(
         raise ConfigError(f"there are {len(class_names)} class names, but {len(ids)} category ids")
     classes = Classes(tuple(class_names), ids)
     backbone = Backbone(spec.backbone, spec.frozen, pretrained)
-    rpn = RegionProposalNetwork(backbone.channels[spec.rpn_level - 3], spec.anchors, spec.rpn)
+    channels = backbone.channels[spec.rpn_level - 3] if spec.rpn_level else spec.head.channels
+    rpn = RegionProposalNetwork(channels, spec.anchors, spec.rpn)
     network = FCIS(backbone, rpn, spec.rpn_level, spec.head, spec.sampling, classes)
     return network.to(memory_format=torch.channels_last)
 
@@ -256,7 +277,10 @@ def with_changes(
             )
         return spec if k is None else replace(spec, head=replace(spec.head, k=k))
     wanted: dict[str, Any] = {"k": k, "joint": joint, "fused": fused}
-    head = replace(spec.head, **{key: value for key, value in wanted.items() if value is not None})
+    try:
+        head = replace(spec.head, **{key: value for key, value in wanted.items() if value is not None})
+    except ValueError as error:
+        raise ConfigError(f"{spec.name} cannot be changed so: {error}") from None
     method = spec.sampling.method if sampling is None else sampling
     if method not in ("random", "ohem"):
         raise ConfigError(f"sampling is 'random' or 'ohem', not {method!r}")

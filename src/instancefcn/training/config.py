@@ -32,6 +32,12 @@ class AugmentConfig(Section):
     """How training pictures are varied. Strengths and chances lie between 0 (off) and 1."""
 
     flip: float = Field(default=0.5, ge=0, le=1, description="chance of a horizontal flip")
+    turn: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="chance of a turn by 0 to 3 quarters: pictures without an up and down",
+    )
     colour: float = Field(
         default=0.2, ge=0, le=1, description="strength of the change of brightness, contrast and saturation"
     )

@@ -105,6 +105,7 @@ def make_augment(config: TrainConfig) -> Augment:
         short_sides=config.train_short,
         long=config.train_long,
         flip=change.flip,
+        turn=change.turn,
         brightness=change.colour,
         contrast=change.colour,
         saturation=change.colour,
