@@ -1,0 +1,118 @@
+"""The ablation of the FCIS paper on a folder of one's own: each part of the method changed alone.
+
+    python benchmarks/ablation.py DATA --out RUNS [--seeds 0] [--epochs 4] [--short-side 320]
+        [--precision bf16-mixed] [--json]
+
+One `fcis_lite` is trained for every row and seed, with the same pictures, draws and steps, and measured on
+val; the last rows are the whole method, tested otherwise. Beside them stand the paper's figures (ResNet-101,
+VOC 2012; random sampling against OHEM: COCO). The small pictures make it affordable on a laptop. A run that
+was stopped goes on when the command is given again, a finished one is only read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import instancefcn
+from instancefcn.errors import ConfigError
+from instancefcn.files import write_json
+from instancefcn.models import zoo
+
+TRAINED: dict[str, tuple[dict[str, Any], str]] = {
+    "translation invariant (k = 1)": ({"k": 1}, "52.5 / 38.5"),
+    "separate score maps": ({"joint": False}, "63.9 / 49.7"),
+    "FCIS (k = 7)": ({}, "65.7 / 52.1"),
+    "FCIS, k = 3": ({"k": 3}, ""),
+    "FCIS, k = 5": ({"k": 5}, ""),
+    "FCIS, OHEM": ({"sampling": "ohem"}, "COCO AP 28.8 random, 29.2 OHEM"),
+}
+"""Rows with a training of their own: what is changed, and the paper's figures (VOC 2012 mAP^r 0.5 / 0.7)."""
+WHOLE = "FCIS (k = 7)"
+TESTED: dict[str, dict[str, Any]] = {
+    "FCIS, one pass": {"passes": 1},
+    "FCIS, no voting": {"voting": False},
+    "FCIS, one pass, no voting": {"passes": 1, "voting": False},
+}
+"""Rows that test the network of WHOLE with another head."""
+COLUMNS = (
+    ("mask", "AP"),
+    ("mask", "AP50"),
+    ("mask", "AP75"),
+    ("box", "AP"),
+    ("voc", "mAP50"),
+    ("voc", "mAP70"),
+)
+
+
+def trained(data: Path, folder: Path, changes: dict[str, Any], options: argparse.Namespace, seed: int) -> Any:
+    """Train unless `folder` holds the finished run; the figures of its end."""
+    finished = folder / "metrics.json"
+    if not finished.is_file():
+        short = options.short_side
+        settings = {
+            "seed": seed,
+            "epochs": options.epochs,
+            "short_side": short,
+            "long_side": short * 5 // 3,
+            "precision": options.precision,
+            "evaluate_every": 0,
+            "pictures_every": 0,
+            "warmup": 100,
+            "ema_decay": 0.995,
+            **changes,
+        }
+        resume = (folder / "last.ckpt").exists()
+        try:
+            instancefcn.train(data, zoo.FCIS_LITE.name, out=folder, resume=resume, **settings)
+        except ConfigError as error:
+            raise SystemExit(f"{folder}: {error}") from None
+    return json.loads(finished.read_text(encoding="utf-8"))["final"]
+
+
+def tested(data: Path, folder: Path, name: str, changes: dict[str, Any]) -> Any:
+    """Test the last weights of a run with another head, unless that was done."""
+    finished = folder / f"{name}.json"
+    if not finished.is_file():
+        predictor = instancefcn.load(folder / "last.safetensors")
+        predictor.network.head = replace(predictor.network.head, **changes)
+        write_json(finished, instancefcn.evaluate(data, predictor))
+    return json.loads(finished.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    """Train, test and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--short-side", type=int, default=320)
+    parser.add_argument("--precision", choices=["32", "bf16-mixed"], default="bf16-mixed")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    rows: dict[str, list[Any]] = {name: [] for name in (*TRAINED, *TESTED)}
+    for seed in options.seeds:
+        for number, (name, (changes, _)) in enumerate(TRAINED.items()):
+            folder = options.out / f"{number}_seed{seed}"
+            rows[name].append(trained(options.data, folder, changes, options, seed))
+        whole = options.out / f"{list(TRAINED).index(WHOLE)}_seed{seed}"
+        for number, (name, changes) in enumerate(TESTED.items()):
+            rows[name].append(tested(options.data, whole, f"tested_{number}", changes))
+    if options.json:
+        print(json.dumps(rows))
+        return
+    print(f"{'':<32}" + "".join(f"{f'{kind} {name}':>11}" for kind, name in COLUMNS) + "   paper")
+    for name, found in rows.items():
+        figures = "".join(
+            f"{statistics.mean(one[kind][key] for one in found):>11.3f}" for kind, key in COLUMNS
+        )
+        print(f"{name:<32}{figures}   {TRAINED.get(name, ({}, ''))[1]}".rstrip())
+
+
+if __name__ == "__main__":
+    main()

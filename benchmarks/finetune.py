@@ -1,0 +1,107 @@
+"""Does it help to start from a bundled model? The same short training from it and from the backbone alone.
+
+    python benchmarks/finetune.py DATA --out RUNS --classes bird cat dog [--init fcis-animals7] [--seeds 0]
+        [--epochs 30] [--short-side 384] [--precision bf16-mixed] [--json]
+
+Of DATA (COCO JSON) only the pictures with the named classes are used, so that the folder can be one of
+classes that the bundled model does not know. Both runs see the same pictures in the same order; the minutes
+are those of the run's own log, without evaluation. A run that was stopped goes on when the command is given
+again, a finished one is only read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import instancefcn
+from instancefcn.files import link_or_copy, write_json
+from instancefcn.models import zoo
+
+
+def select(data: Path, out: Path, classes: list[str]) -> None:
+    """A COCO folder of the pictures in which one of the classes occurs, with those classes alone."""
+    for split in ("train", "val"):
+        document = json.loads((data / f"{split}.json").read_text(encoding="utf-8"))
+        categories = [category for category in document["categories"] if category["name"] in classes]
+        if missing := set(classes) - {category["name"] for category in categories}:
+            raise SystemExit(f"{data / split}.json has no class {', '.join(sorted(missing))}")
+        wanted = {category["id"] for category in categories}
+        annotations = [a for a in document["annotations"] if a["category_id"] in wanted]
+        seen = {annotation["image_id"] for annotation in annotations}
+        images = [image for image in document["images"] if image["id"] in seen]
+        for image in images:
+            target = out / "images" / image["file_name"]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                link_or_copy(data / "images" / image["file_name"], target)
+        write_json(
+            out / f"{split}.json", {"images": images, "annotations": annotations, "categories": categories}
+        )
+
+
+def measure(data: Path, folder: Path, init: str | None, seed: int, options: argparse.Namespace) -> Any:
+    """Train unless `folder` holds the finished run; its last figures and its minutes."""
+    if not (folder / "metrics.json").is_file():
+        short = options.short_side
+        instancefcn.train(
+            data,
+            zoo.FCIS_LITE.name,
+            out=folder,
+            resume=(folder / "last.ckpt").exists(),
+            seed=seed,
+            epochs=options.epochs,
+            short_side=short,
+            long_side=short * 5 // 3,
+            precision=options.precision,
+            init=init,
+            warmup=50,
+            ema_decay=0.99,
+            evaluate_every=0,
+            pictures_every=0,
+        )
+    final = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["final"]
+    with (folder / "log.csv").open(newline="", encoding="utf-8") as file:
+        seconds = max(float(row["seconds"]) for row in csv.DictReader(file))
+    return {"minutes": seconds / 60, **{key: final["mask"][key] for key in ("AP", "AP50", "AP75")}}
+
+
+def main() -> None:
+    """Train both ways and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--classes", nargs="+", required=True)
+    parser.add_argument("--init", default="fcis-animals7")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--short-side", type=int, default=384)
+    parser.add_argument("--precision", choices=["32", "bf16-mixed"], default="bf16-mixed")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    folder = options.out / "data"
+    if not (folder / "val.json").exists():
+        select(options.data, folder, options.classes)
+    starts = {"ImageNet backbone": None, options.init: options.init}
+    rows = {
+        name: [
+            measure(folder, options.out / f"{'init' if init else 'backbone'}_seed{seed}", init, seed, options)
+            for seed in options.seeds
+        ]
+        for name, init in starts.items()
+    }
+    if options.json:
+        print(json.dumps(rows))
+        return
+    print(f"{'start':<22}" + "".join(f"{key:>10}" for key in ("minutes", "AP", "AP50", "AP75")))
+    for name, found in rows.items():
+        means = [statistics.mean(one[key] for one in found) for key in ("minutes", "AP", "AP50", "AP75")]
+        print(f"{name:<22}{means[0]:>10.1f}" + "".join(f"{value:>10.3f}" for value in means[1:]))
+
+
+if __name__ == "__main__":
+    main()

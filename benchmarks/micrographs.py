@@ -1,0 +1,121 @@
+"""The measure of the nucleus field, TP / (TP + FP + FN) at IoU 0.5 to 0.9, by picture and by modality.
+
+    python benchmarks/micrographs.py DATA --model fcis-nuclei [--split val] [--score S] [--tune-on 100]
+        [--json]
+
+DATA is COCO JSON. A picture record may name its "modality"; figures are given for each and for all. Where
+detections overlap, the better one has the pixel; where annotations do, the later one. The score from which a
+detection counts is --score, or else the one of 0.05, 0.1, ..., 0.95 that is best on --tune-on pictures of the
+train split (spread evenly over it): the split that is measured has no say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import instancefcn
+from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.images import read_image
+from instancefcn.data.layout import open_dataset
+from instancefcn.data.outlines import rasterize
+from instancefcn.evaluation.matching import THRESHOLDS, Matches, match, mean_score
+from instancefcn.inference.formats import label_map
+from instancefcn.inference.predictor import Predictor
+from instancefcn.instances import Instances
+
+SCORES = tuple(round(0.05 * i, 2) for i in range(1, 20))
+
+
+def truth_of(picture: Picture) -> np.ndarray[Any, Any]:
+    """The annotated objects as a label map [H, W]."""
+    masks = rasterize(picture)
+    numbers = np.zeros((picture.height, picture.width), np.int64)
+    for index, (x1, y1, x2, y2) in enumerate(masks.rects.tolist()):
+        numbers[y1:y2, x1:x2][masks.crop(index).numpy() > 0] = index + 1
+    return numbers
+
+
+def compare(picture: Picture, found: Instances, score: float) -> Matches:
+    """The picture's annotations and the detections from `score` on."""
+    return match(truth_of(picture), label_map(found.filter(score)))
+
+
+def segment(predictor: Predictor, pictures: Sequence[Picture]) -> list[Instances]:
+    """What is found in the pictures, whatever its score."""
+    found = []
+    for done, picture in enumerate(pictures, start=1):
+        found += predictor.run([read_image(picture.path)])
+        if done % 20 == 0:
+            print(f"{done} of {len(pictures)} pictures", file=sys.stderr, flush=True)
+    return found
+
+
+def best_score(predictor: Predictor, train: Dataset, count: int) -> float:
+    """The score with the best mean over IoU 0.5 to 0.9 on some pictures."""
+    places = np.linspace(0, len(train) - 1, min(count, len(train))).round().astype(int)
+    pictures = [train.pictures[i] for i in places]
+    found = segment(predictor, pictures)
+    means = [
+        mean_score([compare(p, f, score) for p, f in zip(pictures, found, strict=True)]).mean()
+        for score in SCORES
+    ]
+    return SCORES[int(np.argmax(means))]
+
+
+def modalities(data: Path, split: str) -> dict[int, str]:
+    """Picture id to modality, where the annotation file says it."""
+    records = json.loads((data / f"{split}.json").read_text(encoding="utf-8"))["images"]
+    return {record["id"]: record["modality"] for record in records if "modality" in record}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="fcis-nuclei")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--score", type=float)
+    parser.add_argument("--tune-on", type=int, default=100, metavar="PICTURES")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    predictor = instancefcn.load(options.model)
+    score = options.score
+    if score is None:
+        score = best_score(predictor, open_dataset(options.data, "train"), options.tune_on)
+    dataset, kinds = open_dataset(options.data, options.split), modalities(options.data, options.split)
+    found = segment(predictor, dataset.pictures)
+    groups: dict[str, list[Matches]] = {"all": []}
+    for picture, instances in zip(dataset.pictures, found, strict=True):
+        result = compare(picture, instances, score)
+        groups["all"].append(result)
+        groups.setdefault(kinds.get(picture.id, "unknown"), []).append(result)
+    if options.json:
+        rows = {
+            name: {
+                "pictures": len(results),
+                "mean": mean_score(results).tolist(),
+                "together": reduce(add, results).score.tolist(),
+            }
+            for name, results in groups.items()
+        }
+        print(json.dumps({"score": score, "thresholds": THRESHOLDS, **rows}))
+        return
+    print(f"detections from score {score} on; mean over the pictures, then all objects together")
+    print(f"{'':<20}{'pictures':>9}" + "".join(f"{t:>7}" for t in THRESHOLDS) + f"{'mean':>8}")
+    for name, results in groups.items():
+        for kind, values in (("", mean_score(results)), (", together", reduce(add, results).score)):
+            figures = "".join(f"{value:>7.3f}" for value in values) + f"{values.mean():>8.3f}"
+            print(f"{name + kind:<29}{figures}" if kind else f"{name:<20}{len(results):>9}{figures}")
+
+
+if __name__ == "__main__":
+    main()
