@@ -140,6 +140,18 @@ def test_labels_that_do_not_fit_are_shortened_or_left_out(
     assert len(chips) == 1  # not even that
 
 
+def test_labels_do_not_bury_many_small_objects(chips: list[tuple[float, float, float, float]]) -> None:
+    small = [(x, y, x + 9, y + 8) for x in range(4, 240, 30) for y in range(6, 240, 60)]
+    draw(gray(256, 256), rectangles(small, 256, 256))
+    assert not chips
+    draw(gray(256, 256), rectangles(small[:6], 256, 256))
+    assert len(chips) == 6
+    chips.clear()
+    large = [(x, y, x + 300, y + 290) for x in range(0, 900, 300) for y in range(0, 900, 300)]
+    draw(gray(900, 900), rectangles(large, 900, 900))
+    assert len(chips) == 9
+
+
 @given(
     st.integers(1, 90),
     st.integers(1, 90),

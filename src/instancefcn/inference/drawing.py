@@ -23,6 +23,9 @@ HALO = 0.55
 """Opacity of the dark rim around an outline, which keeps it readable on a background of its own colour."""
 FAINTEST = 0.4
 """The square root of the opacity of the last outline where outlines alone are drawn."""
+FEW, CROWDED = 6, 0.15
+"""The labels of more than FEW objects that together cover more than this share of a picture, and more than the objects themselves do, are
+left out: they would hide what they name."""
 
 # Bright and far apart; an instance takes the next one, so that neighbours in the list never look alike.
 PALETTE: tuple[Colour, ...] = (
@@ -61,7 +64,8 @@ def draw(picture: Tensor, instances: Instances, *, labels: bool = True, fill: bo
     Args:
         picture: uint8 [3, H, W], RGB, of the size that the instances belong to. It is not changed.
         instances: what to draw; the best ones lie on top.
-        labels: write class and score beside each.
+        labels: write class and score beside each, unless the objects are so many and small that the labels
+            would hide them and a good part of the picture.
         fill: tint the masks; without, outlines alone are drawn, finer ones, and fainter the lower an instance
             is in the list: a hundred proposals would hide the picture and each other.
 
@@ -146,6 +150,8 @@ def _draw_labels(image: Image.Image, instances: Instances) -> None:
     font = ImageFont.load_default(size)
     chips: list[_Chip] = []
     around = instances.masks.tight_boxes().tolist()
+    if _would_hide(instances, around, font, image.size):
+        return
     for index, (name, score) in enumerate(zip(instances.names, instances.scores.tolist(), strict=True)):
         name = " ".join(name.split())
         top = _top(instances.masks.crop(index)) + float(instances.masks.rects[index, 0])
@@ -156,6 +162,21 @@ def _draw_labels(image: Image.Image, instances: Instances) -> None:
                 break
     for chip in reversed(chips):
         _draw_chip(image, chip, font)
+
+
+def _would_hide(instances: Instances, boxes: list[list[float]], font: Any, size: tuple[int, int]) -> bool:
+    """Whether the labels of many objects would cover much of the picture and more than the objects do."""
+    if len(instances) <= FEW:
+        return False
+    lengths = [_extent(f"{name} {0:.2f}", font) for name in instances.names]
+    labels = sum(width * height for width, height in lengths)
+    objects = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes)
+    return labels > max(CROWDED * size[0] * size[1], objects)
+
+
+def _extent(text: str, font: Any) -> tuple[int, int]:
+    """Width and height of a label's plate."""
+    return round(font.getlength(text) + 2 * 0.28 * font.size + 2), round(1.45 * font.size)
 
 
 def _top(crop: Tensor) -> float:
@@ -174,9 +195,7 @@ def _place(
     first place free of other labels wins, otherwise the one that hides least of them, up to a fifth of its
     own area; None when there is no such place.
     """
-    pad = 0.28 * font.size
-    width = round(font.getlength(text) + 2 * pad + 2)
-    height = round(1.45 * font.size)
+    width, height = _extent(text, font)
     if width > size[0] or height > size[1]:
         return None
     x1, y1, x2, y2 = anchor

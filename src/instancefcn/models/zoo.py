@@ -122,8 +122,8 @@ FCIS_LITE = ModelSpec(
 FCIS_FINE = replace(
     FCIS_LITE,
     name="fcis_fine",
-    short_side=576,
-    long_side=960,
+    short_side=768,
+    long_side=1280,
     anchors=AnchorSpec(scales=(1.5, 3, 6, 12), stride=8),
     rpn=RPNSpec(channels=128, before_nms=3000, after_nms=1000, min_size=4.0, inside_only=False, samples=512),
     rpn_level=0,
