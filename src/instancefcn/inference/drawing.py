@@ -24,8 +24,8 @@ HALO = 0.55
 FAINTEST = 0.4
 """The square root of the opacity of the last outline where outlines alone are drawn."""
 FEW, CROWDED = 6, 0.15
-"""The labels of more than FEW objects that together cover more than this share of a picture, and more than the objects themselves do, are
-left out: they would hide what they name."""
+"""The labels of more than FEW objects that together cover more than this share of a picture, and more than
+the objects themselves do, are left out: they would hide what they name."""
 
 # Bright and far apart; an instance takes the next one, so that neighbours in the list never look alike.
 PALETTE: tuple[Colour, ...] = (
