@@ -266,7 +266,7 @@ def test_refined_boxes_are_scored_on_the_same_maps(lively: FCIS, monkeypatch: py
         maps, box_maps = lively.maps(features)
     ((scored, rois),) = seen
     torch.testing.assert_close(scored.whole, maps.whole)
-    first, second = rois.chunk(2)
+    first, second = (half.flatten(0, 1) for half in rois.unflatten(0, (2, -1)).chunk(2, 1))
     assert torch.equal(first[:, 0], second[:, 0])
     assert first[:, 0].unique().tolist() == [0, 1]
     deltas = reference.ps_average(box_maps, first, 16).float() * torch.tensor(DELTA_STD)
