@@ -1,4 +1,4 @@
-"""Runs `triton_cases.py`: in Triton's interpreter wherever Triton is, and on the GPU where there is one."""
+"""Runs `triton_cases.py` and `triton_suppression_cases.py`: in Triton's interpreter wherever Triton is, and on the GPU where there is one."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ import torch
 
 from instancefcn import ops
 
-pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton"),
-    pytest.mark.skipif(not ops.HAS_KERNELS, reason="needs Numba"),
-]
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
 FOLDER = Path(__file__).resolve().parent
+FILES = (FOLDER / "triton_cases.py", FOLDER / "triton_suppression_cases.py")
 
 
 @pytest.mark.parametrize("interpreted", [True, False], ids=["interpreter", "gpu"])
@@ -30,7 +28,7 @@ def test_triton_kernels(interpreted: bool) -> None:
     environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"} if interpreted else {}
     environment.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where it is not set
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER / "triton_cases.py")],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, FILES)],
         cwd=FOLDER.parents[1],
         env=environment,
         capture_output=True,

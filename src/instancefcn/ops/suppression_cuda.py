@@ -77,6 +77,7 @@ def _compare(boxes, words, limits, length, blocks):
         high = tl.minimum(y2[:, None], b2[None, :]) - tl.maximum(y1[:, None], b1[None, :])
         common = tl.maximum(wide, 0.0) * tl.maximum(high, 0.0)
         union = ((x2 - x1) * (y2 - y1))[:, None] + ((a2 - a1) * (b2 - b1))[None, :] - common
+        union = tl.where(union > 0.0, union, 1.0)
         if boxes.dtype.element_ty == tl.float64:
             share = common / union
         else:  # single precision is otherwise divided approximately
