@@ -41,6 +41,22 @@ def test_triton_kernels(interpreted: bool) -> None:
     assert " passed" in done.stdout
 
 
+def test_the_kernels_compile_for_an_h100(tmp_path: Path) -> None:
+    """What is wrong for the compiler may be right for the interpreter."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_DEFAULT_FP_FUSION": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(FOLDER.parent), environment.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "triton_compiling.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout == "compiled\n"
+
+
 def test_tensors_on_a_gpu_take_the_kernels_where_triton_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """The choice alone: a tensor on a GPU need not exist for it."""
 

@@ -91,7 +91,7 @@ class FCISGraph(nn.Module):
         rpn, spec = self.network.rpn, self.network.rpn.spec
         level = features[self.network.rpn_level - 3]
         logits, deltas = rpn(level)
-        anchors = rpn.grid(level)
+        anchors = rpn.anchors.grid(level.shape[2], level.shape[3])
         boxes = box_ops.clip(box_ops.decode(anchors, deltas[0]), size)
         valid = box_ops.sides_at_least(boxes, spec.min_size) & torch.isfinite(logits[0])
         scores = logits[0].masked_fill(~valid, -torch.inf)

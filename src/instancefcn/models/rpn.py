@@ -92,13 +92,14 @@ class RegionProposalNetwork(nn.Module):
     learnt here.
     """
 
-    base: Tensor
+    base_bits: Tensor
 
     def __init__(self, in_channels: int, anchors: AnchorSpec, spec: RPNSpec) -> None:
         super().__init__()
         self.anchors, self.spec = anchors, spec
         # Where the network is: a copy to a GPU in every step would wait for it, and no CUDA graph allows it.
-        self.register_buffer("base", anchors.base(), persistent=False)
+        # As integers, which a network in half precision does not round.
+        self.register_buffer("base_bits", anchors.base().view(torch.int32), persistent=False)
         self.hidden = nn.Conv2d(in_channels, spec.channels, 3, padding=1)
         self.logits = nn.Conv2d(spec.channels, len(anchors), 1)
         self.deltas = nn.Conv2d(spec.channels, 4 * len(anchors), 1)
@@ -115,7 +116,7 @@ class RegionProposalNetwork(nn.Module):
 
     def grid(self, features: Tensor) -> Tensor:
         """[T, 4]: the anchors of features [N, C, H, W]."""
-        return self.anchors.grid(features.shape[2], features.shape[3], self.base)
+        return self.anchors.grid(features.shape[2], features.shape[3], self.base_bits.view(torch.float32))
 
     @torch.no_grad()
     def proposals(
