@@ -1,4 +1,6 @@
-"""Runs `triton_cases.py` and `triton_suppression_cases.py`: in Triton's interpreter wherever Triton is, and on the GPU where there is one."""
+"""Runs `triton_cases.py` and `triton_suppression_cases.py`: in Triton's interpreter wherever Triton is, and
+on the GPU where there is one.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,10 @@ KERNELS: list[tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]] = [
         triton_kernels.average, {"out": FLOATS},
         {"K": 7, "PAIRED": True, "SPLIT": 8, "BLOCK_X": 16, "BLOCK_C": 128}, {},
     ),
-    (triton_kernels.average_backward, {}, {"K": 7, "PAIRED": True, "BLOCK_R": 16, **BLOCKS}, {"num_warps": 8}),
+    (
+        triton_kernels.average_backward, {},
+        {"K": 7, "PAIRED": True, "BLOCK_R": 16, **BLOCKS}, {"num_warps": 8},
+    ),
     (triton_kernels.mask_logits, {}, {"K": 7, "BLOCK": 512}, {}),
     (triton_kernels.mask_logits_backward, {}, {"K": 7, "POINTS": 3, **BLOCKS}, {"num_warps": 8}),
     (triton_geometry.slots, {}, {"K": 7, "BLOCK": 128}, {}),

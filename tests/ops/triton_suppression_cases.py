@@ -48,9 +48,7 @@ def test_all_boxes_stay_where_none_overlap(length: int) -> None:
     density=st.sampled_from([0.0, 0.002, 0.3]),
     seed=st.integers(0, 2**20),
 )
-def test_extents_are_those_of_the_plain_form(
-    sides: list[tuple[int, int]], density: float, seed: int
-) -> None:
+def test_extents_are_those_of_the_plain_form(sides: list[tuple[int, int]], density: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     rects = torch.tensor([(3, 5, 3 + w, 5 + h) for w, h in sides]).reshape(-1, 4)
     count = sum(w * h for w, h in sides)

@@ -78,10 +78,8 @@ def _compare(boxes, words, limits, length, blocks):
         common = tl.maximum(wide, 0.0) * tl.maximum(high, 0.0)
         union = ((x2 - x1) * (y2 - y1))[:, None] + ((a2 - a1) * (b2 - b1))[None, :] - common
         union = tl.where(union > 0.0, union, 1.0)
-        if boxes.dtype.element_ty == tl.float64:
-            share = common / union
-        else:  # single precision is otherwise divided approximately
-            share = tl.div_rn(common, union)
+        # Single precision is otherwise divided approximately.
+        share = common / union if boxes.dtype.element_ty == tl.float64 else tl.div_rn(common, union)
         covers = (share > tl.load(limits)) & (column[None, :] > row[:, None])
         bits = covers.to(tl.int64) << tl.arange(0, 64).to(tl.int64)[None, :]
         tl.store(words + (which * length + row) * blocks + block, tl.sum(bits, 1), mask=row < length)

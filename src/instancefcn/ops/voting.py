@@ -181,7 +181,7 @@ def vote_batch(
     with stage("suppression"):
         ties = order == "published"
         chosen = survivors(boxes, probabilities, nms_iou, min_score, max_instances, ties)
-    count, most = boxes.shape[1], chosen[0].shape[1]
+    most = chosen[0].shape[1]
     results: list[_Result] = []
     for part, ballot in _ballots(boxes, probabilities, chosen, vote_iou):
         sizes = [image_sizes[s // most] for s in range(part.start, part.stop)]
@@ -200,7 +200,7 @@ def _ballots(
 ) -> Iterator[tuple[slice, _Ballot]]:
     """The votes for all survivors, or for runs of them with at most `MAX_VOTES` votes (or just one)."""
     scores, rows, classes = chosen
-    images, count, axis = probabilities.shape
+    images, count = boxes.shape[:2]
     overlap = box_ops.iou(
         boxes.gather(1, rows[..., None].expand(-1, -1, 4)).double(), boxes.double()
     )  # [N, S, R]

@@ -34,7 +34,9 @@ def survivors(
     """
     if boxes.is_cuda and not ties and not ops.is_portable(boxes.device):
         return side_by_side(boxes, probabilities, nms_iou, min_score, limit)
-    found = [one_by_one(*own, nms_iou, min_score, limit, ties) for own in zip(boxes, probabilities)]
+    found = [
+        one_by_one(*own, nms_iou, min_score, limit, ties) for own in zip(boxes, probabilities, strict=True)
+    ]
     most = max((len(scores) for scores, _, _ in found), default=0)
     padded = [
         [pad(part, (0, most - len(part)), value=value) for part, value in zip(own, (-1, 0, 0), strict=True)]
