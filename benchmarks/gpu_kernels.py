@@ -22,7 +22,8 @@ from torch import Tensor
 from gpu_timing import kernel_milliseconds, milliseconds
 from instancefcn import ops
 from instancefcn.ops import portable, reference, voting_portable, voting_reference
-from instancefcn.ops.voting_step import vote_average
+from instancefcn.ops.suppression import suppress, with_torchvision
+from instancefcn.ops.voting_step import extents, vote_average
 
 STRIDE = 16.0
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 4e-2, torch.float16: 1e-2}
@@ -125,6 +126,7 @@ def correctness(device: torch.device, large: Sizes) -> dict[str, Any]:
                     "ok": max(errors) <= tolerance,
                 }
     found["vote_average"] = voting_correctness(device)
+    found["suppress"] = suppression_correctness(device)
     found["ok"] = all(entry["ok"] for entry in found.values())
     return found
 
@@ -168,7 +170,56 @@ def voting_correctness(device: torch.device) -> dict[str, Any]:
         error(got, torch.from_numpy(np.concatenate(expected))),
         error(vote_average(*large, None), voting_portable.vote_average(*large, None, None)),
     ]
-    return {"small": errors[0], "full": errors[1], "ok": max(errors) <= 1e-5}
+    pixels, rects = vote_average(*large, 0.4), large[-1]
+    outlines = torch.equal(extents(pixels, rects), voting_portable.extents(pixels, rects))
+    return {
+        "small": errors[0], "full": errors[1], "extents": outlines,
+        "ok": max(errors) <= 1e-5 and outlines,
+    }  # fmt: skip
+
+
+def ranked(device: torch.device, lists: int, length: int, dtype: torch.dtype) -> Tensor:
+    """Boxes [lists, length, 4] like those of a region proposal network, around some objects."""
+    generator = torch.Generator().manual_seed(2)
+    objects = torch.rand((lists, 40, 2), generator=generator) * 900
+    which = torch.randint(40, (lists, length, 1), generator=generator).expand(-1, -1, 2)
+    corner = objects.gather(1, which) + 12 * torch.randn((lists, length, 2), generator=generator)
+    sides = 60 + 30 * torch.rand((lists, length, 2), generator=generator)
+    return torch.cat((corner, corner + sides), 2).to(device, dtype)
+
+
+def suppression_correctness(device: torch.device) -> dict[str, Any]:
+    """Rows that differ from torchvision's on the CPU: none should."""
+    wrong = {}
+    for dtype in (torch.float32, torch.float64):
+        boxes = ranked(device, 3, 3000, dtype)
+        for iou in (0.3, 0.7):
+            other = with_torchvision(boxes.cpu(), iou, 300)
+            key = f"{str(dtype)[6:]}, IoU {iou}"
+            wrong[key] = int((suppress(boxes, iou, 300).cpu() != other).sum())
+    return {"rows that differ": wrong, "ok": not any(wrong.values())}
+
+
+def suppression_speed(device: torch.device, images: int, smoke: bool, repeats: int) -> dict[str, Any]:
+    """Proposals (6000 boxes a picture, 300 stay) and instances (80 classes with 600 boxes)."""
+    found = {}
+    for name, lists, length, count, dtype, iou in (
+        ("proposals", images, 6000, 300, torch.float32, 0.7),
+        ("classes", images * 80, 600, 100, torch.float64, 0.3),
+    ):
+        boxes = ranked(device, 2 if smoke else lists, 50 if smoke else length, dtype)
+        calls = {
+            "ours": partial(suppress, boxes, iou, count),
+            "torchvision": partial(with_torchvision, boxes, iou, count),
+        }
+        found[name] = {
+            form: {
+                "ms": milliseconds(call, device, repeats),
+                "gpu ms": kernel_milliseconds(call, device, repeats),
+            }
+            for form, call in calls.items()
+        }
+    return found
 
 
 def covered(inputs: Inputs, sizes: Sizes) -> tuple[int, int]:

@@ -1,5 +1,8 @@
 """Whole networks on a GPU, for `gpu.py`: FCIS by stages, and beside Mask R-CNN, in inference and in training.
 
+FCIS runs in three forms: eager, compiled, and as a CUDA graph (`FORMS`). Compiled is `FCIS.look`, all before
+the votes; Mask R-CNN runs eager, as its shapes depend on the pictures.
+
 Weights and pictures are random, so nothing is downloaded. A random network finds objects everywhere or
 nowhere; so that what follows the scores has something to do, each network's threshold is set to let through
 about 200 (window, class) pairs a picture, of which at most 100 survive. Both run under bfloat16 autocast, in
@@ -26,6 +29,8 @@ from instancefcn.models.fcis import FCIS
 from instancefcn.models.targets import Target
 
 PAIRS = 200
+FORMS: dict[str, dict[str, Any]] = {"compiled": {}, "CUDA graph": {"mode": "reduce-overhead"}}
+"""What `torch.compile` is told."""
 Call = Callable[[], object]
 
 
@@ -109,9 +114,11 @@ def least_score(network: FCIS, images: list[Tensor], device: torch.device) -> fl
     return score_of_rank(seen[0].softmax(1), PAIRS * len(images))
 
 
-def stages(network: FCIS, images: list[Tensor], minimum: float, device: torch.device, repeats: int) -> Any:
+def stages(
+    network: FCIS, images: list[Tensor], minimum: float, device: torch.device, repeats: int
+) -> dict[str, float]:
     """Median milliseconds of the parts of `FCIS.forward`, one after the other; between them the GPU is waited
-    for.
+    for, so that each pays for its own launches: their sum is more than the whole.
     """
     times: dict[str, list[float]] = {}
 
@@ -123,26 +130,39 @@ def stages(network: FCIS, images: list[Tensor], minimum: float, device: torch.de
         times.setdefault(name, []).append(1000 * (time.perf_counter() - start))
         return result
 
-    def propose(logits: Tensor, deltas: Tensor, cells: torch.Size, sizes: list[tuple[int, int]]) -> Any:
-        grid = network.rpn.anchors.grid(cells[0], cells[1], device)
-        return [
-            network.rpn.proposals(*parts, grid, size)
-            for *parts, size in zip(logits, deltas, sizes, strict=True)
-        ]
-
     with torch.inference_mode(), cast(device):
         for _ in range(repeats + 3):
             batch, sizes = timed("collate", network.collate, images)
-            features = timed("backbone", network.backbone, batch)
-            logits, deltas = timed("rpn convolutions", network.rpn, features[network.rpn_level - 3])
-            maps, box_maps = timed("score maps", network.maps, features)
-            proposals = timed("proposals", propose, logits, deltas, features[-1].shape[2:], sizes)
-            known = maps, box_maps, proposals, sizes, sizes, minimum, 100
-            timed("scores, masks, voting", network.detect, *known)
-    median = {name: statistics.median(values[3:]) for name, values in times.items()}
-    convolutions = median["backbone"] + median["rpn convolutions"] + median["score maps"]
-    rest = median["proposals"] + median["scores, masks, voting"]
-    return {"ms": median, "convolutions ms": convolutions, "rest ms": rest, "ratio": rest / convolutions}
+            maps, box_maps, *outputs = timed("convolutions", network.convolve, batch)
+            proposals = timed("proposals", network.rpn.proposals, *outputs, sizes)
+            windows = timed("scoring", network.score, maps, box_maps, proposals, sizes)
+            timed("voting", network.decide, windows, sizes, sizes, minimum, 100)
+    return {name: statistics.median(values[3:]) for name, values in times.items()}
+
+
+def parts(
+    network: FCIS, images: list[Tensor], minimum: float, device: torch.device, repeats: int
+) -> dict[str, float]:
+    """Milliseconds of the convolutions, of all before the votes, and of all; and what follows the
+    convolutions, as it adds to them (launches hide behind the GPU's work), as a part of them.
+    """
+    batch, sizes = network.collate(images)
+
+    def time_of(call: Call) -> float:
+        with torch.inference_mode(), cast(device):
+            return milliseconds(call, device, repeats)
+
+    def all_of_it() -> object:
+        return network.decide(network.look(batch, sizes), sizes, sizes, minimum, 100)
+
+    convolutions = time_of(lambda: network.convolve(batch))
+    look, whole = time_of(lambda: network.look(batch, sizes)), time_of(all_of_it)
+    return {
+        "convolutions ms": convolutions,
+        "before the votes ms": look,
+        "with the votes ms": whole,
+        "ratio": (whole - convolutions) / convolutions,
+    }
 
 
 def throughput(call: Call, batch: int, device: torch.device, repeats: int) -> dict[str, float | None]:
@@ -157,7 +177,7 @@ def throughput(call: Call, batch: int, device: torch.device, repeats: int) -> di
 def inference(
     name: str, size: tuple[int, int], batch: int, classes: int, device: torch.device, repeats: int
 ) -> dict[str, Any]:
-    """Stages and throughput of one of our networks, also with its convolutions compiled."""
+    """Stages and throughput of one of our networks, in all forms."""
     network, images = build(name, classes, device), pictures(batch, size, device)
     minimum = least_score(network, images, device)
     found: dict[str, Any] = {"least score": minimum}
@@ -168,18 +188,23 @@ def inference(
 
     found["instances a picture"] = sum(len(result) for result in run()) / batch
     found["stages"] = stages(network, images, minimum, device, repeats)
+    found["parts"] = parts(network, images, minimum, device, repeats)
     found["whole"] = throughput(run, batch, device, repeats)
-    if device.type != "cuda":  # compiling for a CPU takes minutes and tells nothing
-        return found
-    try:
-        network.backbone = torch.compile(network.backbone)  # type: ignore[assignment]
-        network.maps = torch.compile(network.maps)  # type: ignore[assignment]
-        found["compiled"] = {
-            "stages": stages(network, images, minimum, device, repeats),
-            "whole": throughput(run, batch, device, repeats),
-        }
-    except Exception as problem:  # a compiler that is missing must not take the other figures along
-        found["compiled"] = {"error": f"{type(problem).__name__}: {str(problem)[:500]}"}
+    eager = network.look
+    # Compiling for a CPU takes minutes and tells nothing: there only the tracing is tried.
+    forms = FORMS if device.type == "cuda" else {"compiled": {"backend": "aot_eager"}}
+    for form, settings in forms.items():
+        try:
+            torch._dynamo.reset()
+            network.look = torch.compile(  # type: ignore[method-assign]
+                eager, fullgraph=True, dynamic=False, **settings
+            )
+            found[form] = {"whole": throughput(run, batch, device, repeats)}
+            found[form]["instances a picture"] = sum(len(result) for result in run()) / batch
+        except Exception as problem:  # a form that fails must not take the other figures along
+            found[form] = {"error": f"{type(problem).__name__}: {str(problem)[:2000]}"}
+        finally:
+            network.look = eager  # type: ignore[method-assign]
     return found
 
 

@@ -1,8 +1,8 @@
 """Half-open boxes `x1, y1, x2, y2` in pixels, and their coding as regression targets.
 
-A box covers the points x1 <= x < x2, y1 <= y < y2; its width is x2 - x1, without the "+1" of older code. IoU
-and non-maximum suppression are `torchvision.ops.box_iou` and `torchvision.ops.batched_nms`, which use the
-same convention.
+A box covers the points x1 <= x < x2, y1 <= y < y2; its width is x2 - x1, without the "+1" of older code.
+`torchvision.ops.box_iou` and `nms` use the same convention; `iou` is the first of them for lists side by
+side.
 """
 
 from __future__ import annotations
@@ -71,8 +71,24 @@ def scale(boxes: Tensor, factor_x: float, factor_y: float) -> Tensor:
 
 
 def sides_at_least(boxes: Tensor, minimum: float) -> Tensor:
-    """Boolean [N]: both sides of a box [N, 4] are at least `minimum` pixels long."""
-    return ((boxes[:, 2] - boxes[:, 0]) >= minimum) & ((boxes[:, 3] - boxes[:, 1]) >= minimum)
+    """Boolean [...]: both sides of a box [..., 4] are at least `minimum` pixels long."""
+    return ((boxes[..., 2] - boxes[..., 0]) >= minimum) & ((boxes[..., 3] - boxes[..., 1]) >= minimum)
+
+
+def have_area(boxes: Tensor) -> Tensor:
+    """Boolean [...]: boxes [..., 4] that are finite, wide and high."""
+    return boxes.isfinite().all(-1) & (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+
+
+def iou(one: Tensor, other: Tensor) -> Tensor:
+    """[..., S, R]: intersection over union of boxes [..., S, 4] and [..., R, 4], list by list; no number
+    where neither has an area.
+    """
+    first, second = one[..., :, None, :], other[..., None, :, :]
+    sides = torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
+    common = sides.clamp(min=0).prod(-1)
+    areas = (first[..., 2:] - first[..., :2]).prod(-1) + (second[..., 2:] - second[..., :2]).prod(-1)
+    return common / (areas - common)
 
 
 def to_rois(boxes: Tensor, batch_index: int) -> Tensor:

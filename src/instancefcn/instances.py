@@ -32,7 +32,8 @@ class Instances:
         source: where the picture came from (a path), when known.
 
     Raises:
-        ValueError: something does not fit together.
+        ValueError: something does not fit together. Values are looked at on the CPU only; a GPU would have to
+            be waited for.
     """
 
     boxes: Tensor
@@ -61,7 +62,7 @@ class Instances:
             raise ValueError(f"there are {n} boxes and {len(self.masks)} masks")
         if len(self.class_names) != len(self.category_ids):
             raise ValueError(f"{len(self.class_names)} class names, {len(self.category_ids)} category ids")
-        if n == 0:
+        if n == 0 or self.boxes.is_cuda:
             return
         if not bool(torch.isfinite(self.boxes).all()):
             raise ValueError("a box is not finite")
@@ -100,6 +101,16 @@ class Instances:
     def names(self) -> list[str]:
         """The class name of every instance."""
         return [self.class_names[label] for label in self.labels.tolist()]
+
+    def to(self, device: torch.device | str) -> Instances:
+        """The same instances on another device."""
+        return replace(
+            self,
+            boxes=self.boxes.to(device),
+            scores=self.scores.to(device),
+            labels=self.labels.to(device),
+            masks=self.masks.to(device),
+        )
 
     def filter(self, score: float) -> Instances:
         """Only the instances with at least this score."""

@@ -47,7 +47,8 @@ class CroppedMasks:
         image_size: (height, width) of the picture.
 
     Raises:
-        ValueError: the shapes, types or rectangles do not fit together.
+        ValueError: the shapes, types or rectangles do not fit together. Values are looked at on the CPU only;
+            a GPU would have to be waited for.
     """
 
     pixels: Tensor
@@ -59,6 +60,8 @@ class CroppedMasks:
             raise ValueError(f"pixels must be uint8 [P], got {self.pixels.dtype} {tuple(self.pixels.shape)}")
         if self.rects.dtype != torch.int64 or self.rects.dim() != 2 or self.rects.shape[1] != 4:
             raise ValueError(f"rects must be int64 [G, 4], got {self.rects.dtype} {tuple(self.rects.shape)}")
+        if self.rects.is_cuda:
+            return
         height, width = self.image_size
         x1, y1, x2, y2 = self.rects.unbind(1)
         inside = (x1 >= 0) & (y1 >= 0) & (x1 <= x2) & (y1 <= y2) & (x2 <= width) & (y2 <= height)

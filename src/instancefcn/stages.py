@@ -17,7 +17,7 @@ _listener: dict[str, float] | None = None
 @contextmanager
 def stage(name: str) -> Iterator[None]:
     """The time inside the block counts as `name`. Stages lie beside one another, so that they sum up."""
-    if _listener is None:
+    if _listener is None or _compiling():
         yield
         return
     seconds, start = _listener, _now()
@@ -38,6 +38,13 @@ def listen() -> Iterator[dict[str, float]]:
         yield _listener
     finally:
         _listener = before
+
+
+def _compiling() -> bool:
+    """Inside `torch.compile`, where all stages become one program."""
+    import torch
+
+    return torch.compiler.is_compiling()
 
 
 def _now() -> float:

@@ -73,17 +73,17 @@ def test_the_mask_is_that_of_the_network(of_class: Any) -> None:
     network = made.network
     explanation = explain(made, PICTURE, found)
     kept: list[Any] = []
-    detect = network.detect
+    decide = network.decide
 
-    def note(maps: Any, *rest: Any) -> Any:
-        kept.append(maps)
-        return detect(maps, *rest)
+    def note(windows: Any, *rest: Any) -> Any:
+        kept.append(windows.maps)
+        return decide(windows, *rest)
 
-    network.detect = note
+    network.decide = note
     try:
         made.run([PICTURE])
     finally:
-        network.detect = detect
+        network.decide = decide
     scale = 128 / 128  # the picture already has the network's size
     roi = torch.cat((torch.zeros(1, 1), found.boxes[:1] * scale), 1)
     cells = network.masks(kept[0], roi, found.labels[:1] + 1)[0].sigmoid()

@@ -296,7 +296,7 @@ def test_refined_boxes_are_scored_on_the_same_maps(lively: FCIS, monkeypatch: py
         maps, box_maps = lively.maps(features)
     ((scored, rois),) = seen
     torch.testing.assert_close(scored.whole, maps.whole)
-    first, second = rois.chunk(2)
+    first, second = (half.flatten(0, 1) for half in rois.unflatten(0, (2, -1)).chunk(2, 1))
     assert torch.equal(first[:, 0], second[:, 0])
     assert first[:, 0].unique().tolist() == [0, 1]
     deltas = reference.ps_average(box_maps, first, 16).float() * torch.tensor(DELTA_STD)
@@ -305,6 +305,48 @@ def test_refined_boxes_are_scored_on_the_same_maps(lively: FCIS, monkeypatch: py
         refined = box_ops.clip(box_ops.decode(first[own, 1:], deltas[own]), size)
         torch.testing.assert_close(second[own, 1:], refined, rtol=1e-4, atol=1e-3)
     assert not torch.allclose(first, second, atol=1.0)
+
+
+def test_one_pass_scores_the_proposals_alone(lively: FCIS, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, sizes = lively.collate(pictures((64, 96)))
+    both = lively.look(batch, sizes)
+    monkeypatch.setattr(lively, "head", replace(lively.head, passes=1))
+    once = lively.look(batch, sizes)
+    half = both.boxes.shape[1] // 2
+    assert once.boxes.shape[1] == half
+    torch.testing.assert_close(once.boxes, both.boxes[:, :half])
+    torch.testing.assert_close(once.probabilities, both.probabilities[:, :half])
+
+
+def test_without_voting_masks_are_the_survivors_own(lively: FCIS, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = pictures((64, 96))
+    (voted,) = lively(images)
+    monkeypatch.setattr(lively, "head", replace(lively.head, voting=False, extent="box"))
+    batch, sizes = lively.collate(images)
+    windows = lively.look(batch, sizes)
+    (found,) = lively(images)
+    assert found.scores[0] == voted.scores[0]
+    row = (windows.probabilities[0, :, found.labels[0] + 1] == found.scores[0]).nonzero()[0]
+    box = windows.boxes[0, row]
+    own = lively.masks(windows.maps, box_ops.to_rois(box, 0), found.labels[:1] + 1).sigmoid()[0]
+    steps = [
+        ((torch.arange(side) + 0.5) - box[0, i]) / (box[0, 2 + i] - box[0, i])
+        for i, side in ((0, 96), (1, 64))
+    ]
+    x, y = torch.meshgrid(steps[0], steps[1], indexing="xy")
+    inside = (x >= 0) & (x < 1) & (y >= 0) & (y < 1)
+    grid = torch.stack((x, y), -1)[None] * 2 - 1
+    read = torch.nn.functional.grid_sample(own[None, None], grid, padding_mode="border", align_corners=False)
+    expected = (read[0, 0] >= 0.4) & inside
+    differ = (found.masks.paste(0) != expected).sum()
+    assert expected.any()
+    assert int(differ) <= 2, "a pixel at the threshold may round either way"
+
+
+@pytest.mark.parametrize("passes", [0, 3])
+def test_other_passes_are_refused(passes: int) -> None:
+    with pytest.raises(ValueError, match="passes must be 1 or 2"):
+        HeadSpec(passes=passes)
 
 
 def test_instances_lie_in_the_picture(lively: FCIS) -> None:

@@ -18,7 +18,7 @@ from torchvision.ops import box_iou, nms
 from instancefcn import boxes as box_ops
 from instancefcn.masks import CroppedMasks
 from instancefcn.models.fcis import DELTA_STD
-from instancefcn.models.rpn import AnchorSpec, RPNSpec, anchor_labels, make_proposals, sample_anchors
+from instancefcn.models.rpn import AnchorSpec, RPNSpec, anchor_labels, rank, sample_anchors, thin
 from instancefcn.models.sampling import SamplingSpec, assign_rois, mask_targets
 from instancefcn.models.targets import Target
 
@@ -96,7 +96,9 @@ def test_proposals(golden: Golden, name: str, spec: RPNSpec) -> None:
     """
     anchors = ANCHORS.grid(38, 50)[torch.from_numpy(golden["prop_index"].astype(np.int64))]
     candidates = box_ops.decode(anchors, swapped(golden["prop_loc"]))
-    found = make_proposals(torch.from_numpy(golden["prop_score"]), candidates, SIZE, spec)
+    ranked = rank(torch.from_numpy(golden["prop_score"]), candidates, SIZE, spec)
+    found = thin(ranked[None], spec)[0]
+    found = found[box_ops.have_area(found)]
     expected = swapped(golden[f"prop_{name}_roi"])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 

@@ -14,10 +14,11 @@ from instancefcn.models.rpn import (
     RPNSpec,
     anchor_labels,
     covered_by,
-    make_proposals,
     on_picture,
     random_subset,
+    rank,
     sample_anchors,
+    thin,
 )
 from tiny import target
 
@@ -78,6 +79,15 @@ def test_cells_that_a_picture_touches_are_on_it(size: tuple[int, int], rows: int
     assert torch.equal(inside, expected)
 
 
+def make_proposals(scores: Tensor, candidates: Tensor, size: tuple[int, int], spec: RPNSpec) -> Tensor:
+    """Of one picture, without the padding, which must be zeros and come last."""
+    found = thin(rank(scores, candidates, size, spec)[None], spec)[0]
+    assert found.shape == (spec.after_nms, 4)
+    count = int(found.any(1).sum())
+    assert not found[count:].any()
+    return found[:count]
+
+
 def test_proposals_are_ranked_clipped_and_suppressed() -> None:
     candidates = torch.tensor(
         [
@@ -111,8 +121,10 @@ def test_padding_proposes_nothing() -> None:
     rpn, anchors = network(), SQUARES.grid(2, 4)
     deltas = torch.zeros(8, 4)
     deltas[3, 0], deltas[7, 1] = -1.5, -1.0  # from the padding into the picture, with the highest scores
-    proposals = rpn.proposals(torch.arange(8.0), deltas, anchors, (16, 40))
-    assert proposals.tolist() == [[32, 0, 40, 16], [16, 0, 32, 16], [0, 0, 16, 16]]
+    logits = torch.arange(8.0)
+    padded, whole = rpn.proposals(logits.repeat(2, 1), deltas.repeat(2, 1, 1), anchors, [(16, 40), (32, 64)])
+    assert padded[:4].tolist() == [[32, 0, 40, 16], [16, 0, 32, 16], [0, 0, 16, 16], [0, 0, 0, 0]]
+    assert int(whole.any(1).sum()) == 8  # a picture without padding beside it: all its anchors compete
 
 
 def labelled(boxes: list[tuple[int, int, int, int]], spec: RPNSpec = SPEC) -> tuple[Tensor, Tensor]:

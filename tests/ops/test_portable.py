@@ -95,3 +95,17 @@ def test_using_chooses_the_form_and_restores_it() -> None:
     assert kernel in str(ops.class_scores(maps, ROIS, 8.0).grad_fn) or not ops.HAS_KERNELS
     with pytest.raises(ValueError, match="form must be"), ops.using("quick"):  # type: ignore[arg-type]
         pass
+
+
+def test_gradients_in_half_precision_are_summed_in_full() -> None:
+    """A hundred windows read the same cells: sums of bfloat16 would stop growing."""
+    maps = torch.randn((1, 1, 1, 2, 1, 3, 3), generator=torch.Generator().manual_seed(1))
+    rois = torch.tensor([[0.0, 0, 0, 24, 24]]).expand(100, 5)
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        leaf = maps.to(dtype).requires_grad_()
+        labels = torch.zeros(100, dtype=torch.int64)
+        portable.mask_logits(leaf, rois, labels, 8.0, 5).sum().backward()
+        assert leaf.grad is not None
+        gradients.append(leaf.grad.float())
+    torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-2)

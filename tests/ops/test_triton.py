@@ -1,4 +1,6 @@
-"""Runs `triton_cases.py`: in Triton's interpreter wherever Triton is, and on the GPU where there is one."""
+"""Runs `triton_cases.py` and `triton_suppression_cases.py`: in Triton's interpreter wherever Triton is, and
+on the GPU where there is one.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,9 @@ import torch
 
 from instancefcn import ops
 
-pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton"),
-    pytest.mark.skipif(not ops.HAS_KERNELS, reason="needs Numba"),
-]
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
 FOLDER = Path(__file__).resolve().parent
+FILES = (FOLDER / "triton_cases.py", FOLDER / "triton_suppression_cases.py")
 
 
 @pytest.mark.parametrize("interpreted", [True, False], ids=["interpreter", "gpu"])
@@ -30,7 +30,7 @@ def test_triton_kernels(interpreted: bool) -> None:
     environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"} if interpreted else {}
     environment.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where it is not set
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(FOLDER / "triton_cases.py")],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, FILES)],
         cwd=FOLDER.parents[1],
         env=environment,
         capture_output=True,
@@ -41,6 +41,22 @@ def test_triton_kernels(interpreted: bool) -> None:
         pytest.skip("the interpreter of this Triton does not work with this NumPy (3.6 does not with 2.4)")
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
+
+
+def test_the_kernels_compile_for_an_h100(tmp_path: Path) -> None:
+    """What is wrong for the compiler may be right for the interpreter."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_DEFAULT_FP_FUSION": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(FOLDER.parent), environment.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "triton_compiling.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout == "compiled\n"
 
 
 def test_tensors_on_a_gpu_take_the_kernels_where_triton_is(monkeypatch: pytest.MonkeyPatch) -> None:

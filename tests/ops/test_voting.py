@@ -94,7 +94,7 @@ def test_published_order_asks_for_the_best_foreground_class_and_the_paper_for_th
     paper = vote_masks(read, boxes, probabilities, (10, 10))
     assert (paper.classes.tolist(), paper.rows.tolist()) == ([1, 2], [0, 1])
     vote_masks(read, boxes, probabilities, (10, 10), order="published")
-    assert asked == [([0, 0, 1, 1], [1, 2, 1, 2]), ([0, 1], [1, 2])]
+    assert asked == [([0, 1, 0, 1], [1, 1, 2, 2]), ([0, 1], [1, 2])]
 
 
 def test_suppression_is_per_class_and_leaves_out_the_background() -> None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from instancefcn import ops
+from instancefcn.masks import CroppedMasks
 from instancefcn.ops import voting_portable, voting_reference
-from instancefcn.ops.voting_step import vote_average
+from instancefcn.ops.voting_step import extents, vote_average
 
 needs_kernels = pytest.mark.skipif(not ops.HAS_KERNELS, reason="needs Numba")
 FORMS = ["portable", pytest.param("cpu", marks=needs_kernels)]
@@ -193,3 +194,29 @@ def test_places_that_do_not_exist_are_refused() -> None:
         with pytest.raises(ValueError, match="must"):
             vote_average(*wrong, 0.4)
     assert vote_average(masks, boxes, index, weights, starts, rects, 0.4).dtype == torch.uint8
+
+
+@pytest.mark.parametrize("way", FORMS)
+@settings(max_examples=40, deadline=None)
+@given(
+    sides=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=4),
+    density=st.sampled_from([0.0, 0.05, 0.5]),
+    seed=st.integers(0, 2**20),
+)
+def test_extents_are_the_boxes_around_masks(
+    way: str, sides: list[tuple[int, int]], density: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rects = torch.tensor([(3, 5, 3 + w, 5 + h) for w, h in sides], dtype=torch.int64).reshape(-1, 4)
+    count = sum(w * h for w, h in sides)
+    pixels = (torch.rand(count, generator=generator) < density).to(torch.uint8)
+    with ops.using("portable" if way == "portable" else "fastest"):
+        found = extents(pixels, rects)
+    assert found.dtype == torch.int64
+    assert torch.equal(found.float(), CroppedMasks(pixels, rects, (20, 20)).tight_boxes())
+
+
+@needs_kernels
+def test_pixels_that_do_not_fit_their_crops_are_refused() -> None:
+    with pytest.raises(ValueError, match="hold 4 pixels"):
+        extents(torch.zeros(3, dtype=torch.uint8), torch.tensor([[0, 0, 2, 2]]))

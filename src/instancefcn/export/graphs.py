@@ -12,12 +12,12 @@ from torchvision.ops import box_iou
 
 from instancefcn import boxes as box_ops
 from instancefcn.export.grids import FINE, apart, average, front, suppress, tighten
-from instancefcn.models.fcis import FCIS
+from instancefcn.models.fcis import FCIS, VOTE_IOU
 from instancefcn.models.instance_fcn import InstanceFCN, tight_cells
 from instancefcn.models.windows import window_boxes
 from instancefcn.ops import ps_average
 
-NMS_IOU, VOTE_IOU, THRESHOLD = 0.3, 0.5, 0.4
+NMS_IOU, THRESHOLD = 0.3, 0.4
 """As in `instancefcn.ops.vote_masks`."""
 CANDIDATES = 4096
 """Pairs of window and class that compete, the best of all. What is worse matters only where these do not hold
@@ -91,7 +91,7 @@ class FCISGraph(nn.Module):
         """
         rpn, spec = self.network.rpn, self.network.rpn.spec
         logits, deltas = rpn(level)
-        anchors = rpn.anchors.grid(level.shape[2], level.shape[3], level.device)
+        anchors = rpn.anchors.grid(level.shape[2], level.shape[3])
         boxes = box_ops.clip(box_ops.decode(anchors, deltas[0]), size)
         valid = box_ops.sides_at_least(boxes, spec.min_size) & torch.isfinite(logits[0])
         scores = logits[0].masked_fill(~valid, -torch.inf)

@@ -212,7 +212,7 @@ class Predictor:
                 # What is left out takes part in nothing: saying so to the network only saves time.
                 results = self.network(images, image_sizes=sizes, min_score=score, **limit)
             found.update(zip(indices, results, strict=True))
-        return [_to_cpu(found[index].filter(score)) for index in range(len(pictures))]
+        return [found[index].to("cpu").filter(score) for index in range(len(pictures))]
 
     def _run(
         self,
@@ -274,15 +274,3 @@ def _try_read(path: Path | str) -> FileResult:
         return FileResult(path, read_picture(path), None, None)
     except ImageError as error:
         return FileResult(path, None, None, error)
-
-
-def _to_cpu(instances: Instances) -> Instances:
-    if instances.boxes.device.type == "cpu":
-        return instances
-    return replace(
-        instances,
-        boxes=instances.boxes.cpu(),
-        scores=instances.scores.cpu(),
-        labels=instances.labels.cpu(),
-        masks=instances.masks.to("cpu"),
-    )

@@ -31,13 +31,15 @@ from instancefcn.models.rpn import RegionProposalNetwork
 from instancefcn.models.sampling import RoITargets, SamplingSpec, assign_rois, hardest, mask_targets
 from instancefcn.models.targets import Target
 from instancefcn.ops import ps_average
-from instancefcn.ops.voting import Extent, vote_masks
+from instancefcn.ops.voting import Extent, vote_batch
 from instancefcn.stages import stage
 
 # Standard deviations of box deltas, by which the box branch is scaled (official code).
 DELTA_STD = (0.2, 0.2, 0.5, 0.5)
 # What scores less is noise: the classes of 600 windows would ask for thousands of votes.
 LEAST_SCORE = 1e-3
+# Windows that overlap a survivor by this much vote for its mask (section 3.2).
+VOTE_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,13 @@ class HeadSpec:
         mask_size: cells of a mask along each side.
         mask_weight: of the mask loss against the others (10 in the official code, 1 in the paper).
         extent: how far a voted mask reaches: "voters", as in the official code, or only the survivor's "box".
+        passes: 2 scores the proposals and, again, the boxes that they are refined to; 1 the proposals alone
+            (ablation).
+        voting: False takes each survivor's own mask (ablation).
         instances: the most of one picture, unless the caller says otherwise.
 
     Raises:
-        ValueError: another stride, or 8 without fusion.
+        ValueError: another stride, or 8 without fusion; more than 2 passes.
     """
 
     channels: int = 1024
@@ -68,9 +73,13 @@ class HeadSpec:
     mask_size: int = 21
     mask_weight: float = 10.0
     extent: Extent = "voters"
+    passes: int = 2
+    voting: bool = True
     instances: int = 100
 
     def __post_init__(self) -> None:
+        if self.passes not in (1, 2):
+            raise ValueError(f"passes must be 1 or 2, not {self.passes}")
         if self.stride not in STRIDES or (self.stride != STRIDE and not self.fused):
             raise ValueError(
                 f"score maps have stride {STRIDE}, or {STRIDES[0]} when fused, not {self.stride}"
@@ -86,6 +95,22 @@ class Classes:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """All that inference knows of N pictures before it decides on instances.
+
+    Attributes:
+        maps: of the batch.
+        boxes: [N, R, 4], pixels of the network's input: the proposals, then each of them refined. Those that
+            are too small, and the padding of pictures with fewer proposals, are zeros.
+        probabilities: [N, R, C + 1] of the classes, background at 0.
+    """
+
+    maps: ClassMaps
+    boxes: Tensor
+    probabilities: Tensor
 
 
 class ScoreMaps(nn.Module):
@@ -177,34 +202,20 @@ class FCIS(nn.Module):
             ValueError: training without targets.
         """
         batch, sizes = self.collate(images)
-        with stage("backbone"):
-            features = self.backbone(batch)
-        with stage("score maps"):
-            maps, box_maps = self.maps(features)
-            level = self.proposal_features(features, maps)
-            logits, deltas = self.rpn(level)
-        with stage("proposals"):
-            height, width = level.shape[2:]
-            grid = self.rpn.anchors.grid(height, width, batch.device)
-            proposals = [
-                self.rpn.proposals(logits[i].detach(), deltas[i].detach(), grid, size)
-                for i, size in enumerate(sizes)
-            ]
         if not self.training:
-            return self.detect(
-                maps,
-                box_maps,
-                proposals,
-                sizes,
-                image_sizes or sizes,
-                min_score,
-                max_instances or self.head.instances,
-            )
+            windows = self.look(batch, sizes)
+            limit = max_instances or self.head.instances
+            return self.decide(windows, sizes, image_sizes or sizes, min_score, limit)
         if targets is None or len(targets) != len(images):
             raise ValueError("training needs one target for every image")
         targets = [target.to(batch.device) for target in targets]
-        rpn_class, rpn_box = self.rpn.loss(logits, deltas, grid, targets, sizes)
-        samples = [assign_rois(p, t, self.sampling) for p, t in zip(proposals, targets, strict=True)]
+        maps, box_maps, logits, deltas, anchors = self.convolve(batch)
+        proposals = self.rpn.proposals(logits.detach(), deltas.detach(), anchors, sizes)
+        rpn_class, rpn_box = self.rpn.loss(logits, deltas, anchors, targets, sizes)
+        samples = [
+            assign_rois(own[box_ops.have_area(own)], target, self.sampling)
+            for own, target in zip(proposals, targets, strict=True)
+        ]
         return {"rpn_class": rpn_class, "rpn_box": rpn_box, **self.losses(maps, box_maps, samples, targets)}
 
     def collate(self, images: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
@@ -219,12 +230,28 @@ class FCIS(nn.Module):
             batch[i, :, : sizes[i][0], : sizes[i][1]] = (image.to(mean) - mean) / std
         return batch, sizes
 
+    def convolve(self, batch: Tensor) -> tuple[ClassMaps, Tensor, Tensor, Tensor, Tensor]:
+        """Pictures [N, 3, H, W] to score maps, box maps, and of every anchor the objectness logit [N, T], box
+        deltas [N, T, 4] and place [T, 4].
+        """
+        with stage("backbone"):
+            features = self.backbone(batch)
+        with stage("score maps"):
+            maps, box_maps = self.maps(features)
+            level = self.proposal_features(features, maps)
+            logits, deltas = self.rpn(level)
+        return maps, box_maps, logits, deltas, self.rpn.grid(level)
+
     def proposal_features(self, features: Sequence[Tensor], maps: ClassMaps) -> Tensor:
         """What the RPN looks at: C4 or C5 of C3, C4 and C5, or what the score maps are made of."""
         return features[self.rpn_level - 3] if self.rpn_level else maps.features
 
     # -- reading windows from the maps
     # ------------------------------------------------------------------------------
+
+    def rois(self, boxes: Tensor) -> Tensor:
+        """RoIs [N * R, 5] of boxes [N, R, 4]."""
+        return torch.cat([box_ops.to_rois(own, i) for i, own in enumerate(boxes)])
 
     def class_logits(self, maps: ClassMaps, rois: Tensor) -> Tensor:
         """Class logits [R, C + 1] of RoIs [R, 5]: the window means of max(inside, outside)."""
@@ -287,59 +314,66 @@ class FCIS(nn.Module):
     # --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def detect(
+    def look(self, batch: Tensor, sizes: list[tuple[int, int]]) -> Windows:
+        """All windows of pictures [N, 3, H, W] and what they are: propose, refine the boxes, score proposals
+        and refined boxes on the same maps.
+
+        Every shape is known beforehand and nobody waits for a GPU, so that `torch.compile(network.look,
+        fullgraph=True)` and a CUDA graph can hold it (docs/speed.md).
+        """
+        maps, box_maps, logits, deltas, anchors = self.convolve(batch)
+        with stage("proposals"):
+            proposals = self.rpn.proposals(logits, deltas, anchors, sizes)
+        with stage("scoring"):
+            return self.score(maps, box_maps, proposals, sizes)
+
+    def score(
+        self, maps: ClassMaps, box_maps: Tensor, proposals: Tensor, sizes: list[tuple[int, int]]
+    ) -> Windows:
+        """Proposals [N, A, 4] to twice as many windows: themselves, and where their deltas move them (to
+        themselves alone in one pass).
+        """
+        boxes = proposals
+        if self.head.passes == 2:
+            shifts = ps_average(box_maps, self.rois(proposals), self.head.stride).float() * self.delta_std
+            moved = box_ops.decode(proposals, shifts.view_as(proposals))
+            refined = torch.stack([box_ops.clip(*own) for own in zip(moved, sizes, strict=True)])
+            boxes = torch.cat((proposals, refined), 1)
+        boxes = boxes * box_ops.sides_at_least(boxes, self.rpn.spec.min_size)[..., None]
+        probabilities = self.class_logits(maps, self.rois(boxes)).softmax(1)
+        return Windows(maps, boxes, probabilities.unflatten(0, boxes.shape[:2]))
+
+    @torch.no_grad()
+    def decide(
         self,
-        maps: ClassMaps,
-        box_maps: Tensor,
-        proposals: list[Tensor],
+        windows: Windows,
         sizes: list[tuple[int, int]],
         image_sizes: list[tuple[int, int]],
         min_score: float,
         max_instances: int,
     ) -> list[Instances]:
-        """Instances from score maps and proposals: score, refine the boxes, score them again on the same
-        maps, vote.
-        """
-        with stage("scoring"):
-            rois = torch.cat([box_ops.to_rois(boxes, i) for i, boxes in enumerate(proposals)])
-            deltas = ps_average(box_maps, rois, self.head.stride).float() * self.delta_std
-            decoded = box_ops.decode(rois[:, 1:], deltas).split([len(boxes) for boxes in proposals])
-            refined = [box_ops.clip(boxes, size) for boxes, size in zip(decoded, sizes, strict=True)]
-            again = torch.cat([box_ops.to_rois(boxes, i) for i, boxes in enumerate(refined)])
-            rois = torch.cat((rois, again))
-            probabilities = self.class_logits(maps, rois).softmax(1)
-        rois = rois.to(probabilities)
+        """Which windows become instances, and their masks: vote, in the pixels of the original pictures."""
+        rois = self.rois(windows.boxes)
 
-        results = []
-        for i, (size, image_size) in enumerate(zip(sizes, image_sizes, strict=True)):
-            large = box_ops.sides_at_least(rois[:, 1:], self.rpn.spec.min_size)
-            usable = ((rois[:, 0] == i) & large).nonzero()[:, 0]
-            own = rois[usable]
-            factors = image_size[1] / size[1], image_size[0] / size[0]
+        def read(rows: Tensor, classes: Tensor) -> Tensor:
+            return self.masks(windows.maps, rois[rows], classes).sigmoid()
 
-            def read(rows: Tensor, classes: Tensor, own: Tensor = own) -> Tensor:
-                return self.masks(maps, own[rows], classes).sigmoid()
-
-            voted = vote_masks(
-                read,
-                box_ops.scale(own[:, 1:], *factors),
-                probabilities[usable],
-                image_size,
-                min_score=max(min_score, LEAST_SCORE),
-                max_instances=max_instances,
-                extent=self.head.extent,
-            )
-            results.append(
-                Instances(
-                    voted.boxes,
-                    voted.scores,
-                    voted.classes - 1,
-                    voted.masks,
-                    self.classes.names,
-                    self.classes.ids,
-                )
-            )
-        return results
+        boxes = [
+            box_ops.scale(own, image_size[1] / size[1], image_size[0] / size[0])
+            for own, size, image_size in zip(windows.boxes, sizes, image_sizes, strict=True)
+        ]
+        results = vote_batch(
+            read,
+            torch.stack(boxes),
+            windows.probabilities,
+            image_sizes,
+            vote_iou=VOTE_IOU if self.head.voting else 1.0,
+            min_score=max(min_score, LEAST_SCORE),
+            max_instances=max_instances,
+            extent=self.head.extent,
+        )
+        names, ids = self.classes.names, self.classes.ids
+        return [Instances(v.boxes, v.scores, v.classes - 1, v.masks, names, ids) for v in results]
 
     # -- optimisation
     # -----------------------------------------------------------------------------------------------

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import box_iou, nms
+from torchvision.ops import box_iou
 
 from instancefcn import boxes as box_ops
 from instancefcn.models.targets import Target
+from instancefcn.ops.suppression import suppress
 
 # smooth L1 with sigma 3: quadratic below 1/9.
 BOX_BETA = 1.0 / 9.0
@@ -42,13 +44,17 @@ class AnchorSpec:
         half_h, half_w = sides * ratios.sqrt() / 2, sides / ratios.sqrt() / 2
         return torch.stack((-half_w, -half_h, half_w, half_h), dim=1).float()
 
-    def grid(self, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-        """float32 [height * width * A, 4], pixels: the anchors centred on every cell of a map, row by row."""
-        y = (torch.arange(height, device=device) + 0.5) * self.stride
-        x = (torch.arange(width, device=device) + 0.5) * self.stride
+    def grid(self, height: int, width: int, base: Tensor | None = None) -> Tensor:
+        """float32 [height * width * A, 4], pixels: the anchors centred on every cell of a map, row by row.
+
+        Args:
+            base: `base()` on the device where the anchors are wanted.
+        """
+        base = self.base() if base is None else base
+        y = (torch.arange(height, device=base.device) + 0.5) * self.stride
+        x = (torch.arange(width, device=base.device) + 0.5) * self.stride
         cy, cx = torch.meshgrid(y, x, indexing="ij")
         centres = torch.stack((cx, cy, cx, cy), dim=-1)
-        base = self.base().to(device, non_blocking=True)  # a GPU is still at work on the features
         return (centres[:, :, None] + base).reshape(-1, 4)
 
 
@@ -86,9 +92,14 @@ class RegionProposalNetwork(nn.Module):
     learnt here.
     """
 
+    base_bits: Tensor
+
     def __init__(self, in_channels: int, anchors: AnchorSpec, spec: RPNSpec) -> None:
         super().__init__()
         self.anchors, self.spec = anchors, spec
+        # Where the network is: a copy to a GPU in every step would wait for it, and no CUDA graph allows it.
+        # As integers, which a network in half precision does not round.
+        self.register_buffer("base_bits", anchors.base().view(torch.int32), persistent=False)
         self.hidden = nn.Conv2d(in_channels, spec.channels, 3, padding=1)
         self.logits = nn.Conv2d(spec.channels, len(anchors), 1)
         self.deltas = nn.Conv2d(spec.channels, 4 * len(anchors), 1)
@@ -103,17 +114,26 @@ class RegionProposalNetwork(nn.Module):
         deltas = self.deltas(hidden).permute(0, 2, 3, 1).reshape(n, -1, 4)
         return logits.float(), deltas.float()
 
+    def grid(self, features: Tensor) -> Tensor:
+        """[T, 4]: the anchors of features [N, C, H, W]."""
+        return self.anchors.grid(features.shape[2], features.shape[3], self.base_bits.view(torch.float32))
+
     @torch.no_grad()
-    def proposals(self, logits: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int]) -> Tensor:
-        """Proposals [<= after_nms, 4] of one picture, best first, in pixels, clipped to `size` (height,
-        width).
+    def proposals(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, sizes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Proposals [N, after_nms, 4], best first, in pixels, each clipped to its picture's size (height,
+        width). Where a picture has fewer, boxes without area follow: the shape is known beforehand.
 
         Args:
-            logits, deltas: [T] and [T, 4], one picture's output of `forward`.
+            logits, deltas: [N, T] and [N, T, 4]: the output of `forward`.
             anchors: [T, 4].
         """
-        competing = logits.masked_fill(~on_picture(anchors, size, self.anchors.stride), -torch.inf)
-        return make_proposals(competing, box_ops.decode(anchors, deltas), size, self.spec)
+        ranked = []
+        for own_logits, own_deltas, size in zip(logits, deltas, sizes, strict=True):
+            competing = own_logits.masked_fill(~on_picture(anchors, size, self.anchors.stride), -torch.inf)
+            ranked.append(rank(competing, box_ops.decode(anchors, own_deltas), size, self.spec))
+        return thin(torch.stack(ranked), self.spec)
 
     def loss(
         self,
@@ -153,17 +173,24 @@ def on_picture(anchors: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     return (begin[:, 0] < size[1] - 0.5) & (begin[:, 1] < size[0] - 0.5)
 
 
-def make_proposals(scores: Tensor, candidates: Tensor, size: tuple[int, int], spec: RPNSpec) -> Tensor:
-    """Rank, clip, drop small boxes, suppress overlaps: see `RegionProposalNetwork.proposals`.
-
-    Candidates whose score is not finite never compete.
+def rank(scores: Tensor, candidates: Tensor, size: tuple[int, int], spec: RPNSpec) -> Tensor:
+    """The `before_nms` best candidates [T, 4] of one picture, clipped to it; zeros behind them where fewer
+    compete. Those that are too small, or whose score is not finite, never do.
     """
     candidates = box_ops.clip(candidates, size)
-    valid = (box_ops.sides_at_least(candidates, spec.min_size) & torch.isfinite(scores)).nonzero()[:, 0]
-    scores, candidates = scores[valid], candidates[valid]
-    scores, order = scores.topk(min(spec.before_nms, len(scores)))
-    candidates = candidates[order]
-    return candidates[nms(candidates, scores, spec.nms_iou)[: spec.after_nms]]
+    valid = box_ops.sides_at_least(candidates, spec.min_size) & torch.isfinite(scores)
+    scores = scores.masked_fill(~valid, -torch.inf)
+    best = scores.topk(min(spec.before_nms, len(scores)), sorted=False).indices
+    best = best.sort().values  # equal scores in the order of the anchors, whatever else competes
+    scores, order = scores[best].sort(descending=True, stable=True)
+    return candidates[best[order]].masked_fill((scores == -torch.inf)[:, None], 0)
+
+
+def thin(ranked: Tensor, spec: RPNSpec) -> Tensor:
+    """What suppression leaves of boxes [N, K, 4], best first: [N, after_nms, 4], zeros at the end."""
+    rows = suppress(ranked, spec.nms_iou, spec.after_nms)
+    padded = F.pad(ranked, (0, 0, 0, 1))  # place K is where no box is left
+    return padded.gather(1, rows[..., None].expand(-1, -1, 4))
 
 
 def anchor_labels(

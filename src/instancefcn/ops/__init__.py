@@ -28,10 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from instancefcn.ops import portable
+from instancefcn.ops import portable, registration
 
 try:
-    from instancefcn.ops import depthwise, parallel, registration
+    from instancefcn.ops import depthwise, parallel
 except ImportError:  # no Numba, or one that does not fit the installed numpy
     HAS_KERNELS = False
 else:
@@ -185,11 +185,16 @@ def depthwise_convolution(
 
 
 def _portable(maps: Tensor) -> bool:
-    if not HAS_KERNELS or _forced_portable or torch.compiler.is_exporting():
+    return is_portable(maps.device) or (maps.device.type == "cuda" and maps.dtype == torch.float64)
+
+
+def is_portable(device: torch.device) -> bool:
+    """Whether operators run as plain PyTorch on a device, without kernels."""
+    if _forced_portable or torch.compiler.is_exporting():
         return True
-    if maps.device.type == "cuda":
-        return maps.dtype == torch.float64 or not _has_triton()
-    return maps.device.type != "cpu" or not parallel.usable()
+    if device.type == "cuda":
+        return not _has_triton()
+    return device.type != "cpu" or not HAS_KERNELS or not parallel.usable()
 
 
 @torch.compiler.assume_constant_result

@@ -42,6 +42,9 @@ def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size:
     left, right, share_x = _corners(x1, x2, steps, width)
     share_y, share_x = share_y.to(_working(maps))[:, :, None], share_x.to(_working(maps))[:, None, :]
     image, label = batch.long()[:, None, None], labels.long()[:, None, None]
+    dtype = maps.dtype
+    if maps.requires_grad:  # so that gradients are summed in float32 too
+        maps = maps.to(_working(maps))
 
     def read(i: Tensor, j: Tensor) -> Tensor:
         place = (i[:, :, None], j[:, None, :])
@@ -51,7 +54,7 @@ def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size:
 
     above = read(upper, left) * (1 - share_x) + read(upper, right) * share_x
     below = read(lower, left) * (1 - share_x) + read(lower, right) * share_x
-    return (above * (1 - share_y) + below * share_y).to(maps.dtype)
+    return (above * (1 - share_y) + below * share_y).to(dtype)
 
 
 def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int = 21) -> Tensor:

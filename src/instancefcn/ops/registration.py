@@ -2,7 +2,8 @@
 
 `instancefcn.ops` calls them. Each forward operator has a `..._backward` twin; both are opaque to
 `torch.compile`, which takes shapes, types and strides from the fake kernels. Gradients of RoIs and second
-derivatives do not exist.
+derivatives do not exist. Numba and Triton are imported with the kernels, at the first call of one: either may
+be missing.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Any
 from torch import Tensor
 from torch.library import custom_op
 
-from instancefcn.ops import cpu
-
 
 @custom_op("instancefcn::class_scores", mutates_args=(), device_types="cpu")
 def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
+    from instancefcn.ops import cpu
+
     return cpu.class_scores(maps, rois, stride)
 
 
@@ -28,6 +29,8 @@ def _(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
 
 @custom_op("instancefcn::class_scores_backward", mutates_args=(), device_types="cpu")
 def class_scores_backward(grad: Tensor, maps: Tensor, rois: Tensor, stride: float) -> Tensor:
+    from instancefcn.ops import cpu
+
     return cpu.class_scores_backward(grad, maps, rois, stride)
 
 
@@ -52,6 +55,8 @@ class_scores.register_autograd(_class_scores_grad, setup_context=_class_scores_s
 
 @custom_op("instancefcn::ps_average", mutates_args=(), device_types="cpu")
 def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
+    from instancefcn.ops import cpu
+
     return cpu.ps_average(maps, rois, stride)
 
 
@@ -64,6 +69,8 @@ def _(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
 def ps_average_backward(
     grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int
 ) -> Tensor:
+    from instancefcn.ops import cpu
+
     return cpu.ps_average_backward(grad, rois, stride, n, k, height, width)
 
 
@@ -93,6 +100,8 @@ ps_average.register_autograd(_ps_average_grad, setup_context=_ps_average_setup)
 
 @custom_op("instancefcn::mask_logits", mutates_args=(), device_types="cpu")
 def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size: int) -> Tensor:
+    from instancefcn.ops import cpu
+
     return cpu.mask_logits(maps, rois, labels, stride, size)
 
 
@@ -113,6 +122,8 @@ def mask_logits_backward(
     height: int,
     width: int,
 ) -> Tensor:
+    from instancefcn.ops import cpu
+
     return cpu.mask_logits_backward(grad, rois, labels, stride, n, k, channels, height, width)
 
 
@@ -147,6 +158,8 @@ mask_logits.register_autograd(_mask_logits_grad, setup_context=_mask_logits_setu
 
 @custom_op("instancefcn::psroi_average_pool", mutates_args=(), device_types="cpu")
 def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int) -> Tensor:
+    from instancefcn.ops import cpu
+
     return cpu.psroi_average_pool(maps, rois, stride, size)
 
 
@@ -159,6 +172,8 @@ def _(maps: Tensor, rois: Tensor, stride: float, size: int) -> Tensor:
 def psroi_average_pool_backward(
     grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int
 ) -> Tensor:
+    from instancefcn.ops import cpu
+
     return cpu.psroi_average_pool_backward(grad, rois, stride, n, k, height, width)
 
 

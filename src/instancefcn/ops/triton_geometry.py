@@ -125,6 +125,6 @@ def covering(
             covers = overlap(y1 + (y2 - y1) * part / K, y1 + (y2 - y1) * (part + 1) / K, cell) > 0.0
         covers = ((own < end) & covers).to(tl.int32)
         place = begin + found + tl.cumsum(covers, 0) - 1
-        tl.store(lists + line * rois.to(tl.int64) + place, r, mask=covers != 0)
+        tl.store(lists + line.to(tl.int64) * rois + place, r, mask=covers != 0)
         found += tl.sum(covers, 0)
     tl.store(counts + n * height * K + line, found)

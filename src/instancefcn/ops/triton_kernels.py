@@ -58,7 +58,8 @@ def average(
                 inside = tl.load(pointers + channels, mask=wanted, other=0.0).to(tl.float32)
                 value = tl.where((inside > value) | (inside != inside), inside, value)
             total += share[:, None] * value
-    tl.store(out + (split * rois.to(tl.int64) + r) * channels + c, tl.sum(total, 0), mask=c < channels)
+    # Not `rois.to(...)`: Triton compiles an argument that is 1 as a number of Python's.
+    tl.store(out + (split.to(tl.int64) * rois + r) * channels + c, tl.sum(total, 0), mask=c < channels)
 
 
 @triton.jit

@@ -1,29 +1,34 @@
 """Mask voting: overlapping RoIs agree on the mask of an instance (FCIS, section 3.2).
 
-`vote_masks` is the operator, `voting_reference` its specification, `voting_step` its heavy inner step.
+`vote_masks` is the operator, `vote_batch` the same for many pictures; `voting_reference` is the
+specification, `voting_survivors` the first step, `voting_step` the heavy ones.
+
+A GPU is waited for three times in a batch, each time because a shape must be known: the number of votes, of
+pixels, and of instances that have any. (Order "published" and more than `MAX_VOTES` votes cost more.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.ops import box_iou, nms
 
 from instancefcn import boxes as box_ops
 from instancefcn.masks import CroppedMasks
-from instancefcn.ops.voting_step import vote_average
+from instancefcn.ops.voting_step import extents, vote_average
+from instancefcn.ops.voting_survivors import survivors
 from instancefcn.stages import stage
 
 ReadMasks = Callable[[Tensor, Tensor], Tensor]
 Order = Literal["paper", "published"]
 Extent = Literal["box", "voters"]
-_Result = tuple[Tensor, CroppedMasks, Tensor | None]  # boxes, masks, averages
+Size = tuple[int, int]
+_Result = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # pixels, rects, boxes, averages
 
 # Votes are read and averaged in groups of about this many, so that an untrained network, whose every RoI may
 # vote for every class, cannot ask for gigabytes. The votes of a trained network's picture fit in one group.
@@ -32,7 +37,7 @@ MAX_VOTES = 32768
 
 @dataclass(frozen=True, eq=False)
 class VotedMasks:
-    """S instances, best first; equal scores by class, then by row. They lie in the host's memory.
+    """S instances, best first; equal scores by class, then by row. They lie where the RoIs did.
 
     Attributes:
         boxes: float32 [S, 4], half-open, pixels of the picture: the survivors' boxes clipped to it, or the
@@ -58,8 +63,9 @@ class VotedMasks:
 
 @dataclass(frozen=True)
 class _Ballot:
-    """V votes: v is the mask of RoI `rows[v]` for survivor `which[v]`, with `weights[v]`; those of survivor s
-    begin at `starts[s]`.
+    """V votes for S survivors: v is the mask of RoI `rows[v]` for survivor `which[v]`, with `weights[v]`;
+    those of survivor s begin at `starts[s]`. RoIs and survivors are numbered through all pictures; survivor s
+    is RoI `own[s]` itself.
     """
 
     which: Tensor
@@ -67,6 +73,7 @@ class _Ballot:
     classes: Tensor
     weights: Tensor
     starts: Tensor
+    own: Tensor
 
 
 @torch.no_grad()
@@ -104,9 +111,9 @@ def vote_masks(
     The result is a decision: nothing is differentiable.
 
     Args:
-        read_masks: given rows int64 [P] and classes int64 [P] (on the class axis), returns float [P, m, m],
-            the mask probabilities of these pairs. Called once with the pairs that vote, each once; more often
-            beyond `MAX_VOTES` votes.
+        read_masks: given rows int64 [V] and classes int64 [V] (on the class axis), returns float [V, m, m],
+            the mask probabilities of these pairs. Called once with all votes (in order "published" with
+            every RoI that votes once); more often beyond `MAX_VOTES` votes.
         boxes: [R, 4] RoIs, half-open x1, y1, x2, y2 in pixels of the picture. A RoI without area takes no
             part.
         probabilities: [R, C] class probabilities, background at 0.
@@ -127,127 +134,149 @@ def vote_masks(
     Raises:
         ValueError: shapes do not fit together, or a setting is out of range.
     """
-    _check(boxes, probabilities, max_instances, threshold, order, extent)
-    boxes, probabilities = boxes.detach().float(), probabilities.detach().float()
-    ties = order == "published"
-    with stage("suppression"):
-        scores, rows, classes = _survivors(boxes, probabilities, nms_iou, min_score, max_instances, ties)
-    results: list[_Result] = []
-    for part, which, voters in _groups(boxes, rows, vote_iou):
-        ballot = _ballot(probabilities, voters, classes[part], which)
-        if order == "paper":
-            alone = rows[part] if extent == "box" else None
-            result = _paper(read_masks, boxes, probabilities, alone, ballot, image_size, threshold)
-        else:
-            result = _published(read_masks, boxes, probabilities, ballot, image_size, threshold)
-        results.append(result)
-    if not results:
-        return _nothing(image_size)
-    averages = [found[2] for found in results if found[2] is not None]
-    voted = VotedMasks(
-        boxes=torch.cat([found[0] for found in results]).cpu(),
-        scores=scores.cpu(),
-        classes=classes.cpu(),
-        rows=rows.cpu(),
-        masks=_concatenated([found[1] for found in results]),
-        probabilities=torch.cat(averages).cpu() if averages else None,
+    (voted,) = vote_batch(
+        read_masks,
+        boxes[None],
+        probabilities[None],
+        [image_size],
+        nms_iou=nms_iou,
+        vote_iou=vote_iou,
+        max_instances=max_instances,
+        min_score=min_score,
+        threshold=threshold,
+        order=order,
+        extent=extent,
     )
-    return _without_empty(voted)
+    return voted
 
 
-def _survivors(
-    boxes: Tensor, probabilities: Tensor, nms_iou: float, min_score: float, limit: int, ties: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, rows and classes [S] of the `limit` best after suppression per class; `ties` keeps equals.
+@torch.no_grad()
+def vote_batch(
+    read_masks: ReadMasks,
+    boxes: Tensor,
+    probabilities: Tensor,
+    image_sizes: Sequence[Size],
+    *,
+    nms_iou: float = 0.3,
+    vote_iou: float = 0.5,
+    max_instances: int = 100,
+    min_score: float = 1e-3,
+    threshold: float = 0.4,
+    order: Order = "paper",
+    extent: Extent = "box",
+) -> list[VotedMasks]:
+    """`vote_masks` for N pictures with R RoIs each, of which those without area are padding.
 
-    What suppression leaves of the best n candidates does not depend on worse ones: few are looked at.
+    Args:
+        read_masks: as there, but RoIs are numbered through all pictures: r of picture n is row n * R + r.
+        boxes: [N, R, 4].
+        probabilities: [N, R, C].
+        image_sizes: N times (height, width).
+
+    Returns:
+        N results; their `rows` are those of their picture.
     """
-    count = boxes.shape[0]
-    foreground = probabilities[:, 1:].t()
-    wanted = (foreground >= min_score) & _has_area(boxes)
-    places = wanted.reshape(-1).nonzero()[:, 0]
-    scores, order = foreground.reshape(-1)[places].sort(descending=True, stable=True)
-    rows, classes = places[order] % max(count, 1), places[order] // max(count, 1)
-    # Classes are moved apart so that one suppression serves all; float64 keeps the IoUs exact far from the
-    # origin.
-    candidates = boxes[rows].double()
-    if len(rows):
-        candidates += (classes * (candidates.amax() - candidates.amin() + 1))[:, None]
-    examined = 8 * limit
-    while True:
-        kept = nms(candidates[:examined], scores[:examined].double(), nms_iou).sort().values
-        done = examined >= len(scores)
-        chosen = kept[:limit]
-        if len(chosen) == limit and ties:
-            last = scores[kept[limit - 1]]
-            done = done or bool(scores[examined - 1] < last)
-            chosen = kept[scores[kept] >= last]
-        elif len(chosen) == limit:
-            done = True
-        if done:
-            return scores[chosen], rows[chosen], classes[chosen] + 1
-        examined *= 4
+    _check(boxes, probabilities, image_sizes, max_instances, threshold, order, extent)
+    boxes, probabilities = boxes.detach().float(), probabilities.detach().float()
+    with stage("suppression"):
+        ties = order == "published"
+        chosen = survivors(boxes, probabilities, nms_iou, min_score, max_instances, ties)
+    most = chosen[0].shape[1]
+    results: list[_Result] = []
+    for part, ballot in _ballots(boxes, probabilities, chosen, vote_iou):
+        sizes = [image_sizes[s // most] for s in range(part.start, part.stop)]
+        flat = boxes.flatten(0, 1), probabilities.flatten(0, 1)
+        if order == "paper":
+            results.append(_paper(read_masks, *flat, ballot, sizes, threshold, extent))
+        else:
+            results.append(_published(read_masks, *flat, ballot, sizes, threshold))
+    if not results:
+        return [_nothing(size, boxes.device) for size in image_sizes]
+    return _by_picture(chosen, results, image_sizes)
 
 
-def _has_area(boxes: Tensor) -> Tensor:
-    """Boolean [R]: finite boxes that are wide and high."""
-    return boxes.isfinite().all(1) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-
-
-def _groups(boxes: Tensor, rows: Tensor, vote_iou: float) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Runs of survivors with at most `MAX_VOTES` votes, or just one: the run; each vote's survivor, voter."""
-    if not len(rows):
+def _ballots(
+    boxes: Tensor, probabilities: Tensor, chosen: tuple[Tensor, Tensor, Tensor], vote_iou: float
+) -> Iterator[tuple[slice, _Ballot]]:
+    """The votes for all survivors, or for runs of them with at most `MAX_VOTES` votes (or just one)."""
+    scores, rows, classes = chosen
+    images, count = boxes.shape[:2]
+    overlap = box_ops.iou(
+        boxes.gather(1, rows[..., None].expand(-1, -1, 4)).double(), boxes.double()
+    )  # [N, S, R]
+    overlap.scatter_(2, rows[..., None], 1.0)  # rounding must not take a survivor's own vote
+    votes = (overlap >= vote_iou) & box_ops.have_area(boxes)[:, None] & (scores >= 0)[..., None]
+    votes = votes.flatten(0, 1)
+    which, voters = votes.nonzero().unbind(1)
+    if not len(which):
         return
-    overlap = box_iou(boxes[rows].double(), boxes.double())
-    overlap.scatter_(1, rows[:, None], 1.0)  # rounding must not take a survivor's own vote
-    votes = (overlap >= vote_iou) & _has_area(boxes)
-    survivor, voter = votes.nonzero().unbind(1)
+    first_row = torch.arange(images, device=boxes.device)[:, None] * count
+    own, classes = (rows + first_row).flatten(), classes.flatten()
+    voters = voters + first_row.expand_as(rows).reshape(-1)[which]
+    flat = probabilities.flatten(0, 1)
+    for part, run in _runs(votes, len(which)):
+        number = which[run] - part.start
+        yield part, _ballot(flat, voters[run], classes[part], number, own[part])
+
+
+def _runs(votes: Tensor, total: int) -> Iterator[tuple[slice, slice]]:
+    """Survivors, and their places in the list of the votes bool [S, R]."""
+    if total <= MAX_VOTES:
+        yield slice(0, len(votes)), slice(0, total)
+        return
     ends = votes.sum(1).cumsum(0).tolist()
     first = begin = 0
-    for last in range(len(rows)):
-        if last + 1 == len(rows) or ends[last + 1] - begin > MAX_VOTES:
-            yield slice(first, last + 1), survivor[begin : ends[last]] - first, voter[begin : ends[last]]
+    for last in range(len(ends)):
+        if last + 1 == len(ends) or ends[last + 1] - begin > MAX_VOTES:
+            yield slice(first, last + 1), slice(begin, ends[last])
             first, begin = last + 1, ends[last]
 
 
-def _ballot(probabilities: Tensor, voters: Tensor, classes: Tensor, which: Tensor) -> _Ballot:
-    """The votes of RoIs `voters` for survivors `which` of the given `classes`."""
+def _ballot(probabilities: Tensor, voters: Tensor, classes: Tensor, which: Tensor, own: Tensor) -> _Ballot:
+    """The votes of RoIs `voters` for survivors `which` of the given `classes`, the RoIs `own`."""
     weights = probabilities[voters, classes[which]].double()
     totals = weights.new_zeros(len(classes)).index_add_(0, which, weights)
     weights = weights / totals[which].clamp(min=1e-300)
     starts = torch.searchsorted(which, torch.arange(len(classes) + 1, device=which.device))
-    return _Ballot(which, voters, classes[which], weights.float(), starts)
+    return _Ballot(which, voters, classes[which], weights.float(), starts, own)
 
 
-def _read(read_masks: ReadMasks, rows: Tensor, classes: Tensor, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Each pair's masks once: float32 [P, m, m], their rows [P], and the place of every pair among them."""
-    pairs, index = torch.unique(rows * axis + classes, return_inverse=True)
-    rows = pairs // axis
-    masks = read_masks(rows, pairs % axis)
+def _read(read_masks: ReadMasks, rows: Tensor, classes: Tensor) -> Tensor:
+    """float32 [V, m, m]."""
+    masks = read_masks(rows, classes)
     m = masks.shape[-1] if masks.dim() == 3 else 0
-    if masks.shape != (len(pairs), m, m) or m == 0:
-        raise ValueError(f"read_masks must return [{len(pairs)}, m, m] with m > 0, got {tuple(masks.shape)}")
-    return masks.detach().float(), rows, index
+    if masks.shape != (len(rows), m, m) or m == 0:
+        raise ValueError(f"read_masks must return [{len(rows)}, m, m] with m > 0, got {tuple(masks.shape)}")
+    return masks.detach().float()
+
+
+def _clip(boxes: Tensor, sizes: Sequence[Size]) -> Tensor:
+    """Boxes [S, 4], each cut to its picture."""
+    ends = [0, *(s for s in range(1, len(sizes)) if sizes[s] != sizes[s - 1]), len(sizes)]
+    return torch.cat([box_ops.clip(boxes[begin:end], sizes[begin]) for begin, end in pairwise(ends)])
 
 
 def _paper(
     read_masks: ReadMasks,
     boxes: Tensor,
     probabilities: Tensor,
-    rows: Tensor | None,
     ballot: _Ballot,
-    size: tuple[int, int],
+    sizes: Sequence[Size],
     threshold: float,
+    extent: Extent,
 ) -> _Result:
-    """Averages inside the boxes of `rows`, or wherever a voter reaches when None."""
+    """Averages inside the survivors' boxes, or wherever a voter reaches (without boxes: see `extents`)."""
     with stage("voting"):
-        masks, mask_rows, index = _read(read_masks, ballot.rows, ballot.classes, probabilities.shape[1])
-    clipped = box_ops.clip(_reach(boxes, ballot) if rows is None else boxes[rows], size)
+        masks = _read(read_masks, ballot.rows, ballot.classes)
+    clipped = _clip(boxes[ballot.own] if extent == "box" else _reach(boxes, ballot), sizes)
     rects = torch.ceil(clipped.double() - 0.5).long()  # the pixels whose centres are inside
+    rects *= (ballot.starts[1:] > ballot.starts[:-1])[:, None]  # padding has no votes
+    every = torch.arange(len(masks), device=masks.device)
     with stage("pasting"):
-        pixels = vote_average(masks, boxes[mask_rows], index, ballot.weights, ballot.starts, rects, threshold)
-    voted = CroppedMasks(pixels.cpu(), rects.cpu(), size)  # moved once: each mask is looked at by itself
-    return voted.tight_boxes() if rows is None else clipped, voted, None
+        pixels = vote_average(
+            masks, boxes[ballot.rows], every, ballot.weights, ballot.starts, rects, threshold
+        )
+    return pixels, rects, clipped if extent == "box" else None, None
 
 
 def _reach(boxes: Tensor, ballot: _Ballot) -> Tensor:
@@ -268,28 +297,35 @@ def _published(
     boxes: Tensor,
     probabilities: Tensor,
     ballot: _Ballot,
-    size: tuple[int, int],
+    sizes: Sequence[Size],
     threshold: float,
 ) -> _Result:
-    best = probabilities[:, 1:].argmax(1) + 1
-    masks, mask_rows, index = _read(read_masks, ballot.rows, best[ballot.rows], probabilities.shape[1])
-    rounded = boxes[mask_rows].round()
-    corners, crops, averages, tight = [], [], [], []
-    starts = ballot.starts.tolist()
-    for begin, end in pairwise(starts):  # singly: an average may be a large picture
+    roi, index = ballot.rows.unique(return_inverse=True)
+    masks = _read(read_masks, roi, probabilities[roi, 1:].argmax(1) + 1)
+    m, rounded = masks.shape[-1], boxes[roi].round()
+    pixels, rects, averages, tight = [], [], [], []
+    for (begin, end), size in zip(pairwise(ballot.starts.tolist()), sizes, strict=True):
+        if begin == end:  # padding
+            pixels.append(masks.new_zeros(0, dtype=torch.bool))
+            averages.append(masks.new_zeros((m, m)))
+            rects.append((0, 0, 0, 0))
+            tight.append((0, 0, 0, 0))
+            continue
+        # Singly: an average may be a large picture.
         voters, weights = index[begin:end], ballot.weights[begin:end]
         seen = box_ops.clip(rounded[voters], size)
         rect = torch.cat((seen[:, :2].amin(0), seen[:, 2:].amax(0))).long()[None]
         start = ballot.starts.new_tensor((0, end - begin))
         flat = vote_average(masks, rounded, voters, weights, start, rect, None, binarize=threshold)
         x1, y1, x2, y2 = rect[0].tolist()
-        box, average, crop = _tightened(flat.view(y2 - y1, x2 - x1), masks.shape[-1], threshold)
+        box, average, crop = _tightened(flat.view(y2 - y1, x2 - x1), m, threshold)
         tight.append((box[0] + x1, box[1] + y1, box[2] + x1, box[3] + y1))
-        corners.append((box[0] + x1, box[1] + y1))
+        rects.append((*tight[-1][:2], tight[-1][0] + crop.shape[1], tight[-1][1] + crop.shape[0]))
         averages.append(average)
-        crops.append(crop)
-    voted = CroppedMasks.from_crops([crop.cpu() for crop in crops], corners, size)
-    return torch.tensor(tight, dtype=boxes.dtype), voted, torch.stack(averages)
+        pixels.append(crop.flatten())
+    places = torch.tensor(rects, dtype=torch.int64, device=boxes.device)
+    outlines = torch.tensor(tight, dtype=boxes.dtype, device=boxes.device)
+    return torch.cat(pixels).to(torch.uint8), places, outlines, torch.stack(averages)
 
 
 def _tightened(average: Tensor, m: int, threshold: float) -> tuple[tuple[int, int, int, int], Tensor, Tensor]:
@@ -308,46 +344,66 @@ def _tightened(average: Tensor, m: int, threshold: float) -> tuple[tuple[int, in
     return (x1, y1, x2, y2), small[0, 0], crop[0, 0]
 
 
-def _without_empty(result: VotedMasks) -> VotedMasks:
-    """Drops survivors whose votes reach the threshold nowhere."""
-    if len(result) == 0:
-        return result
-    ends = result.masks.offsets.tolist()
-    occupied = torch.stack([result.masks.pixels[begin:end].any() for begin, end in pairwise(ends)])
-    kept = occupied.nonzero()[:, 0]
-    if len(kept) == len(result):
-        return result
-    return VotedMasks(
-        boxes=result.boxes[kept],
-        scores=result.scores[kept],
-        classes=result.classes[kept],
-        rows=result.rows[kept],
-        masks=result.masks[kept],
-        probabilities=None if result.probabilities is None else result.probabilities[kept],
+def _by_picture(
+    chosen: tuple[Tensor, Tensor, Tensor], results: Sequence[_Result], image_sizes: Sequence[Size]
+) -> list[VotedMasks]:
+    """Results of runs of survivors, by picture, without the survivors that have no pixel."""
+    scores, rows, classes = chosen
+    most = scores.shape[1]
+    pixels, rects = (torch.cat([found[i] for found in results]) for i in (0, 1))  # type: ignore[misc]
+    outlines, averages = (
+        None if results[0][i] is None else torch.cat([found[i] for found in results])  # type: ignore[misc]
+        for i in (2, 3)
     )
+    with stage("pasting"):
+        reached = extents(pixels, rects)
+    x1, y1, x2, y2, left, _, right, _ = torch.cat((rects, reached), 1).cpu().unbind(1)
+    areas, filled = ((x2 - x1) * (y2 - y1)).tolist(), right > left
+    ends = list(accumulate(areas, initial=0))
+    voted = []
+    for n, size in enumerate(image_sizes):
+        own = slice(n * most, (n + 1) * most)
+        kept = filled[own].nonzero()[:, 0]
+        pieces = [pixels[ends[s] : ends[s + 1]] for s in (kept + own.start).tolist()]
+        index = kept.to(pixels.device, non_blocking=True)
+        masks = CroppedMasks(torch.cat(pieces) if pieces else pixels[:0], rects[own][index], size)
+        voted.append(
+            VotedMasks(
+                boxes=(reached.float() if outlines is None else outlines)[own][index],
+                scores=scores[n, index],
+                classes=classes[n, index],
+                rows=rows[n, index],
+                masks=masks,
+                probabilities=None if averages is None else averages[own][index],
+            )
+        )
+    return voted
 
 
-def _concatenated(masks: list[CroppedMasks]) -> CroppedMasks:
-    if len(masks) == 1:
-        return masks[0]
-    return CroppedMasks(
-        torch.cat([m.pixels for m in masks]), torch.cat([m.rects for m in masks]), masks[0].image_size
-    )
-
-
-def _nothing(image_size: tuple[int, int]) -> VotedMasks:
-    none = torch.zeros(0, dtype=torch.int64)
-    return VotedMasks(torch.zeros((0, 4)), torch.zeros(0), none, none, CroppedMasks.empty(image_size))
+def _nothing(image_size: Size, device: torch.device) -> VotedMasks:
+    none = torch.zeros(0, dtype=torch.int64, device=device)
+    boxes = torch.zeros((0, 4), device=device)
+    return VotedMasks(boxes, boxes[:, 0], none, none, CroppedMasks.empty(image_size).to(device))
 
 
 def _check(
-    boxes: Tensor, probabilities: Tensor, max_instances: int, threshold: float, order: str, extent: str
+    boxes: Tensor,
+    probabilities: Tensor,
+    image_sizes: Sequence[Size],
+    max_instances: int,
+    threshold: float,
+    order: str,
+    extent: str,
 ) -> None:
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes must be [R, 4], got shape {tuple(boxes.shape)}")
-    if probabilities.dim() != 2 or probabilities.shape[0] != boxes.shape[0] or probabilities.shape[1] < 1:
-        shape = tuple(probabilities.shape)
-        raise ValueError(f"probabilities must be [{boxes.shape[0]}, C] with C at least 1, got {shape}")
+    if boxes.dim() != 3 or boxes.shape[2] != 4:
+        raise ValueError(f"boxes must be [R, 4] in every picture, got shape {tuple(boxes.shape)} of all")
+    if probabilities.dim() != 3 or probabilities.shape[:2] != boxes.shape[:2] or probabilities.shape[2] < 1:
+        count, shape = boxes.shape[1], tuple(probabilities.shape)
+        raise ValueError(
+            f"probabilities must be [{count}, C] in every picture, C at least 1, got {shape} of all"
+        )
+    if len(image_sizes) != boxes.shape[0]:
+        raise ValueError(f"image_sizes must be {boxes.shape[0]}, one a picture, got {len(image_sizes)}")
     if max_instances < 1:
         raise ValueError(f"max_instances must be at least 1, got {max_instances}")
     if not 0 < threshold <= 1:

@@ -1,4 +1,4 @@
-"""`vote_average` on a CPU: Numba kernels that touch only the pixels of each voter's box.
+"""`vote_average` and `extents` on a CPU: Numba kernels that touch only the pixels of each voter's box.
 
 Crops are cut into bands of rows, which the threads share by cost. In a band each voter's grid is first
 stretched to the crop's columns (a small table), then every row adds two rows of the table: a vector loop
@@ -55,6 +55,17 @@ def vote_average(
             out.numpy(),
         )
     return out
+
+
+def extents(pixels: Tensor, rects: Tensor) -> Tensor:
+    """See `instancefcn.ops.voting_step.extents`."""
+    areas = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
+    if int(areas.sum()) != len(pixels):
+        raise ValueError(f"the rectangles hold {int(areas.sum())} pixels, pixels has {len(pixels)}")
+    found = torch.empty((len(rects), 4), dtype=torch.int64)
+    with threads(len(pixels)):
+        _extents(pixels.contiguous().numpy(), rects.contiguous().numpy(), found.numpy())
+    return found
 
 
 def _check_values(masks: Tensor, index: Tensor, starts: Tensor, rects: Tensor) -> None:
@@ -206,3 +217,41 @@ def _vote(
                 _add_vote(total, masks[mask], boxes[mask], weights[v], (x, y), binarize, binary, scratch)
             begin = offsets[s] + first * width
             _store(total, threshold, out[begin : begin + total.size])
+
+
+@compiled(parallel=False)
+def _extent(crop: Any) -> tuple[int, int, int, int]:
+    """First and last rows and columns (half-open) of a crop [h, w] that hold a 1; only pixels outside what
+    is known already are looked at.
+    """
+    height, width = crop.shape
+    top, bottom = 0, height
+    while top < height and not crop[top].any():
+        top += 1
+    while bottom > top and not crop[bottom - 1].any():
+        bottom -= 1
+    left, right = width, 0
+    for y in range(top, bottom):
+        x = 0
+        while x < left and crop[y, x] == 0:
+            x += 1
+        left = x
+        x = width
+        while x > right and crop[y, x - 1] == 0:
+            x -= 1
+        right = x
+    return top, bottom, left, right
+
+
+@compiled(parallel=True)
+def _extents(pixels: Any, rects: Any, out: Any) -> None:
+    areas = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
+    ends = np.cumsum(areas)
+    for s in prange(rects.shape[0]):
+        out[s] = 0
+        if areas[s] > 0:
+            crop = pixels[ends[s] - areas[s] : ends[s]].reshape(-1, rects[s, 2] - rects[s, 0])
+            top, bottom, left, right = _extent(crop)
+            if bottom > top:
+                out[s, 0], out[s, 1] = rects[s, 0] + left, rects[s, 1] + top
+                out[s, 2], out[s, 3] = rects[s, 0] + right, rects[s, 1] + bottom

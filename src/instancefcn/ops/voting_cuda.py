@@ -1,6 +1,7 @@
-"""`vote_average` on a GPU: one Triton program a tile of a crop, adding up the crop's votes in order.
+"""`vote_average` and `extents` on a GPU: one Triton program a tile of a crop.
 
-The host waits once, for the number of pixels and tiles: the result's shape must be known.
+A program adds up the crop's votes in order. `vote_average` lets the host wait once, for the number of pixels
+and tiles: the result's shape must be known.
 """
 
 from __future__ import annotations
@@ -43,6 +44,19 @@ def vote_average(
                 BLOCK_Y=_TILE[0], BLOCK_X=_TILE[1],
             )  # fmt: skip
     return out
+
+
+def extents(pixels: Tensor, rects: Tensor) -> Tensor:
+    """See `instancefcn.ops.voting_step.extents`."""
+    areas = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
+    found = torch.empty((len(rects), 4), dtype=torch.int64, device=pixels.device)
+    if len(rects):
+        with device_of(pixels):
+            _extents[(len(rects),)](
+                pixels.contiguous(), rects.contiguous(), areas.cumsum(0) - areas, found, BLOCK=2048,
+                num_warps=8,
+            )  # fmt: skip
+    return found
 
 
 # Triton's kernels have no types of Python's.
@@ -99,3 +113,28 @@ def _vote(  # type: ignore[no-untyped-def]
         tl.store(out + pixel, (total >= threshold).to(tl.uint8), mask=wanted)
     else:
         tl.store(out + pixel, total, mask=wanted)
+
+
+@triton.jit
+def _extents(pixels, rects, offsets, out, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """pixels, rects [S, 4] -> out [S, 4]: the box around the pixels of crop s that are 1, or zeros."""
+    crop = tl.program_id(0).to(tl.int64)
+    left, top = tl.load(rects + crop * 4), tl.load(rects + crop * 4 + 1)
+    width = (tl.load(rects + crop * 4 + 2) - left).to(tl.int32)  # a crop has fewer than 2^31 pixels
+    area = width * (tl.load(rects + crop * 4 + 3) - top).to(tl.int32)
+    first = pixels + tl.load(offsets + crop)
+    number = tl.arange(0, BLOCK)
+    far = area + width  # beyond every row and column
+    x1, y1 = tl.zeros_like(number) + far, tl.zeros_like(number) + far
+    x2, y2 = tl.zeros_like(number), tl.zeros_like(number)
+    for begin in range(0, area, BLOCK):
+        place = begin + number
+        there = tl.load(first + place, mask=place < area, other=0) != 0
+        x, y = place % width, place // width
+        x1, y1 = tl.minimum(x1, tl.where(there, x, far)), tl.minimum(y1, tl.where(there, y, far))
+        x2, y2 = tl.maximum(x2, tl.where(there, x + 1, 0)), tl.maximum(y2, tl.where(there, y + 1, 0))
+    right, below = tl.max(x2, 0), tl.max(y2, 0)
+    tl.store(out + crop * 4, tl.where(right > 0, left + tl.min(x1, 0), 0))
+    tl.store(out + crop * 4 + 1, tl.where(right > 0, top + tl.min(y1, 0), 0))
+    tl.store(out + crop * 4 + 2, tl.where(right > 0, left + right, 0))
+    tl.store(out + crop * 4 + 3, tl.where(right > 0, top + below, 0))

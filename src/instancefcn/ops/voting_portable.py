@@ -1,4 +1,4 @@
-"""`vote_average` in plain PyTorch: on any device, without kernels.
+"""`vote_average` and `extents` in plain PyTorch: on any device, without kernels.
 
 Reading a grid bilinearly is a product with one sparse matrix on either side, and summing the votes is part of
 the second product, so each crop costs two matrix products.
@@ -36,6 +36,19 @@ def vote_average(
     if not flat:
         return masks.new_zeros(0, dtype=torch.float32 if threshold is None else torch.uint8)
     return torch.cat(flat)
+
+
+def extents(pixels: Tensor, rects: Tensor) -> Tensor:
+    """See `instancefcn.ops.voting_step.extents`."""
+    areas = ((rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])).tolist()
+    found = torch.zeros_like(rects)
+    for own, crop, rect in zip(found, pixels.split(areas), rects, strict=True):
+        if len(crop):
+            crop = crop.view(-1, int(rect[2] - rect[0]))
+            y, x = crop.any(1).nonzero()[:, 0], crop.any(0).nonzero()[:, 0]
+            if len(y):
+                own[:] = rect[:2].repeat(2) + torch.stack((x[0], y[0], x[-1] + 1, y[-1] + 1))
+    return found
 
 
 def _average(

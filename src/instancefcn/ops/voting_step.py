@@ -1,6 +1,7 @@
-"""The inner step of mask voting: `vote_average`, registered as `torch.ops.instancefcn.vote_average`.
+"""The inner steps of mask voting, over the pixels: `vote_average`, registered as
+`torch.ops.instancefcn.vote_average`, and `extents`.
 
-It exists as plain PyTorch (`voting_portable`), as Numba kernels (`voting_cpu`) and as a Triton kernel
+They exist as plain PyTorch (`voting_portable`), as Numba kernels (`voting_cpu`) and as Triton kernels
 (`voting_cuda`), with equal answers.
 """
 
@@ -58,7 +59,7 @@ def _vote_average(
     threshold: float | None,
     binarize: float | None,
 ) -> Tensor:
-    if ops._portable(masks):
+    if ops.is_portable(masks.device):
         return voting_portable.vote_average(masks, boxes, index, weights, starts, rects, threshold, binarize)
     if masks.is_cuda:
         from instancefcn.ops import voting_cuda
@@ -82,6 +83,27 @@ def _(
 ) -> Tensor:
     pixels = torch.library.get_ctx().new_dynamic_size()
     return masks.new_empty((pixels,), dtype=torch.float32 if threshold is None else torch.uint8)
+
+
+def extents(pixels: Tensor, rects: Tensor) -> Tensor:
+    """Boxes around the pixels that are 1 in every crop.
+
+    Args:
+        pixels: uint8 [sum of the crops' areas], 0 or 1, laid out as `CroppedMasks.pixels`.
+        rects: int64 [S, 4]: crops x1, y1, x2, y2, half-open.
+
+    Returns:
+        int64 [S, 4], half-open, in the coordinates of `rects`; zeros for a crop without such a pixel.
+    """
+    if ops.is_portable(pixels.device):
+        return voting_portable.extents(pixels, rects)
+    if pixels.is_cuda:
+        from instancefcn.ops import voting_cuda
+
+        return voting_cuda.extents(pixels, rects)
+    from instancefcn.ops import voting_cpu
+
+    return voting_cpu.extents(pixels, rects)
 
 
 def _check_votes(

@@ -174,7 +174,7 @@ def predict(
             images = [image.result().to(device) for _, image in batch]
             results = network(images, image_sizes=[(picture.height, picture.width) for picture, _ in batch])
             for (picture, _), result in zip(batch, results, strict=True):
-                yield picture.id, result
+                yield picture.id, result.to("cpu")
 
 
 def _lookup(metrics: Mapping[str, Any], place: Sequence[str]) -> float | None:
