@@ -19,6 +19,7 @@ SETTINGS = {
     "workers": 0,
     "accelerator": "cpu",
     "pictures_every": 0,
+    "evaluate_every": 0,
     "log_every": 1,
     "short_side": 96,
     "long_side": 128,

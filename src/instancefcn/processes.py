@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from instancefcn.errors import ConfigError, DataError
@@ -47,6 +48,15 @@ def environment() -> ClusterEnvironment | None:
         raise ConfigError("SLURM does not say how many processes a machine has: use --ntasks-per-node")
     # A job that is put back into the queue calls `instancefcn train --resume` itself.
     return SLURMEnvironment(auto_requeue=False)
+
+
+def is_first() -> bool:
+    """False in all but one of the processes that torchrun, srun or Lightning started together."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    # SLURM sets its own variable in every job, whoever started the process: the others come first.
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
 
 
 def started() -> tuple[int, int] | None:
@@ -126,6 +136,15 @@ def gathered(found: dict[int, T]) -> dict[int, T]:
     return everything
 
 
+def from_first(value: T | None) -> T:
+    """The first process's `value`, in every process."""
+    box = [value]
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast_object_list(box)
+    assert box[0] is not None
+    return box[0]
+
+
 @contextlib.contextmanager
 def group(wanted: bool) -> Iterator[tuple[int, int]]:
     """(rank, number) of this process among those that torchrun or srun started: able to exchange objects by
@@ -137,6 +156,8 @@ def group(wanted: bool) -> Iterator[tuple[int, int]]:
         return
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place.main_address, str(place.main_port)
     rank, world = place.global_rank(), place.world_size()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(place.local_rank())
     dist.init_process_group("gloo", rank=rank, world_size=world, timeout=PATIENCE)
     try:
         yield rank, world

@@ -55,12 +55,11 @@ def train(
         raise ConfigError(f"--set {key}=... is not possible: give it as instancefcn train DATA --model --out")
     if epochs is not None:
         settings["epochs"] = epochs
-    from instancefcn.processes import StoppedElsewhere
-    from instancefcn.training.devices import is_main_process
+    from instancefcn.processes import StoppedElsewhere, is_first
     from instancefcn.training.run import Interrupted
     from instancefcn.training.run import train as run
 
-    main = is_main_process()
+    main = is_first()
     try:
         best = run(data, model, out=out, resume=resume, **settings)
     except StoppedElsewhere:

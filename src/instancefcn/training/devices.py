@@ -11,7 +11,6 @@ from typing import Any
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities import rank_zero_only
 
 from instancefcn.errors import ConfigError
 from instancefcn.processes import PATIENCE, environment
@@ -78,8 +77,3 @@ def processes_of(trainer: L.Trainer) -> Iterator[None]:
     except BaseException:
         launcher.kill(signal.SIGTERM)
         raise
-
-
-def is_main_process() -> bool:
-    """False in all but one of the processes that train together."""
-    return int(getattr(rank_zero_only, "rank", 0)) == 0

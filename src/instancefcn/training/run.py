@@ -23,9 +23,9 @@ from instancefcn.models import zoo
 from instancefcn.models.checkpoint import load_checkpoint, save_checkpoint
 from instancefcn.models.fcis import FCIS, Classes
 from instancefcn.models.instance_fcn import InstanceFCN
-from instancefcn.processes import agreed, with_started
+from instancefcn.processes import agreed, is_first, with_started
 from instancefcn.training.config import TrainConfig
-from instancefcn.training.devices import is_main_process, make_trainer, processes_of
+from instancefcn.training.devices import make_trainer, processes_of
 from instancefcn.training.evaluator import DETECTIONS, PROPOSALS, Evaluator
 from instancefcn.training.keeper import LAST, Keeper, batches_seen, read_run
 from instancefcn.training.log import RunLog, plot_curves
@@ -90,7 +90,7 @@ def train(
 
 def _read(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
     """Both splits; the first process checks the pictures and tells the user what it found."""
-    main = is_main_process()
+    main = is_first()
     if main:
         print(describe(config.data), file=sys.stderr, flush=True)
     train_split, val_split, doubts = read_splits(config, check=main)
@@ -244,6 +244,8 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning(_fabric|_utilities)?\b.*")
+        # Of filters of one channel or one pixel: the strides differ, the order in memory does not.
+        warnings.filterwarnings("ignore", "(?s)Grad strides do not match bucket view strides")
         try:
             yield
         finally:
