@@ -42,9 +42,11 @@ def environment() -> ClusterEnvironment | None:
 
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
-    if not SLURMEnvironment.detect():
+    # A job's script and its interactive shell have these variables too: waiting for others would be in vain.
+    tasks = os.environ["SLURM_NTASKS"]
+    if tasks == "1" or os.environ.get("SLURM_STEP_NUM_TASKS") != tasks:
         return None
-    if int(os.environ["SLURM_NTASKS"]) > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
+    if "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise ConfigError("SLURM does not say how many processes a machine has: use --ntasks-per-node")
     # A job that is put back into the queue calls `instancefcn train --resume` itself.
     return SLURMEnvironment(auto_requeue=False)
@@ -150,6 +152,9 @@ def group(wanted: bool) -> Iterator[tuple[int, int]]:
     """(rank, number) of this process among those that torchrun or srun started: able to exchange objects by
     the functions above. (0, 1) when neither did, or when this is not `wanted`.
     """
+    if wanted and dist.is_available() and dist.is_initialized():  # by training, in the same program
+        yield dist.get_rank(), dist.get_world_size()
+        return
     place = environment() if wanted else None
     if place is None or place.world_size() == 1:
         yield 0, 1

@@ -3,7 +3,8 @@
     python pair.py FOLDER
 
 FOLDER holds data/ (with pictures without objects), bad/ (a picture is broken) and cut/ (a run that a single
-process began). What each process saw is written to FOLDER/RANK.json.
+process began). What each process saw is written to FOLDER/RANK.json. At the end
+the second process drops dead.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import tiny_command  # noqa: F401  (the tiny models)
+from instancefcn.evaluation.run import evaluate
 from instancefcn.models.fcis import FCIS
 from instancefcn.training.run import train
 
@@ -50,6 +52,10 @@ def poison(losses: dict[str, Any]) -> None:
         losses["box"] = losses["box"] * float("nan")
 
 
+def write(folder: Path, seen: dict[str, Any]) -> None:
+    (folder / f"{RANK}.json").write_text(json.dumps(seen))
+
+
 def said(action: Callable[[], object]) -> list[str]:
     """Name and text of the error that `action` ends with."""
     try:
@@ -61,9 +67,7 @@ def said(action: Callable[[], object]) -> list[str]:
 
 def unreadable_here() -> None:
     """Training with pictures that the second process cannot find."""
-    if RANK == 1:
-        os.chdir("elsewhere")
-    train("data", "tiny", out=Path("unreadable").absolute(), epochs=1, batch_size=2)
+    train("elsewhere" if RANK == 1 else "data", "tiny", out="unreadable", epochs=1, batch_size=2)
 
 
 def main(folder: Path) -> None:
@@ -74,6 +78,7 @@ def main(folder: Path) -> None:
     train("data", "tiny", out="accumulated-two", epochs=1, batch_size=1, accumulate=2)
     seen["other batch"] = said(lambda: train("data", out="cut", resume=True))
     train("data", out="cut", resume=True, batch_size=2)
+    seen["evaluated"] = evaluate("data", "tiny-two", share=True)
     stop = at_forward(8, fail)
     seen["killed"] = said(lambda: train("data", "tiny", out="killed", epochs=4, batch_size=2))
     stop()
@@ -82,7 +87,10 @@ def main(folder: Path) -> None:
     stop()
     seen["bad"] = said(lambda: train("bad", "tiny", out="bad-two", epochs=1, batch_size=2))
     seen["unreadable"] = said(unreadable_here)
-    (folder / f"{RANK}.json").write_text(json.dumps(seen))
+    write(folder, seen)
+    at_forward(5, lambda losses: os._exit(9) if RANK == 1 else None)
+    seen["left alone"] = said(lambda: train("data", "tiny", out="left", epochs=4, batch_size=2))
+    write(folder, seen)
 
 
 if __name__ == "__main__":

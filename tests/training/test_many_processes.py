@@ -16,6 +16,7 @@ import torch
 import tiny_command  # noqa: F401  (the tiny models)
 from instancefcn.data.layout import open_dataset
 from instancefcn.data.loader import AspectBatches
+from instancefcn.evaluation.run import evaluate
 from instancefcn.models.fcis import FCIS
 from instancefcn.training.log import read_log
 from instancefcn.training.run import train
@@ -53,7 +54,7 @@ def srun(script: Path, *words: object) -> list[subprocess.CompletedProcess[str]]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    job = {"NTASKS": 2, "NTASKS_PER_NODE": 2, "NNODES": 1, "NODEID": 0, "JOB_ID": 7, "JOB_NAME": "job"}
+    job = {"NTASKS": 2, "STEP_NUM_TASKS": 2, "NTASKS_PER_NODE": 2, "NNODES": 1, "NODEID": 0}
     shared = {f"SLURM_{name}": str(value) for name, value in job.items()}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     shared |= {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
@@ -88,7 +89,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = write_data(folder / "data")
     bad = write_data(folder / "bad")
     (bad / "images" / "train_0002.png").write_bytes(b"no picture")
-    (folder / "elsewhere").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         forward, calls = FCIS.forward, [0]
 
@@ -101,8 +101,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(FCIS, "forward", fails)
         with pytest.raises(PowerFailure):
             train(data, "tiny", out=folder / "cut", epochs=4, batch_size=4)
-    for process in srun(TESTS / "training" / "pair.py", folder):
-        assert process.returncode == 0, process.stderr
+    for process, code in zip(srun(TESTS / "training" / "pair.py", folder), (0, 9), strict=True):
+        assert process.returncode == code, process.stderr
         with (folder / "stderr.txt").open("a") as said:
             said.write(process.stderr)
     torch.set_num_threads(threads)
@@ -116,8 +116,8 @@ def alone(place: Path) -> Path:
     return place / "tiny-one"
 
 
-def seen(place: Path, rank: int) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = json.loads((place / f"{rank}.json").read_text())
+def seen(place: Path, rank: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((place / f"{rank}.json").read_text())
     return found
 
 
@@ -177,6 +177,13 @@ def test_evaluation_is_shared_out_and_counts_every_picture_once(place: Path, alo
     assert one["final"]["proposals"]["AR@100"] > 0
 
 
+def test_instancefcn_evaluate_shares_out_too(place: Path, alone: Path) -> None:
+    shared = [seen(place, rank)["evaluated"] for rank in range(2)]
+    single = evaluate(place / "data", place / "tiny-two")
+    assert shared[0] == shared[1]
+    assert {**single, "seconds_per_image": 0} == {**shared[0], "seconds_per_image": 0}
+
+
 def test_a_killed_run_goes_on_with_more_processes(place: Path, alone: Path) -> None:
     assert distance(place / "cut", alone) < TOLERANCE
     assert json.loads((place / "cut" / "config.json").read_text())["devices"] == 2
@@ -220,6 +227,12 @@ def test_an_error_of_another_process_is_reported_by_the_first(place: Path) -> No
     assert "process 1 stopped: DataError: " in first[1]
     assert "there is no such folder" in first[1]
     assert second[0] == "StoppedElsewhere"
+
+
+def test_the_death_of_a_process_does_not_leave_the_other_waiting(place: Path) -> None:
+    name, text = seen(place, 0)["left alone"]
+    assert name == "TrainingError"
+    assert "another process of this run has ended" in text
 
 
 def test_only_the_first_process_speaks(place: Path) -> None:

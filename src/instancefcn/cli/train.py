@@ -10,7 +10,7 @@ import typer
 
 from instancefcn.errors import ConfigError, InstanceFCNError
 
-GRACE = 3.0
+GRACE = 5.0
 """Seconds for which other processes than the first keep an error to themselves: the first may have the same,
 and its end makes the launcher end them."""
 
@@ -27,8 +27,8 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="fcis_lite (when left out), fcis_resnet50, fcis_resnet101; for proposals "
-            "instancefcn_lite or instancefcn_vgg16."
+            help="fcis_lite (when left out), fcis_resnet50, fcis_resnet101, fcis_resnet101_voc; for "
+            "proposals instancefcn_lite or instancefcn_vgg16."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="How often every picture is seen.")] = None,

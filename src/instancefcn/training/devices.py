@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch.distributed as dist
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
 
-from instancefcn.errors import ConfigError
+from instancefcn.errors import ConfigError, TrainingError
 from instancefcn.processes import PATIENCE, environment
 from instancefcn.training.config import TrainConfig
 
@@ -36,7 +38,7 @@ def make_trainer(config: TrainConfig, folder: Path) -> L.Trainer:
             devices=config.devices,
             num_nodes=config.nodes,
             strategy=_strategy() if many else "auto",
-            plugins=[] if place is None else [place],
+            plugins=[place or LightningEnvironment()],
             precision=config.precision,
             max_epochs=1,
             accumulate_grad_batches=config.accumulate,
@@ -66,6 +68,9 @@ def _strategy() -> DDPStrategy:
 def processes_of(trainer: L.Trainer) -> Iterator[None]:
     """The processes of a run, able to speak to each other within the block: those that torchrun or srun
     started, or else children of this process, which run the same command. An error here ends the children.
+
+    Raises:
+        TrainingError: another process has ended within the block.
     """
     if trainer.world_size == 1:
         yield
@@ -74,6 +79,11 @@ def processes_of(trainer: L.Trainer) -> Iterator[None]:
     try:
         launcher.launch(trainer.strategy.setup_environment)
         yield
-    except BaseException:
+    except BaseException as error:
         launcher.kill(signal.SIGTERM)
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+            raise TrainingError(
+                "another process of this run has ended or does not answer; its own message says why. What "
+                f"was saved is in the folder of the run: go on with --resume ({error})"
+            ) from error
         raise
