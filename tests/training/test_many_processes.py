@@ -69,7 +69,7 @@ def srun(script: Path, *words: object) -> list[subprocess.CompletedProcess[str]]
         )
         for rank in range(2)
     ]
-    outputs = [process.communicate(timeout=500) for process in started]
+    outputs = [process.communicate(timeout=1500) for process in started]
     return [
         subprocess.CompletedProcess(command, process.returncode, *output)
         for process, output in zip(started, outputs, strict=True)
