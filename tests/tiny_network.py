@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ class TinyNetwork(nn.Module):
         images: list[Tensor],
         targets: list[Target] | None = None,
         image_sizes: list[tuple[int, int]] | None = None,
+        generators: Sequence[torch.Generator] = (),
     ) -> Any:
         if not self.training:
             return [self._nothing(size) for size in image_sizes or []]
@@ -40,7 +42,7 @@ class TinyNetwork(nn.Module):
         maps = [self.body(image[None]).mean((0, 2, 3)) for image in images]
         found = torch.stack(maps)
         wanted = torch.tensor([[len(t) / 4, float(t.boxes.sum()) / 500] for t in targets])
-        noisy = (found - wanted) * torch.rand(found.shape)
+        noisy = (found - wanted) * torch.stack([torch.rand(2, generator=draw) for draw in generators])
         first = noisy[:, 0].square().mean()
         if self.poison_at == self.steps:
             first = first * float("nan")

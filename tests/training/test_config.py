@@ -157,3 +157,18 @@ def test_a_resumed_run_may_change_its_length_but_not_its_nature() -> None:
     assert "epochs" in str(caught.value)
     with pytest.raises(ConfigError, match="unknown setting 'sed'; did you mean 'seed'"):
         resume_config(saved, {"sed": 4})
+
+
+def test_a_resumed_run_may_share_its_batches_out_anew() -> None:
+    saved = resolve({"data": "d", "out": "o", "batch_size": 2, "devices": 4, "accumulate": 3})
+    assert saved.effective_batch == 24
+    fewer = resume_config(saved, {"batch_size": 8, "devices": 1})
+    assert fewer.effective_batch == 24
+    assert fewer.scaled_learning_rate == saved.scaled_learning_rate
+    assert resume_config(saved, {"batch_size": 1, "nodes": 2}).nodes == 2
+    with pytest.raises(ConfigError, match=r"batches of 8 pictures .* Give batch_size=4"):
+        resume_config(saved, {"devices": 2})
+    with pytest.raises(ConfigError, match="cannot be shared out over 3 devices"):
+        resume_config(saved, {"devices": 3})
+    with pytest.raises(ConfigError, match="accumulate was 3 and is now 6"):
+        resume_config(saved, {"batch_size": 2, "accumulate": 6})

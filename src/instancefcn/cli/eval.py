@@ -24,12 +24,22 @@ def eval_(
         typer.Option(help="Folder for curves of precision and recall, and sheets of pictures."),
     ] = None,
 ) -> None:
-    """Measure a model: mask and box AP (COCO), mAP^r (VOC), recall of proposals, and AP class by class."""
+    """Measure a model: mask and box AP (COCO), mAP^r (VOC), recall of proposals, and AP class by class.
+
+    Started by torchrun or srun, the processes share the pictures out.
+    """
+    from instancefcn import processes
     from instancefcn.evaluation.report import table
     from instancefcn.evaluation.run import evaluate
     from instancefcn.files import write_json
 
-    metrics = evaluate(data, model, split=split, out=out)
+    main = processes.is_first()
+    try:
+        metrics = evaluate(data, model, split=split, out=out, share=True)
+    except processes.StoppedElsewhere:
+        return  # the first process says why and ends with an error
+    if not main:
+        return
     if json_ is not None:
         write_json(json_, metrics)
     typer.echo(table(metrics))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from instancefcn.errors import ConfigError
+from instancefcn.errors import ConfigError, InstanceFCNError
+
+GRACE = 5.0
+"""Seconds for which other processes than the first keep an error to themselves: the first may have the same,
+and its end makes the launcher end them."""
 
 
 def train(
@@ -22,8 +27,8 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="fcis_lite (when left out), fcis_fine (many small objects), fcis_resnet50, fcis_resnet101;"
-            " for proposals instancefcn_lite or instancefcn_vgg16."
+            help="fcis_lite (when left out), fcis_fine (many small objects), fcis_resnet50, fcis_resnet101,"
+            " fcis_resnet101_voc; for proposals instancefcn_lite or instancefcn_vgg16."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="How often every picture is seen.")] = None,
@@ -50,16 +55,25 @@ def train(
         raise ConfigError(f"--set {key}=... is not possible: give it as instancefcn train DATA --model --out")
     if epochs is not None:
         settings["epochs"] = epochs
-    from instancefcn.training.run import Interrupted, is_main_process
+    from instancefcn.processes import StoppedElsewhere, is_first
+    from instancefcn.training.run import Interrupted
     from instancefcn.training.run import train as run
 
+    main = is_first()
     try:
         best = run(data, model, out=out, resume=resume, **settings)
+    except StoppedElsewhere:
+        return  # the first process says why and ends with an error
     except Interrupted as stop:
-        if is_main_process():
-            typer.echo(str(stop), err=True)
+        if not main:
+            return
+        typer.echo(str(stop), err=True)
         raise typer.Exit(128 + stop.signal) from None
-    if not is_main_process():
+    except InstanceFCNError:
+        if not main:
+            time.sleep(GRACE)
+        raise
+    if not main:
         return
     if json_:
         import json

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from instancefcn import processes
 from instancefcn.console import progress
 from instancefcn.data.dataset import OBJECT, Dataset, Picture
 from instancefcn.data.images import read_image
@@ -32,7 +33,12 @@ WARM_UP = 2
 
 
 def evaluate(
-    data: Path | str, model: str | Path | Predictor, *, split: str = "val", out: Path | str | None = None
+    data: Path | str,
+    model: str | Path | Predictor,
+    *,
+    split: str = "val",
+    out: Path | str | None = None,
+    share: bool = False,
 ) -> dict[str, Any]:
     """Measure a model on one split of a dataset. A model whose one class is "object" is measured on all
     annotations, whatever their class (`Dataset.as_objects`).
@@ -43,6 +49,8 @@ def evaluate(
         split: which file; no other need exist.
         out: a folder for metrics.json, precision-recall curves, recall of proposals and sheets of the best
             and the worst pictures; None writes nothing.
+        share: share the pictures out over the processes that torchrun or srun started, all of which must call
+            this. The first one scores and writes; all return the figures.
 
     Returns:
         {"mask": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "box": likewise, "voc": {"mAP50", "mAP70"},
@@ -55,18 +63,44 @@ def evaluate(
     Raises:
         DataError: the split is missing or damaged, or its classes are not the model's.
         CheckpointError: there is no such model.
+        StoppedElsewhere: with `share`, in all processes but the first, when any of them raises an error.
     """
     from instancefcn.inference.predictor import Predictor, load
 
-    predictor = model if isinstance(model, Predictor) else load(model)
-    print(describe(data), file=sys.stderr, flush=True)
-    dataset = open_dataset(data, split)
-    if predictor.class_names == (OBJECT,) and dataset.class_names != (OBJECT,):
+    with processes.group(share) as (rank, world):
+
+        def prepare() -> tuple[Predictor, Dataset]:
+            predictor = model if isinstance(model, Predictor) else load(model)
+            return predictor, _dataset(data, split, predictor.class_names, check=rank == 0)
+
+        predictor, dataset = processes.agreed(prepare)
+        own = dataset.subset(range(rank, len(dataset), world))
+        found, seconds = processes.agreed(lambda: _predict(predictor, own, show=rank == 0))
+        found = processes.gathered(found)
+        total = sum(processes.gathered({rank: seconds}).values())
+
+        def score() -> dict[str, Any] | None:
+            return _score(dataset, found, total, None if out is None else Path(out)) if rank == 0 else None
+
+        return processes.from_first(processes.agreed(score))
+
+
+def _dataset(data: Path | str, split: str, classes: tuple[str, ...], check: bool) -> Dataset:
+    """The split as a model of these classes sees it; one process checks and tells the user what it read."""
+    if check:
+        print(describe(data), file=sys.stderr, flush=True)
+    dataset = open_dataset(data, split, check_pictures=check)
+    if classes == (OBJECT,) and dataset.class_names != (OBJECT,):
         dataset = dataset.as_objects()
-    check_classes(dataset, predictor.class_names)
+    check_classes(dataset, classes)
+    return dataset
+
+
+def _predict(predictor: Predictor, dataset: Dataset, show: bool) -> tuple[dict[int, Predictions], float]:
+    """Predictions by picture id, and the seconds that they took."""
     found: dict[int, Predictions] = {}
     seconds = 0.0
-    for picture in _with_progress(dataset):
+    for picture in _with_progress(dataset) if show else dataset.pictures:
         image = read_image(picture.path)
         if not found:
             for _ in range(WARM_UP):
@@ -75,14 +109,20 @@ def evaluate(
         (instances,) = predictor.run([image])
         seconds += time.perf_counter() - started
         found[picture.id] = encode(in_order_of(dataset, instances))
+    return found, seconds
+
+
+def _score(
+    dataset: Dataset, found: Mapping[int, Predictions], seconds: float, out: Path | None
+) -> dict[str, Any]:
+    """The figures; with `out`, also files of them."""
     metrics, masks, proposals = _measure(dataset, found)
     metrics["seconds_per_image"] = round(seconds / max(len(dataset), 1), 4)
     if out is not None:
-        folder = Path(out)
-        write_json(folder / "metrics.json", metrics)
-        plot_precision_recall(masks, dataset.class_names, folder / "precision_recall.png")
-        plot_recall(proposals, folder / "recall.png")
-        write_review(dataset, found, folder)
+        write_json(out / "metrics.json", metrics)
+        plot_precision_recall(masks, dataset.class_names, out / "precision_recall.png")
+        plot_recall(proposals, out / "recall.png")
+        write_review(dataset, found, out)
     return metrics
 
 

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 
 from instancefcn import boxes as box_ops
 from instancefcn.instances import Instances
+from instancefcn.models import across
 from instancefcn.models.backbone import STRIDE, STRIDES, Backbone
 from instancefcn.models.class_maps import ClassMaps
 from instancefcn.models.fusion import Fusion
 from instancefcn.models.groups import parameter_groups
-from instancefcn.models.rpn import RegionProposalNetwork
+from instancefcn.models.rpn import Generators, RegionProposalNetwork
 from instancefcn.models.sampling import RoITargets, SamplingSpec, assign_rois, hardest, mask_targets
 from instancefcn.models.targets import Target
 from instancefcn.ops import ps_average
@@ -183,6 +184,7 @@ class FCIS(nn.Module):
         image_sizes: list[tuple[int, int]] | None = None,
         min_score: float = 0.0,
         max_instances: int | None = None,
+        generators: Generators | None = None,
     ) -> Any:
         """Losses while training, instances otherwise.
 
@@ -193,6 +195,7 @@ class FCIS(nn.Module):
                 own when None.
             min_score: instances below this score are not worth a vote, nor below LEAST_SCORE.
             max_instances: the most instances of one picture; the head's own limit when None.
+            generators: training only: one an image, from which its anchors and RoIs are drawn.
 
         Returns:
             In training mode dict of scalar losses: "rpn_class", "rpn_box", "class", "box", "mask".
@@ -209,22 +212,26 @@ class FCIS(nn.Module):
         if targets is None or len(targets) != len(images):
             raise ValueError("training needs one target for every image")
         targets = [target.to(batch.device) for target in targets]
+        generators = generators or [None] * len(images)
         maps, box_maps, logits, deltas, anchors = self.convolve(batch)
         proposals = self.rpn.proposals(logits.detach(), deltas.detach(), anchors, sizes)
-        rpn_class, rpn_box = self.rpn.loss(logits, deltas, anchors, targets, sizes)
+        rpn_class, rpn_box = self.rpn.loss(logits, deltas, anchors, targets, sizes, generators)
         samples = [
-            assign_rois(own[box_ops.have_area(own)], target, self.sampling)
-            for own, target in zip(proposals, targets, strict=True)
+            assign_rois(own[box_ops.have_area(own)], target, self.sampling, generator)
+            for own, target, generator in zip(proposals, targets, generators, strict=True)
         ]
         return {"rpn_class": rpn_class, "rpn_box": rpn_box, **self.losses(maps, box_maps, samples, targets)}
 
     def collate(self, images: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
         """Normalised pictures in one tensor [N, 3, H, W], zeros to the right and below the smaller ones, and
-        their sizes.
+        their sizes. In training H and W are the largest of all processes.
         """
         sizes = [(image.shape[1], image.shape[2]) for image in images]
-        height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
         mean, std = self.backbone.mean, self.backbone.std
+        if self.training:
+            height, width = across.largest(sizes, mean.device)
+        else:
+            height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
         batch = mean.new_zeros((len(images), 3, height, width)).contiguous(memory_format=torch.channels_last)
         for i, image in enumerate(images):
             batch[i, :, : sizes[i][0], : sizes[i][1]] = (image.to(mean) - mean) / std
@@ -269,9 +276,9 @@ class FCIS(nn.Module):
     ) -> dict[str, Tensor]:
         """Class, box and mask loss of the sampled RoIs, means over the pictures.
 
-        Class: mean over the RoIs. Box and mask: sum over the foreground RoIs, divided by the number of RoIs
-        that a picture should have (128), so that both weigh as much as the foreground does; the mask loss of
-        a RoI is the mean over its cells, times `mask_weight`.
+        Class: mean over the RoIs (of all processes that train together). Box and mask: sum over the
+        foreground RoIs, divided by the number of RoIs that a picture should have (128), so that both weigh as
+        much as the foreground does; the mask loss of a RoI is the mean over its cells, times `mask_weight`.
         """
         rois = torch.cat([box_ops.to_rois(sample.rois, i) for i, sample in enumerate(samples)])
         labels = torch.cat([sample.labels for sample in samples])
@@ -295,7 +302,7 @@ class FCIS(nn.Module):
             keep &= torch.cat([hardest(part, self.sampling.rois) for part in total.split(counts)])
         normaliser = self.sampling.rois * len(samples)
         return {
-            "class": (class_loss * keep).sum() / keep.sum().clamp(min=1),
+            "class": (class_loss * keep).sum() / across.normaliser(keep.sum()),
             "box": (box_loss * keep).sum() / normaliser,
             "mask": (mask_loss * keep).sum() / normaliser,
         }

@@ -22,10 +22,12 @@ from torchvision.ops import nms
 from instancefcn import boxes as box_ops
 from instancefcn.instances import Instances
 from instancefcn.masks import CroppedMasks
+from instancefcn.models import across
 from instancefcn.models.backbone import AtrousVGG
 from instancefcn.models.fcis import Classes
 from instancefcn.models.fusion import FineFeatures
 from instancefcn.models.groups import parameter_groups
+from instancefcn.models.rpn import Generators
 from instancefcn.models.sampling import mask_targets
 from instancefcn.models.targets import Target
 from instancefcn.models.windows import STRIDE, WindowSpec, label_windows, sample_windows, window_boxes
@@ -104,6 +106,7 @@ class InstanceFCN(nn.Module):
         image_sizes: list[tuple[int, int]] | None = None,
         min_score: float = 0.0,
         max_instances: int = 1000,
+        generators: Generators | None = None,
     ) -> Any:
         """Losses while training, proposals otherwise. Pictures run one by one: their sizes differ by a factor
         of seven, and padding would cost more than a batch saves.
@@ -115,6 +118,7 @@ class InstanceFCN(nn.Module):
                 own when None.
             min_score: proposals below this objectness are left out.
             max_instances: the most proposals of one picture.
+            generators: training only: one an image, from which its windows are drawn.
 
         Returns:
             In training mode dict of scalar losses: "objectness", "mask".
@@ -126,7 +130,7 @@ class InstanceFCN(nn.Module):
         if self.training:
             if targets is None or len(targets) != len(images):
                 raise ValueError("training needs one target for every image")
-            return self.losses(images, targets)
+            return self.losses(images, targets, generators)
         sizes = image_sizes or [(image.shape[1], image.shape[2]) for image in images]
         return [
             self.propose(image, size, min_score, max_instances)
@@ -156,17 +160,20 @@ class InstanceFCN(nn.Module):
 
     # -- training
 
-    def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
-        """Logistic losses: of objectness, the mean over the sampled windows of the batch; of masks, the mean
-        over the cells, on the picture, of the positive windows.
+    def losses(
+        self, images: list[Tensor], targets: list[Target], generators: Generators | None = None
+    ) -> dict[str, Tensor]:
+        """Logistic losses: of objectness, the mean over the sampled windows of the batch (of all processes);
+        of masks, the mean over the cells, on the picture, of the positive windows.
         """
         scores, truths, cells, wanted = [], [], [], []
-        for image, target in zip(images, targets, strict=True):
+        generators = generators or [None] * len(images)
+        for image, target, generator in zip(images, targets, generators, strict=True):
             target = target.to(self.features.mean.device)
             maps, logits = self.score_maps(image)
             height, width = logits.shape
             labels, matched = label_windows(height, width, target, self.windows)
-            positive, negative = sample_windows(labels, self.windows)
+            positive, negative = sample_windows(labels, self.windows, generator)
             scores.append(logits.flatten()[torch.cat((positive, negative))])
             truths.append(torch.cat((torch.ones_like(positive), torch.zeros_like(negative))))
             windows = window_boxes(positive, width, self.windows)
@@ -176,7 +183,8 @@ class InstanceFCN(nn.Module):
         score, truth, cell, mask = (torch.cat(parts) for parts in (scores, truths, cells, wanted))
         objectness = F.binary_cross_entropy_with_logits(score, truth.to(score), reduction="sum")
         masks = F.binary_cross_entropy_with_logits(cell, mask, reduction="sum")
-        return {"objectness": objectness / max(len(score), 1), "mask": masks / max(len(cell), 1)}
+        counts = across.normaliser(torch.tensor([len(score), len(cell)], device=score.device))
+        return {"objectness": objectness / counts[0], "mask": masks / counts[1]}
 
     # -- inference
 

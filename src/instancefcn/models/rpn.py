@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,10 @@ from instancefcn.ops.suppression import suppress
 
 # smooth L1 with sigma 3: quadratic below 1/9.
 BOX_BETA = 1.0 / 9.0
+
+Generators: TypeAlias = Sequence[torch.Generator | None]
+"""On the CPU, one a picture, so that what is drawn for it does not depend on the rest of its batch; None for
+torch's global one."""
 
 
 @dataclass(frozen=True)
@@ -142,16 +147,19 @@ class RegionProposalNetwork(nn.Module):
         anchors: Tensor,
         targets: list[Target],
         sizes: list[tuple[int, int]],
+        generators: Generators | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Objectness and box loss, each the mean over the pictures of a batch.
 
         Objectness: mean of the logistic losses of the sampled anchors. Boxes: sum of smooth L1 (sigma 3) over
-        the sampled objects, divided by `samples` (the official normaliser).
+        the sampled objects, divided by `samples` (the official normaliser). Anchors are drawn from
+        `generators`, one a picture.
         """
         class_losses, box_losses = [], []
-        for i, (target, size) in enumerate(zip(targets, sizes, strict=True)):
+        generators = generators or [None] * len(targets)
+        for i, (target, size, generator) in enumerate(zip(targets, sizes, generators, strict=True)):
             labels, matched = anchor_labels(anchors, target, size, self.spec, self.anchors.stride)
-            positive, negative = sample_anchors(labels, self.spec)
+            positive, negative = sample_anchors(labels, self.spec, generator)
             chosen = torch.cat((positive, negative))
             truth = (labels[chosen] == 1).to(logits.dtype)
             entropy = F.binary_cross_entropy_with_logits(logits[i, chosen], truth, reduction="sum")
@@ -233,18 +241,23 @@ def covered_by(boxes: Tensor, regions: Tensor) -> Tensor:
     return (overlap / areas[:, None]).max(1).values
 
 
-def sample_anchors(labels: Tensor, spec: RPNSpec) -> tuple[Tensor, Tensor]:
+def sample_anchors(
+    labels: Tensor, spec: RPNSpec, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
     """Indices of the positive and negative anchors in the loss: `samples` in all, at most a share of them
     positive.
     """
-    positive = random_subset((labels == 1).nonzero()[:, 0], int(spec.samples * spec.positive_fraction))
-    negative = random_subset((labels == 0).nonzero()[:, 0], spec.samples - len(positive))
+    most = int(spec.samples * spec.positive_fraction)
+    positive = random_subset((labels == 1).nonzero()[:, 0], most, generator)
+    negative = random_subset((labels == 0).nonzero()[:, 0], spec.samples - len(positive), generator)
     return positive, negative
 
 
-def random_subset(indices: Tensor, count: int) -> Tensor:
-    """At most `count` of `indices` [K], drawn without replacement from torch's global generator."""
+def random_subset(indices: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """At most `count` of `indices` [K], drawn without replacement from `generator` (on the CPU), or from
+    torch's global one.
+    """
     if len(indices) <= count:
         return indices
     # Drawn on the CPU on every device, so that a seed means the same everywhere.
-    return indices[torch.randperm(len(indices))[:count].to(indices.device)]
+    return indices[torch.randperm(len(indices), generator=generator)[:count].to(indices.device)]

@@ -60,11 +60,14 @@ class RoITargets:
     matched: Tensor
 
 
-def assign_rois(proposals: Tensor, target: Target, spec: SamplingSpec) -> RoITargets:
+def assign_rois(
+    proposals: Tensor, target: Target, spec: SamplingSpec, generator: torch.Generator | None = None
+) -> RoITargets:
     """Labels for the RoIs of one picture: the `proposals` [P, 4] and, behind them, the boxes of the objects
     themselves.
 
-    With "random" sampling only the chosen RoIs come back, foreground first; with "ohem" all do.
+    With "random" sampling only the RoIs drawn from `generator` come back, foreground first; with "ohem" all
+    do.
     """
     rois = torch.cat((proposals, target.boxes))
     if len(target.boxes):
@@ -83,22 +86,25 @@ def assign_rois(proposals: Tensor, target: Target, spec: SamplingSpec) -> RoITar
         labels[~foreground & (covered_by(rois, target.crowd_boxes) >= 0.5)] = -1
     matched = torch.where(foreground, matched, 0)
     if spec.method == "random":
-        chosen, labels = _draw(labels, overlap, spec)
+        chosen, labels = _draw(labels, overlap, spec, generator)
         return RoITargets(rois[chosen], labels, matched[chosen])
     return RoITargets(rois, labels, matched)
 
 
-def _draw(labels: Tensor, overlap: Tensor, spec: SamplingSpec) -> tuple[Tensor, Tensor]:
+def _draw(
+    labels: Tensor, overlap: Tensor, spec: SamplingSpec, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
     """Indices of the drawn RoIs and their labels."""
-    foreground = random_subset((labels > 0).nonzero()[:, 0], round(spec.rois * spec.foreground_fraction))
+    most = round(spec.rois * spec.foreground_fraction)
+    foreground = random_subset((labels > 0).nonzero()[:, 0], most, generator)
     candidates = ((labels == 0) & (overlap >= spec.background_iou)).nonzero()[:, 0]
-    background = random_subset(candidates, spec.rois - len(foreground))
+    background = random_subset(candidates, spec.rois - len(foreground), generator)
     chosen = torch.cat((foreground, background))
     drawn = labels[chosen]
     if spec.fill and len(chosen) < spec.rois:
         free = labels >= 0
         free[chosen] = False
-        extra = random_subset(free.nonzero()[:, 0], spec.rois - len(chosen))
+        extra = random_subset(free.nonzero()[:, 0], spec.rois - len(chosen), generator)
         chosen, drawn = torch.cat((chosen, extra)), torch.cat((drawn, torch.zeros_like(labels[extra])))
     return chosen, drawn
 

@@ -97,10 +97,13 @@ def label_windows(height: int, width: int, target: Target, spec: WindowSpec) -> 
     return labels, matched
 
 
-def sample_windows(labels: Tensor, spec: WindowSpec) -> tuple[Tensor, Tensor]:
+def sample_windows(
+    labels: Tensor, spec: WindowSpec, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
     """Cell indices of the positive and the negative windows in the loss: `samples` in all, at most
     `positive_fraction` of them positive.
     """
-    positive = random_subset((labels == 1).nonzero()[:, 0], int(spec.samples * spec.positive_fraction))
-    negative = random_subset((labels == 0).nonzero()[:, 0], spec.samples - len(positive))
+    most = int(spec.samples * spec.positive_fraction)
+    positive = random_subset((labels == 1).nonzero()[:, 0], most, generator)
+    negative = random_subset((labels == 0).nonzero()[:, 0], spec.samples - len(positive), generator)
     return positive, negative

@@ -92,6 +92,14 @@ FCIS_RESNET101 = ModelSpec(
     },
 )
 FCIS_RESNET50 = replace(FCIS_RESNET101, name="fcis_resnet50", backbone="resnet50")
+# As published for VOC: 9 anchors, larger proposals, RoIs drawn at random, background near objects only.
+FCIS_RESNET101_VOC = replace(
+    FCIS_RESNET101,
+    name="fcis_resnet101_voc",
+    anchors=AnchorSpec(scales=(8, 16, 32)),
+    rpn=RPNSpec(),
+    sampling=SamplingSpec(method="random", background_iou=0.1),
+)
 
 # For a laptop's processor. Proposals come from C5, because C4 of so small a network knows little of objects;
 # anchors and proposals fit pictures of 400 pixels.
@@ -177,7 +185,15 @@ INSTANCEFCN_LITE = ProposalModelSpec(
 
 SPECS: dict[str, AnySpec] = {
     spec.name: spec
-    for spec in (FCIS_RESNET101, FCIS_RESNET50, FCIS_LITE, FCIS_FINE, INSTANCEFCN_VGG16, INSTANCEFCN_LITE)
+    for spec in (
+        FCIS_RESNET101,
+        FCIS_RESNET101_VOC,
+        FCIS_RESNET50,
+        FCIS_LITE,
+        FCIS_FINE,
+        INSTANCEFCN_VGG16,
+        INSTANCEFCN_LITE,
+    )
 }
 
 

@@ -16,10 +16,12 @@ from instancefcn.files import write_json
 REFERENCE_BATCH = 16
 """`learning_rate` is meant for this many pictures a step; it is scaled linearly to the batch really used."""
 
+SHARES = ("batch_size", "devices", "nodes")
+"""How the pictures of a batch are shared out. A resumed run may change them while their product stays."""
 CHANGEABLE = frozenset(
     {"epochs", "workers", "evaluate_every", "pictures_every", "patience", "save_every_minutes", "log_every"}
 )
-"""Settings that a resumed run may change. Only `epochs` has a say in the weights: the schedule stretches."""
+"""Others that a resumed run may change. Only `epochs` has a say in the weights: the schedule stretches."""
 
 
 class Section(BaseModel):
@@ -105,7 +107,8 @@ class TrainConfig(Section):
     )
 
     workers: int = Field(default=-1, ge=-1, description="processes that read pictures; -1 chooses")
-    devices: int = Field(default=1, ge=1)
+    devices: int = Field(default=1, ge=1, description="of each machine; torchrun and srun say it themselves")
+    nodes: int = Field(default=1, ge=1, description="machines; torchrun and srun say it themselves")
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     evaluate_every: int = Field(default=1, ge=0, description="epochs; 0 never before the end")
     pictures_every: int = Field(default=2, ge=0, description="epochs; 0 is off")
@@ -131,9 +134,14 @@ class TrainConfig(Section):
         return self
 
     @property
+    def global_batch(self) -> int:
+        """Pictures that all devices see at once."""
+        return self.batch_size * self.devices * self.nodes
+
+    @property
     def effective_batch(self) -> int:
         """Pictures that one optimizer step has seen, over all devices."""
-        return self.batch_size * self.accumulate * self.devices
+        return self.global_batch * self.accumulate
 
     @property
     def scaled_learning_rate(self) -> float:
@@ -185,18 +193,39 @@ def resume_config(saved: TrainConfig, settings: Mapping[str, Any]) -> TrainConfi
         ConfigError: a setting that must stay was given another value.
     """
     old = saved.model_dump(mode="json")
-    changed = resolve(_merge(old, nest(settings))).model_dump(mode="json")
+    wanted = resolve(_merge(old, nest(settings)))
+    changed = wanted.model_dump(mode="json")
+    _same_batches(saved, wanted)
     wrong = [
         f"{key} was {old[key]!r} and is now {changed[key]!r}"
         for key in old
-        if changed[key] != old[key] and key not in CHANGEABLE
+        if changed[key] != old[key] and key not in CHANGEABLE and key not in SHARES
     ]
     if wrong:
         raise ConfigError(
             "a resumed run must go on as it began, but " + "; ".join(wrong) + ". Only these may change: "
-            f"{', '.join(sorted(CHANGEABLE))}. Start a new run in another folder for other settings"
+            f"{', '.join(sorted(CHANGEABLE))}; and {', '.join(SHARES)} together. Start a new run in another "
+            "folder for other settings"
         )
-    return TrainConfig.model_validate(changed)
+    return wanted
+
+
+def _same_batches(saved: TrainConfig, wanted: TrainConfig) -> None:
+    """Raise ConfigError unless the pictures of a batch are the same, however they are shared out."""
+    if wanted.global_batch == saved.global_batch:
+        return
+    devices = wanted.devices * wanted.nodes
+    fits, rest = divmod(saved.global_batch, devices)
+    mend = (
+        f"Give batch_size={fits}"
+        if not rest
+        else f"It cannot be shared out over {devices} devices: use a number that divides it"
+    )
+    terms = [" x ".join(f"{name} {getattr(c, name)}" for name in SHARES) for c in (wanted, saved)]
+    raise ConfigError(
+        f"a resumed run must go on with batches of {saved.global_batch} pictures ({terms[1]}), but "
+        f"{terms[0]} is {wanted.global_batch}. {mend}"
+    )
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from instancefcn.data.dataset import Dataset, Picture
@@ -22,6 +21,7 @@ from instancefcn.evaluation.encoded import Predictions, encode
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.evaluation.sheets import compare
 from instancefcn.instances import Instances
+from instancefcn.processes import gathered
 from instancefcn.training.log import plot_curves
 from instancefcn.training.module import TrainModule
 from instancefcn.training.progress import Progress, duration
@@ -109,7 +109,7 @@ class Evaluator(L.Callback):
             results = predict(network, pictures, self.resize, module.device, config.batch_size)
             found: dict[int, Predictions] = {id_: encode(instances) for id_, instances in results}
         network.train(was_training)
-        found = _gather(found, trainer.world_size)
+        found = gathered(found)
         if trainer.is_global_zero:
             # Through JSON: only plain values may enter a checkpoint.
             self.metrics = json.loads(json.dumps(evaluate_predictions(dataset, found)))
@@ -186,11 +186,3 @@ def _lookup(metrics: Mapping[str, Any], place: Sequence[str]) -> float | None:
 
 def _number(figure: float | None) -> str:
     return "-" if figure is None else f"{figure:.3f}"
-
-
-def _gather(found: dict[int, Predictions], world_size: int) -> dict[int, Predictions]:
-    if world_size == 1:
-        return found
-    parts: list[Any] = [None] * world_size
-    dist.all_gather_object(parts, found)
-    return {key: value for part in parts for key, value in part.items()}

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -74,14 +75,17 @@ class TrainModule(L.LightningModule):
         self._paths = [str(sample.picture.path) for sample in batch]
         images = [sample.image.to(self.device, non_blocking=True) for sample in batch]
         targets = [sample.target.to(self.device) for sample in batch]
-        # Whatever is drawn inside the network (RoIs, dropout) depends on the place in the run alone.
-        torch.manual_seed(step_seed(self.config.seed, batch_idx, self.global_rank))
-        terms: dict[str, Tensor] = self.network(images, targets)
+        # What is drawn for a picture (RoIs, say) depends on its place in the run alone, not on the process.
+        first = self.global_rank * len(batch)
+        generators = [picture_generator(self.config.seed, batch_idx, first + i) for i in range(len(batch))]
+        terms: dict[str, Tensor] = self.network(images, targets, generators=generators)
         total = torch.stack([term.float() for term in terms.values()]).sum()
-        values = torch.stack([term.detach().float() for term in terms.values()]).tolist()
+        own = torch.stack([term.detach().float() for term in terms.values()])
+        # Means over all processes. What is not finite in one is so in all: they stop together.
+        values = self._mean(own.clone()).tolist()
         self.losses = dict(zip(terms, values, strict=True)) | {"loss": sum(values)}
         if not math.isfinite(self.losses["loss"]):
-            raise TrainingError(self._not_finite("a loss"))
+            raise TrainingError(self._not_finite("a loss", self._paths_of_all(bool(own.isfinite().all()))))
         return total
 
     def optimizer_step(
@@ -114,7 +118,7 @@ class TrainModule(L.LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         # With float16 an overflow is expected at times: the scaler skips that step and lowers its scale.
         if self.config.precision != "16-mixed" and not bool(torch.isfinite(norm)):
-            raise TrainingError(self._not_finite("the gradient"))
+            raise TrainingError(self._not_finite("the gradient", self._paths_of_all(False)))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The average travels with the run."""
@@ -128,9 +132,25 @@ class TrainModule(L.LightningModule):
         if self.average is not None:
             self.average.load_state_dict(checkpoint["average"])
 
-    def _not_finite(self, what: str) -> str:
+    def _mean(self, values: Tensor) -> Tensor:
+        """Their mean over the processes."""
+        world = self.trainer.world_size
+        if world > 1:
+            dist.all_reduce(values)
+        return values / world
+
+    def _paths_of_all(self, innocent: bool) -> list[str]:
+        """The pictures of this step in those processes that are not `innocent`; every process calls this."""
+        paths = [] if innocent else self._paths
+        if self.trainer.world_size == 1:
+            return paths
+        found: list[Any] = [None] * self.trainer.world_size
+        dist.all_gather_object(found, paths)
+        return [path for part in found for path in part]
+
+    def _not_finite(self, what: str, paths: Sequence[str]) -> str:
         terms = ", ".join(f"{name} = {value:g}" for name, value in self.losses.items() if name != "loss")
-        pictures = "".join(f"\n  {path}" for path in self._paths)
+        pictures = "".join(f"\n  {path}" for path in paths)
         return (
             f"{what} is not finite in step {self.global_step} ({terms}). The batch was:{pictures}\n"
             "Nothing was saved since the last good checkpoint. Look at these pictures and their annotations; "
@@ -138,7 +158,9 @@ class TrainModule(L.LightningModule):
         )
 
 
-def step_seed(seed: int, batch: int, rank: int) -> int:
-    """A 63-bit seed that is well mixed: neighbouring batches have nothing in common."""
-    digest = hashlib.blake2b(f"{seed}/{batch}/{rank}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+def picture_generator(seed: int, batch: int, place: int) -> torch.Generator:
+    """A generator for the picture at a place of a batch, counted over all processes. Its seed is well mixed:
+    neighbouring batches have nothing in common.
+    """
+    digest = hashlib.blake2b(f"{seed}/{batch}/{place}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_only
 
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.layout import describe
@@ -24,7 +23,9 @@ from instancefcn.models import zoo
 from instancefcn.models.checkpoint import load_checkpoint, save_checkpoint
 from instancefcn.models.fcis import FCIS, Classes
 from instancefcn.models.instance_fcn import InstanceFCN
+from instancefcn.processes import agreed, is_first, with_started
 from instancefcn.training.config import TrainConfig
+from instancefcn.training.devices import make_trainer, processes_of
 from instancefcn.training.evaluator import DETECTIONS, PROPOSALS, Evaluator
 from instancefcn.training.keeper import LAST, Keeper, batches_seen, read_run
 from instancefcn.training.log import RunLog, plot_curves
@@ -61,7 +62,8 @@ def train(
         split.
 
     Pictures are read by other processes, which import the calling script again: call this from a function or
-    below `if __name__ == "__main__":`, or set workers=0.
+    below `if __name__ == "__main__":`, or set workers=0. With `devices` above 1 the script itself runs once
+    for every device (docs/distributed.md).
 
     Written to `out`: config.json, last.ckpt (to resume), last.safetensors, best.safetensors, metrics.json,
     log.csv, curves.png, pictures/, tensorboard/.
@@ -72,34 +74,53 @@ def train(
         CheckpointError: there is nothing to resume.
         TrainingError: a loss is not finite.
         Interrupted: SIGINT or SIGTERM came; the run was saved.
+        StoppedElsewhere: in all but the first of several processes, when that one raises an error.
     """
     folder = Path(out)
     given = {"data": str(Path(data).resolve()), "out": str(folder.resolve()), **settings}
-    config = make_config(folder, resume, given | ({"model": model} if model else {}))
-    if is_main_process():
-        print(describe(config.data), file=sys.stderr, flush=True)
-    train_split, val_split, doubts = read_splits(config)
-    if is_main_process():
-        print("".join(f"{line}\n" for line in doubts), end="", file=sys.stderr, flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save(folder / "config.json")
     with _quiet():
-        return _Run(config, folder, train_split, val_split).run(resume)
+        given = with_started(given | ({"model": model} if model else {}))
+        config = make_config(folder, resume, given)
+        trainer = make_trainer(config, folder)
+        with processes_of(trainer):
+            train_split, val_split = agreed(lambda: _read(config))
+            run = agreed(lambda: _Run(config, folder, trainer, train_split, val_split, resume))
+            return run.run()
+
+
+def _read(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
+    """Both splits; the first process checks the pictures and tells the user what it found."""
+    main = is_first()
+    if main:
+        print(describe(config.data), file=sys.stderr, flush=True)
+    train_split, val_split, doubts = read_splits(config, check=main)
+    print("".join(f"{line}\n" for line in doubts), end="", file=sys.stderr, flush=True)
+    return train_split, val_split
 
 
 class _Run:
     """The parts of one run, put together."""
 
     def __init__(
-        self, config: TrainConfig, folder: Path, train_split: Dataset, val_split: Dataset | None
+        self,
+        config: TrainConfig,
+        folder: Path,
+        trainer: L.Trainer,
+        train_split: Dataset,
+        val_split: Dataset | None,
+        resume: bool,
     ) -> None:
-        self.config, self.folder, self.train_split, self.val_split = config, folder, train_split, val_split
+        self.config, self.folder, self.trainer = config, folder, trainer
+        self.train_split, self.val_split = train_split, val_split
+        if trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+            config.save(folder / "config.json")
+        self.checkpoint = read_run(folder / LAST) if resume else None
         L.seed_everything(config.seed, verbose=False)
         self.resize = Resize(config.short_side, config.long_side)
-        self.trainer = self._trainer()
         batches = RunBatches(
             AspectBatches.of(
-                train_split, config.batch_size, config.seed, self.trainer.global_rank, self.trainer.world_size
+                train_split, config.batch_size, config.seed, trainer.global_rank, trainer.world_size
             ),
             config.epochs,
         )
@@ -118,11 +139,16 @@ class _Run:
         self.network = self._network()
         steps = -(-len(batches) // config.accumulate)
         self.module = TrainModule(self.network, config, steps)
+        self.first = batches_seen(self.checkpoint) if self.checkpoint else 0
+        if self.first >= len(batches):
+            raise ConfigError(
+                f"{folder} is finished: its {config.epochs} epochs are done. "
+                "Give more epochs to go on, or another folder"
+            )
 
-    def run(self, resume: bool) -> Path:
+    def run(self) -> Path:
         """Train to the end (or to a signal), then sum up."""
-        checkpoint = read_run(self.folder / LAST) if resume else None
-        first = batches_seen(checkpoint) if checkpoint else 0
+        checkpoint = self.checkpoint
         main = self.trainer.is_global_zero
         log = RunLog(self.folder, checkpoint["global_step"] if checkpoint else 0) if main else None
         progress = Progress(self.loader, log, self.config.log_every)
@@ -133,12 +159,7 @@ class _Run:
         )
         # The order matters: numbers first, then the evaluation, whose outcome the checkpoint then holds.
         self.trainer.callbacks = [progress, evaluator, keeper]  # type: ignore[attr-defined]
-        if first >= len(self.loader.batches):
-            raise ConfigError(
-                f"{self.folder} is finished: its {self.config.epochs} epochs are done. "
-                "Give more epochs to go on, or another folder"
-            )
-        progress.say(self._headline(first))
+        progress.say(self._headline())
         path = str(self.folder / LAST) if checkpoint else None
         self.trainer.fit(self.module, train_dataloaders=self.loader, ckpt_path=path, weights_only=True)
         if keeper.stopped_by is not None and self.loader.seen < len(self.loader.batches):
@@ -154,6 +175,7 @@ class _Run:
             plot_curves(log.rows, self.folder / "curves.png")
             write_json(self.folder / "metrics.json", self._summary(evaluator, progress.seconds))
             progress.say(f"finished: {best}")
+        self.trainer.strategy.barrier()  # the files are there when any process returns
         return best
 
     def export(self, name: str, metrics: dict[str, Any] | None) -> None:
@@ -174,24 +196,6 @@ class _Run:
             self.folder / name, weights, self.spec, self.classes, metrics=metrics, training=training
         )
 
-    def _trainer(self) -> L.Trainer:
-        config = self.config
-        return L.Trainer(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            strategy="ddp" if config.devices > 1 else "auto",
-            precision=config.precision,
-            max_epochs=1,
-            accumulate_grad_batches=config.accumulate,
-            gradient_clip_val=config.clip_norm or None,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=self.folder,
-        )
-
     def _network(self) -> FCIS | InstanceFCN:
         names, ids = self.classes.names, self.classes.ids
         if self.config.init is None:
@@ -202,11 +206,11 @@ class _Run:
         start_from(network, load_checkpoint(self.config.init))
         return network
 
-    def _headline(self, first: int) -> str:
+    def _headline(self) -> str:
         config, split = self.config, self.train_split
         trained = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
         total = sum(p.numel() for p in self.network.parameters())
-        start = f"going on after batch {first}" if first else "starting"
+        start = f"going on after batch {self.first}" if self.first else "starting"
         return (
             f"{start}: {config.model} ({total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained), "
             f"{len(split)} pictures of {len(split.class_names)} classes, {config.epochs} epochs of "
@@ -229,11 +233,6 @@ class _Run:
         }
 
 
-def is_main_process() -> bool:
-    """False in all but one of the processes that train together on several devices."""
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without Lightning's tips and the warnings that do not concern this use of it."""
@@ -245,6 +244,8 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning(_fabric|_utilities)?\b.*")
+        # Of filters of one channel or one pixel: the strides differ, the order in memory does not.
+        warnings.filterwarnings("ignore", "(?s)Grad strides do not match bucket view strides")
         try:
             yield
         finally:

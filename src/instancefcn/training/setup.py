@@ -15,7 +15,7 @@ from instancefcn.console import progress
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.doctor.examine import examine
 from instancefcn.data.doctor.report import brief
-from instancefcn.data.layout import splits_of
+from instancefcn.data.layout import open_datasets, splits_of
 from instancefcn.data.transforms import Augment
 from instancefcn.errors import ConfigError, DataError
 from instancefcn.models import zoo
@@ -56,8 +56,11 @@ def _training_sides(preferred: Mapping[str, Any], settings: Mapping[str, Any]) -
     return {"train_short": (least, greatest), "train_long": max(long, greatest)}
 
 
-def read_splits(config: TrainConfig) -> tuple[Dataset, Dataset | None, list[str]]:
+def read_splits(config: TrainConfig, check: bool = True) -> tuple[Dataset, Dataset | None, list[str]]:
     """Let the dataset doctor look at train and val, and hand them out.
+
+    Args:
+        check: False only reads, where another process looks.
 
     Returns:
         both splits (None for val when there is none), and what to tell the user about doubtful things. For a
@@ -69,14 +72,18 @@ def read_splits(config: TrainConfig) -> tuple[Dataset, Dataset | None, list[str]
     data = Path(config.data)
     names = ("train", "val") if "val" in splits_of(data) else ("train",)
     spec = replace(zoo.spec_of(config.model), short_side=config.short_side, long_side=config.long_side)
-    with progress() as show:
-        report = examine(data, names, model=spec, progress=partial(show, "checking pictures"))
-    if report.errors:
-        raise DataError([finding.message for finding in report.errors])
-    found = [split.dataset for split in report.splits]
+    doubts: list[str] = []
+    if check:
+        with progress() as show:
+            report = examine(data, names, model=spec, progress=partial(show, "checking pictures"))
+        if report.errors:
+            raise DataError([finding.message for finding in report.errors])
+        found, doubts = [split.dataset for split in report.splits], brief(report)
+    else:
+        found = open_datasets(data, names, check_pictures=False)
     if isinstance(spec, zoo.ProposalModelSpec):
         found = [split.as_objects() for split in found]
-    return found[0], found[1] if len(found) > 1 else None, brief(report)
+    return found[0], found[1] if len(found) > 1 else None, doubts
 
 
 def start_from(network: FCIS | InstanceFCN, loaded: Loaded) -> list[str]:

@@ -1,0 +1,89 @@
+"""One process or many: Lightning's trainer on the devices and machines that the config names."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch.distributed as dist
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import DDPStrategy
+
+from instancefcn.errors import ConfigError, TrainingError
+from instancefcn.processes import PATIENCE, environment
+from instancefcn.training.config import TrainConfig
+
+
+def make_trainer(config: TrainConfig, folder: Path) -> L.Trainer:
+    """Lightning's trainer; nothing is started yet.
+
+    Raises:
+        ConfigError: the machine does not have these devices, or nothing started processes on the others.
+    """
+    place = environment()
+    if place is None and config.nodes > 1:
+        raise ConfigError(
+            f"nodes is {config.nodes}: start the command on every machine with torchrun or srun, which also "
+            "say how many devices there are (docs/distributed.md)"
+        )
+    many = config.devices * config.nodes > 1
+    try:
+        return L.Trainer(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            strategy=_strategy() if many else "auto",
+            plugins=[place or LightningEnvironment()],
+            precision=config.precision,
+            max_epochs=1,
+            accumulate_grad_batches=config.accumulate,
+            gradient_clip_val=config.clip_norm or None,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=folder,
+        )
+    except MisconfigurationException as error:
+        raise ConfigError(
+            f"accelerator {config.accelerator} with {config.devices} devices is not possible here: {error}"
+        ) from error
+
+
+def _strategy() -> DDPStrategy:
+    # Every parameter has a part in every loss (a picture without objects gives gradients of zero), and no
+    # buffer ever changes.
+    return DDPStrategy(
+        find_unused_parameters=False, broadcast_buffers=False, gradient_as_bucket_view=True, timeout=PATIENCE
+    )
+
+
+@contextlib.contextmanager
+def processes_of(trainer: L.Trainer) -> Iterator[None]:
+    """The processes of a run, able to speak to each other within the block: those that torchrun or srun
+    started, or else children of this process, which run the same command. An error here ends the children.
+
+    Raises:
+        TrainingError: another process has ended within the block.
+    """
+    if trainer.world_size == 1:
+        yield
+        return
+    launcher: Any = trainer.strategy.launcher
+    try:
+        launcher.launch(trainer.strategy.setup_environment)
+        yield
+    except BaseException as error:
+        launcher.kill(signal.SIGTERM)
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+            raise TrainingError(
+                "another process of this run has ended or does not answer; its own message says why. What "
+                f"was saved is in the folder of the run: go on with --resume ({error})"
+            ) from error
+        raise

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+
+from instancefcn.errors import ConfigError
+from instancefcn.processes import agreed, environment, from_first, gathered, group, is_first, with_started
+
+STEP = {
+    "SLURM_NTASKS": "8",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_NTASKS_PER_NODE": "4",
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+    "SLURM_JOB_ID": "1234567",
+}
+ELASTIC = {
+    "TORCHELASTIC_RUN_ID": "x",
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "4",
+    "LOCAL_WORLD_SIZE": "2",
+}
+
+
+def given(patch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for name, value in variables.items():
+        patch.setenv(name, value)
+
+
+def test_a_process_alone() -> None:
+    assert environment() is None
+    assert is_first()
+    assert with_started({"devices": 3}) == {"devices": 3}
+    assert agreed(lambda: 5) == from_first(5) == 5
+    assert gathered({1: 2}) == {1: 2}
+    with group(True) as place:
+        assert place == (0, 1)
+
+
+def test_srun(monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, STEP)
+    place = environment()
+    assert place is not None
+    assert (place.world_size(), place.global_rank(), place.local_rank(), place.node_rank()) == (8, 5, 1, 1)
+    assert with_started({"epochs": 1}) == {"epochs": 1, "devices": 4, "nodes": 2}
+    assert not is_first()
+
+
+def test_a_jobs_own_script_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM gives it the job's variables, as if it were one of the eight."""
+    given(monkeypatch, STEP)
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
+    assert environment() is None
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")  # an interactive shell
+    assert environment() is None
+
+
+def test_srun_must_say_how_many_a_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, STEP)
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    with pytest.raises(ConfigError, match="--ntasks-per-node"):
+        environment()
+
+
+def test_torchrun_comes_before_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, STEP)
+    given(monkeypatch, ELASTIC)
+    assert with_started({"devices": 2}) == {"devices": 2, "nodes": 2}
+    assert is_first()
+
+
+def test_other_numbers_than_were_started_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    given(monkeypatch, ELASTIC)
+    with pytest.raises(ConfigError, match="devices is 8, but processes were started for 2 devices"):
+        with_started({"devices": 8})
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(ConfigError, match="do not share out evenly"):
+        with_started({})

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from instancefcn.errors import ConfigError
+from instancefcn.training.config import resolve
+from instancefcn.training.devices import make_trainer
+
+PLACES = {"data": "d", "out": "o"}
+
+
+def test_other_machines_do_not_start_by_themselves(tmp_path: Path) -> None:
+    """Lightning would wait for them for ever."""
+    with pytest.raises(ConfigError, match="nodes is 2: start the command on every machine"):
+        make_trainer(resolve({**PLACES, "nodes": 2}), tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_devices_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="accelerator gpu with 2 devices is not possible here"):
+        make_trainer(resolve({**PLACES, "accelerator": "gpu", "devices": 2}), tmp_path)
+
+
+def test_a_jobs_own_script_trains_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left to itself, Lightning takes it for one of four processes."""
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    trainer = make_trainer(resolve({**PLACES, "accelerator": "cpu"}), tmp_path)
+    assert trainer.world_size == 1
