@@ -15,6 +15,7 @@ import typer
 
 from instancefcn.cli.reporting import as_json, describe, reporter
 from instancefcn.errors import ConfigError, ImageError
+from instancefcn.files import writable
 
 if TYPE_CHECKING:
     from instancefcn.inference.formats import Item, Writer
@@ -132,7 +133,7 @@ def _pictures(
 ) -> None:
     from instancefcn.inference.explain import Explanation, explain, write_explanation
     from instancefcn.inference.overlap import overlapped
-    from instancefcn.inference.writers import WRITERS, Outlines, finish, writable, write_item
+    from instancefcn.inference.writers import WRITERS, Outlines, finish, write_item
 
     kinds = WRITERS if wanted.proposals is None else {**WRITERS, "overlay": Outlines}
     known = predictor.class_names, predictor.category_ids
