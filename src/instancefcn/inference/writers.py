@@ -145,6 +145,12 @@ class CocoResults(Writer):
         self.summary.add(item.number + 1, item.source, item.instances)
         return [write_coco_results(self.out, item.name, item.number + 1, item.instances)]
 
+    def kept(self, number: int) -> Any:
+        return [self.summary.images[number + 1], self.summary.results[number + 1]]
+
+    def restore(self, number: int, kept: Any) -> None:
+        self.summary.images[number + 1], self.summary.results[number + 1] = kept
+
     def finish(self) -> list[Path]:
         return [self.summary.write(self.out)]
 
