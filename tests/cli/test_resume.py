@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from fakes import ColourNetwork, FakeLoaded, save_coloured
-from instancefcn.files import atomic_write
 from instancefcn.inference import writers
 from instancefcn.inference.formats import Item
 from instancefcn.models import checkpoint
@@ -140,9 +139,7 @@ def test_what_changed_or_is_gone_is_done_again(run: Run, many: Path, stopped: Pa
     save_coloured(many / "2.png", 200, 100)
     with (stopped / "unfinished.jsonl").open("a") as file:
         file.write('{"number": 7, "pa')  # cut off by the kill
-    with atomic_write(stopped / "0.overlay.png") as temporary:
-        left = stopped / temporary.name
-    left.write_bytes(b"half")
+    (stopped / ".0.overlay-0123456789ab~.png").write_bytes(b"half")
     result = run("predict", many, "--out", stopped, "--resume")
     assert "going on: 3 of 8 pictures were done before" in result.stderr
     found = json.loads((stopped / "predictions.json").read_text())
