@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -60,6 +61,36 @@ def test_a_full_disk_keeps_the_run_as_it_was(
     tiny_train(run, resume=saved, **settings)
     assert_same_run(tmp_path / "whole", run)
     assert json.loads((run / "metrics.json").read_text())["steps"] == 9
+
+
+@pytest.mark.parametrize("left", [0, 8000])
+def test_a_disk_that_really_is_full(
+    tiny_train: Train,
+    disk: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    left: int,
+) -> None:
+    """Whatever is written next finds no room: the log, TensorBoard's events, a checkpoint."""
+    place = disk("1m")
+    run, ballast, settings = place / "run", place / "ballast", {"epochs": 3, "evaluate_every": 1}
+    tiny_train(tmp_path / "whole", **settings)
+
+    def fill() -> None:
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        os.truncate(ballast, max(0, ballast.stat().st_size - left))
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5, fill)
+        with pytest.raises(TrainingError, match=r"cannot be written \(No space left on device\)") as caught:
+            tiny_train(run, **settings)
+    assert "last.ckpt holds the run as it was saved before" in str(caught.value)
+    assert state(run)["global_step"] == 3
+    ballast.unlink()
+    tiny_train(run, resume=True, **settings)
+    assert_same_run(tmp_path / "whole", run)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
