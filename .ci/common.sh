@@ -5,8 +5,12 @@ export PYTHONUNBUFFERED=1
 # A cache of wheels would take as much room again.
 export PIP_NO_CACHE_DIR=1
 
-log=$(mktemp)
-trap 'rm -rf "$log" "$VENV"' EXIT
+# pip leaves gigabytes behind when it is stopped; with a folder of our own they go as well.
+TMPDIR=$(mktemp -d)
+export TMPDIR
+log=$TMPDIR/log
+: >"$log"
+trap 'rm -rf "$TMPDIR" "$VENV"' EXIT
 rm -rf "$VENV"
 
 failed=()

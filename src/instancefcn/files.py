@@ -22,6 +22,7 @@ NO_PLACE = frozenset(
         errno.EFBIG,
         errno.EIO,
         errno.EISDIR,
+        errno.ENOENT,
         errno.ENOSPC,
         errno.ENOTDIR,
         errno.EPERM,

@@ -147,7 +147,7 @@ def read_run(path: Path) -> dict[str, Any]:
         )
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        batches_seen(checkpoint)
+        batches_seen(checkpoint), checkpoint["callbacks"], checkpoint["global_step"]
     except Exception as error:
         raise CheckpointError(
             f"{path} is no checkpoint of a training run, or it is damaged: {error}"
