@@ -4,15 +4,16 @@
 #   make test    run the test suite
 #   make lint    ruff and mypy        make format   let ruff rewrite the sources
 #   make bench   speed of the operators, against torchvision
+#   make lock    choose anew the releases that requirements/ names
 #   make clean   remove the virtual environment and what was built
-# PYTHON=... chooses the interpreter, VENV=... the folder of the virtual environment.
+# PYTHON=... chooses the interpreter, VENV=... the folder of the virtual environment, ARGS=... goes to pytest.
 
 VENV ?= .venv
 BIN := $(VENV)/bin
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench lock clean
 # A step that fails leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -33,6 +34,14 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/ops.py
+
+# dev.lock: the newest releases, with their hashes, for every system and Python. oldest.txt: our lower bounds.
+COMPILE = $(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-emit-package instancefcn \
+    --custom-compile-command 'make lock' --upgrade --quiet
+
+lock: $(VENV)/.installed-dev
+	$(COMPILE) --universal --generate-hashes --output-file requirements/dev.lock
+	$(COMPILE) --resolution lowest-direct --no-annotate --output-file requirements/oldest.txt
 
 clean:
 	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +28,21 @@ def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from instancefcn.data.shapes import write_shapes
 
     return write_shapes(tmp_path_factory.mktemp("shapes"), train=4, val=2, size=128, seed=0)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes a disk of a size such as "256k"."""
+    if os.name != "posix" or os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root can mount a file system")
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def make(size: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("a file system cannot be mounted here")
+        return place
+
+    yield make
+    subprocess.run(["umount", str(place)], capture_output=True)

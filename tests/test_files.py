@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -9,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from instancefcn.files import atomic_write, link_or_copy, new_folder, write_json
+from instancefcn.errors import ConfigError
+from instancefcn.files import (
+    atomic_write,
+    check_place,
+    link_or_copy,
+    new_folder,
+    remove_leftovers,
+    writable,
+    write_json,
+)
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -92,3 +102,43 @@ def test_link_or_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link_or_copy(tmp_path / "real", tmp_path / "copied")
     assert (tmp_path / "copied").read_text() == "1"
     assert not (tmp_path / "copied").samefile(tmp_path / "real")
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "a.b.png") as temporary:
+        temporary.write_text("half")
+        left = tmp_path / temporary.name
+        content = left.read_bytes()
+    left.write_bytes(content)
+    kept = [
+        tmp_path / name for name in ("a.b.png", ".hidden.png", ".a-0123456789ab.png", "a-0123456789ab~.png")
+    ]
+    for path in kept:
+        path.write_text("mine")
+    assert remove_leftovers(tmp_path) == [left]
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    assert remove_leftovers(tmp_path / "nowhere") == []
+
+
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path: Path) -> None:
+    def fail() -> None:
+        with writable(), atomic_write(tmp_path / "a.txt"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(
+        ConfigError, match=r"a\.txt: cannot be written \(No space left on device\): make room"
+    ):
+        fail()
+
+
+def test_a_place_is_checked_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_place(tmp_path / "new" / "folder")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for place, reason in (("file", "it is a file"), ("file/deeper", "file is a file")):
+        with pytest.raises(ConfigError, match=f"{place}: cannot be written .*{reason}"):
+            check_place(tmp_path / place)
+    # Root may write anywhere, so the system's word is put into its mouth.
+    monkeypatch.setattr("os.access", lambda place, mode: False)
+    with pytest.raises(ConfigError, match="no right to write to"):
+        check_place(tmp_path / "new")

@@ -16,7 +16,7 @@ from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
 from fakes import IDS, NAMES, coloured
-from instancefcn.cli.segmenting import KINDS
+from instancefcn.cli.wanted import KINDS
 from instancefcn.data.images import to_uint8_rgb
 from instancefcn.errors import ConfigError
 from instancefcn.inference.formats import CutOuts, Item, LabelMap, LabelMe, Table, YoloLabels, label_map

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from instancefcn.errors import CheckpointError
+from instancefcn.errors import CheckpointError, ConfigError
 from instancefcn.models import backbone as backbone_module
 from instancefcn.models.backbone import (
     Backbone,
@@ -117,6 +117,11 @@ def test_the_first_modules_are_frozen() -> None:
         "layer3",
         "layer4",
     }
+
+
+def test_a_frozen_module_must_be_there() -> None:
+    with pytest.raises(ConfigError, match=r"test_efficientnet has no module block\.0, conv1; .*conv_stem"):
+        Backbone("test_efficientnet", frozen=("conv_stem", "block.0", "conv1"))
 
 
 def test_random_residual_branches_are_not_silent() -> None:

@@ -14,47 +14,10 @@ from safetensors.torch import load_file
 from instancefcn.errors import CheckpointError, ConfigError, DataError, TrainingError
 from instancefcn.training.log import read_log
 from instancefcn.training.run import Interrupted
+from runs import assert_same_run, state, stop_at
 from tiny_network import TinyNetwork
 
 Train = Callable[..., Path]
-
-
-def state(run: Path) -> dict[str, Any]:
-    return torch.load(run / "last.ckpt", weights_only=True)
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    """Weights, averages and optimizer state agree to the last bit."""
-    a, b = state(one), state(other)
-    for left, right in (
-        (a["state_dict"], b["state_dict"]),
-        (a["average"]["weights"], b["average"]["weights"]),
-        (load_file(one / "last.safetensors"), load_file(other / "last.safetensors")),
-    ):
-        assert left.keys() == right.keys()
-        assert all(torch.equal(left[name], right[name]) for name in left)
-    moments = [s["optimizer_states"][0]["state"] for s in (a, b)]
-    assert moments[0].keys() == moments[1].keys()
-    for index, entry in moments[0].items():
-        assert all(
-            torch.equal(torch.as_tensor(v), torch.as_tensor(moments[1][index][k])) for k, v in entry.items()
-        )
-    assert a["global_step"] == b["global_step"]
-    assert a["average"]["updates"] == b["average"]["updates"]
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], object]) -> None:
-    """Do something in the middle of the forward pass number `step`, once."""
-    forward, calls = TinyNetwork.forward, [0]
-
-    def interrupted(self: TinyNetwork, *args: Any, **kwargs: Any) -> Any:
-        if self.training:
-            calls[0] += 1
-            if calls[0] == step:
-                action()
-        return forward(self, *args, **kwargs)
-
-    monkeypatch.setattr(TinyNetwork, "forward", interrupted)
 
 
 @pytest.mark.usefixtures("curves")

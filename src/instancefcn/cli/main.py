@@ -22,16 +22,24 @@ from instancefcn.cli.predict import predict
 from instancefcn.cli.propose import propose
 from instancefcn.cli.train import train
 from instancefcn.errors import InstanceFCNError
+from instancefcn.files import NO_PLACE
 
 
 class _Verbs(TyperGroup):
-    """Prints errors that the user can mend, without a traceback; the exit status is then 2."""
+    """Prints errors that the user can mend (a full disk among them), without a traceback; the exit status is
+    then 2.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except InstanceFCNError as error:
             typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from error
+        except OSError as error:
+            if error.errno not in NO_PLACE:
+                raise
+            typer.echo(f"error: {error.filename or 'a file'}: {error.strerror}", err=True)
             raise typer.Exit(2) from error
 
 

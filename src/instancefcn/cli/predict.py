@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.segmenting import Wanted, check, chosen_kinds, segment
+from instancefcn.cli.segmenting import check, chosen_kinds, segment
+from instancefcn.cli.wanted import Wanted
 
 # Options that `propose` has too.
 Places = Annotated[
@@ -57,6 +58,12 @@ Frames = Annotated[
     int | None,
     typer.Option(min=1, help="Stop a video or webcam after so many frames.", show_default=False),
 ]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Go on with the same call that was stopped: what it wrote to OUT is not done again."
+    ),
+]
 
 
 def predict(
@@ -74,12 +81,13 @@ def predict(
     explain: Explain = False,
     frames: Frames = None,
     device: Device = None,
+    resume: Resume = False,
 ) -> None:
     """Segment pictures and videos: every object found, named and outlined.
 
     A file that is no picture is reported and the rest goes on; the exit status is then 1.
     """
-    wanted = Wanted(out, chosen_kinds(save), score, batch, tile, frames, explain, json_)
+    wanted = Wanted(out, chosen_kinds(save), score, batch, tile, frames, explain, json_, resume=resume)
     # Mistakes in the sources show before torch is imported and the model read.
     from instancefcn.inference.sources import find_sources
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.predict import Device, Explain, Frames, Json, Places, Save, Tile
-from instancefcn.cli.segmenting import Wanted, check, chosen_kinds, segment
+from instancefcn.cli.predict import Device, Explain, Frames, Json, Places, Resume, Save, Tile
+from instancefcn.cli.segmenting import check, chosen_kinds, segment
+from instancefcn.cli.wanted import Wanted
 from instancefcn.errors import ConfigError
 
 
@@ -30,12 +31,13 @@ def propose(
     explain: Explain = False,
     frames: Frames = None,
     device: Device = None,
+    resume: Resume = False,
 ) -> None:
     """Propose masks of objects of any class, the most likely first (InstanceFCN).
 
     A file that is no picture is reported and the rest goes on; the exit status is then 1.
     """
-    wanted = Wanted(out, chosen_kinds(save), score, 1, tile, frames, explain, json_, proposals=top)
+    wanted = Wanted(out, chosen_kinds(save), score, 1, tile, frames, explain, json_, top, resume)
     # Mistakes in the sources show before torch is imported and the model read.
     from instancefcn.inference.sources import find_sources
 

@@ -66,6 +66,13 @@ class Writer:
         """Write what belongs to all pictures; return the files."""
         return []
 
+    def kept(self, number: int) -> Any:
+        """What `finish` needs of a picture that was written, as JSON values; None for nothing."""
+        return None
+
+    def restore(self, number: int, kept: Any) -> None:
+        """Take up what `kept` gave in an earlier call, in the place of `write`."""
+
 
 class YoloLabels(Writer):
     """`labels/NAME.txt` as Ultralytics reads segmentation labels: a line an object, its class (0-based) and
@@ -198,14 +205,14 @@ class Table(Writer):
 
     def __init__(self, out: Path, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
         super().__init__(out, class_names, category_ids)
-        self.rows: dict[int, list[tuple[object, ...]]] = {}
+        self.rows: dict[int, list[Sequence[object]]] = {}
 
     def write(self, item: Item) -> list[Path]:
         found = item.instances
         frame = "" if item.frame is None else item.frame
         self.rows[item.number] = [
             (
-                item.source,
+                str(item.source),
                 number + 1,
                 name,
                 f"{score:.6f}",
@@ -226,6 +233,12 @@ class Table(Writer):
             )
         ]
         return []
+
+    def kept(self, number: int) -> Any:
+        return self.rows[number]
+
+    def restore(self, number: int, kept: Any) -> None:
+        self.rows[number] = kept
 
     def finish(self) -> list[Path]:
         path = self.out / "objects.csv"

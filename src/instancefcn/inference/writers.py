@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from instancefcn.data.paths import output_names as output_names  # offered here too
-from instancefcn.errors import ConfigError
-from instancefcn.files import write_json
+from instancefcn.files import writable, write_json
 from instancefcn.inference.drawing import draw
 from instancefcn.inference.formats import (
     CutOuts,
@@ -147,6 +145,12 @@ class CocoResults(Writer):
         self.summary.add(item.number + 1, item.source, item.instances)
         return [write_coco_results(self.out, item.name, item.number + 1, item.instances)]
 
+    def kept(self, number: int) -> Any:
+        return [self.summary.images[number + 1], self.summary.results[number + 1]]
+
+    def restore(self, number: int, kept: Any) -> None:
+        self.summary.images[number + 1], self.summary.results[number + 1] = kept
+
     def finish(self) -> list[Path]:
         return [self.summary.write(self.out)]
 
@@ -177,15 +181,3 @@ def finish(writers: Sequence[Writer]) -> list[Path]:
     """Write what belongs to all pictures; return the files. Raises ConfigError as `write_item` does."""
     with writable():
         return [path for writer in writers for path in writer.finish()]
-
-
-@contextmanager
-def writable() -> Iterator[None]:
-    """Turn what keeps a file from being written (no room, no right) into an error that says so."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"{error.filename or 'a result'}: cannot be written ({error.strerror or error}): make room, or"
-            " choose another folder with --out"
-        ) from error

@@ -24,7 +24,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from instancefcn.errors import CheckpointError
+from instancefcn.errors import CheckpointError, ConfigError
 from instancefcn.models.imagenet import efficientnet_lite0_weights
 from instancefcn.ops import depthwise_convolution
 
@@ -136,6 +136,7 @@ class Backbone(nn.Module):
 
     Raises:
         CheckpointError: the weights cannot be had, or are those of another network.
+        ConfigError: the network has no module of a name in `frozen`.
     """
 
     mean: Tensor
@@ -162,9 +163,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         fold_frozen_norms(self.body)
-        for parameter_name, parameter in self.body.named_parameters():
-            if parameter_name.startswith(frozen):
-                parameter.requires_grad_(False)
+        freeze(self.body, frozen, name)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised images [N, 3, H, W] to C3, [N, C, ceil(H / 8), ceil(W / 8)], and C4 and C5, each [N, C,
@@ -189,6 +188,7 @@ class AtrousVGG(nn.Module):
 
     Raises:
         CheckpointError: the weights cannot be had, or are those of another network.
+        ConfigError: the network has no module of a name in `frozen`.
     """
 
     mean: Tensor
@@ -214,14 +214,31 @@ class AtrousVGG(nn.Module):
         assert config is not None
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1), persistent=False)
-        for name, parameter in self.body.named_parameters():
-            if name.startswith(frozen):
-                parameter.requires_grad_(False)
+        freeze(self.body, frozen, "vgg16")
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images [N, 3, H, W] to [N, 512, ceil(H / 8), ceil(W / 8)]."""
         features: Tensor = self.body.get_submodule("features")(images)
         return features
+
+
+def freeze(body: nn.Module, prefixes: tuple[str, ...], network: str) -> None:
+    """Stop training the parameters whose names begin with one of `prefixes`.
+
+    Raises:
+        ConfigError: a prefix is no module's or parameter's (a normalisation that was folded away has no
+            parameters left, but its module is there).
+    """
+    parameters = dict(body.named_parameters())
+    # With the dot that a prefix such as "features.0." has.
+    names = [*parameters, *(f"{name}." for name, _ in body.named_modules())]
+    strange = [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)]
+    if strange:
+        known = ", ".join(name for name, _ in body.named_children())
+        raise ConfigError(f"frozen: {network} has no module {', '.join(strange)}; it begins with: {known}")
+    for name, parameter in parameters.items():
+        if name.startswith(prefixes):
+            parameter.requires_grad_(False)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -7,7 +7,9 @@ to build the network again and to know where it came from. Loading one never run
 from __future__ import annotations
 
 import json
+import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
@@ -72,6 +74,9 @@ def save_checkpoint(
         metrics, training: JSON values to keep with it: figures on the validation split; settings, seed,
             steps, revision.
         half: store filters in half precision (what has one dimension stays in single precision).
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written there.
     """
     from instancefcn import __version__
 
@@ -97,7 +102,13 @@ def save_checkpoint(
         for name, tensor in weights.items()
     }
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={HEADER: json.dumps(document, allow_nan=False)})
+        try:
+            save_file(tensors, temporary, metadata={HEADER: json.dumps(document, allow_nan=False)})
+        except SafetensorError as error:
+            # A full disk is an OSError, whichever library writes.
+            if system := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(system[1]), os.strerror(int(system[1]))) from error
+            raise
 
 
 def load_checkpoint(source: Path | str) -> Loaded:

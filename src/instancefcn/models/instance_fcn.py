@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from instancefcn import boxes as box_ops
+from instancefcn.data.dataset import OBJECT
 from instancefcn.instances import Instances
 from instancefcn.masks import CroppedMasks
 from instancefcn.models import across
@@ -35,7 +36,7 @@ from instancefcn.ops import mask_logits
 from instancefcn.ops.voting_step import vote_average
 from instancefcn.stages import stage
 
-OBJECT = Classes(("object",), (1,))
+OBJECTS = Classes((OBJECT,), (1,))
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class InstanceFCN(nn.Module):
         windows: the sliding windows.
     """
 
-    classes = OBJECT
+    classes = OBJECTS
 
     def __init__(self, features: AtrousVGG | FineFeatures, spec: ProposalSpec, windows: WindowSpec) -> None:
         super().__init__()

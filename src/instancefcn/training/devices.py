@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from instancefcn.errors import ConfigError, TrainingError
 from instancefcn.processes import PATIENCE, environment
 from instancefcn.training.config import TrainConfig
+from instancefcn.training.keeper import StraightToFile
 
 
 def make_trainer(config: TrainConfig, folder: Path) -> L.Trainer:
@@ -38,7 +39,7 @@ def make_trainer(config: TrainConfig, folder: Path) -> L.Trainer:
             devices=config.devices,
             num_nodes=config.nodes,
             strategy=_strategy() if many else "auto",
-            plugins=[place or LightningEnvironment()],
+            plugins=[place or LightningEnvironment(), StraightToFile()],
             precision=config.precision,
             max_epochs=1,
             accumulate_grad_batches=config.accumulate,

@@ -26,7 +26,7 @@ from instancefcn.training.log import plot_curves
 from instancefcn.training.module import TrainModule
 from instancefcn.training.progress import Progress, duration
 
-REMEMBERED = ("best", "best_epoch", "best_metrics", "without_gain")
+REMEMBERED = ("best", "best_epoch", "best_metrics", "without_gain", "metrics")
 DETECTIONS = {
     "mask AP": ("mask", "AP"),
     "mask AP50": ("mask", "AP50"),
@@ -79,7 +79,11 @@ class Evaluator(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved state."""
         for name in REMEMBERED:
-            setattr(self, name, state_dict[name])
+            setattr(self, name, state_dict.get(name))
+
+    def in_vain(self, patience: int) -> bool:
+        """Whether so many evaluations in a row brought no gain; a patience of 0 has no end."""
+        return 0 < patience <= self.without_gain
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -132,7 +136,7 @@ class Evaluator(L.Callback):
                 self.export("best.safetensors", self.metrics)
             return
         self.without_gain += 1
-        if patience and self.without_gain >= patience:
+        if self.in_vain(patience):
             vain = f"in {self.without_gain} evaluations"
             self.progress.say(f"stopping early: {self.goal} has not risen above {self.best:.3f} {vain}")
             trainer.should_stop = True

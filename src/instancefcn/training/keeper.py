@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from instancefcn.errors import CheckpointError
-from instancefcn.files import atomic_write
+from instancefcn.errors import CheckpointError, DataError, ImageError, TrainingError
+from instancefcn.files import NO_PLACE, atomic_write
 from instancefcn.training.stream import RunLoader
 
 LAST = "last.ckpt"
@@ -94,12 +96,15 @@ class Keeper(L.Callback):
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        """Write last.ckpt and last.safetensors; every process must call this."""
+        """Write last.safetensors and last.ckpt; every process must call this.
+
+        last.ckpt comes last: whenever the process ends, what it says was done has all been written.
+        """
         if self._seen_when_saved == self.loader.seen:
             return
-        save_run(trainer, self.out / LAST)
         if trainer.is_global_zero:
             self.export("last.safetensors")
+        save_run(trainer, self.out / LAST)
         self._saved_at, self._due, self._seen_when_saved = time.monotonic(), False, self.loader.seen
 
     @staticmethod
@@ -110,6 +115,18 @@ class Keeper(L.Callback):
         flags = torch.tensor([float(asked), float(late)], device=trainer.strategy.root_device)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return bool(flags[0]), bool(flags[1])
+
+
+class StraightToFile(TorchCheckpointIO):
+    """Writes a checkpoint where it is asked for. Lightning's own way leads through the system's folder of
+    temporary files, which may be too small, and where a killed process leaves it.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        # torch.save says nothing of the reason when it cannot write to a file.
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).write_bytes(content.getbuffer())
 
 
 def save_run(trainer: L.Trainer, path: Path) -> None:
@@ -130,7 +147,7 @@ def read_run(path: Path) -> dict[str, Any]:
         )
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        batches_seen(checkpoint)
+        batches_seen(checkpoint), checkpoint["callbacks"], checkpoint["global_step"]
     except Exception as error:
         raise CheckpointError(
             f"{path} is no checkpoint of a training run, or it is damaged: {error}"
@@ -141,3 +158,35 @@ def read_run(path: Path) -> dict[str, Any]:
 def batches_seen(checkpoint: dict[str, Any]) -> int:
     """Batches (per process) that a run had trained on when its checkpoint was taken."""
     return int(checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["seen"])
+
+
+@contextlib.contextmanager
+def state_kept(folder: Path, data: str) -> Iterator[None]:
+    """Around a run in `folder`: say what happened to the data or the disk in the middle of it, and how to go
+    on.
+
+    Raises:
+        DataError: in the place of an ImageError or DataError.
+        TrainingError: in the place of an OSError, when a file cannot be written.
+    """
+    try:
+        yield
+    except (ImageError, DataError) as error:
+        raise DataError(f"{error}\nThe data changed under the run. {_what_is_kept(folder, data)}") from error
+    except OSError as error:
+        if error.errno not in NO_PLACE:
+            raise
+        raise TrainingError(
+            f"{error.filename or folder}: cannot be written ({error.strerror}). {_what_is_kept(folder, data)}"
+        ) from error
+
+
+def way_on(folder: Path, data: str) -> str:
+    """The command that goes on with a run."""
+    return f"instancefcn train {data} --out {folder} --resume"
+
+
+def _what_is_kept(folder: Path, data: str) -> str:
+    if not (folder / LAST).is_file():
+        return "Nothing had been saved yet: mend this and start the run again"
+    return f"{LAST} holds the run as it was saved before: mend this and go on with: {way_on(folder, data)}"

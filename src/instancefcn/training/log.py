@@ -61,13 +61,14 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a log.csv, without their empty cells; none when there is no such file."""
+    """The rows of a log.csv, without their empty cells; none when there is no such file. A last row that a
+    killed process or a full disk cut off is left out.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            {name: float(cell) for name, cell in row.items() if name and cell} for row in csv.DictReader(file)
-        ]
+    whole = path.read_bytes().rpartition(b"\n")[0].decode("utf-8")
+    rows = csv.DictReader(io.StringIO(whole, newline=""))
+    return [{name: float(cell) for name, cell in row.items() if name and cell} for row in rows]
 
 
 def plot_curves(rows: list[dict[str, float]], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sys
 import warnings
@@ -18,22 +19,32 @@ from instancefcn.data.layout import describe
 from instancefcn.data.loader import AspectBatches, TrainSet
 from instancefcn.data.transforms import Resize
 from instancefcn.errors import ConfigError
-from instancefcn.files import write_json
+from instancefcn.files import check_place, remove_leftovers, writable, write_json
 from instancefcn.models import zoo
 from instancefcn.models.checkpoint import load_checkpoint, save_checkpoint
 from instancefcn.models.fcis import FCIS, Classes
 from instancefcn.models.instance_fcn import InstanceFCN
-from instancefcn.processes import agreed, is_first, with_started
+from instancefcn.processes import agreed, from_first, is_first, with_started
 from instancefcn.training.config import TrainConfig
 from instancefcn.training.devices import make_trainer, processes_of
 from instancefcn.training.evaluator import DETECTIONS, PROPOSALS, Evaluator
-from instancefcn.training.keeper import LAST, Keeper, batches_seen, read_run
+from instancefcn.training.keeper import (
+    LAST,
+    Keeper,
+    batches_seen,
+    read_run,
+    state_kept,
+    way_on,
+)
 from instancefcn.training.log import RunLog, plot_curves
 from instancefcn.training.module import TrainModule
 from instancefcn.training.progress import Progress
 from instancefcn.training.provenance import git_revision, versions
+from instancefcn.training.same_data import RECORD, check_same_data, record_data
 from instancefcn.training.setup import make_augment, make_config, read_splits, reading_processes, start_from
 from instancefcn.training.stream import RunBatches, RunLoader
+
+METRICS = "metrics.json"
 
 
 class Interrupted(Exception):
@@ -65,14 +76,16 @@ def train(
     below `if __name__ == "__main__":`, or set workers=0. With `devices` above 1 the script itself runs once
     for every device (docs/distributed.md).
 
-    Written to `out`: config.json, last.ckpt (to resume), last.safetensors, best.safetensors, metrics.json,
+    Written to `out`: config.json, data.json (what the run learns from, so that a resumed run can tell a
+    change), last.ckpt (to resume), last.safetensors, best.safetensors, metrics.json,
     log.csv, curves.png, pictures/, tensorboard/.
 
     Raises:
-        DataError: the dataset has problems; all of them are listed.
+        DataError: the dataset has problems (all of them are listed), or it is not what the resumed run began
+            with, or it changed while the run went on.
         ConfigError: a setting is wrong, or `out` cannot be used.
         CheckpointError: there is nothing to resume.
-        TrainingError: a loss is not finite.
+        TrainingError: a loss is not finite, or a file of the run cannot be written.
         Interrupted: SIGINT or SIGTERM came; the run was saved.
         StoppedElsewhere: in all but the first of several processes, when that one raises an error.
     """
@@ -81,21 +94,30 @@ def train(
     with _quiet():
         given = with_started(given | ({"model": model} if model else {}))
         config = make_config(folder, resume, given)
+        check_place(folder)
         trainer = make_trainer(config, folder)
         with processes_of(trainer):
-            train_split, val_split = agreed(lambda: _read(config))
+            train_split, val_split = agreed(lambda: _read(config, folder, resume))
             run = agreed(lambda: _Run(config, folder, trainer, train_split, val_split, resume))
             return run.run()
 
 
-def _read(config: TrainConfig) -> tuple[Dataset, Dataset | None]:
-    """Both splits; the first process checks the pictures and tells the user what it found."""
+def _read(config: TrainConfig, folder: Path, resume: bool) -> tuple[Dataset, Dataset | None]:
+    """Both splits, which a resumed run must know; the first process checks the pictures and tells the user
+    what it found.
+    """
     main = is_first()
     if main:
         print(describe(config.data), file=sys.stderr, flush=True)
     train_split, val_split, doubts = read_splits(config, check=main)
     print("".join(f"{line}\n" for line in doubts), end="", file=sys.stderr, flush=True)
+    if resume:
+        check_same_data(folder / RECORD, _splits(train_split, val_split))
     return train_split, val_split
+
+
+def _splits(train_split: Dataset, val_split: Dataset | None) -> dict[str, Dataset]:
+    return {"train": train_split} | ({} if val_split is None else {"val": val_split})
 
 
 class _Run:
@@ -113,8 +135,7 @@ class _Run:
         self.config, self.folder, self.trainer = config, folder, trainer
         self.train_split, self.val_split = train_split, val_split
         if trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            config.save(folder / "config.json")
+            self._prepare()
         self.checkpoint = read_run(folder / LAST) if resume else None
         L.seed_everything(config.seed, verbose=False)
         self.resize = Resize(config.short_side, config.long_side)
@@ -140,14 +161,22 @@ class _Run:
         steps = -(-len(batches) // config.accumulate)
         self.module = TrainModule(self.network, config, steps)
         self.first = batches_seen(self.checkpoint) if self.checkpoint else 0
-        if self.first >= len(batches):
-            raise ConfigError(
-                f"{folder} is finished: its {config.epochs} epochs are done. "
-                "Give more epochs to go on, or another folder"
-            )
+
+    def _prepare(self) -> None:
+        """A folder that says what the run is."""
+        with writable():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for place in (self.folder, self.folder / "pictures"):
+                remove_leftovers(place)  # of a run that was killed
+            record_data(self.folder / RECORD, _splits(self.train_split, self.val_split))
+            self.config.save(self.folder / "config.json")
 
     def run(self) -> Path:
         """Train to the end (or to a signal), then sum up."""
+        with state_kept(self.folder, self.config.data):
+            return self._run()
+
+    def _run(self) -> Path:
         checkpoint = self.checkpoint
         main = self.trainer.is_global_zero
         log = RunLog(self.folder, checkpoint["global_step"] if checkpoint else 0) if main else None
@@ -159,6 +188,10 @@ class _Run:
         )
         # The order matters: numbers first, then the evaluation, whose outcome the checkpoint then holds.
         self.trainer.callbacks = [progress, evaluator, keeper]  # type: ignore[attr-defined]
+        if checkpoint is not None:
+            evaluator.load_state_dict(checkpoint["callbacks"][evaluator.state_key])
+            if self.first >= len(self.loader.batches) or evaluator.in_vain(self.config.patience):
+                return self._sum_up_killed(evaluator, log, checkpoint["global_step"])
         progress.say(self._headline())
         path = str(self.folder / LAST) if checkpoint else None
         self.trainer.fit(self.module, train_dataloaders=self.loader, ckpt_path=path, weights_only=True)
@@ -166,17 +199,42 @@ class _Run:
             message = (
                 f"stopped by {keeper.stopped_by.name} after batch {self.loader.seen} of "
                 f"{len(self.loader.batches)}; all is saved. Go on with: "
-                f"instancefcn train {self.config.data} --out {self.folder} --resume"
+                f"{way_on(self.folder, self.config.data)}"
             )
             raise Interrupted(int(keeper.stopped_by), message)
+        return self._sum_up(evaluator, log, self.trainer.global_step, progress.seconds)
+
+    def _sum_up(self, evaluator: Evaluator, log: RunLog | None, steps: int, seconds: float) -> Path:
+        """Write what a finished run leaves, and return its best weights."""
         best = self.folder / ("best.safetensors" if evaluator.best_epoch else "last.safetensors")
-        if main:
-            assert log is not None
+        if log is not None:
             plot_curves(log.rows, self.folder / "curves.png")
-            write_json(self.folder / "metrics.json", self._summary(evaluator, progress.seconds))
-            progress.say(f"finished: {best}")
+            write_json(self.folder / METRICS, self._summary(evaluator, steps, seconds))
+            print(f"finished: {best}", file=sys.stderr, flush=True)
         self.trainer.strategy.barrier()  # the files are there when any process returns
         return best
+
+    def _sum_up_killed(self, evaluator: Evaluator, log: RunLog | None, steps: int) -> Path:
+        """There is nothing to train, but perhaps the run was killed before it summed up.
+
+        Raises:
+            ConfigError: it was not.
+        """
+        try:
+            summed_up = json.loads((self.folder / METRICS).read_text(encoding="utf-8"))["steps"] == steps
+        except (OSError, ValueError, KeyError, TypeError):
+            summed_up = False
+        if not from_first(summed_up):
+            return self._sum_up(evaluator, log, steps, log.seconds_before if log is not None else 0.0)
+        if evaluator.in_vain(self.config.patience):
+            raise ConfigError(
+                f"{self.folder} is finished: {evaluator.goal} did not rise in {evaluator.without_gain} "
+                "evaluations. Give more patience to go on, or another folder"
+            )
+        raise ConfigError(
+            f"{self.folder} is finished: its {self.config.epochs} epochs are done. "
+            "Give more epochs to go on, or another folder"
+        )
 
     def export(self, name: str, metrics: dict[str, Any] | None) -> None:
         """Write the present (averaged) weights as a model file."""
@@ -219,14 +277,14 @@ class _Run:
             f"{config.scaled_learning_rate:.2e} for {config.effective_batch} pictures a step"
         )
 
-    def _summary(self, evaluator: Evaluator, seconds: float) -> dict[str, Any]:
+    def _summary(self, evaluator: Evaluator, steps: int, seconds: float) -> dict[str, Any]:
         return {
             "best_epoch": evaluator.best_epoch or None,
             f"best_{evaluator.goal.replace(' ', '_')}": evaluator.best if evaluator.best_epoch else None,
             "best": evaluator.best_metrics,
             "final": evaluator.metrics,
             "epochs": self.config.epochs,
-            "steps": self.trainer.global_step,
+            "steps": steps,
             "seconds": round(seconds, 1),
             "seed": self.config.seed,
             "versions": versions(),

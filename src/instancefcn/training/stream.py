@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from instancefcn.data.loader import AspectBatches, Sample, TrainSet, collate
+from instancefcn.data.loader import AspectBatches, Sample, TrainSet
+from instancefcn.errors import InstanceFCNError
 
 Key = tuple[int, int]
 """(epoch, index of the picture)."""
@@ -44,10 +46,37 @@ class RunBatches(Sampler[list[Key]]):
             yield from self._epoch_batches
 
 
-class RunLoader(DataLoader[Sample]):
+class _Attempts(Dataset[Sample | InstanceFCNError]):
+    """The samples of a train set, or why one cannot be had: an error that a reading process raised would
+    arrive with that process's traceback in its message.
+    """
+
+    def __init__(self, train_set: TrainSet) -> None:
+        self.train_set = train_set
+
+    def __len__(self) -> int:
+        return len(self.train_set)
+
+    def __getitem__(self, item: Key) -> Sample | InstanceFCNError:
+        try:
+            return self.train_set[item]
+        except InstanceFCNError as error:
+            return error
+
+
+def _as_list(items: list[Sample | InstanceFCNError]) -> list[Sample | InstanceFCNError]:
+    """A batch stays a list: pictures differ in size, and the network pads them itself."""
+    return items
+
+
+class RunLoader(DataLoader[Any]):
     """A loader over `RunBatches` whose state is the number of batches that were trained on.
 
     Lightning stores this state in the checkpoint (it finds `state_dict`) and hands it back before it reads.
+    Batches are lists of `Sample`.
+
+    Raises, as it is iterated over:
+        ImageError, DataError: a picture vanished or changed since the data were checked.
     """
 
     def __init__(self, train_set: TrainSet, batches: RunBatches, workers: int) -> None:
@@ -56,16 +85,23 @@ class RunLoader(DataLoader[Sample]):
         if workers > 0:
             _allow_many_files()
         super().__init__(
-            train_set,
+            _Attempts(train_set),
             batch_sampler=batches,
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=_as_list,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers > 0 else None,
             worker_init_fn=start_worker if workers > 0 else None,
             # fork would copy the locks of OpenMP and Numba threads in whatever state they are, and may hang.
             multiprocessing_context="spawn" if workers > 0 else None,
         )
+
+    def __iter__(self) -> Iterator[list[Sample]]:  # type: ignore[override]
+        for batch in super().__iter__():
+            for item in batch:
+                if isinstance(item, InstanceFCNError):
+                    raise item
+            yield batch
 
     def state_dict(self) -> dict[str, int]:
         """How far the run is."""

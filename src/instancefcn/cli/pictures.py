@@ -1,0 +1,128 @@
+"""How `predict` and `propose` go through pictures, and go on after they were stopped."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from instancefcn.cli.reporting import as_json, describe, reporter
+from instancefcn.cli.wanted import AHEAD, Tally, Wanted, item_of
+from instancefcn.files import writable
+
+if TYPE_CHECKING:
+    from instancefcn.inference.formats import Item
+    from instancefcn.inference.journal import Done, Journal
+    from instancefcn.inference.predictor import FileResult, Predictor
+    from instancefcn.inference.sources import Sources
+
+
+def pictures(
+    predictor: Predictor,
+    sources: tuple[Path | str, ...],
+    names: list[str],
+    wanted: Wanted,
+    writers: list[Any],
+    tally: Tally,
+    journal: Journal | None,
+) -> None:
+    """Segment the pictures that the journal does not know as done, write and report."""
+    from instancefcn.inference.explain import Explanation, explain, write_explanation
+    from instancefcn.inference.overlap import overlapped
+    from instancefcn.inference.writers import write_item
+
+    ahead = max(AHEAD, 2 * wanted.batch)
+    before = {} if journal is None else journal.done
+    waiting = [number for number in range(len(sources)) if number not in before]
+    numbers = iter(waiting)
+
+    def explained(result: FileResult) -> tuple[int, FileResult, Explanation | None]:
+        # Here and not in the writers' threads: the network runs in one thread alone.
+        found = None
+        if wanted.explain and result.picture is not None and result.instances:
+            found = explain(predictor, result.picture, result.instances)
+        return next(numbers), result, found
+
+    def write(work: tuple[int, FileResult, Explanation | None]) -> tuple[FileResult, Done | None]:
+        number, result, explanation = work
+        item = item_of(number, names[number], result)
+        if item is None:
+            return result, None
+        files = write_item(writers, item)
+        if explanation is not None:
+            files.append(wanted.out / "explained" / f"{item.name}.png")
+            with writable():
+                write_explanation(files[-1], item.picture, item.instances, explanation, 0)
+        return result, _done(item, files, writers, wanted, result)
+
+    results = predictor.files(
+        [sources[number] for number in waiting],
+        score=wanted.score,
+        batch_size=wanted.batch,
+        ahead=ahead,
+        tile=wanted.tile,
+        top=wanted.proposals,
+    )
+    with ExitStack() as stack:
+        stack.enter_context(closing(results))
+        report = stack.enter_context(reporter(len(sources)))
+        if before:
+            report.line(f"going on: {len(before)} of {len(sources)} pictures were done before")
+        todo = (explained(result) for result in results)
+        written = stack.enter_context(closing(overlapped(write, todo, ahead)))
+        for number in range(len(sources)):
+            if number in before:
+                done: Done | None = before[number]
+            else:
+                result, done = next(written)
+                if done is None:
+                    report.line(f"error: {result.error}")
+                else:
+                    if journal is not None:
+                        journal.add(done)
+                    assert result.instances is not None
+                    report.line(f"{result.path}: {describe(result.instances)} ({result.seconds:.2f} s)")
+            report.advance()
+            tally.add(done)
+            if wanted.json:
+                typer.echo(json.dumps(as_json(result) if done is None else done.said))
+
+
+def _done(item: Item, files: list[Path], writers: list[Any], wanted: Wanted, result: FileResult) -> Done:
+    from instancefcn.inference.journal import Done, stamp_of
+
+    return Done(
+        item.number,
+        str(item.source),
+        stamp_of(item.source),
+        [file.relative_to(wanted.out).as_posix() for file in files],
+        len(item.instances),
+        {type(writer).__name__: writer.kept(item.number) for writer in writers},
+        as_json(result) if wanted.json else None,
+    )
+
+
+def open_journal(predictor: Predictor, found: Sources, wanted: Wanted, writers: list[Any]) -> Journal | None:
+    """The journal of a call whose results can be completed later, after what it holds was taken up."""
+    if found.videos or not wanted.writes:
+        return None
+    from instancefcn.inference.journal import NAME, Journal, identity
+
+    asked = {
+        "score": wanted.score,
+        "save": sorted(wanted.kinds),
+        "tile": wanted.tile,
+        "explain": wanted.explain,
+        "top": wanted.proposals,
+        "json": wanted.json,
+    }
+    if not wanted.resume and (wanted.out / NAME).exists():
+        typer.echo(f"a stopped call was in {wanted.out}; this one starts anew, without --resume", err=True)
+    journal = Journal(wanted.out, {**identity(predictor), **asked}, found.pictures, wanted.resume)
+    for number, done in journal.done.items():
+        for writer in writers:
+            writer.restore(number, done.kept[type(writer).__name__])
+    return journal

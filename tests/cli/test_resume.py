@@ -1,0 +1,204 @@
+"""`predict --resume`: a call over many pictures that was stopped ends as if it never had been."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes import ColourNetwork, FakeLoaded, save_coloured
+from instancefcn.inference import writers
+from instancefcn.inference.formats import Item
+from instancefcn.models import checkpoint
+
+Run = Callable[..., Any]
+ALL = "overlay,coco,yolo,labelme,cutouts,labelmap,csv"
+KINDS = ("--save", ALL, "--json")
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """8 pictures, the fourth of which is none."""
+    for number in range(8):
+        save_coloured(tmp_path / "many" / f"{number}.png", 64 + 4 * number, 64)
+    (tmp_path / "many" / "3.png").write_bytes(b"no picture")
+    return tmp_path / "many"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, picture: int, error: BaseException) -> None:
+    """Raise when the results of a picture are to be written."""
+    write = writers.write_coco_results
+
+    def stopped(out: Path, name: str, image_id: int, instances: Any) -> Path:
+        if image_id == picture + 1:
+            raise error
+        return write(out, name, image_id, instances)
+
+    monkeypatch.setattr(writers, "write_coco_results", stopped)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "the same command with --resume goes on"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "cannot be written (No space left on device)"),
+    ],
+)
+def test_a_stopped_call_goes_on_to_the_same_files(
+    run: Run,
+    many: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    status: int,
+    said: str,
+) -> None:
+    whole = run("predict", many, "--out", "whole", *KINDS)
+    assert whole.exit_code == 1, whole.output  # for the one that is no picture
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, error)
+        stopped = run("predict", many, "--out", "parts", *KINDS)
+    assert stopped.exit_code == status
+    assert said in stopped.stderr
+    assert "predictions.json" not in content(tmp_path / "parts")
+    assert not list((tmp_path / "parts").rglob(".*"))
+    networks: list[ColourNetwork] = []
+    monkeypatch.setattr(
+        checkpoint, "load_checkpoint", lambda _: networks.append(ColourNetwork()) or FakeLoaded(networks[-1])
+    )
+    again = run("predict", many, "--out", "parts", "--resume", *KINDS)
+    assert again.exit_code == 1
+    assert "going on: 5 of 8 pictures were done before" in again.stderr
+    assert len(networks[0].calls) == 2
+    assert again.stdout == whole.stdout
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+@pytest.fixture
+def stopped(run: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a call that was stopped at the seventh picture; 0, 1, 2, 4 and 5 are done."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, KeyboardInterrupt())
+        run("predict", many, "--out", "out")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--score", "0.3"], "score was 0.5 and is now 0.3"),
+        (["--save", "coco"], "save was ['coco', 'overlay'] and is now ['coco']"),
+        (["--tile", "64"], "tile was None and is now 64"),
+        (["--json"], "json was False and is now True"),
+    ],
+)
+def test_another_call_is_refused(run: Run, many: Path, stopped: Path, words: list[str], reason: str) -> None:
+    before = content(stopped)
+    result = run("predict", many, "--out", stopped, "--resume", *words)
+    assert result.exit_code == 2
+    assert reason in result.stderr
+    assert "Leave out --resume to start anew" in result.stderr
+    assert content(stopped) == before
+
+
+def test_another_model_and_other_pictures_are_refused(
+    run: Run, many: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_coloured(many / "new.png")
+    monkeypatch.setattr(checkpoint, "load_checkpoint", lambda _: FakeLoaded(metadata={"seed": 1}))
+    result = run("predict", many, "--out", stopped, "--resume")
+    assert result.exit_code == 2
+    assert "the model is another; the pictures are not the same (8 then, 9 now)" in result.stderr
+
+
+def test_without_resume_it_starts_anew_and_says_so(run: Run, many: Path, stopped: Path) -> None:
+    result = run("predict", many, "--out", stopped, "--score", "0.7")
+    assert "a stopped call was in" in result.stderr
+    assert len(json.loads((stopped / "predictions.json").read_text())["annotations"]) == 7
+    assert not (stopped / "unfinished.jsonl").exists()
+
+
+def test_nothing_to_go_on_with_is_a_new_call(run: Run, many: Path, tmp_path: Path) -> None:
+    assert run("predict", many, "--out", "out", "--resume").exit_code == 1
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 7
+
+
+def test_what_changed_or_is_gone_is_done_again(run: Run, many: Path, stopped: Path) -> None:
+    (stopped / "1.overlay.png").unlink()
+    save_coloured(many / "2.png", 200, 100)
+    with (stopped / "unfinished.jsonl").open("a") as file:
+        file.write('{"number": 7, "pa')  # cut off by the kill
+    (stopped / ".0.overlay-0123456789ab~.png").write_bytes(b"half")
+    result = run("predict", many, "--out", stopped, "--resume")
+    assert "going on: 3 of 8 pictures were done before" in result.stderr
+    found = json.loads((stopped / "predictions.json").read_text())
+    assert [(image["id"], image["width"]) for image in found["images"]] == [
+        (number + 1, 200 if number == 2 else 64 + 4 * number) for number in range(8) if number != 3
+    ]
+    assert [a["id"] for a in found["annotations"]] == list(range(1, 15))
+    assert not list(stopped.glob(".*"))
+
+
+def test_a_damaged_journal(run: Run, many: Path, stopped: Path) -> None:
+    journal = stopped / "unfinished.jsonl"
+    for text in ("", "{\n", "[]\n", '{"score": 0.5}\n{"number": 1}\n'):
+        journal.write_text(text)
+        result = run("predict", many, "--out", stopped, "--resume")
+        assert result.exit_code == 2
+        assert "is damaged" in result.stderr
+
+
+def test_what_resume_does_not_go_with(run: Run, many: Path, tmp_path: Path) -> None:
+    result = run("predict", many, "--save", "none", "--resume")
+    assert result.exit_code == 2
+    assert "leave out --save none" in result.stderr
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    result = run("predict", many, tmp_path / "clip.mp4", "--resume")
+    assert result.exit_code == 2
+    assert "--resume is for pictures" in result.stderr
+
+
+def test_a_picture_that_vanishes_is_reported_and_the_rest_goes_on(
+    run: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = writers.write_item
+
+    def vanish(found: Any, item: Item) -> list[Path]:
+        (many / "7.png").unlink(missing_ok=True)
+        return write(found, item)
+
+    monkeypatch.setattr(writers, "write_item", vanish)
+    # Pictures are read a few ahead, the last only after the first is written.
+    for number in range(20):
+        save_coloured(many / f"{number:03}.png")
+    result = run("predict", many, "--out", "out")
+    assert result.exit_code == 1
+    assert "7.png: cannot be read (No such file or directory)" in result.stderr
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 26
+
+
+def test_a_full_disk_is_an_error_of_every_verb(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from instancefcn.data.shapes import write_shapes
+
+    data = write_shapes(tmp_path / "data", train=2, val=1, size=32)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("json.dumps", full)
+    result = run("convert", data, "out", "--to", "labelme")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("No space left on device\n")
