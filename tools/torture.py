@@ -41,6 +41,7 @@ ANYWHERE = "anywhere"
 TRAIN_PLACES = {
     "saving": {"Keeper.save"},
     "evaluation": {"Evaluator._evaluate", "Evaluator._judge"},
+    "reading": {"RunLoader.__iter__"},
     "the log": {"RunLog.add", "RunLog._rewrite"},
     "the end": {"_Run._sum_up"},
 }

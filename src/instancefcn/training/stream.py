@@ -7,8 +7,12 @@ What a batch holds is a function of (seed, epoch, place), never of the workers o
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -91,7 +95,7 @@ class RunLoader(DataLoader[Any]):
             collate_fn=_as_list,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers > 0 else None,
-            worker_init_fn=start_worker if workers > 0 else None,
+            worker_init_fn=partial(start_worker, os.getpid()) if workers > 0 else None,
             # fork would copy the locks of OpenMP and Numba threads in whatever state they are, and may hang.
             multiprocessing_context="spawn" if workers > 0 else None,
         )
@@ -112,10 +116,26 @@ class RunLoader(DataLoader[Any]):
         self.seen = self.batches.start = state["seen"]
 
 
-def start_worker(worker: int) -> None:
-    """Settings of a reading process: one thread, and Ctrl-C is the trainer's business."""
+def start_worker(trainer: int, worker: int) -> None:
+    """Settings of a reading process: one thread, Ctrl-C is the trainer's business, and it ends with the
+    trainer.
+
+    PyTorch watches over the last, but takes whatever process it belongs to at first for the trainer: one that
+    was killed while this process was starting (it imports torch, for seconds) it would wait for for ever.
+
+    Args:
+        trainer: process id of the trainer.
+        worker: number of the reading process.
+    """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(trainer,), name="end with the trainer", daemon=True).start()
+
+
+def _end_with(trainer: int) -> None:
+    while os.getppid() == trainer:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _allow_many_files() -> None:
