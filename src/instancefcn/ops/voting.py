@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -99,7 +100,7 @@ def vote_masks(
     class, read over its box rounded to whole pixels and thresholded before the average. The pixels whose
     average reaches `threshold` give the instance's box; the average inside it, resized to m x m, is its
     probability; that, resized back, is its mask where above `threshold`. Survivors that tie with the last one
-    stay as well.
+    stay as well, and of equal scores of a class that comes first which numpy's sort puts first.
 
     The result is a decision: nothing is differentiable.
 
@@ -129,9 +130,9 @@ def vote_masks(
     """
     _check(boxes, probabilities, max_instances, threshold, order, extent)
     boxes, probabilities = boxes.detach().float(), probabilities.detach().float()
-    ties = order == "published"
+    published = order == "published"
     with stage("suppression"):
-        scores, rows, classes = _survivors(boxes, probabilities, nms_iou, min_score, max_instances, ties)
+        scores, rows, classes = _survivors(boxes, probabilities, nms_iou, min_score, max_instances, published)
     results: list[_Result] = []
     for part, which, voters in _groups(boxes, rows, vote_iou):
         ballot = _ballot(probabilities, voters, classes[part], which)
@@ -156,16 +157,23 @@ def vote_masks(
 
 
 def _survivors(
-    boxes: Tensor, probabilities: Tensor, nms_iou: float, min_score: float, limit: int, ties: bool
+    boxes: Tensor, probabilities: Tensor, nms_iou: float, min_score: float, limit: int, published: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, rows and classes [S] of the `limit` best after suppression per class; `ties` keeps equals.
+    """Scores, rows and classes [S] of the `limit` best after suppression per class; `published` keeps what
+    ties with the last, and takes equals of a class in the order of `numpy_ranks`.
 
     What suppression leaves of the best n candidates does not depend on worse ones: few are looked at.
     """
     count = boxes.shape[0]
     foreground = probabilities[:, 1:].t()
     wanted = (foreground >= min_score) & _has_area(boxes)
-    places = wanted.reshape(-1).nonzero()[:, 0]
+    if published:
+        usable = _has_area(boxes).nonzero()[:, 0]
+        ranked = usable[numpy_ranks(foreground[:, usable])]
+        places = (ranked + count * torch.arange(len(ranked), device=ranked.device)[:, None]).reshape(-1)
+        places = places[wanted.reshape(-1)[places]]
+    else:
+        places = wanted.reshape(-1).nonzero()[:, 0]
     scores, order = foreground.reshape(-1)[places].sort(descending=True, stable=True)
     rows, classes = places[order] % max(count, 1), places[order] // max(count, 1)
     # Classes are moved apart so that one suppression serves all; float64 keeps the IoUs exact far from the
@@ -178,7 +186,7 @@ def _survivors(
         kept = nms(candidates[:examined], scores[:examined].double(), nms_iou).sort().values
         done = examined >= len(scores)
         chosen = kept[:limit]
-        if len(chosen) == limit and ties:
+        if len(chosen) == limit and published:
             last = scores[kept[limit - 1]]
             done = done or bool(scores[examined - 1] < last)
             chosen = kept[scores[kept] >= last]
@@ -187,6 +195,17 @@ def _survivors(
         if done:
             return scores[chosen], rows[chosen], classes[chosen] + 1
         examined *= 4
+
+
+def numpy_ranks(scores: Tensor) -> Tensor:
+    """int64 [C, R]: each class's rows, best first, as the published codes rank `scores` [C, R]: by
+    `numpy.argsort`, reversed.
+
+    A window and its refined box often have exactly equal scores, as they touch the same cells, and which
+    stays is up to the sort. numpy's own for floats has changed since; for its longest float it has not.
+    """
+    array = scores.cpu().numpy().astype(np.longdouble)
+    return torch.from_numpy(np.argsort(array, axis=1)[:, ::-1].copy()).to(scores.device)
 
 
 def _has_area(boxes: Tensor) -> Tensor:
