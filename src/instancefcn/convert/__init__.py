@@ -114,32 +114,21 @@ def _open(source: Path) -> tuple[Layout, AbstractContextManager[dict[str, Stored
 
 def _recognise(source: Path, layout: Layout, stored: Mapping[str, Stored]) -> Variant:
     """The data set, from the numbers of classes and anchors."""
-    known = "; ".join(f"{v.title}: {len(v.classes)} classes, {v.anchors} anchors" for v in VARIANTS)
-    missing = [
-        name for layer in ("scores", "rpn.logits") for name in layout.heads[layer] if name not in stored
-    ]
+    telling = [layout.heads[layer] for layer in ("scores", "rpn.logits")]
+    missing = [name for names in telling for name in names if name not in stored]
     if missing:
         some = ", ".join(sorted(stored)[:3]) or "none"
-        raise refuse(
-            source,
-            [
-                f"not an FCIS-ResNet-101: {', '.join(missing)} are missing from its {len(stored)} arrays"
-                f" ({some}, ...)"
-            ],
-        )
-    biases = [stored[layout.heads[layer][1]].shape for layer in ("scores", "rpn.logits")]
+        what = f"it lacks {', '.join(missing)}, and its arrays ({len(stored)}) begin with {some}"
+        raise refuse(source, [f"not an FCIS-ResNet-101: {what}"])
+    biases = [stored[bias].shape for _, bias in telling]
     for variant in VARIANTS:
         shapes = head_shapes(layout, len(variant.classes), variant.anchors)
-        if biases == [shapes[layout.heads[layer][1]] for layer in ("scores", "rpn.logits")]:
+        if biases == [shapes[bias] for _, bias in telling]:
             return variant
     maps, scores = (shape[0] if len(shape) == 1 else 0 for shape in biases)
-    raise refuse(
-        source,
-        [
-            f"not a published network: its heads are for {maps / 98 - 1:g} classes and {scores / 2:g} anchors"
-            f" (known are {known})"
-        ],
-    )
+    known = "; ".join(f"{v.title}: {len(v.classes)} classes, {v.anchors} anchors" for v in VARIANTS)
+    what = f"its heads are for {maps / 98 - 1:g} classes and {scores / 2:g} anchors; known are {known}"
+    raise refuse(source, [f"not a published network: {what}"])
 
 
 def _check(source: Path, layout: Layout, variant: Variant, stored: Mapping[str, Stored]) -> set[str]:
@@ -148,12 +137,13 @@ def _check(source: Path, layout: Layout, variant: Variant, stored: Mapping[str, 
     for _, names, shape in convolutions(layout):
         wanted[names.weight] = shape
         wanted |= dict.fromkeys((names.gamma, names.beta, names.mean, names.variance), shape[:1])
-    problems = [f"{name} is missing" for name in wanted if name not in stored]
+    problems = []
     for name, shape in wanted.items():
         if name in stored and stored[name].shape != shape:
             problems.append(f"{name} has the shape {stored[name].shape}, not {shape}")
         elif name in stored and stored[name].dtype.kind != "f":
             problems.append(f"{name} holds {stored[name].dtype}, not floating-point numbers")
+    problems += [f"{name} is missing" for name in wanted if name not in stored]
     if problems:
         raise refuse(source, problems, f"These are not the weights of FCIS-ResNet-101 for {variant.title}.")
     return set(wanted)

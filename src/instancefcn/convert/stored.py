@@ -31,19 +31,11 @@ class Stored:
     dtype: np.dtype[Any]
     read: Callable[[], NDArray[Any]]
 
-    @property
-    def bytes(self) -> int:
-        """What reading it allocates."""
-        size = self.dtype.itemsize
-        for side in self.shape:
-            size *= side
-        return size
-
 
 def refuse(path: Path, problems: Sequence[str], mend: str = "") -> CheckpointError:
     """The error that lists what is wrong with a file."""
-    shown = [*problems[:SHOWN]]
+    shown = list(problems[:SHOWN])
     if len(problems) > SHOWN:
         shown.append(f"and {len(problems) - SHOWN} more")
-    text = shown[0] if len(shown) == 1 else "".join(f"\n  - {problem}" for problem in shown)
+    text = problems[0] if len(problems) == 1 else "\n  - ".join((f"{len(problems)} problems:", *shown))
     return CheckpointError(f"{path}: {text}" + (f"\n{mend}" if mend else ""))
