@@ -22,10 +22,11 @@ from torch import Tensor
 from instancefcn.data.transforms import resize
 from instancefcn.errors import CheckpointError, ConfigError
 from instancefcn.files import atomic_write
-from instancefcn.models import published
 from instancefcn.models.fcis import FCIS, Classes, HeadSpec
 from instancefcn.models.instance_fcn import InstanceFCN, ProposalSpec
+from instancefcn.models.published import NAME as PUBLISHED
 from instancefcn.models.published import Published, PublishedFCIS, PublishedSpec
+from instancefcn.models.published_input import resize_published
 from instancefcn.models.rpn import AnchorSpec, RPNSpec
 from instancefcn.models.sampling import SamplingSpec
 from instancefcn.models.windows import WindowSpec
@@ -59,7 +60,7 @@ class Preprocessing:
         """The network's input, float32 [3, h, w], 0 to 1, of a picture uint8 [3, H, W]."""
         if self.rule == "smooth":
             return resize(picture, self.short_side, self.long_side)[0]
-        return published.resize(picture, self.short_side, self.long_side, self.rule == "rounded")
+        return resize_published(picture, self.short_side, self.long_side, self.rule == "rounded")
 
     @classmethod
     def of(cls, spec: StoredSpec) -> Preprocessing:
@@ -187,7 +188,7 @@ def locate(source: Path | str) -> Path:
         return path
     known = ", ".join(bundled_models()) or "there are none"
     hint = f" {source} is an architecture: train it first." if str(source) in SPECS else ""
-    if str(source) == published.NAME:
+    if str(source) == PUBLISHED:
         hint = f" {source} comes from published weights: instancefcn convert-weights IN OUT."
     raise CheckpointError(f"{source}: neither a file, nor a run folder, nor a bundled model ({known}).{hint}")
 
