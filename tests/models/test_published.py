@@ -8,6 +8,8 @@ ChainerCV is in test_published_parity.py.
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from instancefcn.errors import ConfigError
+from instancefcn.export import graph_of
+from instancefcn.inference.explain import explain
 from instancefcn.models import zoo
 from instancefcn.models.caffe_resnet import CaffeResNet101
 from instancefcn.models.fcis import Classes
@@ -27,6 +31,7 @@ from instancefcn.models.published import (
     PublishedSpec,
 )
 from instancefcn.models.published_input import published_size, resize_published
+from instancefcn.training.setup import start_from
 
 CLASSES = Classes(("cat", "dog", "hen"), (1, 2, 3))
 SIZE = (75, 130)
@@ -300,6 +305,18 @@ def test_it_is_not_trained(network: PublishedFCIS) -> None:
     network.eval()
     with pytest.raises(ConfigError, match="convert-weights"):
         zoo.build("fcis_resnet101_published", 20)
+
+
+def test_what_needs_another_network_says_so() -> None:
+    with torch.device("meta"):
+        net = PublishedFCIS(PublishedSpec(MXNET, (8, 16, 32), 16.0), CLASSES)
+    predictor: Any = SimpleNamespace(network=net)
+    with pytest.raises(ConfigError, match="cannot be exported"):
+        graph_of(predictor, dynamic=False, instances=1)
+    with pytest.raises(ConfigError, match="leave out --explain"):
+        explain(predictor, torch.zeros((3, 8, 8), dtype=torch.uint8), predictor)
+    with pytest.raises(ConfigError, match="cannot be trained further"):
+        start_from(predictor, predictor)
 
 
 def test_restated_overlap_is_ours() -> None:
