@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from instancefcn.instances import Instances
 from instancefcn.masks import CroppedMasks
+from instancefcn.models.checkpoint import Preprocessing
 
 NAMES, IDS = ("red", "green"), (3, 8)
 SCORES = (0.9, 0.6)
@@ -54,7 +54,7 @@ class FakeLoaded:
     network: Any = field(default_factory=ColourNetwork)
     class_names: tuple[str, ...] = NAMES
     category_ids: tuple[int, ...] = IDS
-    preprocessing: Any = field(default_factory=lambda: SimpleNamespace(short_side=64, long_side=96))
+    preprocessing: Preprocessing = field(default_factory=lambda: Preprocessing(64, 96))
     metadata: dict[str, Any] = field(default_factory=dict)
 
 

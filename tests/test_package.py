@@ -36,6 +36,7 @@ def python(code: str) -> str:
         ["eval"],
         ["check"],
         ["convert"],
+        ["convert-weights"],
         ["export"],
         ["app"],
         ["bench", "predict"],

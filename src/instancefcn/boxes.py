@@ -38,16 +38,16 @@ def encode(rois: Tensor, gt: Tensor) -> Tensor:
     return torch.stack(((gx - rx) / rw, (gy - ry) / rh, torch.log(gw / rw), torch.log(gh / rh)), dim=-1)
 
 
-def decode(rois: Tensor, deltas: Tensor) -> Tensor:
+def decode(rois: Tensor, deltas: Tensor, max_log_scale: float = MAX_LOG_SCALE) -> Tensor:
     """Boxes [N, 4] in pixels that `deltas` [N, 4] make of `rois` [N, 4]; the inverse of `encode`.
 
-    The logarithms of the sides are limited to `MAX_LOG_SCALE` from above.
+    The logarithms of the ratios of the sides are limited to `max_log_scale` from above.
     """
     rx, ry, rw, rh = _centres(rois)
     dx, dy, dw, dh = deltas.unbind(-1)
     cx, cy = rx + dx * rw, ry + dy * rh
-    half_w = 0.5 * rw * torch.exp(dw.clamp(max=MAX_LOG_SCALE))
-    half_h = 0.5 * rh * torch.exp(dh.clamp(max=MAX_LOG_SCALE))
+    half_w = 0.5 * rw * torch.exp(dw.clamp(max=max_log_scale))
+    half_h = 0.5 * rh * torch.exp(dh.clamp(max=max_log_scale))
     return torch.stack((cx - half_w, cy - half_h, cx + half_w, cy + half_h), dim=-1)
 
 

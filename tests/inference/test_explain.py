@@ -15,6 +15,7 @@ from instancefcn.data.images import to_uint8_rgb
 from instancefcn.inference.explain import POINTS, Explanation, Reading, explain, write_explanation
 from instancefcn.inference.predictor import Predictor
 from instancefcn.models import zoo
+from instancefcn.models.checkpoint import Preprocessing
 from tiny import tiny_proposals, tiny_spec
 
 PICTURE = to_uint8_rgb(coloured(180, 128))
@@ -30,7 +31,7 @@ def predictor(spec: Any, names: tuple[str, ...]) -> Predictor:
             torch.nn.init.normal_(parameter, std=0.3)
     if isinstance(spec, zoo.ProposalModelSpec):
         torch.nn.init.constant_(network.maps.bias, 1.0)
-    preprocessing = SimpleNamespace(short_side=spec.short_side, long_side=spec.long_side)
+    preprocessing = Preprocessing.of(spec)
     loaded = SimpleNamespace(
         network=network, class_names=names, category_ids=ids, preprocessing=preprocessing, metadata={}
     )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from instancefcn.ops import voting, voting_reference
+from instancefcn.ops import voting, voting_reference, voting_survivors
 from instancefcn.ops.voting import vote_masks
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "voting.npz"
@@ -174,10 +174,25 @@ def test_nothing_to_vote_for(order: voting.Order) -> None:
 def test_a_box_without_numbers_or_area_disturbs_nobody(order: voting.Order) -> None:
     nan = float("nan")
     boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [nan] * 4, [0.0, 0.0, 8.0, 7.0], [3.0, 3.0, 3.0, 3.0]])
-    probabilities = torch.tensor([[0.1, 0.9]] * 4)
+    probabilities = torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.1, 0.8], [0.1, 0.9]])
     voted = vote_masks(constant(1.0), boxes, probabilities, (10, 10), order=order)
     assert voted.rows.tolist() == [0]
     assert int(voted.masks.areas()[0]) == 64
+
+
+def test_equals_stand_where_numpys_sort_puts_them_in_the_published_order() -> None:
+    """A short column is sorted stably and reversed; a long one as numpy 1 did it for all floats, which these
+    figures are of (1.23.5).
+    """
+    assert voting_survivors.numpy_ranks(torch.tensor([[0.5, 0.9, 0.5, 0.9]])).tolist() == [[3, 1, 2, 0]]
+    long = (torch.arange(40) * 7 % 5).float()
+    expected = [37, 2, 7, 32, 12, 17, 22, 27, 39, 24, 4, 9, 14, 19, 29, 34, 31, 11, 26, 16]
+    expected += [36, 1, 21, 6, 18, 38, 3, 13, 28, 33, 8, 23, 5, 35, 25, 10, 30, 15, 20, 0]
+    assert voting_survivors.numpy_ranks(long[None]).tolist() == [expected]
+    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 7.0]])
+    tied = torch.tensor([[0.1, 0.9], [0.1, 0.9]])
+    assert vote_masks(constant(1.0), boxes, tied, (10, 10), order="paper").rows.tolist() == [0]
+    assert vote_masks(constant(1.0), boxes, tied, (10, 10), order="published").rows.tolist() == [1]
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:

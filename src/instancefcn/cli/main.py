@@ -15,6 +15,7 @@ from instancefcn.cli.app import app as serve_app
 from instancefcn.cli.bench import bench
 from instancefcn.cli.check import check
 from instancefcn.cli.convert import convert
+from instancefcn.cli.convert_weights import convert_weights
 from instancefcn.cli.demo import demo
 from instancefcn.cli.eval import eval_
 from instancefcn.cli.export import export
@@ -75,5 +76,6 @@ app.command()(train)
 app.command("eval")(eval_)
 app.add_typer(bench, name="bench")
 app.command()(convert)
+app.command("convert-weights")(convert_weights)
 app.command()(export)
 app.command("app")(serve_app)

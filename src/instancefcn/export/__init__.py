@@ -23,6 +23,7 @@ from instancefcn.errors import ConfigError, ExportError
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
 from instancefcn.files import atomic_write
 from instancefcn.models.fcis import FCIS, LEAST_SCORE
+from instancefcn.models.published import PublishedFCIS
 
 if TYPE_CHECKING:
     from instancefcn.export.check import Row
@@ -103,8 +104,12 @@ def missing_packages(form: Format) -> list[str]:
 
 
 def graph_of(predictor: Predictor, dynamic: bool, instances: int) -> FCISGraph | InstanceFCNGraph:
-    """The model's network as a graph, in evaluation mode. Raises ConfigError for a dynamic InstanceFCN."""
+    """The model's network as a graph, in evaluation mode. Raises ConfigError for a dynamic InstanceFCN and
+    for converted weights.
+    """
     network = predictor.network
+    if isinstance(network, PublishedFCIS):
+        raise ConfigError("converted weights cannot be exported: train fcis_resnet101 for a file to export")
     if isinstance(network, FCIS):
         graph: FCISGraph | InstanceFCNGraph = FCISGraph(network, instances, LEAST_SCORE, POINTS)
     elif dynamic:
@@ -126,7 +131,7 @@ def example_size(predictor: Predictor, dynamic: bool) -> tuple[int, int]:
 
 def describe(predictor: Predictor, graph: FCISGraph | InstanceFCNGraph, dynamic: bool) -> dict[str, Any]:
     """What a program must know that prepares pictures for the file and reads its results (docs/export.md)."""
-    network, own = predictor.network, predictor.preprocessing
+    network, own = graph.network, predictor.preprocessing
     mean = (network.backbone if isinstance(network, FCIS) else network.features).mean
     return {
         "format": 1,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from instancefcn import boxes as box_ops
 from instancefcn.data.transforms import resize
+from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write
 from instancefcn.inference.drawing import draw
 from instancefcn.inference.predictor import Predictor
@@ -21,6 +22,7 @@ from instancefcn.instances import Instances
 from instancefcn.models import windows
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN
+from instancefcn.models.published import PublishedFCIS
 from instancefcn.ops import mask_logits
 
 POINTS = 105
@@ -75,7 +77,12 @@ def explain(predictor: Predictor, picture: Tensor, instances: Instances, number:
     Returns:
         of FCIS the maps of the object's class over its final box; of InstanceFCN those of the level of the
         pyramid and the window that the proposal came from.
+
+    Raises:
+        ConfigError: the model was converted from published weights.
     """
+    if isinstance(predictor.network, PublishedFCIS):
+        raise ConfigError("the score maps of converted weights cannot be drawn: leave out --explain")
     short, long = predictor.preprocessing.short_side, predictor.preprocessing.long_side
     image = resize(picture, short, long)[0].to(predictor.device)
     one = instances[number : number + 1]

@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 from instancefcn.data.images import to_uint8_rgb
-from instancefcn.data.transforms import resize
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.inference.download import read_picture
 from instancefcn.inference.overlap import overlapped
@@ -196,9 +195,8 @@ class Predictor:
             raise ConfigError(f"the score threshold must lie between 0 and 1, got {score}")
         if not pictures:
             return []
-        short, long = self.preprocessing.short_side, self.preprocessing.long_side
         with stage("resize"):
-            inputs = [resize(picture, short, long)[0] for picture in pictures]
+            inputs = [self.preprocessing(picture) for picture in pictures]
         # Only inputs of one size share a batch: padding would let a picture's neighbours change its result.
         groups: dict[torch.Size, list[int]] = defaultdict(list)
         for index, image in enumerate(inputs):

@@ -14,17 +14,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, TypeAlias, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from instancefcn.data.transforms import resize
 from instancefcn.errors import CheckpointError, ConfigError
 from instancefcn.files import atomic_write
 from instancefcn.models.fcis import FCIS, Classes, HeadSpec
 from instancefcn.models.instance_fcn import InstanceFCN, ProposalSpec
+from instancefcn.models.published import NAME as PUBLISHED
+from instancefcn.models.published import Published, PublishedFCIS, PublishedSpec
+from instancefcn.models.published_input import resize_published
 from instancefcn.models.rpn import AnchorSpec, RPNSpec
 from instancefcn.models.sampling import SamplingSpec
 from instancefcn.models.windows import WindowSpec
@@ -32,25 +36,48 @@ from instancefcn.models.zoo import SPECS, AnySpec, ModelSpec, ProposalModelSpec,
 
 FORMAT = 2
 HEADER = "instancefcn"
-PARTS = (AnchorSpec, RPNSpec, HeadSpec, SamplingSpec, ProposalSpec, WindowSpec)
-KINDS: dict[str, type[AnySpec]] = {"fcis": ModelSpec, "instance_fcn": ProposalModelSpec}
+PARTS = (AnchorSpec, RPNSpec, HeadSpec, SamplingSpec, ProposalSpec, WindowSpec, Published)
+StoredSpec: TypeAlias = AnySpec | PublishedSpec
+KINDS: dict[str, type[StoredSpec]] = {
+    "fcis": ModelSpec,
+    "instance_fcn": ProposalModelSpec,
+    "published": PublishedSpec,
+}
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pictures are scaled before the network sees them: pixels of the short side, and the limit of the
-    long one.
+    """How pictures are scaled before the network sees them.
+
+    Attributes:
+        short_side, long_side: pixels: of the short side, and the limit of the long one.
+        rule: "smooth" reads every pixel; "truncated" and "rounded" are those of the published networks.
     """
 
     short_side: int
     long_side: int
+    rule: Literal["smooth", "truncated", "rounded"] = "smooth"
+
+    def __call__(self, picture: Tensor) -> Tensor:
+        """The network's input, float32 [3, h, w], 0 to 1, of a picture uint8 [3, H, W]."""
+        if self.rule == "smooth":
+            return resize(picture, self.short_side, self.long_side)[0]
+        return resize_published(picture, self.short_side, self.long_side, self.rule == "rounded")
+
+    @classmethod
+    def of(cls, spec: StoredSpec) -> Preprocessing:
+        """What a model of this specification expects."""
+        if not isinstance(spec, PublishedSpec):
+            return cls(spec.short_side, spec.long_side)
+        rule: Literal["truncated", "rounded"] = "rounded" if spec.published.rounded_size else "truncated"
+        return cls(spec.short_side, spec.long_side, rule)
 
 
 @dataclass(frozen=True)
 class Loaded:
     """A checkpoint brought to life; `metadata` is the JSON document of its header."""
 
-    network: FCIS | InstanceFCN
+    network: FCIS | InstanceFCN | PublishedFCIS
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     preprocessing: Preprocessing
@@ -60,7 +87,7 @@ class Loaded:
 def save_checkpoint(
     path: Path | str,
     weights: Mapping[str, Tensor],
-    spec: AnySpec,
+    spec: StoredSpec,
     classes: Classes,
     *,
     metrics: Mapping[str, Any] | None = None,
@@ -85,7 +112,7 @@ def save_checkpoint(
         "model": spec_to_json(spec),
         "class_names": list(classes.names),
         "category_ids": list(classes.ids),
-        "preprocessing": {"short_side": spec.short_side, "long_side": spec.long_side},
+        "preprocessing": asdict(Preprocessing.of(spec)),
         "metrics": dict(metrics or {}),
         "training": dict(training or {}),
         "versions": {
@@ -123,7 +150,11 @@ def load_checkpoint(source: Path | str) -> Loaded:
         spec = spec_from_json(document["model"])
         classes = Classes(tuple(document["class_names"]), tuple(document["category_ids"]))
         preprocessing = Preprocessing(**document["preprocessing"])
-        network = build(spec, class_names=classes.names, category_ids=classes.ids)
+        network: FCIS | InstanceFCN | PublishedFCIS
+        if isinstance(spec, PublishedSpec):
+            network = PublishedFCIS(spec, classes)
+        else:
+            network = build(spec, class_names=classes.names, category_ids=classes.ids)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         raise CheckpointError(f"{path}: the description of the model is damaged: {error!r}") from error
     own = network.state_dict()
@@ -168,6 +199,8 @@ def locate(source: Path | str) -> Path:
         return path
     known = ", ".join(bundled_models()) or "there are none"
     hint = f" {source} is an architecture: train it first." if str(source) in SPECS else ""
+    if str(source) == PUBLISHED:
+        hint = f" {source} comes from published weights: instancefcn convert-weights IN OUT."
     raise CheckpointError(f"{source}: neither a file, nor a run folder, nor a bundled model ({known}).{hint}")
 
 
@@ -190,15 +223,15 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return document, tensors
 
 
-def spec_to_json(spec: AnySpec) -> dict[str, Any]:
+def spec_to_json(spec: StoredSpec) -> dict[str, Any]:
     """The specification as JSON values, without its preferences for training."""
     (kind,) = (name for name, cls in KINDS.items() if type(spec) is cls)
-    document = asdict(replace(spec, training={}))
-    del document["training"]
+    document = asdict(spec if isinstance(spec, PublishedSpec) else replace(spec, training={}))
+    document.pop("training", None)
     return {"kind": kind, **document}
 
 
-def spec_from_json(document: dict[str, Any]) -> AnySpec:
+def spec_from_json(document: dict[str, Any]) -> StoredSpec:
     """What `spec_to_json` gave. Raises KeyError, TypeError or ValueError for anything else."""
     cls = KINDS[document["kind"]]
     types: dict[str, Any] = get_type_hints(cls)

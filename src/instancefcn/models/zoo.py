@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, cast
 import torch
 
 from instancefcn.errors import ConfigError
+from instancefcn.models import published
 from instancefcn.models.backbone import AtrousVGG, Backbone
 from instancefcn.models.fcis import FCIS, Classes, HeadSpec
 from instancefcn.models.fusion import FineFeatures
@@ -199,6 +200,11 @@ SPECS: dict[str, AnySpec] = {
 
 def spec_of(name: str) -> AnySpec:
     """The named model. Raises ConfigError, with the names there are, for an unknown one."""
+    if name == published.NAME:
+        raise ConfigError(
+            f"{name} only runs converted weights (instancefcn convert-weights IN OUT); to train, take"
+            f" {FCIS_RESNET101.name}"
+        )
     if name not in SPECS:
         raise ConfigError(f"there is no model {name!r}; the models are: {', '.join(sorted(SPECS))}")
     return SPECS[name]

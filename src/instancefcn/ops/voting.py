@@ -106,7 +106,7 @@ def vote_masks(
     class, read over its box rounded to whole pixels and thresholded before the average. The pixels whose
     average reaches `threshold` give the instance's box; the average inside it, resized to m x m, is its
     probability; that, resized back, is its mask where above `threshold`. Survivors that tie with the last one
-    stay as well.
+    stay as well, and of equal scores of a class that comes first which numpy's sort puts first.
 
     The result is a decision: nothing is differentiable.
 
@@ -179,8 +179,8 @@ def vote_batch(
     _check(boxes, probabilities, image_sizes, max_instances, threshold, order, extent)
     boxes, probabilities = boxes.detach().float(), probabilities.detach().float()
     with stage("suppression"):
-        ties = order == "published"
-        chosen = survivors(boxes, probabilities, nms_iou, min_score, max_instances, ties)
+        published = order == "published"
+        chosen = survivors(boxes, probabilities, nms_iou, min_score, max_instances, published)
     most = chosen[0].shape[1]
     results: list[_Result] = []
     for part, ballot in _ballots(boxes, probabilities, chosen, vote_iou):

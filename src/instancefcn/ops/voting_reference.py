@@ -45,7 +45,7 @@ def vote_masks(
     extent: str = "box",
 ) -> list[VotedInstance]:
     """`instancefcn.ops.voting.vote_masks`, with `read_mask(row, class)` returning one m x m grid."""
-    chosen = survivors(boxes, probabilities, nms_iou, min_score)
+    chosen = survivors(boxes, probabilities, nms_iou, min_score, published=order == "published")
     if order == "paper":
         chosen = chosen[:max_instances]
     elif len(chosen) > max_instances:
@@ -72,14 +72,25 @@ def vote_masks(
 
 
 def survivors(
-    boxes: Sequence[Box], probabilities: Sequence[Sequence[float]], nms_iou: float, min_score: float
+    boxes: Sequence[Box],
+    probabilities: Sequence[Sequence[float]],
+    nms_iou: float,
+    min_score: float,
+    published: bool = False,
 ) -> list[tuple[float, int, int]]:
-    """(score, class, row) after greedy suppression per class, best first; equals by class, then by row."""
+    """(score, class, row) after greedy suppression per class, best first; equals by class, then by row, or
+    where numpy's sort puts them.
+    """
     kept: list[tuple[float, int, int]] = []
     for class_ in range(1, len(probabilities[0]) if len(probabilities) else 0):
         rows = [r for r in range(len(boxes)) if probabilities[r][class_] >= min_score and has_area(boxes[r])]
         winners: list[int] = []
-        for row in sorted(rows, key=lambda r: -probabilities[r][class_]):
+        ranked = sorted(rows, key=lambda r: -probabilities[r][class_])
+        if published:
+            solid = [row for row in range(len(boxes)) if has_area(boxes[row])]
+            column = np.array([probabilities[row][class_] for row in solid], np.longdouble)
+            ranked = [row for row in (solid[i] for i in np.argsort(column)[::-1]) if row in rows]
+        for row in ranked:
             if all(iou(boxes[row], boxes[w]) <= nms_iou for w in winners):
                 winners.append(row)
         kept += [(float(probabilities[row][class_]), class_, row) for row in winners]

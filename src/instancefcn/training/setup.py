@@ -22,6 +22,7 @@ from instancefcn.models import zoo
 from instancefcn.models.checkpoint import Loaded
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN
+from instancefcn.models.published import PublishedFCIS
 from instancefcn.training.config import TrainConfig, load_config, nest, resolve, resume_config
 from instancefcn.training.keeper import LAST
 
@@ -91,7 +92,12 @@ def start_from(network: FCIS | InstanceFCN, loaded: Loaded) -> list[str]:
 
     Returns:
         names of the tensors that were not copied.
+
+    Raises:
+        ConfigError: they were converted from published weights, whose network is another.
     """
+    if isinstance(loaded.network, PublishedFCIS):
+        raise ConfigError("init: converted weights run as they are and cannot be trained further")
     own, given = network.state_dict(), loaded.network.state_dict()
     same_classes = tuple(loaded.class_names) == tuple(network.classes.names)
     left = [
