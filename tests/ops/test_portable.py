@@ -103,7 +103,7 @@ def test_gradients_in_half_precision_are_summed_in_full() -> None:
     rois = torch.tensor([[0.0, 0, 0, 24, 24]]).expand(100, 5)
     gradients = []
     for dtype in (torch.float32, torch.bfloat16):
-        leaf = maps.to(dtype).requires_grad_()
+        leaf = maps.to(dtype, copy=True).requires_grad_()
         labels = torch.zeros(100, dtype=torch.int64)
         portable.mask_logits(leaf, rois, labels, 8.0, 5).sum().backward()
         assert leaf.grad is not None

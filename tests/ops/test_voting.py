@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from instancefcn.ops import voting, voting_reference, voting_survivors
+from instancefcn.ops import voting, voting_ballots, voting_reference, voting_survivors
 from instancefcn.ops.voting import vote_masks
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "voting.npz"
@@ -141,7 +141,7 @@ def test_memory_groups_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch)
     orders: tuple[voting.Order, ...] = ("paper", "published")
     whole = {order: vote_masks(read, boxes, probabilities, size, order=order) for order in orders}
     assert len(calls) == 2
-    monkeypatch.setattr(voting, "MAX_VOTES", 50)
+    monkeypatch.setattr(voting_ballots, "MAX_VOTES", 50)
     for order, expected in whole.items():
         parts = vote_masks(read, boxes, probabilities, size, order=order)
         assert torch.equal(parts.masks.pixels, expected.masks.pixels)

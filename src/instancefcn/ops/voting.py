@@ -1,7 +1,7 @@
 """Mask voting: overlapping RoIs agree on the mask of an instance (FCIS, section 3.2).
 
 `vote_masks` is the operator, `vote_batch` the same for many pictures; `voting_reference` is the
-specification, `voting_survivors` the first step, `voting_step` the heavy ones.
+specification; `voting_survivors`, `voting_ballots` and `voting_step` are its steps.
 
 A GPU is waited for three times in a batch, each time because a shape must be known: the number of votes, of
 pixels, and of instances that have any. (Order "published" and more than `MAX_VOTES` votes cost more.)
@@ -9,30 +9,24 @@ pixels, and of instances that have any. (Order "published" and more than `MAX_VO
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from instancefcn import boxes as box_ops
 from instancefcn.masks import CroppedMasks
+from instancefcn.ops.voting_ballots import Ballot, ReadMasks, Result, Size, ballots, read
+from instancefcn.ops.voting_published import published
 from instancefcn.ops.voting_step import extents, vote_average
-from instancefcn.ops.voting_survivors import survivors
+from instancefcn.ops.voting_survivors import Survivors, survivors
 from instancefcn.stages import stage
 
-ReadMasks = Callable[[Tensor, Tensor], Tensor]
 Order = Literal["paper", "published"]
 Extent = Literal["box", "voters"]
-Size = tuple[int, int]
-_Result = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # pixels, rects, boxes, averages
-
-# Votes are read and averaged in groups of about this many, so that an untrained network, whose every RoI may
-# vote for every class, cannot ask for gigabytes. The votes of a trained network's picture fit in one group.
-MAX_VOTES = 32768
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,21 +53,6 @@ class VotedMasks:
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
-
-
-@dataclass(frozen=True)
-class _Ballot:
-    """V votes for S survivors: v is the mask of RoI `rows[v]` for survivor `which[v]`, with `weights[v]`;
-    those of survivor s begin at `starts[s]`. RoIs and survivors are numbered through all pictures; survivor s
-    is RoI `own[s]` itself.
-    """
-
-    which: Tensor
-    rows: Tensor
-    classes: Tensor
-    weights: Tensor
-    starts: Tensor
-    own: Tensor
 
 
 @torch.no_grad()
@@ -182,72 +161,17 @@ def vote_batch(
         published = order == "published"
         chosen = survivors(boxes, probabilities, nms_iou, min_score, max_instances, published)
     most = chosen[0].shape[1]
-    results: list[_Result] = []
-    for part, ballot in _ballots(boxes, probabilities, chosen, vote_iou):
+    results: list[Result] = []
+    for part, ballot in ballots(boxes, probabilities, chosen, vote_iou):
         sizes = [image_sizes[s // most] for s in range(part.start, part.stop)]
         flat = boxes.flatten(0, 1), probabilities.flatten(0, 1)
         if order == "paper":
             results.append(_paper(read_masks, *flat, ballot, sizes, threshold, extent))
         else:
-            results.append(_published(read_masks, *flat, ballot, sizes, threshold))
+            results.append(published(read_masks, *flat, ballot, sizes, threshold))
     if not results:
         return [_nothing(size, boxes.device) for size in image_sizes]
     return _by_picture(chosen, results, image_sizes)
-
-
-def _ballots(
-    boxes: Tensor, probabilities: Tensor, chosen: tuple[Tensor, Tensor, Tensor], vote_iou: float
-) -> Iterator[tuple[slice, _Ballot]]:
-    """The votes for all survivors, or for runs of them with at most `MAX_VOTES` votes (or just one)."""
-    scores, rows, classes = chosen
-    images, count = boxes.shape[:2]
-    overlap = box_ops.iou(
-        boxes.gather(1, rows[..., None].expand(-1, -1, 4)).double(), boxes.double()
-    )  # [N, S, R]
-    overlap.scatter_(2, rows[..., None], 1.0)  # rounding must not take a survivor's own vote
-    votes = (overlap >= vote_iou) & box_ops.have_area(boxes)[:, None] & (scores >= 0)[..., None]
-    votes = votes.flatten(0, 1)
-    which, voters = votes.nonzero().unbind(1)
-    if not len(which):
-        return
-    first_row = torch.arange(images, device=boxes.device)[:, None] * count
-    own, classes = (rows + first_row).flatten(), classes.flatten()
-    voters = voters + first_row.expand_as(rows).reshape(-1)[which]
-    flat = probabilities.flatten(0, 1)
-    for part, run in _runs(votes, len(which)):
-        number = which[run] - part.start
-        yield part, _ballot(flat, voters[run], classes[part], number, own[part])
-
-
-def _runs(votes: Tensor, total: int) -> Iterator[tuple[slice, slice]]:
-    """Survivors, and their places in the list of the votes bool [S, R]."""
-    if total <= MAX_VOTES:
-        yield slice(0, len(votes)), slice(0, total)
-        return
-    ends = votes.sum(1).cumsum(0).tolist()
-    first = begin = 0
-    for last in range(len(ends)):
-        if last + 1 == len(ends) or ends[last + 1] - begin > MAX_VOTES:
-            yield slice(first, last + 1), slice(begin, ends[last])
-            first, begin = last + 1, ends[last]
-
-
-def _ballot(probabilities: Tensor, voters: Tensor, classes: Tensor, which: Tensor, own: Tensor) -> _Ballot:
-    """The votes of RoIs `voters` for survivors `which` of the given `classes`, the RoIs `own`."""
-    weights = probabilities[voters, classes[which]].double()
-    totals = weights.new_zeros(len(classes)).index_add_(0, which, weights)
-    weights = weights / totals[which].clamp(min=1e-300)
-    starts = torch.searchsorted(which, torch.arange(len(classes) + 1, device=which.device))
-    return _Ballot(which, voters, classes[which], weights.float(), starts, own)
-
-
-def _read(read_masks: ReadMasks, rows: Tensor, classes: Tensor) -> Tensor:
-    """float32 [V, m, m]."""
-    masks = read_masks(rows, classes)
-    m = masks.shape[-1] if masks.dim() == 3 else 0
-    if masks.shape != (len(rows), m, m) or m == 0:
-        raise ValueError(f"read_masks must return [{len(rows)}, m, m] with m > 0, got {tuple(masks.shape)}")
-    return masks.detach().float()
 
 
 def _clip(boxes: Tensor, sizes: Sequence[Size]) -> Tensor:
@@ -260,14 +184,14 @@ def _paper(
     read_masks: ReadMasks,
     boxes: Tensor,
     probabilities: Tensor,
-    ballot: _Ballot,
+    ballot: Ballot,
     sizes: Sequence[Size],
     threshold: float,
     extent: Extent,
-) -> _Result:
+) -> Result:
     """Averages inside the survivors' boxes, or wherever a voter reaches (without boxes: see `extents`)."""
     with stage("voting"):
-        masks = _read(read_masks, ballot.rows, ballot.classes)
+        masks = read(read_masks, ballot.rows, ballot.classes)
     clipped = _clip(boxes[ballot.own] if extent == "box" else _reach(boxes, ballot), sizes)
     rects = torch.ceil(clipped.double() - 0.5).long()  # the pixels whose centres are inside
     rects *= (ballot.starts[1:] > ballot.starts[:-1])[:, None]  # padding has no votes
@@ -279,7 +203,7 @@ def _paper(
     return pixels, rects, clipped if extent == "box" else None, None
 
 
-def _reach(boxes: Tensor, ballot: _Ballot) -> Tensor:
+def _reach(boxes: Tensor, ballot: Ballot) -> Tensor:
     """[S, 4]: the smallest box around the boxes of each survivor's voters; every survivor has one, itself."""
     corners, which = boxes[ballot.rows], ballot.which[:, None].expand(-1, 2)
     low = high = boxes.new_zeros((len(ballot.starts) - 1, 2))
@@ -292,60 +216,8 @@ def _reach(boxes: Tensor, ballot: _Ballot) -> Tensor:
     )
 
 
-def _published(
-    read_masks: ReadMasks,
-    boxes: Tensor,
-    probabilities: Tensor,
-    ballot: _Ballot,
-    sizes: Sequence[Size],
-    threshold: float,
-) -> _Result:
-    roi, index = ballot.rows.unique(return_inverse=True)
-    masks = _read(read_masks, roi, probabilities[roi, 1:].argmax(1) + 1)
-    m, rounded = masks.shape[-1], boxes[roi].round()
-    pixels, rects, averages, tight = [], [], [], []
-    for (begin, end), size in zip(pairwise(ballot.starts.tolist()), sizes, strict=True):
-        if begin == end:  # padding
-            pixels.append(masks.new_zeros(0, dtype=torch.bool))
-            averages.append(masks.new_zeros((m, m)))
-            rects.append((0, 0, 0, 0))
-            tight.append((0, 0, 0, 0))
-            continue
-        # Singly: an average may be a large picture.
-        voters, weights = index[begin:end], ballot.weights[begin:end]
-        seen = box_ops.clip(rounded[voters], size)
-        rect = torch.cat((seen[:, :2].amin(0), seen[:, 2:].amax(0))).long()[None]
-        start = ballot.starts.new_tensor((0, end - begin))
-        flat = vote_average(masks, rounded, voters, weights, start, rect, None, binarize=threshold)
-        x1, y1, x2, y2 = rect[0].tolist()
-        box, average, crop = _tightened(flat.view(y2 - y1, x2 - x1), m, threshold)
-        tight.append((box[0] + x1, box[1] + y1, box[2] + x1, box[3] + y1))
-        rects.append((*tight[-1][:2], tight[-1][0] + crop.shape[1], tight[-1][1] + crop.shape[0]))
-        averages.append(average)
-        pixels.append(crop.flatten())
-    places = torch.tensor(rects, dtype=torch.int64, device=boxes.device)
-    outlines = torch.tensor(tight, dtype=boxes.dtype, device=boxes.device)
-    return torch.cat(pixels).to(torch.uint8), places, outlines, torch.stack(averages)
-
-
-def _tightened(average: Tensor, m: int, threshold: float) -> tuple[tuple[int, int, int, int], Tensor, Tensor]:
-    """The box around what reaches the threshold; the average in it at m x m; the mask made of that.
-
-    `interpolate` reads as OpenCV does: half-pixel centres, clamped at the edges, no smoothing.
-    """
-    reached = average >= threshold
-    rows, columns = reached.any(1).nonzero()[:, 0], reached.any(0).nonzero()[:, 0]
-    if not len(rows):
-        return (0, 0, 0, 0), average.new_zeros((m, m)), average.new_zeros((0, 0), dtype=torch.bool)
-    x1, y1, x2, y2 = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-    inside = average[None, None, y1:y2, x1:x2]
-    small = interpolate(inside, size=(m, m), mode="bilinear", align_corners=False).clamp(0, 1)
-    crop = interpolate(small, size=(y2 - y1, x2 - x1), mode="bilinear", align_corners=False) > threshold
-    return (x1, y1, x2, y2), small[0, 0], crop[0, 0]
-
-
 def _by_picture(
-    chosen: tuple[Tensor, Tensor, Tensor], results: Sequence[_Result], image_sizes: Sequence[Size]
+    chosen: Survivors, results: Sequence[Result], image_sizes: Sequence[Size]
 ) -> list[VotedMasks]:
     """Results of runs of survivors, by picture, without the survivors that have no pixel."""
     scores, rows, classes = chosen
