@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ from instancefcn.data.gather import Progress, gather, in_order, read_lines
 from instancefcn.data.index_masks import annotations_of, crops_of
 from instancefcn.data.paths import PictureFinder
 from instancefcn.data.voc_format import VOC_CLASSES
-from instancefcn.errors import DataError
+from instancefcn.errors import DataError, ImageError
+from instancefcn.limits import MAX_PIXELS
 
+_PACKED = 15
+"""The type of a part of a .mat file that is packed."""
 _PLACES = (".", "dataset", "benchmark_RELEASE/dataset")
 
 
@@ -67,11 +72,12 @@ class SbdFolder:
 def _picture(path: Path, masks: Path) -> tuple[Picture | None, list[str]]:
     try:
         index, categories = _instances(masks)
-    except DataError as error:
-        return None, list(error.problems)
+        found = crops_of(index, where=masks)
+    except (DataError, ImageError) as error:
+        return None, [str(error)]
     crops, labels, problems = [], [], []
-    for number, crop in crops_of(index).items():
-        kind = int(categories[number - 1]) if number <= len(categories) else None
+    for number, crop in found.items():
+        kind = int(categories[number - 1]) if 1 <= number <= len(categories) else None
         if kind is None:
             problems.append(f"{masks}: object {number} has no category: {len(categories)} are given")
         elif not 1 <= kind <= len(VOC_CLASSES):
@@ -95,13 +101,19 @@ def _instances(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file: add it or take the picture off the list")
     try:
-        content = loadmat(path)
+        _check_unpacked(path)
+        content = loadmat(path, variable_names=["GTinst"])
     except Exception as error:  # the decoder raises nearly anything on a broken file
         raise DataError(f"{path}: cannot be read as a .mat file ({error}): replace it") from error
     try:
         record = content["GTinst"][0, 0]
         index, categories = record["Segmentation"], np.asarray(record["Categories"]).reshape(-1)
-        if index.ndim != 2 or index.dtype.kind not in "ui" or categories.dtype.kind not in "ui":
+        if (
+            index.ndim != 2
+            or not index.size
+            or index.dtype.kind not in "ui"
+            or categories.dtype.kind not in "ui"
+        ):
             raise ValueError(f"Segmentation is {index.dtype} {list(index.shape)}")
     except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
@@ -109,3 +121,21 @@ def _instances(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
             "is it of SBD's inst/ folder?"
         ) from error
     return index, categories
+
+
+def _check_unpacked(path: Path) -> None:
+    """Raises ValueError when the parts of a .mat file, which are packed by zlib, are too large unpacked."""
+    left = MAX_PIXELS
+    with path.open("rb") as file:
+        file.seek(128)  # the file's head
+        while len(tag := file.read(8)) == 8:
+            kind, length = struct.unpack("<II", tag)
+            packed = file.read(length)
+            if kind != _PACKED:
+                continue
+            unpack = zlib.decompressobj()
+            while packed and not unpack.eof:
+                left -= len(unpack.decompress(packed, 2**20))
+                packed = unpack.unconsumed_tail
+                if left < 0:
+                    raise ValueError(f"it holds more than {MAX_PIXELS:,} bytes")

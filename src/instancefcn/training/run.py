@@ -26,7 +26,7 @@ from instancefcn.models.fcis import FCIS, Classes
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.training.config import TrainConfig
 from instancefcn.training.evaluator import DETECTIONS, PROPOSALS, Evaluator
-from instancefcn.training.keeper import LAST, Keeper, batches_seen, read_run
+from instancefcn.training.keeper import LAST, Keeper, batches_seen, check_fit, read_run
 from instancefcn.training.log import RunLog, plot_curves
 from instancefcn.training.module import TrainModule
 from instancefcn.training.progress import Progress
@@ -122,6 +122,8 @@ class _Run:
     def run(self, resume: bool) -> Path:
         """Train to the end (or to a signal), then sum up."""
         checkpoint = read_run(self.folder / LAST) if resume else None
+        if checkpoint:
+            check_fit(checkpoint, self.module.state_dict(), self.folder / LAST)
         first = batches_seen(checkpoint) if checkpoint else 0
         main = self.trainer.is_global_zero
         log = RunLog(self.folder, checkpoint["global_step"] if checkpoint else 0) if main else None
