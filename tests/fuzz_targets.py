@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
@@ -241,8 +242,6 @@ class Targets:
 
     def _labelme(self) -> Target:
         mask = Image.fromarray((objects()[4:20, 4:24] == 1).astype(np.uint8))
-        import base64
-
         shapes: list[dict[str, Any]] = [
             {
                 "label": "cat",
@@ -301,7 +300,7 @@ class Targets:
         for kind in ("Object", "Class"):
             (self.folder / f"voc/Segmentation{kind}").mkdir()
             Image.fromarray(objects()).save(self.folder / f"voc/Segmentation{kind}/a.png")
-        return Target("VOC's lists", [b"a\na\n", b"../JPEGImages/a\na\n"], mutate_text, run, 0.3)
+        return Target("VOC's lists", [b"a\na\n"], mutate_text, run, 0.3)
 
     def _sbd(self) -> list[Target]:
         try:

@@ -1,6 +1,6 @@
 """Mutations of valid files, and what each reader must make of them: our error, or a right result.
 
-`tools/fuzz.py` runs many thousand cases in processes with bounds; tests/test_fuzz.py runs a few. A case is its
+`tools/fuzz.py` runs many thousand cases in processes with bounds; tests/test_fuzz.py a few. A case is its
 target, seed and number: the same three give the same bytes.
 """
 
@@ -208,7 +208,7 @@ def mutate_value(rng: random.Random, document: Any) -> Any:
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Every (list or dict, index or key) of a document. Those near the root are few: they come several times."""
+    """Every (list or dict, index or key) of a document. Those near the root come several times."""
     found: list[tuple[Any, Any]] = []
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in keys:

@@ -1,8 +1,8 @@
-"""Make a bundled model of a checkpoint: half precision, with its figures on the validation split; list its sum.
+"""Make a bundled model of a checkpoint: half precision, with its figures on the validation split.
 
     python tools/bundle_model.py CHECKPOINT NAME DATA [--sides SHORT LONG] [--notes TEXT]
 
-The figures are measured on the model as it ships, after rounding to half precision.
+The figures are measured on the model as it ships, after rounding to half precision. Its SHA-256 is listed.
 """
 
 from __future__ import annotations

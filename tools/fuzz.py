@@ -2,9 +2,9 @@
 
     python tools/fuzz.py [--cases 2000] [--seed 0] [--only NAME] [--keep FOLDER]
 
-A case ends in an error of ours, in a right result, or as something else: another exception, a wrong result, more than
-SECONDS of processor time, more than MEGABYTES more memory, or a process that died. What ends otherwise is kept, with
-its traceback, and the exit status is 1. Needs Linux.
+A case ends in an error of ours, in a right result, or as something else: another exception, a wrong result,
+more than SECONDS of processor time, more than MEGABYTES more memory, or a process that died. Such a case is
+kept, with its traceback, and the exit status is then 1. Needs Linux.
 """
 
 from __future__ import annotations
@@ -30,19 +30,15 @@ MEGABYTES = 3000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", type=int, default=2000, help="of each target; slow ones get a share")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="targets whose name holds this")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"))
     arguments = parser.parse_args()
     total = [0, 0, 0]
-    print(
-        f"{'target':22} {'cases':>7} {'errors':>7} {'results':>7} {'other':>6} {'slowest s':>9} {'MB':>6}",
-        flush=True,
-    )
+    heads = ("cases", "errors", "results", "other", "slowest s", "MB")
+    print(f"{'target':22}", *(f"{head:>9}" for head in heads), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for target in Targets(Path(folder)).all():
             if arguments.only and arguments.only not in target.name:
@@ -50,16 +46,14 @@ def main() -> None:
             cases = max(len(target.seeds) + 1, round(arguments.cases * target.share))
             row = campaign(target, arguments.seed, cases, arguments.keep)
             total = [a + b for a, b in zip(total, row[:3], strict=True)]
-            print(
-                f"{target.name:22} {cases:7} {row[0]:7} {row[1]:7} {row[2]:6} {row[3]:9.2f} {row[4]:6.0f}",
-                flush=True,
-            )
-    print(f"{'all':22} {sum(total):7} {total[0]:7} {total[1]:7} {total[2]:6}", flush=True)
+            figures = (cases, *row[:3], f"{row[3]:.2f}", f"{row[4]:.0f}")
+            print(f"{target.name:22}", *(f"{figure:>9}" for figure in figures), flush=True)
+    print(f"{'all':22}", *(f"{figure:>9}" for figure in (sum(total), *total)), flush=True)
     raise SystemExit(1 if total[2] else 0)
 
 
 def campaign(target: Target, seed: int, cases: int, keep: Path) -> tuple[int, int, int, float, float]:
-    """Errors, results, others, the slowest case (seconds of processor time), and the most that memory grew (MB)."""
+    """Errors, results, others; seconds of processor time of the slowest case; MB by which memory grew."""
     context = multiprocessing.get_context("fork")
     # Errors, results, others, number of the case at hand; then seconds and MB.
     counts, worst = context.Array("q", 4), context.Array("d", 2)

@@ -62,23 +62,24 @@ def decode_crop(counts: object, height: int) -> tuple[torch.Tensor, tuple[int, i
     Only the columns of the object are expanded, so that a nucleus in a large micrograph costs what a nucleus
     costs.
     """
-    runs = run_lengths(counts)
-    x1, x2 = columns(runs, height)
+    x1, y1, x2, y2 = box(counts, height)
     if x1 == x2:
         return torch.zeros((0, 0), dtype=torch.uint8), (0, 0)
-    ends = np.cumsum(runs)
-    edges = np.clip(ends - x1 * height, 0, (x2 - x1) * height)
+    edges = np.clip(np.cumsum(run_lengths(counts)) - x1 * height, 0, (x2 - x1) * height)
     lengths = np.diff(edges, prepend=0, append=(x2 - x1) * height)
     flat = np.repeat((np.arange(len(lengths)) & 1).astype(np.uint8), lengths)
-    pixels = flat.reshape(x2 - x1, height)
-    rows = np.flatnonzero(pixels.any(0))
-    y1, y2 = int(rows[0]), int(rows[-1]) + 1
-    return torch.from_numpy(np.ascontiguousarray(pixels[:, y1:y2].T)), (x1, y1)
+    pixels = flat.reshape(x2 - x1, height)[:, y1:y2]
+    return torch.from_numpy(np.ascontiguousarray(pixels.T)), (x1, y1)
 
 
-def columns(runs: NDArray[np.int64], height: int) -> tuple[int, int]:
-    """The columns from x1 to before x2 that hold pixels of a valid RLE; (0, 0) when there are none."""
-    ends = np.cumsum(runs)
-    starts, stops = ends[0::2][: len(runs) // 2], ends[1::2]
+def box(counts: object, height: int) -> tuple[int, int, int, int]:
+    """x1, y1, x2, y2 around the pixels of a valid RLE, none of which is made; zeros when there are none."""
+    ends = np.cumsum(run_lengths(counts))
+    starts, stops = ends[0::2][: len(ends) // 2], ends[1::2]
     starts, stops = starts[stops > starts], stops[stops > starts]
-    return (int(starts[0]) // height, -(-int(stops[-1]) // height)) if len(starts) else (0, 0)
+    if len(starts) == 0:
+        return 0, 0, 0, 0
+    x1, x2 = int(starts[0]) // height, int(stops[-1] - 1) // height + 1
+    if (starts // height < (stops - 1) // height).any():  # from the foot of a column to the head of the next
+        return x1, 0, x2, height
+    return x1, int((starts % height).min()), x2, int(((stops - 1) % height).max()) + 1

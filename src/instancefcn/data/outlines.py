@@ -8,7 +8,7 @@ from instancefcn.data.dataset import Picture, Segmentation
 from instancefcn.data.problem import Problem
 from instancefcn.limits import MAX_DRAWN, MAX_MASK_PIXELS
 from instancefcn.masks import CroppedMasks
-from instancefcn.rle import columns, decode_crop, run_lengths
+from instancefcn.rle import box, decode_crop, run_lengths
 from instancefcn.texts import shown
 
 _MERGED = 32
@@ -167,8 +167,8 @@ def too_many_pixels(picture: Picture) -> Problem | None:
 
 def _pixels(segmentation: Segmentation, height: int, width: int) -> float:
     if isinstance(segmentation, dict):
-        first, last = columns(run_lengths(segmentation["counts"]), height)
-        return float((last - first) * height)
+        first, _, last, _ = box(segmentation["counts"], height)
+        return float((last - first) * height)  # whole columns are decoded
     x1, y1, x2, y2 = extent(segmentation, height, width)
     return (x2 - x1 + 1) * (y2 - y1 + 1)
 
@@ -178,8 +178,8 @@ def extent(segmentation: Segmentation, height: int, width: int) -> tuple[float, 
     the picture's edge.
     """
     if isinstance(segmentation, dict):
-        crop, (x, y) = decode_crop(segmentation["counts"], height)
-        return float(x), float(y), float(x + crop.shape[1]), float(y + crop.shape[0])
+        x1, y1, x2, y2 = box(segmentation["counts"], height)
+        return float(x1), float(y1), float(x2), float(y2)
     xs = [min(max(float(x), 0.0), float(width)) for polygon in segmentation for x in polygon[0::2]]
     ys = [min(max(float(y), 0.0), float(height)) for polygon in segmentation for y in polygon[1::2]]
     return min(xs), min(ys), max(xs), max(ys)
