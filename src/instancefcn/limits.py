@@ -22,7 +22,7 @@ MAX_JSON_BYTES = 2**31
 MAX_TEXT_BYTES = 2**27
 """Of a list of pictures, or of the label file of one picture."""
 MAX_YAML_BYTES = 2**20
-"""Of a YAML file, which is read at about a megabyte a second."""
+"""Of a YAML file, which is read at about a tenth of a megabyte a second."""
 MAX_DRAWN = 4_000_000
 """Pixels that the sides of an outline's polygons may be long together: drawing holds memory for each."""
 MAX_MASK_PIXELS = 2**30

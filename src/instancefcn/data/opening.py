@@ -51,15 +51,19 @@ def open_picture(
         if length > MAX_FILE_BYTES:
             raise ImageError(f"has more than {MAX_FILE_BYTES / 2**30:g} GB: shrink it or cut it into tiles")
         file.seek(0)
-        head = file.read(4)
-        file.seek(0)
-        if head[:2] == b"\xff\xd8":
-            check_directory(BytesIO(_exif_of_jpeg(file.read())))
-        elif head[:2] in (b"II", b"MM"):
+        if file.read(2) in _ORDERS:
             check_directory(file)
-        file.seek(0)
+            file.seek(0)
+            stream: IO[bytes] = file
+        else:
+            # From memory: a file makes room for as many bytes as it is asked for, a PNG's parts up to 4 GB.
+            file.seek(0)
+            content = file.read()
+            if content.startswith(b"\xff\xd8"):
+                check_directory(BytesIO(_exif_of_jpeg(content)))
+            stream = BytesIO(content)
         try:
-            image = Image.open(file, formats=formats)
+            image = Image.open(stream, formats=formats)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ImageError(too_large(max_pixels)) from error
         with image:
