@@ -81,6 +81,19 @@ def png_with_profile() -> bytes:
     return png(8, 8, chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text)))
 
 
+def many_comments(comments: int = 400_000) -> bytes:
+    """A GIF file of 2 MB with a comment of one letter again and again."""
+    data = encoded(Image.new("RGB", (8, 8)), "GIF")
+    place = 13 + 3 * 2 ** (data[10] % 8 + 1)
+    return data[:place] + b"!\xfe\x01x\0" * comments + data[place:]
+
+
+def many_notes(notes: int = 200_000) -> bytes:
+    """A JPEG file of 2 MB with EXIF data of one byte in each segment."""
+    data = encoded(Image.new("RGB", (8, 8)), "JPEG")
+    return data[:2] + b"\xff\xe1\0\x09Exif\0\0x" * notes + data[20:]
+
+
 def far_jumps(width: int = 170_000_000) -> bytes:
     """A run-length encoded BMP file of one row, with a jump over 255 rows."""
     colours, jumps = bytes(1024), bytes([0, 2, 0, 255] * 2)
@@ -98,6 +111,8 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "tags in EXIF": (jpeg_with_many_tags(), "tags in its head hold more bytes"),
     "tile": (large_tile(), "tiles of 45680 x 45680"),
     "scans": (many_scans(), "more than 500 scans"),
+    "comments": (many_comments(), "more than 262,144 bytes of notes"),
+    "notes": (many_notes(), "1000 notes"),
     "jumps": (far_jumps(), "more than [0-9,]+ pixels|more than 1,000,000"),
     "EPS": (encoded(Image.new("RGB", (9, 9)), "EPS"), "no picture"),
     "text": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture"),

@@ -15,6 +15,10 @@ MAX_FILE_BYTES = 2**30
 """Of a picture file."""
 MAX_SCANS = 500
 """Of a JPEG file: every scan of a progressive one is a walk over the whole picture, for a few bytes."""
+MAX_SEGMENTS = 1000
+"""Of EXIF data, profiles and the like in a JPEG file: Pillow joins each to all before it."""
+MAX_NOTES = 2**18
+"""Bytes of comments and the like before the pixels of a GIF file, joined likewise."""
 
 # Annotations
 MAX_JSON_BYTES = 2**31

@@ -18,7 +18,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from instancefcn.errors import ImageError
-from instancefcn.limits import MAX_FILE_BYTES, MAX_LENGTH, MAX_PIXELS, MAX_SCANS
+from instancefcn.limits import (
+    MAX_FILE_BYTES,
+    MAX_LENGTH,
+    MAX_NOTES,
+    MAX_PIXELS,
+    MAX_SCANS,
+    MAX_SEGMENTS,
+)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Pillow's names of what is read. It knows more, among them EPS, for which it starts a program."""
@@ -28,6 +35,7 @@ _UNITS = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8)
 _ORDERS: dict[bytes, Literal["<", ">"]] = {b"II": "<", b"MM": ">"}
 _MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
 """Of JPEG: what neither is data nor stands without a length."""
+_APPLICATIONS = frozenset(bytes([marker]) for marker in range(0xE0, 0xF0))
 _SCAN, _END, _APP1 = b"\xda", b"\xd9", b"\xe1"
 
 
@@ -61,6 +69,8 @@ def open_picture(
             content = file.read()
             if content.startswith(b"\xff\xd8"):
                 check_directory(BytesIO(_exif_of_jpeg(content)))
+            elif content.startswith(b"GIF"):
+                _check_notes(content)
             stream = BytesIO(content)
         try:
             image = Image.open(stream, formats=formats)
@@ -129,18 +139,34 @@ def check_directory(file: IO[bytes]) -> None:
 
 
 def _exif_of_jpeg(content: bytes) -> bytes:
-    """The EXIF data of a JPEG file, whose segments Pillow joins. Raises ImageError for too many scans."""
-    exif, scans, place = b"", 0, 2
+    """The EXIF data of a JPEG file, whose segments Pillow joins. Raises ImageError for too many parts."""
+    exif, scans, segments, place = bytearray(), 0, 0, 2
     while (found := _MARKER.search(content, place)) and found[1] != _END:
         length = int.from_bytes(content[found.end() : found.end() + 2], "big")
         place = found.end() + max(length, 2)
         scans += found[1] == _SCAN
-        if scans > MAX_SCANS:
-            raise ImageError(f"has more than {MAX_SCANS} scans: save it again")
+        segments += found[1] in _APPLICATIONS
+        if scans > MAX_SCANS or segments > MAX_SEGMENTS:
+            raise ImageError(f"has more than {MAX_SCANS} scans or {MAX_SEGMENTS} notes: save it again")
         segment = content[found.end() + 2 : place] if found[1] == _APP1 else b""
         if segment.startswith(b"Exif\0\0"):
             exif += segment[6:]
-    return exif
+    return bytes(exif)
+
+
+def _check_notes(content: bytes) -> None:
+    """Raises ImageError for a GIF file with too much before its pixels."""
+    place = 13 + (3 << (content[10] % 8 + 1) if len(content) > 10 and content[10] & 128 else 0)
+    first = place
+    while content[place : place + 1] == b"!":
+        place += 2
+        while length := content[place : place + 1].rstrip(b"\0"):
+            place += 1 + length[0]
+            if place - first > MAX_NOTES:
+                raise ImageError(f"has more than {MAX_NOTES:,} bytes of notes: save it again")
+        place += 1
+        if place - first > MAX_NOTES:
+            raise ImageError(f"has more than {MAX_NOTES:,} bytes of notes: save it again")
 
 
 def _check_tiles(image: Image.Image) -> None:

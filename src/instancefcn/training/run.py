@@ -24,6 +24,7 @@ from instancefcn.models import zoo
 from instancefcn.models.checkpoint import load_checkpoint, save_checkpoint
 from instancefcn.models.fcis import FCIS, Classes
 from instancefcn.models.instance_fcn import InstanceFCN
+from instancefcn.texts import plain
 from instancefcn.training.config import TrainConfig
 from instancefcn.training.evaluator import DETECTIONS, PROPOSALS, Evaluator
 from instancefcn.training.keeper import LAST, Keeper, batches_seen, check_fit, read_run
@@ -80,7 +81,7 @@ def train(
         print(describe(config.data), file=sys.stderr, flush=True)
     train_split, val_split, doubts = read_splits(config)
     if is_main_process():
-        print("".join(f"{line}\n" for line in doubts), end="", file=sys.stderr, flush=True)
+        print(plain("".join(f"{line}\n" for line in doubts)), end="", file=sys.stderr, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     config.save(folder / "config.json")
     with _quiet():
