@@ -195,7 +195,7 @@ def mutate_value(rng: random.Random, document: Any) -> Any:
             document = deepcopy(rng.choice(HOSTILE))
         elif kind == 0:
             del holder[key]
-        elif kind == 1 and isinstance(holder, list):
+        elif kind == 1 and isinstance(holder, list) and len(places) < 5000:
             holder.extend([deepcopy(holder[key])] * rng.choice((1, 3, 300)))
         elif kind == 2 and isinstance(holder[key], int | float) and abs(holder[key]) < 1e290:
             holder[key] = holder[key] * rng.choice((-1, 0.5, 2, 1000, 1e12))

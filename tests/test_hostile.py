@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from hostile_files import BOMBS, SOUND, encoded
-from instancefcn.data import sbd
+from instancefcn.data import matlab
 from instancefcn.data.check import look
 from instancefcn.data.coco import parse_coco, rasterize
 from instancefcn.data.dataset import Dataset, Picture
@@ -388,8 +388,8 @@ def test_matlab_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, problems = read_split(tmp_path, "train")
     assert [a.label for a in dataset.pictures[0].annotations] == [2]
     assert ["object -5 has no category" in problems[0], "leads out of" in problems[1]] == [True, True]
-    monkeypatch.setattr(sbd, "MAX_PIXELS", 2000)
-    with pytest.raises(DataError, match=r"a\.mat: cannot be read .*it holds more than 2,000 bytes"):
+    monkeypatch.setattr(matlab, "MAX_PIXELS", 2000)
+    with pytest.raises(DataError, match=r"a\.mat: holds no GTinst .*it holds more than 2,000 bytes"):
         read_split(tmp_path, "train")
 
 

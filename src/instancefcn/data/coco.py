@@ -23,7 +23,7 @@ from instancefcn.data.outlines import (
     without_bad_polygons,
 )
 from instancefcn.data.outlines import rasterize as rasterize  # offered here too
-from instancefcn.data.paths import PictureFinder
+from instancefcn.data.paths import PictureFinder, is_there
 from instancefcn.data.problem import Problem
 from instancefcn.data.reading import read_json
 from instancefcn.errors import DataError, ImageError
@@ -77,9 +77,10 @@ def parse_coco(
     name = annotations.stem if name is None else name
     problems: list[str] = []
     content = _load(annotations, problems)
-    if not images.is_dir():
+    usable_folder = is_there(images) and images.is_dir()
+    if not usable_folder:
         problems.append(f"{images}: there is no such folder of pictures: create it or name the right one")
-    if content is None or not images.is_dir():
+    if content is None or not usable_folder:
         return Dataset(name, (), (), ()), problems
     reader = _Reader(annotations, problems)
     names = reader.categories(content["categories"])

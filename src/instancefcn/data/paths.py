@@ -71,6 +71,14 @@ class PictureFinder:
         return found
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder of this name; False also for names that none can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def pictures_below(folder: Path) -> Iterator[Path]:
     """The pictures in a folder and its subfolders, known by their suffix, sorted; hidden ones left out."""
     for path in sorted(folder.rglob("*")):

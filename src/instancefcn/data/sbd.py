@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.gather import Progress, gather, in_order, read_lines
 from instancefcn.data.index_masks import annotations_of, crops_of
+from instancefcn.data.matlab import read_struct
 from instancefcn.data.paths import PictureFinder
 from instancefcn.data.voc_format import VOC_CLASSES
 from instancefcn.errors import DataError, ImageError
-from instancefcn.limits import MAX_PIXELS
 
-_PACKED = 15
-"""The type of a part of a .mat file that is packed."""
 _PLACES = (".", "dataset", "benchmark_RELEASE/dataset")
 
 
@@ -48,15 +43,8 @@ class SbdFolder:
         """The usable part of a split, and what is wrong with the rest. No photograph is opened yet.
 
         Raises:
-            DataError: there is no such list, or scipy is not installed.
+            DataError: there is no such list.
         """
-        try:
-            import scipy.io  # noqa: F401
-        except ImportError as error:
-            raise DataError(
-                f"{self.root}: SBD's .mat files are read by scipy, which is not installed: "
-                "pip install 'instancefcn[sbd]'"
-            ) from error
         finder = PictureFinder(self.root / "img")
 
         def read(stem: str) -> tuple[Picture | None, list[str]]:
@@ -96,18 +84,11 @@ def _instances(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     Raises:
         DataError: the file is missing, damaged, or another one.
     """
-    from scipy.io import loadmat
-
     if not path.is_file():
         raise DataError(f"{path}: there is no such file: add it or take the picture off the list")
     try:
-        _check_unpacked(path)
-        content = loadmat(path, variable_names=["GTinst"])
-    except Exception as error:  # the decoder raises nearly anything on a broken file
-        raise DataError(f"{path}: cannot be read as a .mat file ({error}): replace it") from error
-    try:
-        record = content["GTinst"][0, 0]
-        index, categories = record["Segmentation"], np.asarray(record["Categories"]).reshape(-1)
+        fields = read_struct(path, "GTinst")
+        index, categories = fields["Segmentation"], fields["Categories"].reshape(-1)
         if (
             index.ndim != 2
             or not index.size
@@ -115,27 +96,9 @@ def _instances(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
             or categories.dtype.kind not in "ui"
         ):
             raise ValueError(f"Segmentation is {index.dtype} {list(index.shape)}")
-    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise DataError(
-            f"{path}: holds no GTinst with Segmentation and Categories ({error}): "
-            "is it of SBD's inst/ folder?"
+            f"{path}: holds no GTinst with Segmentation and Categories ({error}): is it of SBD's inst/ "
+            "folder, and whole?"
         ) from error
     return index, categories
-
-
-def _check_unpacked(path: Path) -> None:
-    """Raises ValueError when the parts of a .mat file, which are packed by zlib, are too large unpacked."""
-    left = MAX_PIXELS
-    with path.open("rb") as file:
-        file.seek(128)  # the file's head
-        while len(tag := file.read(8)) == 8:
-            kind, length = struct.unpack("<II", tag)
-            packed = file.read(length)
-            if kind != _PACKED:
-                continue
-            unpack = zlib.decompressobj()
-            while packed and not unpack.eof:
-                left -= len(unpack.decompress(packed, 2**20))
-                packed = unpack.unconsumed_tail
-                if left < 0:
-                    raise ValueError(f"it holds more than {MAX_PIXELS:,} bytes")

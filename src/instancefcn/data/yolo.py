@@ -13,7 +13,7 @@ from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.gather import Progress, gather, in_order, outlined, read_lines
 from instancefcn.data.images import picture_size
 from instancefcn.data.outlines import outline_problem
-from instancefcn.data.paths import PictureFinder, pictures_below
+from instancefcn.data.paths import PictureFinder, is_there, pictures_below
 from instancefcn.data.reading import read_text, read_yaml
 from instancefcn.data.target import Target
 from instancefcn.data.tracing import one_outline
@@ -64,7 +64,7 @@ class YoloFolder:
             if isinstance(key, str)
             and isinstance(value, str)
             and key != "path"
-            and self._place(value).exists()
+            and is_there(self._place(value))
         ]
         return in_order([*usual, *others])
 
@@ -104,7 +104,7 @@ class YoloFolder:
         """A folder or list. Some exports write ../train/images for a train/ beside the file."""
         root = self.file.parent / str(self.content.get("path") or ".")
         place = root / entry
-        if not place.exists() and entry.startswith("../"):
+        if not is_there(place) and entry.startswith("../"):
             return root / entry[3:]
         return place
 
@@ -147,6 +147,8 @@ def label_file(picture: Path) -> Path:
 
 def _pictures_at(place: Path, file: Path, split: str) -> tuple[list[Path], list[str]]:
     """The pictures of a folder, or of a list whose lines are paths below the list's folder."""
+    if not is_there(place):
+        raise DataError(f"{file}: {split}: there is no folder or list {shown(str(place))}")
     if place.is_dir():
         pictures = list(pictures_below(place))
         known = {label_file(picture) for picture in pictures}

@@ -65,8 +65,10 @@ def _fits(value: object, hint: Any, bounds: tuple[float, float]) -> bool:
         return all(_fits(one, element, bounds) for one in value)
     if hint is bool or hint is str:
         return isinstance(value, hint)
-    if not isinstance(value, int | float) or isinstance(value, bool) or (hint is int and value != int(value)):
+    number = isinstance(value, int) if hint is int else isinstance(value, int | float)
+    if not number or isinstance(value, bool):
         return False
+    assert isinstance(value, int | float)
     return bounds[0] <= value <= bounds[1]
 
 
