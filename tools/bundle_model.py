@@ -2,21 +2,29 @@
 
     python tools/bundle_model.py CHECKPOINT NAME DATA [--sides SHORT LONG] [--notes TEXT]
 
-The figures are measured on the model as it ships, after rounding to half precision.
+The figures are measured on the model as it ships, after rounding to half precision. Its SHA-256 is listed.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import instancefcn
-from instancefcn.models.checkpoint import load_checkpoint, save_checkpoint, spec_from_json
+from instancefcn.files import atomic_write
+from instancefcn.models.checkpoint import (
+    SUMS,
+    bundled_folder,
+    load_checkpoint,
+    save_checkpoint,
+    spec_from_json,
+)
 from instancefcn.models.fcis import Classes
 
 LIMIT = 20_000_000
-MODELS = Path(instancefcn.__file__).parent / "assets" / "models"
+MODELS = bundled_folder()
 
 
 def main() -> None:
@@ -38,12 +46,22 @@ def main() -> None:
     target = MODELS / f"{arguments.name}.safetensors"
     weights = loaded.network.state_dict()
     save_checkpoint(target, weights, spec, classes, training=training, half=True)
+    write_sums()
     metrics = instancefcn.evaluate(arguments.data, target)
     save_checkpoint(target, weights, spec, classes, metrics=metrics, training=training, half=True)
+    write_sums()
     size = target.stat().st_size
     print(f"{target.name}: {size / 1e6:.1f} MB, mask {metrics['mask']}, box {metrics['box']}")
     if size > LIMIT:
         raise SystemExit(f"{size / 1e6:.1f} MB is more than a bundled model may have ({LIMIT / 1e6:.0f} MB)")
+
+
+def write_sums() -> None:
+    """List the SHA-256 of every bundled model, by which loading one checks it."""
+    models = sorted(MODELS.glob("*.safetensors"))
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in models]
+    with atomic_write(MODELS / SUMS) as temporary:
+        temporary.write_text("".join(lines), encoding="ascii", newline="\n")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from instancefcn.texts import plain
+
 
 class InstanceFCNError(Exception):
     """Base of all errors that a user can mend."""
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 class DataError(InstanceFCNError):

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from instancefcn.rle import decode_crop, run_lengths
+
 
 def _crop_areas(rects: Tensor) -> Tensor:
     return (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
@@ -249,15 +251,17 @@ class CroppedMasks:
         time.
 
         Raises:
-            ValueError: an encoding is of another size.
+            ValueError: an encoding is of another size, or damaged.
         """
-        from faster_coco_eval.core import mask as coco_mask
-
-        parts = []
+        height, width = image_size
+        crops, corners = [], []
         for rle in rles:
-            if tuple(rle["size"]) != tuple(image_size):
+            if tuple(rle["size"]) != (height, width):
                 raise ValueError(f"the RLE is of size {list(rle['size'])}, the picture of {list(image_size)}")
-            parts.append(cls.from_dense(torch.from_numpy(coco_mask.decode(rle))[None]))
-        if not parts:
-            return cls.empty(image_size)
-        return cls(torch.cat([p.pixels for p in parts]), torch.cat([p.rects for p in parts]), image_size)
+            total = int(run_lengths(rle["counts"]).sum())
+            if total != height * width:
+                raise ValueError(f"the RLE covers {total} pixels, the picture has {height * width}")
+            crop, corner = decode_crop(rle["counts"], height)
+            crops.append(crop)
+            corners.append(corner)
+        return cls.from_crops(crops, corners, (height, width))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from instancefcn.data import images
+from instancefcn.data import opening
 from instancefcn.data.images import read_image, to_uint8_rgb
 from instancefcn.errors import ImageError
 
@@ -119,7 +119,7 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
 
 def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 23)
+    monkeypatch.setattr(opening, "MAX_PIXELS", 23)
     with pytest.raises(ImageError, match=r"a\.png: has more than 23 pixels"):
         read_image(tmp_path / "a.png")
     with pytest.raises(ImageError, match="more than 23 pixels"):

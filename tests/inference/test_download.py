@@ -78,7 +78,7 @@ def test_a_picture(server: str, path: str) -> None:
     ("path", "message"),
     [
         ("/missing.png", "missing.png: the server answers 404 Not Found"),
-        ("/text.png", "text.png: is no picture that Pillow can read"),
+        ("/text.png", "text.png: is no picture that can be read"),
         ("/long.png", "is longer than 100 MB"),
         ("/to-ftp", "ftp"),
         ("/to-file", "302"),

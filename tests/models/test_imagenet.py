@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import sys
 from importlib.util import find_spec
@@ -74,5 +75,11 @@ def test_a_damaged_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cont
     with pytest.raises(CheckpointError, match="0 weight files"):
         imagenet.efficientnet_lite0_weights()
     (package / "models" / "weights.pth").write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match=r"weights\.pth: is damaged, or another file than was published"
+    ):
+        imagenet.efficientnet_lite0_weights()
+    # Nor is it unpickled when it bears the right sum.
+    monkeypatch.setattr(imagenet, "SHA256", hashlib.sha256(content).hexdigest())
     with pytest.raises(CheckpointError, match="not the weights of EfficientNet-lite0"):
         imagenet.efficientnet_lite0_weights()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import pickle
@@ -194,6 +195,8 @@ def test_bundled_models_have_names(saved: Path, tmp_path: Path, monkeypatch: pyt
     folder = tmp_path / "assets" / "models"
     folder.mkdir(parents=True)
     shutil.copy(saved, folder / "fcis-pets2.safetensors")
+    digest = hashlib.sha256(saved.read_bytes()).hexdigest()
+    (folder / checkpoint.SUMS).write_text(f"{digest}  fcis-pets2.safetensors\n")
     (folder / "fcis-pets2.md").touch()
     monkeypatch.setattr(checkpoint, "files", lambda _: tmp_path)
     assert checkpoint.bundled_models() == ["fcis-pets2"]
@@ -202,6 +205,14 @@ def test_bundled_models_have_names(saved: Path, tmp_path: Path, monkeypatch: pyt
         checkpoint.load_checkpoint("fcis-pets3")
     with pytest.raises(CheckpointError, match="fcis_lite is an architecture: train it first"):
         checkpoint.load_checkpoint("fcis_lite")
+    damaged = bytearray(saved.read_bytes())
+    damaged[-1] ^= 1
+    (folder / "fcis-pets2.safetensors").write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=r"fcis-pets2\.safetensors: is damaged.*install"):
+        checkpoint.load_checkpoint("fcis-pets2")
+    (folder / checkpoint.SUMS).write_text("")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        checkpoint.load_checkpoint("fcis-pets2")
 
 
 @pytest.mark.parametrize("name", checkpoint.bundled_models())
@@ -299,6 +310,29 @@ def test_tensors_that_do_not_fit(saved: Path, tmp_path: Path, change: Any, messa
         checkpoint.load_checkpoint(rewritten(saved, tmp_path / "wrong.safetensors", change))
 
 
+def test_tensors_that_are_no_finite_numbers(saved: Path, tmp_path: Path) -> None:
+    """They would give boxes that are none, wherever the model is used."""
+    for name, tensor, message in (
+        ("rpn.logits.bias", torch.full((6,), math.nan), "rpn.logits.bias holds numbers that are not finite"),
+        ("rpn.logits.bias", torch.zeros(6, dtype=torch.int32), "rpn.logits.bias holds torch.int32"),
+    ):
+        path = rewritten(saved, tmp_path / "nan.safetensors", lambda d, t, n=name, v=tensor: t.update({n: v}))
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.load_checkpoint(path)
+
+
+def test_a_model_larger_than_its_file_is_never_made(saved: Path, tmp_path: Path) -> None:
+    """65,536 channels would take gigabytes; the file's tensors are compared with shapes alone."""
+    resource = pytest.importorskip("resource", reason="memory is measured where getrusage is")
+    path = rewritten(
+        saved, tmp_path / "a.safetensors", lambda d, t: d["model"]["head"].update(channels=65_536)
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match="of another shape"):
+        checkpoint.load_checkpoint(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -312,6 +346,22 @@ def test_tensors_that_do_not_fit(saved: Path, tmp_path: Path, change: Any, messa
         lambda d, t: d["preprocessing"].pop("short_side"),
         lambda d, t: d.update(class_names=3),
         lambda d, t: d.update(class_names=[]),
+        lambda d, t: d.update(class_names="ab"),
+        lambda d, t: d.update(class_names=["\x1b[2J", "dog"]),
+        lambda d, t: d.update(class_names=["cat", 7]),
+        lambda d, t: d.update(category_ids=[1, 1]),
+        lambda d, t: d.update(category_ids=[1, 2.5]),
+        lambda d, t: d["model"].update(backbone="hf-hub:somebody/network"),
+        lambda d, t: d["model"].update(backbone="local-dir:/tmp"),
+        lambda d, t: d["model"]["head"].update(k=10**6),
+        lambda d, t: d["model"]["head"].update(channels=10**9),
+        lambda d, t: d["model"]["head"].update(mask_size=10**6),
+        lambda d, t: d["model"]["anchors"].update(scales=[]),
+        lambda d, t: d["model"]["anchors"].update(scales=[math.nan, 3.0]),
+        lambda d, t: d["model"]["anchors"].update(stride=0),
+        lambda d, t: d["model"].update(rpn_level=9),
+        lambda d, t: d["preprocessing"].update(short_side=10**9, long_side=10**9),
+        lambda d, t: d["preprocessing"].update(short_side=-1),
         lambda d, t: d.update(category_ids=[1]),
     ],
 )

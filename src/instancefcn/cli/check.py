@@ -39,12 +39,13 @@ def check(
     from instancefcn.data.doctor.examine import examine
     from instancefcn.data.doctor.report import as_json, summary, verdict
     from instancefcn.files import write_json
+    from instancefcn.texts import plain
 
     with progress() as show:
         report = examine(data, model=model, progress=partial(show, "checking pictures"))
     result = as_json(report)
     if not json_:
-        typer.echo(summary(report))
+        typer.echo(plain(summary(report)))
     if out is not None:
         from instancefcn.evaluation.suspicious import write_sheet
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -15,8 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.images import MAX_PIXELS, SIDEWAYS, describe, too_large, turn_of
+from instancefcn.data.images import SIDEWAYS, turn_of
+from instancefcn.data.opening import describe, open_picture
 from instancefcn.data.problem import Problem
+from instancefcn.errors import ImageError
+from instancefcn.limits import MAX_FILE_BYTES
 
 TOLERANCE = 2.0
 """Pixels by which a box may leave the picture: tools round differently. It is cut at the edge anyway."""
@@ -109,11 +111,11 @@ def look(picture: Picture) -> Look:
     """
     where = f"{picture.path}: image {picture.id}"
     try:
+        if picture.path.stat().st_size > MAX_FILE_BYTES:
+            raise ImageError(f"has more than {MAX_FILE_BYTES / 2**30:g} GB")
         content = picture.path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+        with open_picture(content) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                return _blind(picture, "unreadable-picture", f"{where}: {too_large()}")
             turn = turn_of(image)
             image.draft("RGB", (64, 64))
             image.load()
@@ -156,6 +158,8 @@ def _thumb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image, np.float32)
         low, high = float(values.min()), float(values.max())
+        if not math.isfinite(low + high):
+            raise ImageError("holds values that are not finite")
         image = Image.fromarray(((values - low) * (255 / max(high - low, 1e-6))).astype(np.uint8))
     elif image.mode != "L":
         image = (image.convert("RGBA") if "transparency" in image.info else image).convert("L")

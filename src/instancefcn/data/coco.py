@@ -7,18 +7,28 @@ area (from the box) and `iscrowd` (0).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from instancefcn.data.check import box_problem, picture_problems
 from instancefcn.data.dataset import Annotation, Dataset, Picture
-from instancefcn.data.outlines import extent, normalised, outline_problem, without_bad_polygons
+from instancefcn.data.gather import given_up
+from instancefcn.data.opening import check_size
+from instancefcn.data.outlines import (
+    extent,
+    normalised,
+    outline_problem,
+    too_many_pixels,
+    without_bad_polygons,
+)
 from instancefcn.data.outlines import rasterize as rasterize  # offered here too
-from instancefcn.data.paths import PictureFinder
+from instancefcn.data.paths import PictureFinder, is_there
 from instancefcn.data.problem import Problem
-from instancefcn.errors import DataError
+from instancefcn.data.reading import read_json
+from instancefcn.errors import DataError, ImageError
+from instancefcn.limits import MAX_CLASSES, MAX_PROBLEMS
+from instancefcn.texts import is_name, shown
 
 
 def read_coco(
@@ -59,14 +69,18 @@ def parse_coco(
 
     Usable is also an annotation without its bad polygons, one whose box can be taken from its outline
     instead, and one whose id another has: it gets a new one. The problems are of the class `Problem`.
+
+    Raises:
+        DataError: more than MAX_PROBLEMS things are wrong.
     """
     annotations, images = Path(annotations), Path(images)
     name = annotations.stem if name is None else name
     problems: list[str] = []
     content = _load(annotations, problems)
-    if not images.is_dir():
+    usable_folder = is_there(images) and images.is_dir()
+    if not usable_folder:
         problems.append(f"{images}: there is no such folder of pictures: create it or name the right one")
-    if content is None or not images.is_dir():
+    if content is None or not usable_folder:
         return Dataset(name, (), (), ()), problems
     reader = _Reader(annotations, problems)
     names = reader.categories(content["categories"])
@@ -75,25 +89,31 @@ def parse_coco(
     outlines = reader.annotations(
         content["annotations"], {id_: label for label, id_ in enumerate(ids)}, pictures
     )
-    filled = tuple(
+    filled = [
         Picture(p.id, p.path, p.height, p.width, tuple(outlines.get(p.id, ())))
         for p in pictures.values()
         if p is not None and p.id not in reader.missing
-    )
-    return Dataset(name, filled, tuple(names[i] for i in ids), ids), problems
+    ]
+    usable = []
+    for picture in filled:
+        if problem := too_many_pixels(picture):
+            problems.append(problem)
+        else:
+            usable.append(picture)
+    return Dataset(name, tuple(usable), tuple(names[i] for i in ids), ids), problems
 
 
 def _load(path: Path, problems: list[str]) -> dict[str, Any] | None:
     """The file's three lists, or None."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except FileNotFoundError:
         problems.append(f"{path}: there is no such annotation file")
         return None
     except OSError as error:
         problems.append(f"{path}: cannot be read ({error.strerror})")
         return None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         problems.append(f"{path}: is no JSON file ({error}): export the annotations again")
         return None
     if not isinstance(content, dict):
@@ -112,6 +132,10 @@ def _load(path: Path, problems: list[str]) -> dict[str, Any] | None:
             problems.append(f'{path}: "{key}" is a {type(content[key]).__name__}, not a list')
         elif not content[key] and key != "annotations":
             problems.append(f'{path}: "{key}" is empty: there is nothing to learn')
+        elif key == "categories" and len(content[key]) > MAX_CLASSES:
+            problems.append(
+                f'{path}: "{key}" has {len(content[key]):,} classes, {MAX_CLASSES:,} are the most'
+            )
     return content if len(problems) == before else None
 
 
@@ -134,6 +158,8 @@ class _Reader:
         check = what.check if isinstance(what, Problem) else check
         text = f"{self.path}: {where}: {what}"
         self.problems.append(Problem(text, check, picture=picture, annotation=annotation))
+        if len(self.problems) > MAX_PROBLEMS:
+            raise DataError(given_up(self.problems))
 
     def records(self, records: list[Any], kind: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """How to call a record, its id, and the record. An annotation without an id of its own gets one; of
@@ -155,7 +181,7 @@ class _Reader:
                 if id_ is not None:
                     what = "this id was used before: give every record an id of its own"
                 elif "id" in record:
-                    what = f"id {record['id']!r} is not a whole number: number the records"
+                    what = f"id {shown(record['id'])} is not a whole number: number the records"
                 else:
                     what = "has no id: number the records"
                 given = fresh if kind == "annotation" else None
@@ -170,10 +196,11 @@ class _Reader:
         names: dict[int, str] = {}
         for where, id_, record in self.records(records, "category"):
             name = record.get("name")
-            if not isinstance(name, str) or not name.strip():
-                self.complain(where, "has no name: give it one")
+            if not is_name(name):
+                found = f"its name is {shown(name)}" if name else "has no name"
+                self.complain(where, f"{found}: give it one, of visible characters")
                 name = f"category {id_}"
-            names[id_] = name
+            names[id_] = str(name)
         return names
 
     def pictures(self, records: list[Any], finder: PictureFinder) -> dict[int, Picture | None]:
@@ -183,7 +210,7 @@ class _Reader:
             file_name = record.get("file_name")
             height, width = _whole(record.get("height")), _whole(record.get("width"))
             pictures[id_] = None
-            where = f"{called} ({file_name})" if file_name else called
+            where = f"{called} ({_clipped(file_name)})" if file_name else called
             if not isinstance(file_name, str) or not file_name:
                 self.complain(
                     where, "has no file_name: write the picture's path below the folder of pictures"
@@ -192,10 +219,16 @@ class _Reader:
             path, problem = finder.find(file_name)
             if problem:
                 self.complain(where, problem, "missing-picture", finder.folder / Path(file_name).name)
+            size = f"{shown(record.get('width'))} x {shown(record.get('height'))}"
             if height is None or width is None or height < 1 or width < 1:
-                size = f"{record.get('width')!r} x {record.get('height')!r}"
                 self.complain(where, f"width x height is {size}: write the picture's size in whole pixels")
-            elif path is not None:
+                continue
+            try:
+                check_size(height, width)
+            except ImageError as error:
+                self.complain(where, f"width x height is {size}: {error}")
+                continue
+            if path is not None:
                 pictures[id_] = Picture(id_, path, height, width)
             else:  # the outlines can still be checked
                 pictures[id_] = Picture(id_, finder.folder / Path(file_name).name, height, width)
@@ -214,11 +247,11 @@ class _Reader:
             where = f"{called} ({picture.path.name})" if picture else called
             if category not in labels:
                 known = ", ".join(map(str, list(labels)[:20])) + (", .." if len(labels) > 20 else "")
-                what = f"category_id {record.get('category_id')!r} is unknown"
+                what = f"category_id {shown(record.get('category_id'))} is unknown"
                 what = f"{what}: use one of {known}, or add a category"
                 self.complain(where, what, "unknown-category", path, id_)
             if image_id not in pictures:
-                what = f"image_id {record.get('image_id')!r} is unknown: no image record has it"
+                what = f"image_id {shown(record.get('image_id'))} is unknown: no image record has it"
                 self.complain(
                     where, f"{what}; add one or remove the annotation", "unknown-picture", None, id_
                 )
@@ -237,14 +270,12 @@ class _Reader:
         crowd = record.get("iscrowd", 0)
         wrong: list[str | None] = [outline_problem(segmentation, height, width)]
         if crowd not in (0, 1):
-            wrong.append(f"iscrowd is {crowd!r}: write 0 or 1")
+            wrong.append(f"iscrowd is {shown(crowd)}: write 0 or 1")
         box = None
         if record.get("bbox") is not None:
             box = _box(record["bbox"])
             if box is None:
-                wrong.append(
-                    f"bbox is {record['bbox']!r}, not four finite numbers x, y, width, height: rewrite it"
-                )
+                wrong.append(f"bbox is {shown(record['bbox'])}, not four finite numbers x, y, width, height")
             else:
                 wrong.append(box_problem(box, height, width))
         for complaint in wrong:
@@ -263,12 +294,16 @@ class _Reader:
 
 
 def _whole(value: object) -> int | None:
-    """A whole number, also one that a table program wrote as 3.0; None for anything else."""
-    if isinstance(value, bool):
+    """A whole number that any program can hold, also one that a table program wrote as 3.0; None for anything
+    else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**53:
         return None
-    if isinstance(value, int):
-        return value
-    return int(value) if isinstance(value, float) and value.is_integer() else None
+    return int(value) if value == int(value) else None
+
+
+def _clipped(name: object) -> str:
+    return name if isinstance(name, str) and len(name) <= 200 else shown(name)
 
 
 def _box(value: object) -> tuple[float, float, float, float] | None:

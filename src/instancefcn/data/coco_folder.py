@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from instancefcn.data.coco import parse_coco
 from instancefcn.data.dataset import Annotation, Dataset
 from instancefcn.data.gather import Progress, in_order
+from instancefcn.data.reading import read_json, read_yaml
 from instancefcn.data.target import Target
 from instancefcn.errors import DataError
 from instancefcn.files import write_json
@@ -90,8 +88,8 @@ class CocoYaml:
         if file.suffix.lower() not in (".yaml", ".yml"):
             raise DataError(f"{file}: is neither a folder nor a .yaml file: give the folder of the dataset")
         try:
-            content: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            content: Any = read_yaml(file)
+        except (OSError, ValueError) as error:
             raise DataError(f"{file}: is no YAML file ({error})") from error
         if not isinstance(content, dict):
             raise DataError(f"{file}: must hold lines such as 'train: {_FORM}'")
@@ -146,7 +144,7 @@ def _is_coco(path: Path) -> bool:
 
 def other_fields(annotations: Path) -> list[str]:
     """Fields of a COCO file that a Dataset does not keep, such as "licenses" and "images.license"."""
-    content = json.loads(annotations.read_text(encoding="utf-8-sig"))
+    content = read_json(annotations)
     found = {key for key in content if key not in FIELDS and content[key]}
     for kind, known in FIELDS.items():
         for record in content[kind]:

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from instancefcn.data.dataset import Annotation, Dataset, Picture, Segmentation
-from instancefcn.data.outlines import extent, run_lengths, to_rle
+from instancefcn.data.outlines import extent, to_rle, too_many_pixels
+from instancefcn.data.reading import read_text
 from instancefcn.errors import DataError
+from instancefcn.limits import MAX_PROBLEMS
+from instancefcn.rle import run_lengths
 
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]
@@ -33,6 +36,9 @@ def gather(
         name: the dataset's.
         classes: names and ids of the labels 0, 1, ..
         read: gives a picture (None: not usable) and what is wrong with it; runs in threads.
+
+    Raises:
+        DataError: more than MAX_PROBLEMS things are wrong.
     """
     pictures: list[Picture] = []
     problems: list[str] = []
@@ -41,7 +47,11 @@ def gather(
     try:
         for done, (picture, found) in enumerate(pool.map(read, items), start=1):
             problems += found
-            if picture is not None:
+            if len(problems) > MAX_PROBLEMS:
+                raise DataError(given_up(problems))
+            if picture is not None and (problem := too_many_pixels(picture)):
+                problems.append(problem)
+            elif picture is not None:
                 annotations = tuple(
                     replace(a, id=number + i) for i, a in enumerate(picture.annotations, start=1)
                 )
@@ -52,6 +62,11 @@ def gather(
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt need not wait for the other pictures
     return Dataset(name, tuple(pictures), tuple(classes[0]), tuple(classes[1])), problems
+
+
+def given_up(problems: list[str]) -> list[str]:
+    """What is said of data in which too much is wrong."""
+    return [*problems[:MAX_PROBLEMS], f"and more: reading ended at {MAX_PROBLEMS:,} problems"]
 
 
 def outlined(
@@ -72,13 +87,14 @@ def read_lines(path: Path) -> list[str]:
         DataError: it cannot be read, or is no text in UTF-8.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no text in UTF-8 ({error.reason}): write it again") from error
+    except ValueError as error:
+        reason = f"is no text in UTF-8 ({error.reason})" if isinstance(error, UnicodeDecodeError) else error
+        raise DataError(f"{path}: {reason}: write it again") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import struct
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from instancefcn.data.opening import check_directory, check_size, describe, open_picture
 from instancefcn.errors import ImageError
 
-MAX_PIXELS = 178_956_970
-"""Largest picture that is decoded (0.5 GB as RGB), Pillow's own limit: a small file can claim to be huge."""
-
 _ORIENTATION = 0x0112  # the EXIF tag that says how a viewer turns the picture
+_RAW_PROFILE = "Raw profile type exif"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,11 +43,11 @@ def read_image(path: Path | str) -> Tensor:
         uint8 [3, H, W], RGB; in memory as H x W x 3, the order in which it is resized fastest.
 
     Raises:
-        ImageError: the file is missing, no picture, truncated, or has more than MAX_PIXELS.
+        ImageError: the file is missing, no picture, truncated, or larger than limits.py allows.
     """
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             return to_uint8_rgb(image)
     except Exception as error:
         raise ImageError(f"{path}: {describe(error)}") from error
@@ -58,10 +57,10 @@ def picture_size(path: Path) -> tuple[int, int]:
     """(height, width) of a picture after EXIF rotation, from the head of the file.
 
     Raises:
-        ImageError: the file is missing or no picture.
+        ImageError: the file is missing, no picture, or too large.
     """
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             width, height = image.size
             return (width, height) if turn_of(image) in SIDEWAYS else (height, width)
     except Exception as error:
@@ -69,24 +68,26 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """How the EXIF data want the picture turned. Damaged EXIF data count as none: the pixels may be sound."""
+    """How the EXIF data want the picture turned. Damaged EXIF data count as none: the pixels may be sound.
+
+    Raises:
+        Exception: whatever the decoders raise; a PNG file may hold its EXIF data behind the pixels.
+    """
+    if image.format == "PNG" and not image.info.keys() & {"exif", _RAW_PROFILE}:
+        image.load()
     try:
+        check_directory(BytesIO(_exif(image)))
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):
+    except Exception:  # the parsers of EXIF and XMP raise nearly anything
         return None
 
 
-def describe(error: Exception) -> str:
-    """What kept a picture from being decoded. Decoders raise nearly anything on a broken file."""
-    if isinstance(error, ImageError):
-        return str(error)
-    if isinstance(error, UnidentifiedImageError):
-        return "is no picture that Pillow can read"
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return too_large()
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read ({error.strerror})"
-    return f"is damaged or truncated ({error})"
+def _exif(image: Image.Image) -> bytes:
+    """EXIF data beside the pixels, also in the form in which ImageMagick writes them as text."""
+    data: bytes | None = image.info.get("exif")
+    if data is None and _RAW_PROFILE in image.info:
+        data = bytes.fromhex("".join(str(image.info[_RAW_PROFILE]).split("\n")[3:]))
+    return (data or b"").removeprefix(b"Exif\0\0")
 
 
 def to_uint8_rgb(image: Image.Image | NDArray[Any] | Tensor) -> Tensor:
@@ -97,7 +98,7 @@ def to_uint8_rgb(image: Image.Image | NDArray[Any] | Tensor) -> Tensor:
     0 to 1.
 
     Raises:
-        ImageError: another shape or kind, values out of range, or more than MAX_PIXELS.
+        ImageError: another shape or kind, values out of range, or larger than `instancefcn.limits` allows.
     """
     if isinstance(image, Image.Image):
         try:
@@ -116,15 +117,13 @@ def to_uint8_rgb(image: Image.Image | NDArray[Any] | Tensor) -> Tensor:
         raise ImageError(
             f"an array of shape {list(image.shape)} is no picture: [H, W] or [H, W, 1, 3 or 4] is"
         )
-    if array.shape[0] * array.shape[1] > MAX_PIXELS:
-        raise ImageError(too_large())
+    check_size(array.shape[0], array.shape[1])
     array = np.broadcast_to(array, (*array.shape[:2], 3)) if array.shape[2] == 1 else array[:, :, :3]
     return torch.from_numpy(np.array(_to_uint8(array), order="C")).permute(2, 0, 1)
 
 
 def _array_of(image: Image.Image) -> NDArray[np.uint8]:
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(too_large())
+    check_size(image.height, image.width)
     turn = turn_of(image)
     if turn is not None:
         image = image.transpose(turn)
@@ -155,8 +154,3 @@ def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
             )
         return np.round(array * np.float32(255)).astype(np.uint8)
     raise ImageError(f"a picture is uint8, uint16, bool or float from 0 to 1, not {array.dtype}")
-
-
-def too_large() -> str:
-    """The complaint about a picture beyond MAX_PIXELS."""
-    return f"has more than {MAX_PIXELS:,} pixels: shrink it or cut it into tiles"

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from instancefcn.data.dataset import Annotation
-from instancefcn.data.images import MAX_PIXELS, describe, too_large
+from instancefcn.data.opening import describe, open_picture
 from instancefcn.errors import ImageError
+from instancefcn.limits import MAX_MASK_PIXELS
 from instancefcn.masks import CroppedMasks
 
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+_BLOCK = 2**22
+"""Pixels of a mask that are looked at together."""
 
 Crop = tuple[NDArray[np.uint8], tuple[int, int]]
 """Pixels of one object, 0 or 1, [h, w], and the upper left corner (x, y) of that rectangle."""
@@ -28,9 +31,7 @@ def read_index(path: Path) -> NDArray[Any]:
         ImageError: the file cannot be read, or holds colours.
     """
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(too_large())
+        with open_picture(path) as image:
             if image.mode not in _INDEX_MODES:
                 raise ImageError(
                     f"holds colours (mode {image.mode}), not numbers of objects: "
@@ -42,22 +43,49 @@ def read_index(path: Path) -> NDArray[Any]:
     return values.astype(np.uint8) if values.dtype == bool else values
 
 
-def crops_of(index: NDArray[Any], without: Sequence[int] = (0,)) -> dict[int, Crop]:
-    """The objects of an index mask by their numbers, ascending; `without` are numbers of no object."""
+def crops_of(
+    index: NDArray[Any], without: Sequence[int] = (0,), where: Path | str = "the mask"
+) -> dict[int, Crop]:
+    """The objects of an index mask by their numbers, ascending.
+
+    Args:
+        index: [H, W].
+        without: numbers of no object.
+        where: what to call it in errors.
+
+    Raises:
+        ImageError: the rectangles around them hold more than MAX_MASK_PIXELS, as in a picture of noise.
+    """
+    boxes: dict[int, tuple[int, int, int, int]] = {}
+    step = max(1, _BLOCK // index.shape[1])
+    for top in range(0, len(index), step):
+        for value, (x1, y1, x2, y2) in _boxes_of(index[top : top + step], without):
+            a1, b1, a2, b2 = boxes.get(value, (x1, y1 + top, x2, y2 + top))
+            boxes[value] = (min(a1, x1), min(b1, y1 + top), max(a2, x2), max(b2, y2 + top))
+    if sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes.values()) > MAX_MASK_PIXELS:
+        raise ImageError(
+            f"{where}: the rectangles around its {len(boxes)} objects hold more than "
+            f"{MAX_MASK_PIXELS:,} pixels together: is it a mask? Cut it into tiles, with its picture"
+        )
+    return {
+        value: ((index[y1:y2, x1:x2] == value).astype(np.uint8), (x1, y1))
+        for value, (x1, y1, x2, y2) in sorted(boxes.items())
+    }
+
+
+def _boxes_of(index: NDArray[Any], without: Sequence[int]) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
+    """Every number in a part of a mask, with the box x1, y1, x2, y2 around its pixels there."""
     rows, columns = np.nonzero(~np.isin(index, without))
+    if not len(rows):
+        return
     values = index[rows, columns]
     order = np.argsort(values, kind="stable")
     rows, columns, values = rows[order], columns[order], values[order]
-    found: dict[int, Crop] = {}
-    if not len(values):
-        return found
     starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
-    for start, stop in zip(starts, np.append(starts[1:], len(values)), strict=True):
-        y1, y2 = int(rows[start]), int(rows[stop - 1]) + 1  # np.nonzero goes row by row, argsort keeps that
-        x1, x2 = int(columns[start:stop].min()), int(columns[start:stop].max()) + 1
-        value = values[start]
-        found[int(value)] = ((index[y1:y2, x1:x2] == value).astype(np.uint8), (x1, y1))
-    return found
+    x1, x2 = np.minimum.reduceat(columns, starts), np.maximum.reduceat(columns, starts) + 1
+    y1, y2 = np.minimum.reduceat(rows, starts), np.maximum.reduceat(rows, starts) + 1
+    boxes = np.stack((x1, y1, x2, y2), 1).tolist()
+    yield from ((value, tuple(box)) for value, box in zip(values[starts].tolist(), boxes, strict=True))
 
 
 def annotations_of(crops: Sequence[Crop], labels: Sequence[int], size: tuple[int, int]) -> list[Annotation]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -17,11 +16,15 @@ from PIL import Image
 
 from instancefcn.data.dataset import Annotation, Dataset, Picture, Segmentation
 from instancefcn.data.gather import Progress, folders_of_splits, gather, outlined
-from instancefcn.data.images import describe, picture_size
+from instancefcn.data.images import picture_size
 from instancefcn.data.index_masks import annotations_of, crops_of
-from instancefcn.data.outlines import outline_problem, to_rle
+from instancefcn.data.opening import check_size, describe, open_picture
+from instancefcn.data.outlines import outline_problem, to_rle, united
 from instancefcn.data.paths import PictureFinder, pictures_below
-from instancefcn.errors import ImageError
+from instancefcn.data.reading import read_json
+from instancefcn.errors import DataError, ImageError
+from instancefcn.limits import MAX_CLASSES
+from instancefcn.texts import is_name, shown
 
 CROWD = "crowd"
 """The flag of a shape that covers many objects: LabelMe has none of its own, but flags may have any name."""
@@ -86,7 +89,12 @@ class LabelmeFolder:
             s for content in self._contents.values() if isinstance(content, dict) for s in content["shapes"]
         )
         labels = (shape.get("label") for shape in shapes if isinstance(shape, dict))
-        return tuple(sorted({label for label in labels if isinstance(label, str) and label.strip()}))
+        names = sorted({label for label in labels if isinstance(label, str) and is_name(label)})
+        if len(names) > MAX_CLASSES:
+            raise DataError(
+                f"{self.root}: the shapes have {len(names):,} labels, {MAX_CLASSES:,} are the most"
+            )
+        return tuple(names)
 
 
 def _json_files(folder: Path) -> Iterator[Path]:
@@ -114,8 +122,8 @@ def _is_labelme(path: Path) -> bool:
 
 def _load(path: Path) -> dict[str, Any] | str:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         return f"{path}: is no JSON file ({error}): save the annotations again"
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         return f'{path}: has no list "shapes": it is no file of LabelMe. Move it elsewhere'
@@ -143,9 +151,14 @@ class _Reader:
         height, width = size
         if not _is_side(height) or not _is_side(width):
             self.problems.append(
-                f"{self.path}: imageWidth x imageHeight is {width!r} x {height!r}: "
+                f"{self.path}: imageWidth x imageHeight is {shown(width)} x {shown(height)}: "
                 "write the picture's size in pixels"
             )
+            return None, self.problems
+        try:
+            check_size(int(height), int(width))
+        except ImageError as error:
+            self.problems.append(f"{self.path}: the picture {error}")
             return None, self.problems
         annotations = self._objects(content["shapes"], int(height), int(width))
         if path is None:
@@ -162,7 +175,7 @@ class _Reader:
             below = (self.path.parent.relative_to(self.finder.folder) / name.replace("\\", "/")).as_posix()
         path, problem = self.finder.find(below)
         if problem:
-            self.problems.append(f"{self.path}: imagePath {name}: {problem}")
+            self.problems.append(f"{self.path}: imagePath {shown(name)}: {problem}")
         return path
 
     def _objects(self, shapes: list[Any], height: int, width: int) -> tuple[Annotation, ...]:
@@ -170,12 +183,12 @@ class _Reader:
         groups: dict[object, list[tuple[int, Segmentation, bool]]] = {}
         for number, shape in enumerate(shapes):
             label = shape.get("label") if isinstance(shape, dict) else None
-            where = f"{self.path}: shape {number}" + (f" ({label})" if label else "")
+            where = f"{self.path}: shape {number}" + (f" ({shown(label)})" if label else "")
             try:
                 if not isinstance(shape, dict):
                     raise ValueError(f"is a {type(shape).__name__}, not an object")
                 if not isinstance(label, str) or label not in self.labels:
-                    raise ValueError("has no label: give it one")
+                    raise ValueError("has no label: give it one, of visible characters")
                 outline = _outline(shape, height, width)
                 if problem := outline_problem(outline, height, width):
                     raise ValueError(problem)
@@ -202,7 +215,10 @@ class _Reader:
 
 def _is_side(value: object) -> bool:
     return (
-        isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 and value == int(value)
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and 1 <= value < float("inf")
+        and value == int(value)
     )
 
 
@@ -220,7 +236,7 @@ def _outline(shape: dict[str, Any], height: int, width: int) -> Segmentation:
     if kind == "polygon":
         return [[float(v) for point in points for v in point]]
     if kind not in ("rectangle", "circle", "mask"):
-        raise ValueError(f"is a {kind}, which has no area: draw a polygon, or remove it")
+        raise ValueError(f"is a {shown(kind)}, which has no area: draw a polygon, or remove it")
     if len(points) < 2 or (len(points) > 2 and kind != "rectangle"):
         raise ValueError(f"has {len(points)} points, a {kind} has 2: draw it again")
     if kind == "mask":
@@ -241,22 +257,20 @@ def _mask(text: object, corner: list[float], height: int, width: int) -> Segment
     if not isinstance(text, str):
         raise ValueError("is a mask without the pixels: draw it again")
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text))) as image:
+        with open_picture(base64.b64decode(text), ("PNG",)) as image:
             values = np.array(image)
     except Exception as error:
         raise ValueError(f"its mask {describe(error)}: draw it again") from error
     x, y = int(corner[0]), int(corner[1])
-    full = np.zeros((height, width), dtype=np.uint8)
     if values.ndim != 2 or not (0 <= x < width and 0 <= y < height):
         raise ValueError("its mask is no gray picture inside the picture: draw it again")
-    window = full[y : y + values.shape[0], x : x + values.shape[1]]
-    if window.shape != values.shape:
+    if y + values.shape[0] > height or x + values.shape[1] > width:
         raise ValueError(f"its mask leaves the {width} x {height} picture: draw it again")
-    window[:] = values != 0
-    crops = list(crops_of(full).values())
-    if not crops:
+    found = crops_of((values != 0).astype(np.uint8)).get(1)
+    if found is None:
         raise ValueError("its mask has no pixel: remove it or draw it again")
-    return annotations_of(crops, [0], (height, width))[0].segmentation
+    crop, (left, top) = found
+    return annotations_of([(crop, (x + left, y + top))], [0], (height, width))[0].segmentation
 
 
 def _united(outlines: list[Segmentation], height: int, width: int) -> Segmentation:
@@ -266,10 +280,7 @@ def _united(outlines: list[Segmentation], height: int, width: int) -> Segmentati
     polygons = [polygon for outline in outlines if isinstance(outline, list) for polygon in outline]
     if len(polygons) == len(outlines):
         return polygons
-    from faster_coco_eval.core import mask as coco_mask
-
-    merged = coco_mask.merge([to_rle(outline, height, width) for outline in outlines])
-    return {"size": [height, width], "counts": merged["counts"].decode("ascii")}
+    return united([to_rle(outline, height, width) for outline in outlines], height, width)
 
 
 def encode_mask(crop: NDArray[np.uint8]) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from instancefcn.data.dataset import OBJECT, Dataset, Picture
 from instancefcn.data.gather import Progress, folders_of_splits, gather
-from instancefcn.data.images import MAX_PIXELS, describe, picture_size, too_large
+from instancefcn.data.images import picture_size
 from instancefcn.data.index_masks import Crop, annotations_of, crops_of, read_index
+from instancefcn.data.opening import describe, open_picture
 from instancefcn.data.paths import PICTURE_SUFFIXES, pictures_below
 from instancefcn.errors import ImageError
 
@@ -63,9 +63,9 @@ class MaskFolder:
                 return None, [f"{path}: has no mask {place}: add one (all 0 where there are no objects)"]
             try:
                 index = read_index(mask)
+                crops = list(crops_of(index, where=mask).values())
             except ImageError as error:
                 return None, [str(error)]
-            crops = list(crops_of(index).values())
             height, width = index.shape
             annotations = annotations_of(crops, [0] * len(crops), (height, width))
             return Picture(0, path, height, width, tuple(annotations)), []
@@ -131,9 +131,7 @@ def _object_mask(file: Path, height: int, width: int) -> Crop:
         ImageError: it cannot be read, has another size than the picture, or no pixel.
     """
     try:
-        with Image.open(file) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(too_large())
+        with open_picture(file) as image:
             colours = image.mode in ("RGB", "RGBA", "LA")
             values = np.array(image.convert("L") if colours else image)
     except Exception as error:

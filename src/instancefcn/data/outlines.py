@@ -1,59 +1,18 @@
-"""From polygons and run lengths to pixels, as COCO's mask API draws them.
-
-COCO's RLE counts runs of 0 and 1 in turn, beginning with 0, down the columns. Compressed counts are a string:
-each number (from the fourth on: its difference to the one two places before) is written in groups of five
-bits, lowest first, one character a group.
-"""
+"""From polygons and run lengths to pixels, as COCO's mask API draws them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from instancefcn.data.dataset import Picture, Segmentation
 from instancefcn.data.problem import Problem
+from instancefcn.limits import MAX_DRAWN, MAX_MASK_PIXELS
 from instancefcn.masks import CroppedMasks
+from instancefcn.rle import box, decode_crop, run_lengths
+from instancefcn.texts import shown
 
-
-def run_lengths(counts: object) -> NDArray[np.int64]:
-    """The runs of an RLE's "counts": a list of whole numbers, or the compressed string.
-
-    Raises:
-        ValueError: not an RLE; the message says why.
-    """
-    if isinstance(counts, list):
-        if not all(isinstance(c, int) and not isinstance(c, bool) and abs(c) < 2**40 for c in counts):
-            raise ValueError("counts are not all whole numbers of a possible size")
-        runs = np.array(counts, dtype=np.int64)
-    elif isinstance(counts, str | bytes):
-        runs = _decompress(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts)
-    else:
-        raise ValueError("counts are neither a list nor a string")
-    if (runs < 0).any():
-        raise ValueError("counts hold a negative run")
-    return runs
-
-
-def _decompress(text: bytes) -> NDArray[np.int64]:
-    groups = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
-    if len(groups) == 0:
-        return groups
-    if (groups < 0).any() or (groups > 63).any() or groups[-1] & 32:
-        raise ValueError("counts are not a compressed RLE string")
-    last = (groups & 32) == 0
-    starts = np.concatenate(([0], np.flatnonzero(last)[:-1] + 1))
-    place = np.arange(len(groups)) - np.repeat(starts, np.diff(np.append(starts, len(groups))))
-    if place.max() > 7:  # 8 groups hold 40 bits, more than any picture needs
-        raise ValueError("counts hold a number beyond any picture's size")
-    values = np.add.reduceat((groups & 31) << (5 * place), starts)
-    negative = (groups[last] & 16) != 0
-    values = np.where(negative, values - (np.int64(1) << (5 * (place[last] + 1))), values)
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
+_MERGED = 32
+"""RLEs that are united at once: the mask API unites one after the other, each with all those before."""
 
 
 def outline_problem(segmentation: object, height: int, width: int) -> Problem | None:
@@ -67,6 +26,11 @@ def outline_problem(segmentation: object, height: int, width: int) -> Problem | 
     for number, polygon in enumerate(segmentation):
         if found := _polygon_problem(polygon, height, width):
             return Problem(f"polygon {number} {found}: redraw or remove it", found.check)
+    if _drawn(segmentation, height, width) > MAX_DRAWN:
+        return Problem(
+            f"its polygons' sides are more than {MAX_DRAWN:,} pixels long together: redraw or remove it",
+            "outline",
+        )
     xs = [x for polygon in segmentation for x in polygon[0::2]]
     ys = [y for polygon in segmentation for y in polygon[1::2]]
     if max(xs) <= 0 or max(ys) <= 0 or min(xs) >= width or min(ys) >= height:
@@ -110,6 +74,23 @@ def _polygon_problem(polygon: object, height: int, width: int) -> Problem | None
     return None
 
 
+def _drawn(polygons: list[list[float]], height: int, width: int) -> float:
+    """Pixels that drawing visits: of each side the longer of its extents. No side has more than three of the
+    picture's, so that short outlines need no adding up.
+    """
+    most = sum(map(len, polygons)) / 2 * 3 * max(height, width)
+    if most <= MAX_DRAWN:
+        return most
+    total = 0.0
+    for polygon in polygons:
+        xs, ys = polygon[0::2], polygon[1::2]
+        total += sum(
+            max(abs(x2 - x1), abs(y2 - y1))
+            for x1, y1, x2, y2 in zip(xs, ys, xs[1:] + xs[:1], ys[1:] + ys[:1], strict=True)
+        )
+    return total
+
+
 def _rle_problem(rle: dict[str, Any], height: int, width: int) -> str | None:
     size = rle.get("size")
     if not isinstance(size, list | tuple) or len(size) != 2 or "counts" not in rle:
@@ -119,8 +100,8 @@ def _rle_problem(rle: dict[str, Any], height: int, width: int) -> str | None:
             " (height and width are swapped)" if list(size) == [width, height] != [height, width] else ""
         )
         return (
-            f"the RLE has size {list(size)}, the picture [{height}, {width}] as [height, width]{swapped}: "
-            "encode the mask at the picture's size"
+            f"the RLE has size {shown(list(size))}, the picture [{height}, {width}] as [height, width]"
+            f"{swapped}: encode the mask at the picture's size"
         )
     try:
         total = int(run_lengths(rle["counts"]).sum())
@@ -154,30 +135,44 @@ def to_rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any
         return rle
     from faster_coco_eval.core import mask as coco_mask
 
-    merged = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    return {"size": [height, width], "counts": merged["counts"].decode("ascii")}
+    return united(coco_mask.frPyObjects(segmentation, height, width), height, width)
 
 
-def decode_crop(counts: object, height: int) -> tuple[torch.Tensor, tuple[int, int]]:
-    """The pixels of a valid RLE inside its tight box: uint8 [h, w], and the box's upper left corner (x, y).
+def united(rles: list[dict[str, Any]], height: int, width: int) -> dict[str, Any]:
+    """One RLE of the pixels of several, all of pictures of this size."""
+    from faster_coco_eval.core import mask as coco_mask
 
-    Only the columns of the object are expanded, so that a nucleus in a large micrograph costs what a nucleus
-    costs.
-    """
-    runs = run_lengths(counts)
-    ends = np.cumsum(runs)
-    starts, stops = ends[0::2][: len(runs) // 2], ends[1::2]
-    starts, stops = starts[stops > starts], stops[stops > starts]
-    if len(starts) == 0:
-        return torch.zeros((0, 0), dtype=torch.uint8), (0, 0)
-    x1, x2 = int(starts[0]) // height, -(-int(stops[-1]) // height)
-    edges = np.stack((starts, stops), 1).reshape(-1) - x1 * height
-    lengths = np.diff(edges, prepend=0, append=(x2 - x1) * height)
-    flat = np.repeat((np.arange(len(lengths)) & 1).astype(np.uint8), lengths)
-    columns = flat.reshape(x2 - x1, height)
-    rows = np.flatnonzero(columns.any(0))
-    y1, y2 = int(rows[0]), int(rows[-1]) + 1
-    return torch.from_numpy(np.ascontiguousarray(columns[:, y1:y2].T)), (x1, y1)
+    while len(rles) > 1:
+        rles = [coco_mask.merge(rles[i : i + _MERGED]) for i in range(0, len(rles), _MERGED)]
+    counts = rles[0]["counts"]
+    return {
+        "size": [height, width],
+        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+    }
+
+
+def too_many_pixels(picture: Picture) -> Problem | None:
+    """What is wrong with a picture whose masks, each inside its rectangle, would take too much memory."""
+    if len(picture.annotations) * picture.height * picture.width <= MAX_MASK_PIXELS:
+        return None  # as nearly always
+    total: float = sum(_pixels(a.segmentation, picture.height, picture.width) for a in picture.annotations)
+    if total <= MAX_MASK_PIXELS:
+        return None
+    return Problem(
+        f"{picture.path}: image {picture.id}: its {len(picture.annotations)} objects take "
+        f"{total:,.0f} pixels, each inside its rectangle, and at most {MAX_MASK_PIXELS:,} are held: cut the "
+        "picture into tiles, or remove objects that are there several times",
+        "outline",
+        picture=picture.path,
+    )
+
+
+def _pixels(segmentation: Segmentation, height: int, width: int) -> float:
+    if isinstance(segmentation, dict):
+        first, _, last, _ = box(segmentation["counts"], height)
+        return float((last - first) * height)  # whole columns are decoded
+    x1, y1, x2, y2 = extent(segmentation, height, width)
+    return (x2 - x1 + 1) * (y2 - y1 + 1)
 
 
 def extent(segmentation: Segmentation, height: int, width: int) -> tuple[float, float, float, float]:
@@ -185,8 +180,8 @@ def extent(segmentation: Segmentation, height: int, width: int) -> tuple[float, 
     the picture's edge.
     """
     if isinstance(segmentation, dict):
-        crop, (x, y) = decode_crop(segmentation["counts"], height)
-        return float(x), float(y), float(x + crop.shape[1]), float(y + crop.shape[0])
+        x1, y1, x2, y2 = box(segmentation["counts"], height)
+        return float(x1), float(y1), float(x2), float(y2)
     xs = [min(max(float(x), 0.0), float(width)) for polygon in segmentation for x in polygon[0::2]]
     ys = [min(max(float(y), 0.0), float(height)) for polygon in segmentation for y in polygon[1::2]]
     return min(xs), min(ys), max(xs), max(ys)

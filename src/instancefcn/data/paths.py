@@ -36,9 +36,12 @@ class PictureFinder:
         candidates = [self.folder / inside]
         if pure.parts[0] == self.folder.name and len(pure.parts) > 1:
             candidates.append(self.folder.joinpath(*Path(inside).parts[1:]))
-        for candidate in candidates:
-            if candidate.is_file():
-                return candidate, None
+        try:
+            for candidate in candidates:
+                if candidate.is_file():
+                    return candidate, None
+        except OSError as error:  # longer than any name of a file, a loop of links, ..
+            return None, f"its file_name is none that a file can have ({error.strerror})"
         return None, f"there is no picture {candidates[0]}{self._hint(candidates[0].name)}"
 
     def find_stem(self, stem: str) -> tuple[Path | None, str | None]:
@@ -66,6 +69,14 @@ class PictureFinder:
             for file in sorted(files):
                 found.setdefault(file.lower(), (Path(place) / file).relative_to(self.folder).as_posix())
         return found
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder of this name; False also for names that none can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def pictures_below(folder: Path) -> Iterator[Path]:

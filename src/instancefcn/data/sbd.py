@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.gather import Progress, gather, in_order, read_lines
 from instancefcn.data.index_masks import annotations_of, crops_of
+from instancefcn.data.matlab import read_struct
 from instancefcn.data.paths import PictureFinder
 from instancefcn.data.voc_format import VOC_CLASSES
-from instancefcn.errors import DataError
+from instancefcn.errors import DataError, ImageError
 
 _PLACES = (".", "dataset", "benchmark_RELEASE/dataset")
 
@@ -43,15 +43,8 @@ class SbdFolder:
         """The usable part of a split, and what is wrong with the rest. No photograph is opened yet.
 
         Raises:
-            DataError: there is no such list, or scipy is not installed.
+            DataError: there is no such list.
         """
-        try:
-            import scipy.io  # noqa: F401
-        except ImportError as error:
-            raise DataError(
-                f"{self.root}: SBD's .mat files are read by scipy, which is not installed: "
-                "pip install 'instancefcn[sbd]'"
-            ) from error
         finder = PictureFinder(self.root / "img")
 
         def read(stem: str) -> tuple[Picture | None, list[str]]:
@@ -67,11 +60,12 @@ class SbdFolder:
 def _picture(path: Path, masks: Path) -> tuple[Picture | None, list[str]]:
     try:
         index, categories = _instances(masks)
-    except DataError as error:
-        return None, list(error.problems)
+        found = crops_of(index, where=masks)
+    except (DataError, ImageError) as error:
+        return None, [str(error)]
     crops, labels, problems = [], [], []
-    for number, crop in crops_of(index).items():
-        kind = int(categories[number - 1]) if number <= len(categories) else None
+    for number, crop in found.items():
+        kind = int(categories[number - 1]) if 1 <= number <= len(categories) else None
         if kind is None:
             problems.append(f"{masks}: object {number} has no category: {len(categories)} are given")
         elif not 1 <= kind <= len(VOC_CLASSES):
@@ -90,22 +84,21 @@ def _instances(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     Raises:
         DataError: the file is missing, damaged, or another one.
     """
-    from scipy.io import loadmat
-
     if not path.is_file():
         raise DataError(f"{path}: there is no such file: add it or take the picture off the list")
     try:
-        content = loadmat(path)
-    except Exception as error:  # the decoder raises nearly anything on a broken file
-        raise DataError(f"{path}: cannot be read as a .mat file ({error}): replace it") from error
-    try:
-        record = content["GTinst"][0, 0]
-        index, categories = record["Segmentation"], np.asarray(record["Categories"]).reshape(-1)
-        if index.ndim != 2 or index.dtype.kind not in "ui" or categories.dtype.kind not in "ui":
+        fields = read_struct(path, "GTinst")
+        index, categories = fields["Segmentation"], fields["Categories"].reshape(-1)
+        if (
+            index.ndim != 2
+            or not index.size
+            or index.dtype.kind not in "ui"
+            or categories.dtype.kind not in "ui"
+        ):
             raise ValueError(f"Segmentation is {index.dtype} {list(index.shape)}")
-    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise DataError(
-            f"{path}: holds no GTinst with Segmentation and Categories ({error}): "
-            "is it of SBD's inst/ folder?"
+            f"{path}: holds no GTinst with Segmentation and Categories ({error}): is it of SBD's inst/ "
+            "folder, and whole?"
         ) from error
     return index, categories

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 from instancefcn import contours
 from instancefcn.data.dataset import Segmentation
-from instancefcn.data.outlines import decode_crop, to_rle
+from instancefcn.data.outlines import to_rle
+from instancefcn.errors import DataError
+from instancefcn.limits import MAX_RINGS
+from instancefcn.rle import decode_crop
 
 Ring = list[float]
 """x, y, x, y, .. in pixels."""
@@ -112,7 +115,11 @@ class OneOutline:
 
 
 def one_outline(segmentation: Segmentation, height: int, width: int) -> OneOutline | None:
-    """A (valid) outline as one polygon; None for one without pixels that is no single polygon itself."""
+    """A (valid) outline as one polygon; None for one without pixels that is no single polygon itself.
+
+    Raises:
+        DataError: more than MAX_RINGS parts and holes, as in a mask of noise.
+    """
     rle = to_rle(segmentation, height, width)
     if isinstance(segmentation, list) and all(
         0 <= v <= (height if i & 1 else width) for polygon in segmentation for i, v in enumerate(polygon)
@@ -124,4 +131,9 @@ def one_outline(segmentation: Segmentation, height: int, width: int) -> OneOutli
     parts, holes = trace(crop.numpy(), corner)
     if not parts:
         return None
+    if len(parts) + len(holes) > MAX_RINGS:
+        raise DataError(
+            f"has {len(parts) + len(holes):,} parts and holes, at most {MAX_RINGS:,} are joined "
+            "to one outline: choose a format that holds masks (coco, voc, labelme)"
+        )
     return OneOutline(joined([*parts, *holes]), len(parts), len(holes), redrawn=True)

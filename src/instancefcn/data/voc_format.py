@@ -13,11 +13,12 @@ from PIL import Image
 from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.gather import Progress, gather, in_order, read_lines
 from instancefcn.data.index_masks import Crop, annotations_of, crops_of, painted, read_index
-from instancefcn.data.outlines import decode_crop, rasterize, to_rle
+from instancefcn.data.outlines import rasterize, to_rle
 from instancefcn.data.paths import PictureFinder
 from instancefcn.data.target import Losses, Target
 from instancefcn.errors import DataError, ImageError
 from instancefcn.files import atomic_write
+from instancefcn.rle import decode_crop
 
 VOC_CLASSES = (
     "aeroplane",
@@ -107,6 +108,7 @@ class VocFolder:
             return None, missing
         try:
             objects, kinds = (read_index(file) for file in files)
+            found = crops_of(objects, without=(0, VOID), where=files[0])
         except ImageError as error:
             return None, [str(error)]
         if objects.shape != kinds.shape:
@@ -115,7 +117,7 @@ class VocFolder:
                 f"{kinds.shape[1]} x {kinds.shape[0]}: both must have the photograph's size"
             ]
         crops, labels, problems = [], [], []
-        for number, crop in crops_of(objects, without=(0, VOID)).items():
+        for number, crop in found.items():
             kind, problem = _class_of(crop, kinds, classes)
             if problem:
                 problems.append(f"{files[1]}: object {number} {problem}")

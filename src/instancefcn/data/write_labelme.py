@@ -9,9 +9,9 @@ from typing import Any
 
 from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.labelme import CROWD, encode_mask
-from instancefcn.data.outlines import decode_crop
 from instancefcn.data.target import Losses, Target
 from instancefcn.data.tracing import trace
+from instancefcn.rle import decode_crop
 
 VERSION = "5.5.0"
 """The version of LabelMe whose files these are like."""

@@ -13,10 +13,13 @@ from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.gather import Progress, gather, in_order, outlined, read_lines
 from instancefcn.data.images import picture_size
 from instancefcn.data.outlines import outline_problem
-from instancefcn.data.paths import PictureFinder, pictures_below
+from instancefcn.data.paths import PictureFinder, is_there, pictures_below
+from instancefcn.data.reading import read_text, read_yaml
 from instancefcn.data.target import Target
 from instancefcn.data.tracing import one_outline
 from instancefcn.errors import DataError, ImageError
+from instancefcn.limits import MAX_CLASSES
+from instancefcn.texts import is_name, shown
 
 EDGE = 0.01
 """How far (in shares of the side) a point may leave the picture: tools round. It is put on the edge."""
@@ -45,8 +48,8 @@ class YoloFolder:
             if file.suffix.lower() not in (".yaml", ".yml"):
                 continue
             try:
-                content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-            except (OSError, UnicodeDecodeError, yaml.YAMLError):
+                content = read_yaml(file)
+            except (OSError, ValueError):
                 continue
             if isinstance(content, dict) and (content.keys() & {"names", "nc"}):
                 return cls(file, content)
@@ -61,7 +64,7 @@ class YoloFolder:
             if isinstance(key, str)
             and isinstance(value, str)
             and key != "path"
-            and self._place(value).exists()
+            and is_there(self._place(value))
         ]
         return in_order([*usual, *others])
 
@@ -101,27 +104,34 @@ class YoloFolder:
         """A folder or list. Some exports write ../train/images for a train/ beside the file."""
         root = self.file.parent / str(self.content.get("path") or ".")
         place = root / entry
-        if not place.exists() and entry.startswith("../"):
+        if not is_there(place) and entry.startswith("../"):
             return root / entry[3:]
         return place
 
     def _classes(self) -> dict[int, str]:
         """Names by number, in the order of the numbers."""
         names, count = self.content.get("names"), self.content.get("nc")
-        if names is None and isinstance(count, int) and count > 0:
+        if names is None and isinstance(count, int) and 0 < count <= MAX_CLASSES:
             names = [f"class_{i}" for i in range(count)]
         if isinstance(names, list):
             names = dict(enumerate(names))
-        if not isinstance(names, dict) or not names:
-            raise DataError(f"{self.file}: names must be a list of the classes, or {{0: NAME, 1: NAME, ..}}")
+        if not isinstance(names, dict) or not names or len(names) > MAX_CLASSES:
+            raise DataError(
+                f"{self.file}: names must be a list of the classes, or {{0: NAME, 1: NAME, ..}}, and at most "
+                f"{MAX_CLASSES:,} are read"
+            )
         problems = []
         for number, name in names.items():
             if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-                problems.append(f"{self.file}: names: {number!r} is no number of a class (0, 1, ..)")
-            if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
-                problems.append(f"{self.file}: names: class {number} is {name!r}: write a name, in quotes")
+                problems.append(f"{self.file}: names: {shown(number)} is no number of a class (0, 1, ..)")
+            if isinstance(name, bool) or not (isinstance(name, int) or is_name(name)):
+                problems.append(
+                    f"{self.file}: names: class {shown(number)} is {shown(name)}: write a name, in quotes"
+                )
         if isinstance(count, int) and count != len(names):
-            problems.append(f"{self.file}: nc is {count}, but there are {len(names)} names: mend one of them")
+            problems.append(
+                f"{self.file}: nc is {shown(count)}, but there are {len(names)} names: mend one of them"
+            )
         if problems:
             raise DataError(problems)
         return {number: str(names[number]) for number in sorted(names)}
@@ -137,6 +147,8 @@ def label_file(picture: Path) -> Path:
 
 def _pictures_at(place: Path, file: Path, split: str) -> tuple[list[Path], list[str]]:
     """The pictures of a folder, or of a list whose lines are paths below the list's folder."""
+    if not is_there(place):
+        raise DataError(f"{file}: {split}: there is no folder or list {shown(str(place))}")
     if place.is_dir():
         pictures = list(pictures_below(place))
         known = {label_file(picture) for picture in pictures}
@@ -170,8 +182,8 @@ def _read_picture(path: Path, labels: Mapping[int, int]) -> tuple[Picture | None
     annotations: list[Annotation] = []
     problems: list[str] = []
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(file).splitlines() if file.is_file() else []
+    except (OSError, ValueError) as error:
         return None, [f"{file}: cannot be read ({error}): write it again"]
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -190,7 +202,7 @@ def _annotation(words: list[str], labels: Mapping[int, int], height: int, width:
         raise ValueError("holds something that is no number: CLASS X Y X Y .. is wanted") from None
     if kind not in labels:
         known = ", ".join(map(str, list(labels)[:20])) + (", .." if len(labels) > 20 else "")
-        raise ValueError(f"class {words[0]} is unknown: use one of {known}, or add a name")
+        raise ValueError(f"class {words[0][:80]} is unknown: use one of {known}, or add a name")
     if len(shares) == 4:
         raise ValueError("is a box (five numbers): draw an outline (boxes alone cannot train masks)")
     if len(shares) % 2 or len(shares) < 6:
@@ -233,7 +245,10 @@ def _line(annotation: Annotation, picture: Picture, target: Target) -> str | Non
     if annotation.crowd:
         note("crowd regions were left out")
         return None
-    outline = one_outline(annotation.segmentation, picture.height, picture.width)
+    try:
+        outline = one_outline(annotation.segmentation, picture.height, picture.width)
+    except DataError as error:
+        raise DataError(f"{picture.path}: annotation {annotation.id} {error}") from error
     if outline is None:
         note("outlines without a pixel were left out")
         return None

@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from PIL import Image
 from torch import Tensor
 
 from instancefcn import __version__
-from instancefcn.data.images import describe, read_image, to_uint8_rgb
+from instancefcn.data.images import read_image, to_uint8_rgb
+from instancefcn.data.opening import describe, open_picture
 from instancefcn.errors import ImageError
 
 MAX_BYTES = 100 * 2**20
@@ -50,7 +50,7 @@ def read_url(url: str, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> 
     """
     try:
         content = _download(url, max_bytes, timeout)
-        with Image.open(io.BytesIO(content)) as image:
+        with open_picture(content) as image:
             return to_uint8_rgb(image)
     except urllib.error.HTTPError as error:
         error.close()

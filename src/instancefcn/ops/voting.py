@@ -158,8 +158,8 @@ def vote_batch(
     _check(boxes, probabilities, image_sizes, max_instances, threshold, order, extent)
     boxes, probabilities = boxes.detach().float(), probabilities.detach().float()
     with stage("suppression"):
-        published = order == "published"
-        chosen = survivors(boxes, probabilities, nms_iou, min_score, max_instances, published)
+        as_published = order == "published"
+        chosen = survivors(boxes, probabilities, nms_iou, min_score, max_instances, as_published)
     most = chosen[0].shape[1]
     results: list[Result] = []
     for part, ballot in ballots(boxes, probabilities, chosen, vote_iou):

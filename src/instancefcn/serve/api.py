@@ -63,7 +63,10 @@ async def _body(request: Request) -> bytes:
     too_large = HTTPException(413, f"a picture may have {MAX_BYTES // 1_000_000} MB")
     if "multipart" in request.headers.get("content-type", ""):
         raise HTTPException(415, "send the file itself as the body: curl --data-binary @photo.jpg URL")
-    if int(request.headers.get("content-length", 0)) > MAX_BYTES:
+    length = request.headers.get("content-length", "0")
+    if not length.isdecimal():
+        raise HTTPException(400, "Content-Length is not a whole number")
+    if len(length) > 18 or int(length) > MAX_BYTES:
         raise too_large
     body = bytearray()
     try:

@@ -7,13 +7,13 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from io import BytesIO
 from typing import ParamSpec, TypeVar
 
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from instancefcn.data.images import describe, to_uint8_rgb
+from instancefcn.data.images import to_uint8_rgb
+from instancefcn.data.opening import describe, open_picture
 from instancefcn.errors import ImageError, InstanceFCNError
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
@@ -49,24 +49,16 @@ def decode(data: bytes) -> Tensor:
     """
     try:
         # Opening reads the header alone.
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(_too_large())
+        with open_picture(data, FORMATS, MAX_PIXELS) as image:
             return to_uint8_rgb(image)
     except UnidentifiedImageError as error:
         raise ImageError(
             f"this is no picture: {', '.join(FORMATS[:-1])} and {FORMATS[-1]} are read"
         ) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(_too_large()) from error
     except ImageError as error:
         raise ImageError(f"the picture {error}") from error
     except Exception as error:  # decoders raise nearly anything on a broken file
         raise ImageError(f"the picture {describe(error)}") from error
-
-
-def _too_large() -> str:
-    return f"has more than {MAX_PIXELS:,} pixels: shrink it, or run instancefcn predict on it"
 
 
 class Turns:

@@ -10,8 +10,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from instancefcn.data.reading import read_json
 from instancefcn.errors import ConfigError
 from instancefcn.files import write_json
+from instancefcn.limits import MAX_INPUT
 
 REFERENCE_BATCH = 16
 """`learning_rate` is meant for this many pictures a step; it is scaled linearly to the batch really used."""
@@ -62,7 +64,7 @@ class TrainConfig(Section):
     seed: int = Field(default=0, ge=0)
 
     epochs: int = Field(default=12, ge=1)
-    batch_size: int = Field(default=4, ge=1, description="pictures a step and device")
+    batch_size: int = Field(default=4, ge=1, le=4096, description="pictures a step and device")
     accumulate: int = Field(default=1, ge=1, description="batches whose gradients are averaged for one step")
     optimizer: Literal["adamw", "sgd"] = "sgd"
     learning_rate: float = Field(default=0.01, gt=0, description=f"for a batch of {REFERENCE_BATCH} pictures")
@@ -80,20 +82,20 @@ class TrainConfig(Section):
     ema_decay: float = Field(default=0.999, ge=0, lt=1, description="of the averaged weights; 0 is off")
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
 
-    short_side: int = Field(default=600, ge=32, description="of a picture at test time")
-    long_side: int = Field(default=1000, ge=32, description="limit at test time")
+    short_side: int = Field(default=600, ge=32, le=MAX_INPUT, description="of a picture at test time")
+    long_side: int = Field(default=1000, ge=32, le=MAX_INPUT, description="limit at test time")
     train_short: tuple[int, int] = (600, 600)
     train_sides: tuple[int, ...] = Field(
         default=(), description="short sides to draw from, instead of the range train_short (InstanceFCN)"
     )
-    train_long: int = Field(default=1000, ge=32)
+    train_long: int = Field(default=1000, ge=32, le=MAX_INPUT)
     augment: AugmentConfig = AugmentConfig()
 
     sampling: Literal["ohem", "random"] | None = Field(
         default=None, description="of RoIs; the model's own when left out"
     )
     k: int | None = Field(
-        default=None, ge=1, description="parts of a window along a side; 1 is translation invariant"
+        default=None, ge=1, le=64, description="parts of a window along a side; 1 is translation invariant"
     )
     joint: bool | None = Field(
         default=None, description="false: one set of maps for classes, another for masks (ablation)"
@@ -106,9 +108,11 @@ class TrainConfig(Section):
         default=None, description="checkpoint to start from instead of the backbone's weights alone"
     )
 
-    workers: int = Field(default=-1, ge=-1, description="processes that read pictures; -1 chooses")
-    devices: int = Field(default=1, ge=1, description="of each machine; torchrun and srun say it themselves")
-    nodes: int = Field(default=1, ge=1, description="machines; torchrun and srun say it themselves")
+    workers: int = Field(default=-1, ge=-1, le=256, description="processes that read pictures; -1 chooses")
+    devices: int = Field(
+        default=1, ge=1, le=1024, description="of each machine; torchrun and srun say it themselves"
+    )
+    nodes: int = Field(default=1, ge=1, le=1024, description="machines; torchrun and srun say it themselves")
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     evaluate_every: int = Field(default=1, ge=0, description="epochs; 0 never before the end")
     pictures_every: int = Field(default=2, ge=0, description="epochs; 0 is off")
@@ -173,7 +177,7 @@ def resolve(settings: Mapping[str, Any], preferred: Mapping[str, Any] | None = N
 def load_config(path: Path) -> TrainConfig:
     """Read a config.json. Raises ConfigError when it is missing, damaged or of another version."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing: is {path.parent} the folder of a training run?") from None
     except (OSError, ValueError) as error:

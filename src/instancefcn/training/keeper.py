@@ -7,7 +7,8 @@ import io
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -146,13 +147,29 @@ def read_run(path: Path) -> dict[str, Any]:
             f"{path} is missing: there is nothing to resume. Start the run without --resume"
         )
     try:
+        with zipfile.ZipFile(path) as archive:  # torch packs nothing: what is packed can be of any size
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it holds packed files")
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        batches_seen(checkpoint), checkpoint["callbacks"], checkpoint["global_step"]
+        batches_seen(checkpoint)
+        int(checkpoint["global_step"])
+        if not isinstance(checkpoint["callbacks"], dict):
+            raise ValueError("it holds no callbacks")
     except Exception as error:
         raise CheckpointError(
             f"{path} is no checkpoint of a training run, or it is damaged: {error}"
         ) from None
     return checkpoint
+
+
+def check_fit(checkpoint: Mapping[str, Any], own: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raises CheckpointError when the weights in last.ckpt are not those of the network, `own`."""
+    theirs = checkpoint.get("state_dict")
+    if not isinstance(theirs, dict) or theirs.keys() != own.keys():
+        raise CheckpointError(f"{path} holds the weights of another network: was config.json changed?")
+    wrong = [name for name in own if getattr(theirs[name], "shape", None) != own[name].shape]
+    if wrong:
+        raise CheckpointError(f"{path}: {wrong[0]} is of another shape: was config.json changed?")
 
 
 def batches_seen(checkpoint: dict[str, Any]) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write
 
 FIRST = ("step", "epoch", "seconds", "learning_rate")
@@ -63,12 +64,23 @@ class RunLog:
 def read_log(path: Path) -> list[dict[str, float]]:
     """The rows of a log.csv, without their empty cells; none when there is no such file. A last row that a
     killed process or a full disk cut off is left out.
+
+    Raises:
+        ConfigError: it is no log of a run.
     """
     if not path.is_file():
         return []
-    whole = path.read_bytes().rpartition(b"\n")[0].decode("utf-8")
-    rows = csv.DictReader(io.StringIO(whole, newline=""))
-    return [{name: float(cell) for name, cell in row.items() if name and cell} for row in rows]
+    try:
+        whole = path.read_bytes().rpartition(b"\n")[0].decode("utf-8")
+        rows = [
+            {name: float(cell) for name, cell in row.items() if name and cell}
+            for row in csv.DictReader(io.StringIO(whole, newline=""))
+        ]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise ConfigError(f"{path}: is no log of a run ({error}): move it away") from error
+    if not all({"step", "seconds"} <= row.keys() for row in rows):
+        raise ConfigError(f"{path}: is no log of a run (rows without step or seconds): move it away")
+    return rows
 
 
 def plot_curves(rows: list[dict[str, float]], path: Path) -> None:

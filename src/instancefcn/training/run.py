@@ -25,6 +25,7 @@ from instancefcn.models.checkpoint import load_checkpoint, save_checkpoint
 from instancefcn.models.fcis import FCIS, Classes
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.processes import agreed, from_first, is_first, with_started
+from instancefcn.texts import plain
 from instancefcn.training.config import TrainConfig
 from instancefcn.training.devices import make_trainer, processes_of
 from instancefcn.training.evaluator import DETECTIONS, PROPOSALS, Evaluator
@@ -32,6 +33,7 @@ from instancefcn.training.keeper import (
     LAST,
     Keeper,
     batches_seen,
+    check_fit,
     read_run,
     state_kept,
     way_on,
@@ -110,7 +112,7 @@ def _read(config: TrainConfig, folder: Path, resume: bool) -> tuple[Dataset, Dat
     if main:
         print(describe(config.data), file=sys.stderr, flush=True)
     train_split, val_split, doubts = read_splits(config, check=main)
-    print("".join(f"{line}\n" for line in doubts), end="", file=sys.stderr, flush=True)
+    print(plain("".join(f"{line}\n" for line in doubts)), end="", file=sys.stderr, flush=True)
     if resume:
         check_same_data(folder / RECORD, _splits(train_split, val_split))
     return train_split, val_split
@@ -160,6 +162,8 @@ class _Run:
         self.network = self._network()
         steps = -(-len(batches) // config.accumulate)
         self.module = TrainModule(self.network, config, steps)
+        if self.checkpoint:
+            check_fit(self.checkpoint, self.module.state_dict(), folder / LAST)
         self.first = batches_seen(self.checkpoint) if self.checkpoint else 0
 
     def _prepare(self) -> None:

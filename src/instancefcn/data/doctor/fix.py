@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -11,16 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-from PIL import Image
-
 from instancefcn.data.coco_folder import FIELDS
 from instancefcn.data.dataset import Annotation, Picture
 from instancefcn.data.doctor.case import Split
 from instancefcn.data.doctor.examine import Report, examine
 from instancefcn.data.doctor.mend import Repairs, Treatment, mended
 from instancefcn.data.images import turn_of
+from instancefcn.data.opening import open_picture
 from instancefcn.data.problem import REPAIRS, Problem
+from instancefcn.data.reading import read_json, read_yaml
 from instancefcn.errors import ConfigError
 from instancefcn.files import link_or_copy, new_folder, write_json
 from instancefcn.models.zoo import AnySpec
@@ -124,7 +122,7 @@ def _put(source: Path, target: Path, treatment: Treatment) -> None:
     if treatment == "as it is":
         link_or_copy(source, target)
         return
-    with Image.open(source) as image:
+    with open_picture(source) as image:
         image.load()
         kind = "JPEG" if image.format in ("JPEG", "MPO") else image.format
         turn, exif = turn_of(image), image.getexif()
@@ -214,12 +212,12 @@ def _named(record: object) -> bool:
 def _source(report: Report, split: Split) -> dict[str, Any]:
     """The COCO file that a split was read from; empty when it was another format's."""
     data = Path(report.data)
-    wrong = (OSError, ValueError, RecursionError, KeyError, TypeError, yaml.YAMLError)
+    wrong = (OSError, ValueError, KeyError, TypeError)
     with contextlib.suppress(*wrong):  # what is wrong with it the examination has said
         path = data / f"{split.name}.json"
         if data.is_file():
-            path = data.parent / yaml.safe_load(data.read_text(encoding="utf-8"))[split.name]["annotations"]
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+            path = data.parent / read_yaml(data)[split.name]["annotations"]
+        content = read_json(path)
         if isinstance(content, dict):
             return {k: v for k, v in content.items() if k not in FIELDS or isinstance(v, list)}
     return {}

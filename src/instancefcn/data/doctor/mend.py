@@ -15,8 +15,9 @@ from instancefcn.data.check import TOLERANCE, Look
 from instancefcn.data.dataset import Annotation, Picture, Segmentation
 from instancefcn.data.doctor.case import shapes_of
 from instancefcn.data.doctor.objects import areas_agree, boxes_agree
-from instancefcn.data.outlines import decode_crop, outline_problem
+from instancefcn.data.outlines import outline_problem
 from instancefcn.masks import CroppedMasks
+from instancefcn.rle import decode_crop
 
 SAME_SHAPE = 0.01
 """Pictures whose ratios of width to height differ by less than this share may be one picture, resized."""
