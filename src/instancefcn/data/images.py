@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,15 @@ def read_image(path: Path | str) -> Tensor:
             return to_uint8_rgb(image)
     except Exception as error:
         raise ImageError(f"{path}: {describe(error)}") from error
+
+
+def decode_image(content: bytes, name: str) -> Tensor:
+    """The same for a picture file's bytes; `name` is what an error calls it. See `read_image`."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return to_uint8_rgb(image)
+    except Exception as error:
+        raise ImageError(f"{name}: {describe(error)}") from error
 
 
 def picture_size(path: Path) -> tuple[int, int]:

@@ -10,11 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from PIL import Image
 from torch import Tensor
 
 from instancefcn import __version__
-from instancefcn.data.images import describe, read_image, to_uint8_rgb
+from instancefcn.data.images import decode_image, describe, read_image
 from instancefcn.errors import ImageError
 
 MAX_BYTES = 100 * 2**20
@@ -50,8 +49,6 @@ def read_url(url: str, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> 
     """
     try:
         content = _download(url, max_bytes, timeout)
-        with Image.open(io.BytesIO(content)) as image:
-            return to_uint8_rgb(image)
     except urllib.error.HTTPError as error:
         error.close()
         raise ImageError(f"{url}: the server answers {error.code} {error.reason}") from error
@@ -61,6 +58,7 @@ def read_url(url: str, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> 
         raise ImageError(f"{url}: did not arrive within {timeout:g} seconds") from error
     except Exception as error:
         raise ImageError(f"{url}: {describe(error)}") from error
+    return decode_image(content, url)
 
 
 def path_of(source: str | Path) -> Path:
