@@ -23,6 +23,7 @@ HEAVY = (
     "matplotlib",
     "onnx",
     "gradio",
+    "fastapi",
     "ray",
     "pyarrow",
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -40,10 +41,12 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
             raise ConfigError(f"{address}: there is no Ray cluster that can be joined ({error})") from error
     else:
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    # Ray tells of dead workers on standard output, where people want results.
+    with redirect_stdout(sys.stderr):
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def room(cpus: int, gpus: float) -> int:

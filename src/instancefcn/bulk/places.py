@@ -99,8 +99,9 @@ class Folder:
             self.filesystem.delete_file(self._at(name))
 
     def _send(self, path: str, content: bytes | memoryview) -> None:
-        self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
         whole = self.filesystem.type_name in WHOLE_OBJECTS
+        if not whole:
+            self.filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
         first = path if whole else f"{path}.part"
         with self.filesystem.open_output_stream(first) as stream:
             stream.write(content)

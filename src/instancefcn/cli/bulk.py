@@ -75,6 +75,7 @@ def bulk(
     from instancefcn.models.checkpoint import load_checkpoint, locate
 
     load_checkpoint(model)
+    checkpoint = locate(model).read_bytes()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     power = Power(cpus, "cuda" if gpus else "cpu", batch)
     with connected(address, max(cores, cpus * (workers or 1))):
@@ -82,7 +83,7 @@ def bulk(
         job = prepare(
             listing,
             out,
-            locate(model).read_bytes(),
+            checkpoint,
             model=model,
             score=score,
             tile=tile,
