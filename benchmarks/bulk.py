@@ -48,23 +48,25 @@ from instancefcn.masks import CroppedMasks
 from instancefcn.models.checkpoint import locate
 
 LISTED = 200_000
-FEW, MANY, LARGE = 20, 120, 33
+FEW, MANY, LARGE = 20, 220, 33
 """Chunks of a short and a long run, and pictures of a large chunk."""
 
 
 @dataclass
 class Used:
-    """Seconds of the processor by process id, and of the wall."""
+    """Seconds of the processor: of this process, of Ray's own without the workers, and of every process
+    since its birth; and of the wall.
+    """
 
     driver: float = 0
-    processes: dict[int, tuple[str, float]] = field(default_factory=dict)
     since_birth: dict[int, float] = field(default_factory=dict)
+    ray: float = 0
     wall: float = 0
 
-    def of(self, worker: bool) -> float:
-        """Of the workers, or of this process and the rest of Ray."""
-        found = sum(s for name, s in self.processes.values() if name.startswith("ray::") is worker)
-        return found if worker else found + self.driver
+    def worker(self, out: Path) -> float:
+        """Seconds of the worker since its model was there."""
+        pid, before = json.loads((out / "warm.json").read_text())
+        return float(self.since_birth[pid] - before)
 
 
 @contextmanager
@@ -74,14 +76,19 @@ def used() -> Iterator[Used]:
     before = {pid: seconds for pid, (_, seconds) in _descendants().items()}
     start, own = time.perf_counter(), time.process_time()
 
+    watching = 0.0
+
     def watch() -> None:
-        while not stop.wait(0.5):
+        nonlocal watching
+        while not stop.wait(0.1):
             look()
+            watching = time.thread_time()
 
     def look() -> None:
-        for pid, (name, seconds) in _descendants().items():
-            result.processes[pid] = name, seconds - before.get(pid, 0)
-            result.since_birth[pid] = seconds
+        found = _descendants()
+        result.since_birth.update({pid: seconds for pid, (_, seconds) in found.items()})
+        others = (pid for pid, (name, _) in found.items() if not name.startswith("ray::"))
+        result.ray = sum(found[pid][1] - before.get(pid, 0) for pid in others)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -91,7 +98,7 @@ def used() -> Iterator[Used]:
         stop.set()
         watcher.join()
         look()
-        result.wall, result.driver = time.perf_counter() - start, time.process_time() - own
+        result.wall, result.driver = time.perf_counter() - start, time.process_time() - own - watching
 
 
 def _descendants() -> dict[int, tuple[str, float]]:
@@ -127,19 +134,17 @@ class Nothing:
             yield replace(one, instances=Instances(none.reshape(0, 4), none, none.long(), masks, (), ()))
 
 
-def open_nothing(out: Folder, device: str) -> Any:
-    return Nothing()
-
-
 class OpenWarm:
-    """The job's model after one picture; leaves the process and its seconds of the processor."""
+    """The job's model after one picture, or none; leaves the process and its seconds so far."""
 
-    def __init__(self, picture: Path) -> None:
+    def __init__(self, picture: Path | None) -> None:
         self.picture = picture
 
     def __call__(self, out: Folder, device: str) -> Any:
-        predictor = open_own(out, device)
-        predictor(self.picture)
+        predictor: Any = Nothing()
+        if self.picture is not None:
+            predictor = open_own(out, device)
+            predictor(self.picture)
         out.write("warm.json", json.dumps([os.getpid(), time.process_time()]).encode())
         return predictor
 
@@ -158,7 +163,7 @@ def throughput(paths: list[Path], model: str, out: Path) -> dict[str, float]:
     job = prepare(listing, str(out), locate(model).read_bytes(), model=model, score=0.5, chunk=chunk)
     with used() as bulk:
         summary = run(job, Power(), 1, open_model=OpenWarm(paths[0]))
-    pid, warm = json.loads((out / "warm.json").read_text())
+    warm = json.loads((out / "warm.json").read_text())[1]
     empty = Folder(str(out / "empty"))
     write_chunk(empty, 0, [])
     footer = sum((out / "empty" / part_name(name, 0)).stat().st_size for name in ("pictures", "instances"))
@@ -169,7 +174,7 @@ def throughput(paths: list[Path], model: str, out: Path) -> dict[str, float]:
         "instances": summary.instances,
         "plain cpu": plain_cpu / len(paths),
         "plain wall": plain_wall / len(paths),
-        "bulk worker cpu": (bulk.since_birth[pid] - warm) / len(paths),
+        "bulk worker cpu": bulk.worker(out) / len(paths),
         "start cpu": warm,
         "bulk wall with start": bulk.wall / len(paths),
         "chunk bytes": footer,
@@ -178,8 +183,8 @@ def throughput(paths: list[Path], model: str, out: Path) -> dict[str, float]:
     }
 
 
-def empty_run(folder: Path, chunks: int, chunk: int) -> Used:
-    """A job of tiny pictures and no network."""
+def empty_run(folder: Path, chunks: int, chunk: int) -> dict[str, float]:
+    """Seconds of a job of tiny pictures and no network."""
     source = folder / f"in-{chunks}-{chunk}"
     source.mkdir()
     for number in range(chunks * chunk):
@@ -187,27 +192,16 @@ def empty_run(folder: Path, chunks: int, chunk: int) -> Used:
     out = str(folder / f"out-{chunks}-{chunk}")
     job = prepare(list_pictures([str(source)]), out, b"", model="none", score=0.5, chunk=chunk)
     with used() as found:
-        run(job, Power(), 1, open_model=open_nothing)
-    return found
+        run(job, Power(), 1, open_model=OpenWarm(None))
+    return {"worker": found.worker(Path(out)), "driver": found.driver, "ray": found.ray, "wall": found.wall}
 
 
 def scheduling(folder: Path) -> dict[str, float]:
     """Seconds of a chunk and of a picture in it."""
+    empty_run(folder, 2, 1)  # what is done once in a process
     short, long, large = empty_run(folder, FEW, 1), empty_run(folder, MANY, 1), empty_run(folder, FEW, LARGE)
-
-    def chunk(of: Any) -> float:
-        return (of(long) - of(short)) / (MANY - FEW)
-
-    def picture(of: Any) -> float:
-        return (of(large) - of(short)) / (FEW * (LARGE - 1))
-
-    return {
-        "chunk cpu worker": chunk(lambda used: used.of(worker=True)),
-        "chunk cpu driver and Ray": chunk(lambda used: used.of(worker=False)),
-        "chunk wall": chunk(lambda used: used.wall),
-        "picture cpu worker": picture(lambda used: used.of(worker=True)),
-        "picture cpu driver and Ray": picture(lambda used: used.of(worker=False)),
-    }
+    rows = {f"chunk {who}": (long[who] - short[who]) / (MANY - FEW) for who in short}
+    return rows | {"picture worker": (large["worker"] - short["worker"]) / (FEW * (LARGE - 1))}
 
 
 def listed(count: int = LISTED) -> dict[str, float]:
@@ -233,7 +227,7 @@ def plan(report: dict[str, dict[str, float]], pictures: int, workers: int, price
     real, overhead, keeping = report["throughput"], report["scheduling"], report["listing"]
     chunks = -(-pictures // LARGEST_CHUNK)
     work = pictures * real["bulk worker cpu"] / 3600
-    driver = chunks * overhead["chunk cpu driver and Ray"] + pictures * keeping["cpu"]
+    driver = chunks * (overhead["chunk driver"] + overhead["chunk ray"]) + pictures * keeping["cpu"]
     hours = max(work / workers, driver / 3600)
     stored = pictures * real["picture bytes"] + chunks * real["chunk bytes"]
     print(f"{pictures:,} pictures in {chunks:,} chunks of {LARGEST_CHUNK}")

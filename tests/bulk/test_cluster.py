@@ -113,13 +113,14 @@ def test_a_killed_command_goes_on_where_it_stopped(
     assert summary.new_pictures == job.pictures_left < 10
 
 
-def broken_model(out: Any, device: str) -> Any:
-    raise InstanceFCNError("the model does not fit")
-
-
-def test_what_a_worker_says_reaches_the_user(address: str, photos: Path, begin: Callable[..., Job]) -> None:
-    with connected(address, 2), pytest.raises(InstanceFCNError, match="does not fit"):
-        run(begin(photos), Power(), 1, open_model=broken_model)
+def test_what_a_worker_says_reaches_the_user(
+    address: str, photos: Path, begin: Callable[..., Job], tmp_path: Path
+) -> None:
+    job = begin(photos)
+    photos.rename(tmp_path / "elsewhere")
+    with connected(address, 2), pytest.raises(InstanceFCNError, match=r"(?s)none of its .* goes on") as error:
+        run(job, Power(), 1, open_model=bulk_models.colours)
+    assert "Traceback" not in str(error.value)
 
 
 def test_the_command_finds_what_predict_finds(address: str, tmp_path: Path) -> None:

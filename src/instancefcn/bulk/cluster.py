@@ -90,7 +90,7 @@ def _rows(
     """What `Worker.do` returned of every chunk, as they come."""
     import ray
     import ray.data
-    from ray.exceptions import RayError
+    from ray.exceptions import ActorDiedError
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -106,17 +106,9 @@ def _rows(
         num_gpus=gpus,
     )
     try:
-        yield from results.iter_rows()
-    except RayError as error:
-        raise _mendable(error) from error
-
-
-def _mendable(error: BaseException) -> BaseException:
-    """What a worker said itself, where it did."""
-    seen: BaseException | None = error
-    while seen is not None:
-        cause = getattr(seen, "cause", None) or seen.__cause__
-        if isinstance(cause, InstanceFCNError):
-            return InstanceFCNError(f"{cause}\nThe same command goes on where this one stopped")
-        seen = cause
-    return error
+        for row in results.iter_rows():
+            if row["fault"]:
+                raise InstanceFCNError(f"{row['fault']}\nThe same command goes on where this one stopped")
+            yield row
+    except ActorDiedError as error:  # Ray keeps what was raised at a worker's start as text alone
+        raise InstanceFCNError(f"no worker can start: {str(error).strip().splitlines()[-1]}") from error

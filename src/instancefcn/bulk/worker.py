@@ -71,8 +71,10 @@ class Worker:
         self.predictor = open_model(self.out, power.device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Ray Data's way to call it: a batch of chunks in, a row of counts a chunk out."""
-        rows = [self.do(int(chunk)) for chunk in batch["chunk"]]
+        """Ray Data's way to call it: a batch of chunks in, a row a chunk out: what `do` returns, and "fault",
+        what it raised, which Ray would hand on as text with a traceback; empty when all is well.
+        """
+        rows = [self._row(int(chunk)) for chunk in batch["chunk"]]
         return {key: [row[key] for row in rows] for key in rows[0]}
 
     def do(self, chunk: int) -> dict[str, float]:
@@ -94,6 +96,13 @@ class Worker:
             counts = write_chunk(self.out, chunk, self._rows(chunk, journal))
             journal.close()
         return {"chunk": chunk, **counts, "interrupted": interrupted, "seconds": time.perf_counter() - start}
+
+    def _row(self, chunk: int) -> dict[str, Any]:
+        try:
+            return {**self.do(chunk), "fault": ""}
+        except InstanceFCNError as fault:
+            nothing = dict.fromkeys(("pictures", "instances", "errors", "interrupted"), 0)
+            return {"chunk": chunk, **nothing, "seconds": 0.0, "fault": str(fault)}
 
     def _rows(self, chunk: int, journal: Journal) -> list[tuple[Head, Found]]:
         if journal.interrupted:
