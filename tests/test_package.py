@@ -14,7 +14,19 @@ from PIL import Image
 import instancefcn
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "torchvision", "numba", "lightning", "timm", "matplotlib", "onnx", "gradio", "fastapi")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "numba",
+    "lightning",
+    "timm",
+    "matplotlib",
+    "onnx",
+    "gradio",
+    "fastapi",
+    "ray",
+    "pyarrow",
+)
 
 
 def python(code: str) -> str:
@@ -31,6 +43,7 @@ def python(code: str) -> str:
     [
         [],
         ["predict"],
+        ["bulk"],
         ["demo"],
         ["train"],
         ["eval"],

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from instancefcn.data import opening
-from instancefcn.data.images import read_image, to_uint8_rgb
+from instancefcn.data.images import decode_image, read_image, to_uint8_rgb
 from instancefcn.errors import ImageError
 
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
@@ -168,3 +168,12 @@ def test_arrays() -> None:
 def test_arrays_that_are_no_pictures(value: object, said: str) -> None:
     with pytest.raises(ImageError, match=said):
         to_uint8_rgb(value)  # type: ignore[arg-type]
+
+
+def test_bytes_are_decoded_as_files_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    assert torch.equal(decode_image(path.read_bytes(), "a"), read_image(path))
+    with pytest.raises(ImageError, match=r"^its name: is damaged or truncated"):
+        decode_image(path.read_bytes()[:600], "its name")

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from instancefcn import __version__
 from instancefcn.cli.app import app as serve_app
 from instancefcn.cli.bench import bench
+from instancefcn.cli.bulk import bulk
 from instancefcn.cli.check import check
 from instancefcn.cli.convert import convert
 from instancefcn.cli.convert_weights import convert_weights
@@ -71,6 +72,7 @@ def _common(
 app.command()(demo)
 app.command()(predict)
 app.command()(propose)
+app.command()(bulk)
 app.command()(check)
 app.command()(train)
 app.command("eval")(eval_)

@@ -53,6 +53,15 @@ def read_image(path: Path | str) -> Tensor:
         raise ImageError(f"{path}: {describe(error)}") from error
 
 
+def decode_image(content: bytes, name: str) -> Tensor:
+    """The same for a picture file's bytes; `name` is what an error calls it. See `read_image`."""
+    try:
+        with open_picture(content) as image:
+            return to_uint8_rgb(image)
+    except Exception as error:
+        raise ImageError(f"{name}: {describe(error)}") from error
+
+
 def picture_size(path: Path) -> tuple[int, int]:
     """(height, width) of a picture after EXIF rotation, from the head of the file.
 

@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 from torch import Tensor
 
 from instancefcn import __version__
-from instancefcn.data.images import read_image, to_uint8_rgb
-from instancefcn.data.opening import describe, open_picture
+from instancefcn.data.images import decode_image, read_image
+from instancefcn.data.opening import describe
 from instancefcn.errors import ImageError
 
 MAX_BYTES = 100 * 2**20
@@ -50,8 +50,6 @@ def read_url(url: str, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> 
     """
     try:
         content = _download(url, max_bytes, timeout)
-        with open_picture(content) as image:
-            return to_uint8_rgb(image)
     except urllib.error.HTTPError as error:
         error.close()
         raise ImageError(f"{url}: the server answers {error.code} {error.reason}") from error
@@ -61,6 +59,7 @@ def read_url(url: str, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> 
         raise ImageError(f"{url}: did not arrive within {timeout:g} seconds") from error
     except Exception as error:
         raise ImageError(f"{url}: {describe(error)}") from error
+    return decode_image(content, url)
 
 
 def path_of(source: str | Path) -> Path:

@@ -1,0 +1,224 @@
+"""The folder of a job: what it is about (`bulk.json`), its model, its list of pictures, what is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet as pq
+
+from instancefcn import __version__
+from instancefcn.bulk import journal
+from instancefcn.bulk.listing import SCHEMA, Listing, cut
+from instancefcn.bulk.places import Folder, absolute
+from instancefcn.bulk.shards import INSTANCES_FOLDER, PICTURES_FOLDER, count_results
+from instancefcn.errors import ConfigError
+
+FORMAT = 1
+MANIFEST, MODEL, LISTING = "bulk.json", "model.safetensors", "listing.parquet"
+LARGEST_CHUNK = 512
+"""Pictures of a chunk unless something else is asked for: a minute or two of one core, seconds of a GPU."""
+CHUNKS_PER_WORKER = 4
+"""In a small job at least so many, so that all workers end at about the same time."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job whose folder is ready for workers.
+
+    Attributes:
+        out: the folder's path (absolute) or address.
+        sources: what the pictures are from; the listing counts them.
+        pictures: how many there are.
+        chunk: pictures of a chunk.
+        todo: numbers of the chunks that are not done.
+        score, tile: as for `Predictor.files`.
+    """
+
+    out: str
+    sources: tuple[str, ...]
+    pictures: int
+    chunk: int
+    todo: tuple[int, ...]
+    score: float
+    tile: int | None
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks there are, done or not."""
+        return math.ceil(self.pictures / self.chunk)
+
+    @property
+    def pictures_left(self) -> int:
+        """Pictures in the chunks that are not done."""
+        return sum(min(self.chunk, self.pictures - number * self.chunk) for number in self.todo)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What lies in the folder of a finished job, counted there.
+
+    Attributes:
+        pictures: rows of `pictures/`.
+        instances: rows of `instances/`.
+        errors: pictures of which there is an error instead of results.
+        new_pictures: of these pictures, those that this call did.
+        seconds: that this call took, from the start of the cluster.
+        interrupted: how often a chunk was begun and not finished: by a worker that died, or the command.
+    """
+
+    pictures: int
+    instances: int
+    errors: int
+    new_pictures: int
+    seconds: float
+    interrupted: int
+
+
+def prepare(
+    listing: Listing,
+    out: str,
+    checkpoint: bytes,
+    *,
+    model: str,
+    score: float,
+    tile: int | None = None,
+    chunk: int | None = None,
+    workers: int = 1,
+) -> Job:
+    """Begin a job, or find one begun earlier in `out`.
+
+    Args:
+        listing: what `list_pictures` found.
+        out: path or address of the folder.
+        checkpoint: the model's file.
+        model: its name, for people.
+        score, tile: as for `Predictor.files`.
+        chunk: pictures of a chunk; None takes that of a job begun earlier, else LARGEST_CHUNK or what gives
+            every worker CHUNKS_PER_WORKER.
+
+    Raises:
+        ImageError: a Parquet file cannot be read or holds no pictures.
+        ConfigError: `out` holds another job (other pictures, model, settings or version), or foreign results.
+    """
+    folder = Folder(out)
+    wanted: dict[str, Any] = {
+        "format": FORMAT,
+        "version": __version__,
+        "listing_sha256": listing.digest(),
+        "model_sha256": hashlib.sha256(checkpoint).hexdigest(),
+        "score": score,
+        "tile": tile,
+    }
+    if folder.exists(MANIFEST):
+        manifest = _read_manifest(folder, out)
+        chunk = manifest["chunk"] if chunk is None else chunk
+        _refuse_changes(manifest, {**wanted, "chunk": chunk}, out)
+    else:
+        if folder.names(PICTURES_FOLDER):
+            raise ConfigError(
+                f"{out}: holds results but no {MANIFEST} that says of what: choose another --out or empty it"
+            )
+        manifest = _begin(folder, listing, checkpoint, wanted, model, chunk, workers)
+    pictures, chunk = manifest["pictures"], manifest["chunk"]
+    done = {int(found[1]) for name in folder.names(PICTURES_FOLDER) if (found := _PART.fullmatch(name))}
+    todo = tuple(number for number in range(math.ceil(pictures / chunk)) if number not in done)
+    return Job(absolute(out), listing.sources, pictures, chunk, todo, score, tile)
+
+
+def sum_up(job: Job, new_pictures: int, seconds: float, interrupted: int) -> Summary:
+    """Count what lies in the folder of a finished job, and remove what dead workers left.
+
+    Raises:
+        ConfigError: a picture is missing, or there twice.
+    """
+    folder = Folder(job.out)
+    for below in (PICTURES_FOLDER, INSTANCES_FOLDER, journal.FOLDER):
+        for name in folder.names(below):
+            if not _PART.fullmatch(name):
+                folder.delete(f"{below}/{name}")
+    numbers, instances, errors = count_results(folder)
+    if numbers != job.pictures:
+        raise ConfigError(
+            f"{job.out}: holds rows of {numbers} pictures, but the job has {job.pictures}: was something"
+            " deleted or added there? The same command does what is missing"
+        )
+    return Summary(numbers, instances, errors, new_pictures, seconds, interrupted)
+
+
+_PART = re.compile(r"part-(\d{6,})\.parquet")
+
+
+def _begin(
+    folder: Folder,
+    listing: Listing,
+    checkpoint: bytes,
+    wanted: dict[str, Any],
+    model: str,
+    chunk: int | None,
+    workers: int,
+) -> dict[str, Any]:
+    """Write model and listing, and then the manifest, with which the job exists."""
+    from instancefcn.training.provenance import versions
+
+    counts = listing.counts()
+    pictures = sum(counts)
+    if chunk is None:
+        chunk = max(1, min(LARGEST_CHUNK, math.ceil(pictures / (CHUNKS_PER_WORKER * workers))))
+    content = pa.BufferOutputStream()
+    with pq.ParquetWriter(content, SCHEMA, compression="zstd", write_statistics=False) as writer:
+        for pieces in cut(listing, counts, chunk):
+            writer.write_table(pieces, row_group_size=len(pieces))
+    folder.write(LISTING, content.getvalue())
+    folder.write(MODEL, checkpoint)
+    manifest = {
+        **wanted,
+        "chunk": chunk,
+        "pictures": pictures,
+        "model": model,
+        "sources": [source.split("?", 1)[0] for source in listing.sources],  # options may be secret
+        "versions": versions(),
+    }
+    folder.write(MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    return manifest
+
+
+def _read_manifest(folder: Folder, out: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(folder.read(MANIFEST))
+        whole = isinstance(manifest, dict) and {"chunk", "pictures"} <= manifest.keys()
+    except (OSError, ValueError):
+        whole = False
+    if not whole:
+        raise ConfigError(f"{out}/{MANIFEST}: is damaged: choose another --out")
+    return dict(manifest)
+
+
+_MEANINGS = {
+    "format": "the format of the folder",
+    "version": "the version of instancefcn",
+    "listing_sha256": "the list of pictures (files, sizes, times)",
+    "model_sha256": "the model",
+    "score": "--score",
+    "tile": "--tile",
+    "chunk": "--chunk",
+}
+
+
+def _refuse_changes(manifest: dict[str, Any], wanted: dict[str, Any], out: str) -> None:
+    changed = []
+    for key, meaning in _MEANINGS.items():
+        then, now = manifest.get(key), wanted[key]
+        if then != now:
+            hashed = key.endswith("_sha256")
+            changed.append(meaning if hashed else f"{meaning} ({then} then, {now} now)")
+    if changed:
+        raise ConfigError(
+            f"{out}: holds a job that was begun with something else: {'; '.join(changed)}. Give what it was"
+            " begun with, or choose another --out"
+        )

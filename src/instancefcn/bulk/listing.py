@@ -1,0 +1,237 @@
+"""All pictures of a job in an order that every restart finds again, and cutting them into chunks."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+from pyarrow import fs
+from pyarrow import parquet as pq
+
+from instancefcn.bulk.places import absolute, open_place
+from instancefcn.data.paths import PICTURE_SUFFIXES
+from instancefcn.errors import ImageError
+from instancefcn.inference.overlap import overlapped
+from instancefcn.inference.sources import OVERLAY_SUFFIX, find_pictures
+
+PARQUET_SUFFIXES = (".parquet", ".pq")
+FOOTERS_AHEAD = 64
+"""Parquet files whose rows are counted at once, each waiting for its object store."""
+
+SCHEMA = pa.schema(
+    [("source", pa.int32()), ("file", pa.string()), ("row", pa.int64()), ("count", pa.int64())]
+)
+"""A piece of a chunk: one picture file (`row` is null, `count` 1), or `count` rows of a Parquet file from
+`row` on. `source` counts what the command was given; the file system follows from it.
+"""
+
+
+@dataclass
+class Listing:
+    """What there is to read, a place in each list a file.
+
+    Attributes:
+        sources: what was given, local paths made absolute.
+        source: which of them a file is from.
+        file: its path or address (without options).
+        size: bytes.
+        modified: nanoseconds since 1970.
+    """
+
+    sources: tuple[str, ...]
+    source: list[int] = field(default_factory=list)
+    file: list[str] = field(default_factory=list)
+    size: list[int] = field(default_factory=list)
+    modified: list[int] = field(default_factory=list)
+
+    def digest(self) -> str:
+        """SHA-256 of files, sizes and times, in their order."""
+        digest = hashlib.sha256()
+        for row in zip(self.source, self.file, self.size, self.modified, strict=True):
+            digest.update(f"{row}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    def counts(self) -> list[int]:
+        """Pictures in each file: the rows of a Parquet file, read from its end, else 1.
+
+        Raises:
+            ImageError: a Parquet file cannot be read or holds no pictures; all such are named.
+        """
+        problems: list[str] = []
+
+        def count(place: int) -> int:
+            file = self.file[place]
+            if not is_parquet(file):
+                return 1
+            try:
+                filesystem, _ = open_place(self.sources[self.source[place]])
+                with open_parquet(filesystem, file) as table:
+                    image_column(table.schema_arrow, file)
+                    return int(table.metadata.num_rows)
+            except (OSError, pa.ArrowException) as error:
+                problems.append(f"{file}: cannot be read as Parquet ({error})")
+            except ImageError as error:
+                problems.append(str(error))
+            return 0
+
+        if not any(map(is_parquet, self.file)):
+            return [1] * len(self.file)
+        with closing(overlapped(count, range(len(self.file)), FOOTERS_AHEAD, threads=16)) as counted:
+            counts = list(counted)
+        if problems:
+            raise ImageError("\n".join(sorted(problems)))
+        return counts
+
+
+def list_pictures(sources: Sequence[str]) -> Listing:
+    """Expand files, folders, patterns and addresses.
+
+    Local ones are expanded as `find_pictures` does it; a folder also gives the Parquet files directly in it.
+    An address may be a file, a folder or a pattern of `*`, `**` and `[...]` (`?` begins pyarrow's options).
+
+    Returns:
+        the files in the order of the sources, sorted within one, each once.
+
+    Raises:
+        ImageError: a source gives nothing; all such are named.
+    """
+    listing = Listing(tuple(map(absolute, sources)))
+    seen: set[str] = set()
+    problems = []
+    for number, source in enumerate(listing.sources):
+        try:
+            found = _remote(source) if "://" in source else _local(source)
+        except ImageError as error:
+            problems.append(str(error))
+            continue
+        for file, size, modified in found:
+            if file not in seen:
+                seen.add(file)
+                listing.source.append(number)
+                listing.file.append(file)
+                listing.size.append(size)
+                listing.modified.append(modified)
+    if problems or not seen:
+        raise ImageError("\n".join(problems) or "no source was given: name folders, patterns or addresses")
+    return listing
+
+
+def cut(listing: Listing, counts: Sequence[int], chunk: int) -> Iterator[pa.Table]:
+    """The pieces of every chunk of `chunk` pictures (fewer in the last), in SCHEMA."""
+    rows: list[tuple[int, str, int | None, int]] = []
+    room = chunk
+    for source, file, count in zip(listing.source, listing.file, counts, strict=True):
+        if not is_parquet(file):
+            rows.append((source, file, None, 1))
+            room -= 1
+        start = 0
+        while is_parquet(file) and start < count:
+            taken = min(room, count - start)
+            rows.append((source, file, start, taken))
+            start, room = start + taken, room - taken
+            if not room:
+                yield _table(rows)
+                rows, room = [], chunk
+        if not room:
+            yield _table(rows)
+            rows, room = [], chunk
+    if rows:
+        yield _table(rows)
+
+
+def is_parquet(file: str) -> bool:
+    """Whether a file holds many pictures, by its suffix."""
+    return file.lower().endswith(PARQUET_SUFFIXES)
+
+
+def path_on(file: str) -> str:
+    """A listed file's path on its file system."""
+    scheme, found, path = file.partition("://")
+    return path if found and scheme else file
+
+
+def open_parquet(filesystem: fs.FileSystem, file: str) -> pq.ParquetFile:
+    """A listed Parquet file, its columns read in pieces as they are asked for."""
+    return pq.ParquetFile(path_on(file), filesystem=filesystem, pre_buffer=False, buffer_size=2**20)
+
+
+def image_column(schema: pa.Schema, file: str) -> str:
+    """The name of the column of encoded pictures.
+
+    Raises:
+        ImageError: there is no column `image` of bytes, or of a struct with `bytes`.
+    """
+    kind = schema.field("image").type if "image" in schema.names else None
+    if kind is not None and pa.types.is_struct(kind):
+        inside = [one.name for one in kind]
+        kind = kind.field("bytes").type if "bytes" in inside else None
+        name = "image.bytes"
+    else:
+        name = "image"
+    if kind is None or not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise ImageError(
+            f"{file}: has no column 'image' with the bytes of picture files, only {', '.join(schema.names)}"
+        )
+    return name
+
+
+def _local(source: str) -> Iterator[tuple[str, int, int]]:
+    path = Path(source)
+    tables = []
+    if path.is_dir():
+        tables = [p for p in path.iterdir() if is_parquet(p.name) and not p.name.startswith(".")]
+    pictures: list[Path] = []
+    try:
+        pictures = find_pictures([source])
+    except ImageError:
+        if not tables:
+            raise
+    for found in sorted({*pictures, *tables}):
+        status = found.stat()
+        yield str(found), status.st_size, status.st_mtime_ns
+
+
+def _remote(source: str) -> list[tuple[str, int, int]]:
+    """As `_local`, for an address."""
+    filesystem, path = open_place(source)
+    scheme = source.split("://", 1)[0]
+    magic = re.search(r"[*\[]", path)
+    try:
+        if magic:
+            infos = _matching(filesystem, path, magic.start())
+        else:
+            infos = filesystem.get_file_info([path])
+            if infos[0].type == fs.FileType.Directory:
+                inside = filesystem.get_file_info(fs.FileSelector(path))
+                infos = [info for info in inside if _is_picture(info)]
+    except (OSError, pa.ArrowException) as error:
+        raise ImageError(f"{source}: cannot be listed ({error})") from error
+    files = sorted((info for info in infos if info.type == fs.FileType.File), key=lambda info: info.path)
+    if not files:
+        raise ImageError(f"{source}: no picture and no Parquet file lies there")
+    return [(f"{scheme}://{info.path}", info.size or 0, info.mtime_ns or 0) for info in files]
+
+
+def _matching(filesystem: fs.FileSystem, pattern: str, magic: int) -> list[fs.FileInfo]:
+    from fsspec.utils import glob_translate
+
+    base = pattern[: pattern.rfind("/", 0, magic)]
+    matches = re.compile(glob_translate(pattern)).match
+    deep = "/" in pattern[magic:] or "**" in pattern
+    infos = filesystem.get_file_info(fs.FileSelector(base, recursive=deep, allow_not_found=True))
+    return [info for info in infos if matches(info.path)]
+
+
+def _is_picture(info: fs.FileInfo) -> bool:
+    name = info.base_name.lower()
+    known = PurePosixPath(name).suffix in PICTURE_SUFFIXES or is_parquet(name)
+    return known and not name.startswith(".") and not name.endswith(OVERLAY_SUFFIX)
+
+
+def _table(rows: list[tuple[int, str, int | None, int]]) -> pa.Table:
+    return pa.table(dict(zip(SCHEMA.names, map(list, zip(*rows, strict=True)), strict=True)), schema=SCHEMA)

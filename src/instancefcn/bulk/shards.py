@@ -1,0 +1,172 @@
+"""Results as Parquet: a table of pictures and one of instances, a file of each for every chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import compute as pc
+from pyarrow import dataset
+from pyarrow import parquet as pq
+
+from instancefcn.bulk.places import Folder
+from instancefcn.instances import Instances
+
+PICTURES_FOLDER, INSTANCES_FOLDER = "pictures", "instances"
+
+PICTURES = pa.schema(
+    [
+        pa.field("picture", pa.int64(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("instances", pa.int32()),
+        pa.field("error", pa.string()),
+    ]
+)
+"""A row a picture. Where `error` says what was wrong, width, height and instances are null."""
+
+INSTANCES = pa.schema(
+    [
+        pa.field("picture", pa.int64(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("id", pa.string()),
+        pa.field("number", pa.int32(), nullable=False),
+        pa.field("class", pa.string(), nullable=False),
+        pa.field("category_id", pa.int64(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("x1", pa.float32(), nullable=False),
+        pa.field("y1", pa.float32(), nullable=False),
+        pa.field("x2", pa.float32(), nullable=False),
+        pa.field("y2", pa.float32(), nullable=False),
+        pa.field("area", pa.int64(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("rle", pa.string(), nullable=False),
+    ]
+)
+"""A row an instance, numbered from 1, best first. `rle` is COCO's compressed `counts`; its `size` is (height,
+width). Boxes are half-open, in pixels of the upright original.
+"""
+
+
+@dataclass(frozen=True)
+class Head:
+    """Which picture a row is about: its number in the job, its file, and its id where it has one."""
+
+    picture: int
+    file: str
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What became of one picture: its size and the columns of its instances, or an error (`doubtful`: perhaps
+    not the picture's).
+    """
+
+    error: str | None = None
+    doubtful: bool = False
+    size: tuple[int, int] | None = None
+    columns: dict[str, list[Any]] = field(default_factory=dict)
+
+
+def encode(instances: Instances) -> Found:
+    """The columns of one picture's instances, masks as run-length encodings."""
+    boxes = instances.boxes.tolist()
+    return Found(
+        size=instances.image_size,
+        columns={
+            "number": list(range(1, len(instances) + 1)),
+            "class": instances.names,
+            "category_id": [instances.category_ids[label] for label in instances.labels.tolist()],
+            "score": instances.scores.tolist(),
+            **{name: [box[side] for box in boxes] for side, name in enumerate(("x1", "y1", "x2", "y2"))},
+            "area": instances.masks.areas().tolist(),
+            "rle": [rle["counts"] for rle in instances.rles()],
+        },
+    )
+
+
+def part_name(folder: str, chunk: int) -> str:
+    """The file of a chunk, below the job's folder."""
+    return f"{folder}/part-{chunk:06d}.parquet"
+
+
+def write_chunk(out: Folder, chunk: int, rows: Iterable[tuple[Head, Found]]) -> dict[str, int]:
+    """Write a chunk's two files. The one of pictures comes last: with it the chunk is done.
+
+    Returns:
+        how many "pictures", "instances" and "errors" there are.
+
+    Raises:
+        ConfigError: a file cannot be written.
+    """
+    pictures: list[dict[str, Any]] = []
+    instances: dict[str, list[Any]] = {name: [] for name in INSTANCES.names}
+    for head, found in rows:
+        identity = {"picture": head.picture, "file": head.file, "id": head.id}
+        if found.size is None:
+            pictures.append({**identity, "error": found.error})
+            continue
+        height, width = found.size
+        count = len(found.columns["number"])
+        pictures.append({**identity, "width": width, "height": height, "instances": count})
+        for name, value in {**identity, "width": width, "height": height}.items():
+            instances[name] += [value] * count
+        for name, values in found.columns.items():
+            instances[name] += values
+    tables = {
+        INSTANCES_FOLDER: pa.table(instances, schema=INSTANCES),
+        PICTURES_FOLDER: pa.Table.from_pylist(pictures, schema=PICTURES),
+    }
+    for folder, table in tables.items():
+        content = pa.BufferOutputStream()
+        pq.write_table(table, content, compression="zstd")
+        out.write(part_name(folder, chunk), memoryview(content.getvalue()))
+    return _counts(tables[PICTURES_FOLDER])
+
+
+def read_counts(out: Folder, chunk: int) -> dict[str, int] | None:
+    """What `write_chunk` returned, of a chunk that is done; None for others."""
+    name = part_name(PICTURES_FOLDER, chunk)
+    if not out.exists(name):
+        return None
+    with out.open(name) as file:
+        return _counts(pq.read_table(file, columns=["instances", "error"]))
+
+
+def count_results(out: Folder) -> tuple[int, int, int]:
+    """Different pictures, instances and errors in all of a job's files.
+
+    Raises:
+        ConfigError: a picture is there twice, or there are more or fewer instances than pictures say.
+    """
+    from instancefcn.errors import ConfigError
+
+    tables = {
+        name: dataset.dataset(
+            f"{out.path}/{name}", schema=schema, filesystem=out.filesystem, format="parquet"
+        )
+        for name, schema in ((PICTURES_FOLDER, PICTURES), (INSTANCES_FOLDER, INSTANCES))
+    }
+    pictures = tables[PICTURES_FOLDER].to_table(columns=["picture", "instances", "error"])
+    counts, rows = _counts(pictures), tables[INSTANCES_FOLDER].count_rows()
+    different = pc.count_distinct(pictures["picture"]).as_py()
+    if different != counts["pictures"] or counts["instances"] != rows:
+        raise ConfigError(
+            f"{out.path}: {counts['pictures']} rows are about {different} pictures, and {rows} instances lie"
+            f" where there should be {counts['instances']}: were files copied or deleted there?"
+        )
+    return counts["pictures"], rows, counts["errors"]
+
+
+def _counts(pictures: pa.Table) -> dict[str, int]:
+    return {
+        "pictures": len(pictures),
+        "instances": pc.sum(pictures["instances"]).as_py() or 0,
+        "errors": len(pictures) - pictures["error"].null_count,
+    }

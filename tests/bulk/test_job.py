@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bulk_models import colours
+from instancefcn.bulk.job import Job, prepare, sum_up
+from instancefcn.bulk.listing import list_pictures
+from instancefcn.bulk.worker import Power, Worker
+from instancefcn.errors import ConfigError
+
+Begin = Callable[..., Job]
+
+
+def test_a_job_is_found_again_with_what_is_left(photos: Path, begin: Begin) -> None:
+    job = begin(photos)
+    assert (job.pictures, job.chunk, job.todo, job.pictures_left) == (10, 4, (0, 1, 2), 10)
+    Worker(job, Power(), colours).do(1)
+    again = begin(photos, chunk=None, workers=7)
+    assert (again.chunk, again.todo, again.pictures_left) == (4, (0, 2), 6)
+
+
+def test_small_jobs_have_chunks_for_every_worker(photos: Path, begin: Begin) -> None:
+    assert begin(photos, chunk=None, workers=1).chunk == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": 0.4}, r"--score \(0\.5 then, 0\.4 now\)"),
+        ({"tile": 64}, "--tile"),
+        ({"chunk": 5}, "--chunk"),
+        ({"checkpoint": b"others"}, "the model"),
+    ],
+)
+def test_other_settings_are_refused(photos: Path, begin: Begin, change: dict[str, Any], message: str) -> None:
+    begin(photos)
+    with pytest.raises(ConfigError, match=message):
+        begin(photos, **change)
+
+
+def test_other_pictures_and_versions_are_refused(
+    photos: Path, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(photos)
+    (photos / "09.png").unlink()
+    monkeypatch.setattr("instancefcn.bulk.job.__version__", "99")
+    with pytest.raises(ConfigError, match=r"version of instancefcn .*; the list of pictures"):
+        begin(photos)
+
+
+def test_foreign_or_damaged_folders_are_refused(photos: Path, begin: Begin, tmp_path: Path) -> None:
+    begin(photos)
+    manifest = tmp_path / "out" / "bulk.json"
+    manifest.write_text("{")
+    with pytest.raises(ConfigError, match="is damaged"):
+        begin(photos)
+    manifest.unlink()
+    (tmp_path / "out" / "pictures").mkdir()
+    (tmp_path / "out" / "pictures" / "part-000000.parquet").touch()
+    with pytest.raises(ConfigError, match=r"no bulk\.json"):
+        begin(photos)
+
+
+def test_the_manifest_keeps_no_options_of_addresses(photos: Path, begin: Begin, tmp_path: Path) -> None:
+    listing = list_pictures([str(photos)])
+    listing.sources = ("s3://bucket/photos?secret_key=abc",)
+    job = prepare(listing, str(tmp_path / "out"), b"", model="m", score=0.5)
+    assert job.sources == ("s3://bucket/photos?secret_key=abc",)
+    assert json.loads((tmp_path / "out" / "bulk.json").read_text())["sources"] == ["s3://bucket/photos"]
+
+
+def test_the_end_counts_what_lies_there(photos: Path, begin: Begin, tmp_path: Path) -> None:
+    job = begin(photos)
+    worker = Worker(job, Power(), colours)
+    for chunk in job.todo:
+        worker.do(chunk)
+    left = tmp_path / "out" / "pictures" / ".part-000001-killed.parquet"
+    left.touch()
+    summary = sum_up(job, 10, 1.0, 0)
+    assert (summary.pictures, summary.instances, summary.errors) == (10, 18, 1)
+    assert not left.exists()
+    parts = tmp_path / "out" / "pictures"
+    (parts / "part-000007.parquet").write_bytes((parts / "part-000002.parquet").read_bytes())
+    with pytest.raises(ConfigError, match="12 rows are about 10 pictures"):
+        sum_up(job, 10, 1.0, 0)
+    (parts / "part-000007.parquet").unlink()
+    for name in ("pictures", "instances"):
+        (tmp_path / "out" / name / "part-000002.parquet").unlink()
+    with pytest.raises(ConfigError, match="8 pictures, but the job has 10"):
+        sum_up(job, 10, 1.0, 0)

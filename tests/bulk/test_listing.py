@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet as pq
+
+from fakes import save_coloured
+from instancefcn.bulk.listing import cut, list_pictures
+from instancefcn.errors import ConfigError, ImageError
+
+
+def names(*sources: Any) -> list[str]:
+    return [file.rsplit("/", 1)[1] for file in list_pictures([str(one) for one in sources]).file]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.png", "a.jpg", "deep/c.png", "deep/er/d.png"):
+        save_coloured(tmp_path / "tree" / name)
+    (tmp_path / "tree" / "notes.txt").write_text("no picture")
+    pq.write_table(pa.table({"image": [b""]}), tmp_path / "tree" / "t.parquet")
+    return tmp_path / "tree"
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_paths_and_addresses_mean_the_same(tree: Path, prefix: str) -> None:
+    assert names(f"{prefix}{tree}") == ["a.jpg", "b.png", "t.parquet"]
+    assert names(f"{prefix}{tree}/*.png") == ["b.png"]
+    assert names(f"{prefix}{tree}/**/*.png") == ["b.png", "c.png", "d.png"]
+    assert names(f"{prefix}{tree}/*/c.png") == ["c.png"]
+    assert names(f"{prefix}{tree}/b.png", f"{prefix}{tree}") == ["b.png", "a.jpg", "t.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere", "there is no such file"),
+        ("file:///nowhere/*.jpg", "no picture and no Parquet file"),
+        ("tree/notes/*.jpg", "no file matches"),
+        ("what://bucket/key", "neither pyarrow nor fsspec"),
+    ],
+)
+def test_what_gives_nothing_is_named(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, source: str, message: str
+) -> None:
+    monkeypatch.chdir(tree.parent)
+    with pytest.raises((ImageError, ConfigError), match=message):
+        list_pictures([source])
+
+
+def test_the_digest_knows_names_sizes_times_and_order(tree: Path) -> None:
+    def digest() -> str:
+        return list_pictures([str(tree)]).digest()
+
+    seen = {digest()}
+    assert digest() in seen
+    os.utime(tree / "a.jpg", ns=(1, 1))
+    seen.add(digest())
+    with (tree / "a.jpg").open("ab") as file:
+        file.write(b"more")
+    os.utime(tree / "a.jpg", ns=(1, 1))
+    seen.add(digest())
+    (tree / "a.jpg").rename(tree / "z.jpg")
+    seen.add(digest())
+    assert len(seen) == 4
+
+
+def test_chunks_cross_the_borders_of_files(photos: Path, table: Path) -> None:
+    listing = list_pictures([str(table), str(photos)])
+    chunks = [piece.to_pylist() for piece in cut(listing, listing.counts(), 8)]
+    assert [sum(piece["count"] for piece in chunk) for chunk in chunks] == [8, 8, 4]
+    first, second = chunks[1][:2]
+    assert (first["row"], first["count"]) == (8, 2)
+    assert (second["row"], second["count"], second["file"]) == (None, 1, str(photos / "00.png"))
+
+
+def test_parquet_files_without_pictures_are_named_all_at_once(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": ["text"], "label": [1]}), tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(
+        ImageError, match=r"(?s)a\.parquet: has no column 'image'.*b\.parquet: cannot be read"
+    ):
+        list_pictures([str(tmp_path)]).counts()
