@@ -4,6 +4,7 @@
 #   make test    run the test suite
 #   make lint    ruff and mypy        make format   let ruff rewrite the sources
 #   make bench   speed of the operators, against torchvision
+#   make docs    build the documentation in site/; warnings are errors
 #   make clean   remove the virtual environment and what was built
 # PYTHON=... chooses the interpreter, VENV=... the folder of the virtual environment.
 
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench docs clean
 # A step that fails leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -34,8 +35,12 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/ops.py
 
+# The variable leaves out an advertisement.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site demo-output .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.created:
 	@for python in $(CANDIDATES); do \
