@@ -33,18 +33,22 @@ from instancefcn.models import zoo
 INSTALLS = "installs packages"
 WHOLE = "the whole project's, minutes long; CI runs it"
 BENCHMARK = "measures for minutes"
+TRACED = "traces for up to half a minute; tests/export does it"
 SHIPS = "writes a model into the package"
 PARSED = {
     "pip install .": INSTALLS,
     "pip install '.[app]'": INSTALLS,
     "pip install 'instancefcn[app]'": INSTALLS,
     "pip install 'instancefcn[export]'": INSTALLS,
-    "python -m venv .venv && . .venv/bin/activate": "makes an environment",
+    "python -m venv .venv": "makes an environment",
+    ". .venv/bin/activate": "enters it",
     "make demo": WHOLE,
     "make test": WHOLE,
     "make lint": WHOLE,
     "make docs": WHOLE,
     ".ci/run": WHOLE,
+    "instancefcn export fcis-animals7 --dynamic": TRACED,
+    "instancefcn export runs/mine --format torch-export": TRACED,
     "python tools/bundle_model.py runs/animals7/last.safetensors fcis-animals7 animals7": SHIPS,
     "python tools/bundle_model.py runs/objects/last.safetensors instancefcn-objects animals7": SHIPS,
     "instancefcn train nuclei --model instancefcn_lite --out runs/nuclei --epochs 3 --set seed=1"
@@ -78,13 +82,11 @@ def parse(command: Command, loose: bool = False) -> None:
     Args:
         loose: the command stands in a sentence: arguments may be left out.
     """
-    for part in command.text.split(" && "):
-        words = Command(command.page, command.line, part).words
-        program, rest = words[0], words[1:]
-        if program in READERS:
-            READERS[program](rest, loose)
-        else:
-            assert (ROOT / program).is_file(), f"{command}: there is no {program}"
+    program, *rest = command.words
+    if program in READERS:
+        READERS[program](rest, loose)
+    else:
+        assert (ROOT / program).is_file(), f"{command}: there is no {program}"
 
 
 def parse_own(words: list[str], loose: bool) -> None:
@@ -94,14 +96,18 @@ def parse_own(words: list[str], loose: bool) -> None:
     assert not hasattr(verb, "commands"), f"there is no verb {words}"
     try:
         with verb.make_context(verb.name, list(rest)) as context:
-            settings = context.params.get("set_") or []
+            options = context.params
     except Exception as error:
         if not loose or type(error).__name__ != "MissingParameter":
             raise
-    else:
-        from instancefcn.training.config import parse_assignments, resolve
+        return
+    if verb.name == "train":
+        from instancefcn.training.config import parse_assignments
+        from instancefcn.training.setup import make_config
 
-        resolve({"data": "data", "out": "out"} | parse_assignments(settings))
+        named = {"model": options["model"]} if options["model"] else {}
+        settings = parse_assignments(options["set_"] or [])
+        make_config(Path("nowhere"), False, {"data": "data", "out": "out", **named, **settings})
 
 
 def parse_pip(words: list[str], _loose: bool) -> None:
@@ -116,6 +122,10 @@ def parse_pip(words: list[str], _loose: bool) -> None:
 def parse_make(words: list[str], _loose: bool) -> None:
     rules = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
     assert set(words) <= set(rules), f"make {words}: the Makefile has {rules}"
+
+
+def parse_source(words: list[str], _loose: bool) -> None:
+    assert words == [".venv/bin/activate"]
 
 
 def parse_python(words: list[str], loose: bool) -> None:
@@ -148,6 +158,7 @@ READERS: dict[str, Callable[[list[str], bool], None]] = {
     "pip": parse_pip,
     "make": parse_make,
     "python": parse_python,
+    ".": parse_source,
 }
 
 
@@ -223,10 +234,6 @@ def run_own(words: list[str], server: str, patch: pytest.MonkeyPatch) -> None:
         # The page itself is tested in tests/serve; Gradio leaves loops open that run in no server.
         patch.setattr(serving, "build_app", lambda *_: None)
         patch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
-    if words[0] == "export":
-        from small import predictor_of, small_fcis
-
-        patch.setattr(inference, "load", lambda *_, **__: predictor_of(small_fcis()))
     result = CliRunner().invoke(app, shrunk(words, server))
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
