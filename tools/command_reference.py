@@ -27,7 +27,7 @@ from instancefcn.training.config import TrainConfig
 
 HEAD = """# Commands
 
-Written by `python tools/command_reference.py` from the program itself; every verb says the same with `--help`.
+Written by `python tools/command_reference.py` from the program itself; `--help` behind a verb says the same.
 
 The exit status is 0 when all went well, 1 when some pictures could not be read or a dataset has errors, 2 for
 wrong use, and 128 plus the signal's number for a training run that a signal stopped.
