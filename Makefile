@@ -5,6 +5,7 @@
 #   make lint    ruff and mypy        make format   let ruff rewrite the sources
 #   make bench   speed of the operators, against torchvision
 #   make lock    choose anew the releases that requirements/ names
+#   make docs    build the documentation in site/; warnings are errors
 #   make clean   remove the virtual environment and what was built
 # PYTHON=... chooses the interpreter, VENV=... the folder of the virtual environment, ARGS=... goes to pytest.
 
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint format bench lock clean
+.PHONY: demo test lint format bench docs lock clean
 # A step that fails leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -35,6 +36,10 @@ format: $(VENV)/.installed-dev
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/ops.py
 
+# The variable leaves out an advertisement.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # dev.lock: the newest releases, with their hashes, for every system and Python. oldest.txt: our lower bounds.
 COMPILE = $(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-emit-package instancefcn \
     --custom-compile-command 'make lock' --upgrade --quiet
@@ -44,7 +49,7 @@ lock: $(VENV)/.installed-dev
 	$(COMPILE) --resolution lowest-direct --no-annotate --output-file requirements/oldest.txt
 
 clean:
-	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site demo-output .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.created:
 	@for python in $(CANDIDATES); do \

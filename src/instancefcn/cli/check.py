@@ -12,7 +12,9 @@ import typer
 def check(
     data: Annotated[
         Path,
-        typer.Argument(help="Folder with SPLIT.json files and images/, or a YAML file that names them."),
+        typer.Argument(
+            help="Folder of a dataset in any known layout (see docs/data.md), or its YAML file.",
+        ),
     ],
     fix: Annotated[
         Path | None,

@@ -61,9 +61,9 @@ class TrainConfig(Section):
     model: str = "fcis_lite"
     data: str
     out: str
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="of weights, order, changes of pictures and sampling")
 
-    epochs: int = Field(default=12, ge=1)
+    epochs: int = Field(default=12, ge=1, description="how often every picture is seen")
     batch_size: int = Field(default=4, ge=1, le=4096, description="pictures a step and device")
     accumulate: int = Field(default=1, ge=1, description="batches whose gradients are averaged for one step")
     optimizer: Literal["adamw", "sgd"] = "sgd"
@@ -84,11 +84,15 @@ class TrainConfig(Section):
 
     short_side: int = Field(default=600, ge=32, le=MAX_INPUT, description="of a picture at test time")
     long_side: int = Field(default=1000, ge=32, le=MAX_INPUT, description="limit at test time")
-    train_short: tuple[int, int] = (600, 600)
+    train_short: tuple[int, int] = Field(
+        default=(600, 600), description="least and greatest short side in training; follows short_side"
+    )
     train_sides: tuple[int, ...] = Field(
         default=(), description="short sides to draw from, instead of the range train_short (InstanceFCN)"
     )
-    train_long: int = Field(default=1000, ge=32, le=MAX_INPUT)
+    train_long: int = Field(
+        default=1000, ge=32, le=MAX_INPUT, description="limit of the long side in training; follows long_side"
+    )
     augment: AugmentConfig = AugmentConfig()
 
     sampling: Literal["ohem", "random"] | None = Field(
@@ -103,7 +107,9 @@ class TrainConfig(Section):
     fused: bool | None = Field(
         default=None, description="score maps from C3, C4 and C5 together, or (false) from C5 alone"
     )
-    pretrained: bool | str = True
+    pretrained: bool | str = Field(
+        default=True, description="backbone from ImageNet's weights; a safetensors file; or false"
+    )
     init: str | None = Field(
         default=None, description="checkpoint to start from instead of the backbone's weights alone"
     )

@@ -1,0 +1,45 @@
+"""What the pages quote is what the sources say."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+
+import pytest
+
+from documented import ROOT, blocks, pages
+
+LANGUAGES = {"sh", "python", "text", "json", "yaml", "math"}
+QUOTED = [(block.page, block.line) for page in pages() for block in blocks(page) if block.title]
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_fence_says_its_language(page: str) -> None:
+    unknown = [block.line for block in blocks(page) if block.language not in LANGUAGES]
+    assert unknown == [], f"{page}: fences begin with one of {sorted(LANGUAGES)}"
+    # A block that is merely indented would escape the tests of commands.
+    indented = [
+        line for line in (ROOT / page).read_text().splitlines() if line.startswith("    instancefcn ")
+    ]
+    inside = [line for block in blocks(page) for line in block.text.splitlines()]
+    assert [line for line in indented if line not in inside] == []
+
+
+@pytest.mark.parametrize(("page", "line"), QUOTED)
+def test_excerpts_are_in_their_files(page: str, line: int) -> None:
+    (block,) = (block for block in blocks(page) if block.line == line)
+    wanted = block.text.rstrip("\n").splitlines()
+    source = (ROOT / block.title).read_text(encoding="utf-8").splitlines()
+    windows = (source[first : first + len(wanted)] for first in range(len(source)))
+    assert any(textwrap.dedent("\n".join(window)).splitlines() == wanted for window in windows), (
+        f"{page}:{line}: {block.title} has no such lines any more"
+    )
+
+
+def test_the_command_reference_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import command_reference
+
+    monkeypatch.delitem(sys.modules, "command_reference")
+    written = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert written == command_reference.reference(), "run python tools/command_reference.py"
