@@ -139,7 +139,8 @@ def save_checkpoint(
             save_file(tensors, temporary, metadata={HEADER: json.dumps(document, allow_nan=False)})
         except SafetensorError as error:
             # A full disk is an OSError, whichever library writes.
-            if system := re.search(r"os error (\d+)", str(error)):
+            # "(os error 28)"; before 0.6 "Os { code: 28, ..".
+            if system := re.search(r"(?:os error |code: )(\d+)", str(error)):
                 raise OSError(int(system[1]), os.strerror(int(system[1]))) from error
             raise
 
