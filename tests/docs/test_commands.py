@@ -193,14 +193,16 @@ def server(prepared: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def workspace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the prepared folder, entered; small networks behind the names of models."""
     folder = tmp_path / "here"
     shutil.copytree(prepared, folder, symlinks=True)
     monkeypatch.chdir(folder)
     for name, spec in SPECS.items():
         monkeypatch.setitem(zoo.SPECS, name, spec)
-    return folder
+    yield folder
+    for name in zoo.SPECS.keys() - SPECS.keys():  # a page shows how to add a model
+        del zoo.SPECS[name]
 
 
 def shrunk(words: list[str], server: str) -> list[str]:

@@ -77,15 +77,19 @@ def test_in_a_browser(address: str) -> None:
     options = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     bad: list[str] = []
 
-    def asked(answer: Any) -> None:
-        if answer.status >= 400 or not answer.url.startswith((address, "data:")):
+    def asked(request: Any) -> None:
+        if not request.url.startswith((f"{address}/", "data:", "blob:")):
+            bad.append(request.url)
+
+    def answered(answer: Any) -> None:
+        if answer.status >= 400:
             bad.append(f"{answer.status} {answer.url}")
 
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=options)
         page = browser.new_page(viewport={"width": 1200, "height": 800})
-        page.on("response", asked)
-        page.on("requestfailed", lambda request: bad.append(request.url))
+        page.on("request", asked)  # those that come to nothing, too
+        page.on("response", answered)
         page.on("pageerror", lambda error: bad.append(str(error)))
         for name in ("index", "how-it-works", "check", "commands"):
             page.goto(f"{address}/{name}.html", wait_until="load")
