@@ -1,7 +1,7 @@
 """The measure of the nucleus field, TP / (TP + FP + FN) at IoU 0.5 to 0.9, by picture and by modality.
 
     python benchmarks/micrographs.py DATA --model fcis-nuclei [--split val] [--score S] [--tune-on 100]
-        [--json]
+        [--tile PIXELS] [--json]
 
 DATA is COCO JSON. A picture record may name its "modality"; figures are given for each and for all. Where
 detections overlap, the better one has the pixel; where annotations do, the later one. The score from which a
@@ -24,7 +24,6 @@ import numpy as np
 
 import instancefcn
 from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.images import read_image
 from instancefcn.data.layout import open_dataset
 from instancefcn.data.outlines import rasterize
 from instancefcn.evaluation.matching import THRESHOLDS, Matches, match, mean_score
@@ -49,11 +48,11 @@ def compare(picture: Picture, found: Instances, score: float) -> Matches:
     return match(truth_of(picture), label_map(found.filter(score)))
 
 
-def segment(predictor: Predictor, pictures: Sequence[Picture]) -> list[Instances]:
-    """What is found in the pictures, whatever its score."""
+def segment(predictor: Predictor, pictures: Sequence[Picture], tile: int | None = None) -> list[Instances]:
+    """What is found in the pictures with the least of SCORES or more."""
     found = []
     for done, picture in enumerate(pictures, start=1):
-        found += predictor.run([read_image(picture.path)])
+        found.append(predictor(picture.path, score=SCORES[0], tile=tile))
         if done % 20 == 0:
             print(f"{done} of {len(pictures)} pictures", file=sys.stderr, flush=True)
     return found
@@ -85,6 +84,7 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--score", type=float)
     parser.add_argument("--tune-on", type=int, default=100, metavar="PICTURES")
+    parser.add_argument("--tile", type=int, help="as of predict; the score is then chosen without tiles")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     predictor = instancefcn.load(options.model)
@@ -92,7 +92,7 @@ def main() -> None:
     if score is None:
         score = best_score(predictor, open_dataset(options.data, "train"), options.tune_on)
     dataset, kinds = open_dataset(options.data, options.split), modalities(options.data, options.split)
-    found = segment(predictor, dataset.pictures)
+    found = segment(predictor, dataset.pictures, options.tile)
     groups: dict[str, list[Matches]] = {"all": []}
     for picture, instances in zip(dataset.pictures, found, strict=True):
         result = compare(picture, instances, score)
