@@ -38,7 +38,7 @@ from instancefcn.models.fcis import Classes
 from instancefcn.training.config import TrainConfig, resolve
 from instancefcn.training.ema import AveragedNetwork
 from instancefcn.training.evaluator import predict
-from instancefcn.training.module import step_seed
+from instancefcn.training.module import picture_generator
 from instancefcn.training.optimizer import build_optimizer, set_learning_rate
 from instancefcn.training.schedule import learning_rate_factor
 from instancefcn.training.setup import make_augment
@@ -103,9 +103,10 @@ class Run:
         config = self.config
         factor = learning_rate_factor(self.step, self.steps, config.warmup, config.schedule)
         set_learning_rate(self.optimizer, config.scaled_learning_rate * factor)
-        torch.manual_seed(step_seed(config.seed, self.step, 0))
+        generators = [picture_generator(config.seed, self.step, place) for place in range(len(batch))]
+        torch.manual_seed(generators[0].initial_seed())
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16-mixed"):
-            losses = self.network([s.image for s in batch], [s.target for s in batch])
+            losses = self.network([s.image for s in batch], [s.target for s in batch], generators=generators)
         self.optimizer.zero_grad()
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
@@ -178,6 +179,7 @@ def plot(curves: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
                         label=f"{name}, mask {figure_name}" if rows is runs[0] else None,
                     )
         axes.set(xlabel=f"{key} of training" if key == "minutes" else "pictures seen", ylim=(0, 1))
+        axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize="small")
     with atomic_write(path) as temporary:

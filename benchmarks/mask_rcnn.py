@@ -94,8 +94,9 @@ class MaskRCNNPeer(nn.Module):
         image_sizes: list[tuple[int, int]] | None = None,
         min_score: float = 0.0,
         max_instances: int = 100,
+        generators: Any = None,
     ) -> Any:
-        """As `FCIS.forward`."""
+        """As `FCIS.forward`; torchvision draws its samples from the global generator."""
         if self.training:
             assert targets is not None
             pairs = zip(images, targets, strict=True)
