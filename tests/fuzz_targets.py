@@ -386,7 +386,9 @@ class Targets:
     def _runs(self) -> Target:
         stream = io.BytesIO()
         loops = {"fit_loop": {"state_dict": {"combined_loader": [{"seen": 7}]}}}
-        torch.save({"loops": loops, "global_step": 3, "state_dict": {"a": torch.ones(3, 4)}}, stream)
+        torch.save(
+            {"loops": loops, "callbacks": {}, "global_step": 3, "state_dict": {"a": torch.ones(3, 4)}}, stream
+        )
 
         def run(data: bytes, _: random.Random) -> None:
             found = read_run(self._file("last.ckpt", data))

@@ -409,7 +409,7 @@ def test_a_packed_checkpoint_of_a_run(tmp_path: Path) -> None:
         read_run(tmp_path / "last.ckpt")
 
 
-@pytest.mark.parametrize("text", ["step,seconds\nx,y\n", "a,b\n1,2\n", "\xff"])
+@pytest.mark.parametrize("text", ["step,seconds\nx,y\n", "a,b\n1,2\n", "\xff\n1\n"])
 def test_a_log_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "log.csv").write_text(text, encoding="latin-1")
     with pytest.raises(ConfigError, match=r"log\.csv: is no log of a run"):

@@ -143,7 +143,7 @@ def test_the_settings_are_the_published_ones(name: str, tmp_path: Path) -> None:
     assert (config.schedule, config.milestones) == ("step", (2 / 3,))
     assert (config.optimizer, config.momentum, config.weight_decay) == ("sgd", 0.9, 5e-4)
     assert (config.ema_decay, config.clip_norm, config.precision) == (0, 0, "32")
-    assert config.augment.model_dump() == {"flip": 0.5, "colour": 0, "crop": 0}
+    assert config.augment.model_dump() == {"flip": 0.5, "turn": 0, "colour": 0, "crop": 0}
     pictures = {"voc": 5_623, "coco": 118_287}[name]
     steps = config.epochs * pictures / 8
     assert steps == pytest.approx({"voc": 30_000, "coco": 240_000}[name], rel=0.02)

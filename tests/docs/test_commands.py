@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 import runpy
+import shlex
 import shutil
 import sys
 import tomllib
@@ -47,10 +48,16 @@ PARSED = {
     "make lint": WHOLE,
     "make docs": WHOLE,
     ".ci/run": WHOLE,
+    ".ci/oldest": WHOLE,
+    "python tools/torture.py --kills 20": "kills for minutes; tests/test_faults.py does it briefly",
+    ".venv/bin/pip install --require-hashes -r requirements/dev.lock": INSTALLS,
+    ".venv/bin/pip install --no-deps --editable .": INSTALLS,
     "instancefcn export fcis-animals7 --dynamic": TRACED,
     "instancefcn export runs/mine --format torch-export": TRACED,
     "python tools/bundle_model.py runs/animals7/last.safetensors fcis-animals7 animals7": SHIPS,
     "python tools/bundle_model.py runs/objects/last.safetensors instancefcn-objects animals7": SHIPS,
+    "python tools/bundle_model.py runs/nuclei/last.safetensors fcis-nuclei nuclei"
+    " --sides 768 1280 --halfway 0.9": SHIPS,
     "instancefcn train nuclei --model instancefcn_lite --out runs/nuclei --epochs 3 --set seed=1"
     " --set precision=bf16-mixed --set warmup=60 --set ema_decay=0.995 --set augment.crop=1"
     " --set 'train_sides=[267,400,600,900,1200]' --set short_side=2025 --set long_side=2700": (
@@ -198,10 +205,11 @@ def workspace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     folder = tmp_path / "here"
     shutil.copytree(prepared, folder, symlinks=True)
     monkeypatch.chdir(folder)
+    known = set(zoo.SPECS)
     for name, spec in SPECS.items():
         monkeypatch.setitem(zoo.SPECS, name, spec)
     yield folder
-    for name in zoo.SPECS.keys() - SPECS.keys():  # a page shows how to add a model
+    for name in zoo.SPECS.keys() - known:  # a page shows how to add a model
         del zoo.SPECS[name]
 
 
@@ -313,6 +321,17 @@ def test_commands_of_a_page(
                 except BaseException as error:
                     error.add_note(f"in {command}")
                     raise
+
+
+@pytest.mark.parametrize("page", pages())
+def test_commands_for_other_machines_exist(page: str) -> None:
+    """Blocks of "bash" are for clusters, or run by a test of their own: our commands are parsed."""
+    for block in blocks(page):
+        for command in commands(block) if block.language == "bash" else ():
+            words = [word for word in command.words if not word.startswith("$")]
+            if "instancefcn" in words:
+                ours = shlex.join(words[words.index("instancefcn") :])
+                parse(Command(page, command.line, ours), loose=True)
 
 
 @pytest.mark.parametrize("page", pages())
