@@ -290,7 +290,7 @@ LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     "text",
     [
         LAUGHS + "names: {0: *i}\ntrain: images\n",
-        "names: " + "[" * 3000 + "]" * 3000,
+        "names: " + "[" * 500 + "]" * 500,
         "names: [cat]\ntrain: images\nday: 2020-99-99\n",
         "names: [cat]\ntrain: images\nx: !!python/object/apply:os.system ['touch pwned']\n",
         "names: [cat]\ntrain: images\nx: !!timestamp x\ny: !!int ''\n",
@@ -312,6 +312,12 @@ def test_yaml_files(tmp_path: Path, text: str) -> None:
             raise DataError(read_split(data, "train")[1])
         assert len(str(caught.value)) < 2000
     assert not Path("pwned").exists()
+
+
+def test_a_folder_whose_yaml_cannot_be_read_says_why(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("common: &a [cat]\nnames: *a\ntrain: images\n")
+    with pytest.raises(DataError, match=r"data\.yaml cannot be read: aliases .*write the values out"):
+        read_split(tmp_path, "train")
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ from instancefcn.data.dataset import Dataset
 from instancefcn.data.gather import Progress
 from instancefcn.data.labelme import LabelmeFolder
 from instancefcn.data.mask_folder import MaskFolder, ObjectMaskFolder
+from instancefcn.data.reading import read_yaml
 from instancefcn.data.sbd import SbdFolder
 from instancefcn.data.voc_format import VocFolder
 from instancefcn.data.yolo import YoloFolder
 from instancefcn.errors import DataError
+from instancefcn.texts import plain
 
 
 class Layout(Protocol):
@@ -59,8 +61,19 @@ def recognise(data: Path | str) -> Layout:
         f"{data}: is no dataset of a known layout; {there('files and folders', _some(data))}. Known are: "
         "train.json and images/ (COCO), ImageSets/Segmentation (VOC), inst/*.mat (SBD), data.yaml with names "
         "(YOLO), images/ and masks/, a folder with images/ and masks/ for each picture, and LabelMe's JSON "
-        "files"
+        f"files{_unread(data)}"
     )
+
+
+def _unread(folder: Path) -> str:
+    """What keeps the YAML files in a folder, which may be YOLO's, from being read."""
+    reasons = ""
+    for file in sorted(path for path in folder.iterdir() if path.suffix.lower() in (".yaml", ".yml")):
+        try:
+            read_yaml(file)
+        except (OSError, ValueError) as error:
+            reasons += f". {file.name} cannot be read: {plain(str(error))[:200]}"
+    return reasons
 
 
 def _some(folder: Path) -> list[str]:
