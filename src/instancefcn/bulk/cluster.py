@@ -16,6 +16,9 @@ from instancefcn.bulk.worker import OpenModel, Power, Worker, open_model
 from instancefcn.console import progress
 from instancefcn.errors import ConfigError, InstanceFCNError
 
+STARTS = 4
+"""How often the start of a cluster on this machine is tried."""
+
 
 @contextmanager
 def connected(address: str | None, cpus: int) -> Iterator[None]:
@@ -26,7 +29,7 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
         cpus: what one on this machine may give out.
 
     Raises:
-        ConfigError: there is no cluster at the address.
+        ConfigError: there is no cluster at the address, or none can be started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -40,13 +43,28 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(f"{address}: there is no Ray cluster that can be joined ({error})") from error
     else:
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        _start(cpus, quiet)
     # Ray tells of dead workers on standard output, where people want results.
     with redirect_stdout(sys.stderr):
         try:
             yield
         finally:
             ray.shutdown()
+
+
+def _start(cpus: int, quiet: dict[str, Any]) -> None:
+    """A cluster of this machine. Ray waits 30 s for its own processes, which a busy machine may exceed."""
+    import ray
+
+    for _ in range(STARTS):
+        try:
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+            return
+        except Exception as error:  # no class of its own
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+    raise ConfigError(f"Ray did not start within 30 seconds, {STARTS} times: this machine is too busy")
 
 
 def room(cpus: int, gpus: float) -> int:
