@@ -235,10 +235,9 @@ def plan(report: dict[str, dict[str, float]], pictures: int, workers: int, price
     print(f"  {work * price:,.0f} at {price:g} a core hour")
     print(f"  {stored / 1e9:,.1f} GB of results in {2 * chunks:,} files")
     print(
-        f"  {driver / 3600:,.1f} hours of one core for the driver and Ray; the list takes"
+        f"  {driver / 60:,.1f} minutes of one core for the driver and Ray; the list takes"
         f" {pictures * keeping['memory bytes'] / 1e9:,.1f} GB of the driver's memory"
     )
-    print(f"  the driver's core keeps up with {work * 3600 / driver:,.0f} workers")
 
 
 def main() -> None:
