@@ -41,13 +41,15 @@ def address() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()
-    for attempt in range(5):
-        try:
-            cluster.add_node(num_cpus=2, include_dashboard=False)
-            break
-        except Exception as error:  # Ray gives it 30 s, which a very busy machine may need longer than
-            if "timed out during startup" not in str(error) or attempt == 4:
-                raise
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # pytest's path leads to bulk_models
+        for attempt in range(5):
+            try:
+                cluster.add_node(num_cpus=2, include_dashboard=False)
+                break
+            except Exception as error:  # Ray gives it 30 s, which a very busy machine may need longer than
+                if "timed out during startup" not in str(error) or attempt == 4:
+                    raise
     yield cluster.address
     cluster.shutdown()
 
@@ -78,7 +80,7 @@ def test_nothing_is_lost_or_twice_when_workers_die(
                 return True
         return False
 
-    killer = threading.Thread(target=wait_for, args=(kill,))
+    killer = threading.Thread(target=wait_for, args=(kill,), daemon=True)
     killer.start()
     with connected(address, 2):
         summary = run(job, Power(), 2, open_model=bulk_models.slow_colours)

@@ -50,8 +50,6 @@ PARSED = {
     ".ci/run": WHOLE,
     ".ci/oldest": WHOLE,
     "python tools/torture.py --kills 20": "kills for minutes; tests/test_faults.py does it briefly",
-    ".venv/bin/pip install --require-hashes -r requirements/dev.lock": INSTALLS,
-    ".venv/bin/pip install --no-deps --editable .": INSTALLS,
     "instancefcn export fcis-animals7 --dynamic": TRACED,
     "instancefcn export runs/mine --format torch-export": TRACED,
     "python tools/bundle_model.py runs/animals7/last.safetensors fcis-animals7 animals7": SHIPS,
