@@ -1,21 +1,25 @@
-"""Accuracy against training time: `fcis_lite` and Mask R-CNN (FPN) on the same backbone, on equal terms.
+"""Accuracy against training time: an FCIS and Mask R-CNN (FPN) on the same backbone, on equal terms.
 
-    python benchmarks/accuracy.py DATA --out RUNS [--networks fcis mask_rcnn] [--seeds 0] [--minutes 20]
-        [--epochs 12] [--evaluate-every 2] [--rate-of mask_rcnn=5e-4 ...] [--short-side 512]
+    python benchmarks/accuracy.py DATA --out RUNS [--model fcis_lite] [--networks fcis mask_rcnn] [--seeds 0]
+        [--minutes 20] [--epochs 12] [--evaluate-every 2] [--rate-of mask_rcnn=5e-4 ...] [--short-side 320]
+        [--precision bf16-mixed] [--threads 1]
 
 Both see the same pictures in the same order, with the same sizes, crops and colours, in batches of 4, from
 the same ImageNet weights, with AdamW, the same warm-up, cosine schedule, clipping and averaging; the learning
-rate is each one's own. A run ends with its epochs or with its minutes of training (evaluation does not
-count), whichever comes first: the schedule follows the epochs, so choose them to fit. Measured on val after
-every few epochs: what comes out is AP against minutes and against pictures seen, in a table and a plot. A run
-that was stopped goes on; a finished one is only read. The peak of memory is that of the process: give one
-network a command to compare it.
+rate is each one's own. A run ends with its epochs (equal pictures) or with its minutes of training (equal
+time), whichever comes first, and the schedule is stretched to end there too. Minutes are those that the
+process has spent on processors, for reading pictures and for training, without evaluation: with one thread
+the time on a quiet machine, whatever else this one does. Measured on val after every few epochs: what comes
+out is AP against minutes and against pictures seen, in a table and a plot. A run that was stopped goes on; a
+finished one is only read. Seconds a picture are of the wall clock, for a quiet machine. The peak of memory is
+that of the process: give one network a command to compare it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -35,6 +39,7 @@ from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.files import atomic_write, write_json
 from instancefcn.models import zoo
 from instancefcn.models.fcis import Classes
+from instancefcn.models.zoo import ModelSpec
 from instancefcn.training.config import TrainConfig, resolve
 from instancefcn.training.ema import AveragedNetwork
 from instancefcn.training.evaluator import predict
@@ -46,16 +51,17 @@ from instancefcn.training.stream import RunBatches, RunLoader
 from mask_rcnn import MaskRCNNPeer
 from memory import peak
 
-SPEC = zoo.FCIS_LITE
 RATES = {"fcis": 7e-4, "mask_rcnn": 5e-4}
 """Peak learning rate for batches of 4."""
 
 
-def build(name: str, classes: Classes) -> nn.Module:
+def build(name: str, spec: ModelSpec, classes: Classes) -> nn.Module:
     """One of RATES' networks with ImageNet weights in its backbone."""
     if name == "fcis":
-        return zoo.build(SPEC, class_names=classes.names, category_ids=classes.ids, pretrained=True)
-    return MaskRCNNPeer(classes, SPEC.backbone, SPEC.frozen).to(memory_format=torch.channels_last)
+        return zoo.build(spec, class_names=classes.names, category_ids=classes.ids, pretrained=True)
+    return MaskRCNNPeer(classes, spec.backbone, spec.frozen, instances=spec.head.instances).to(
+        memory_format=torch.channels_last
+    )
 
 
 class Run:
@@ -63,17 +69,20 @@ class Run:
 
     Args:
         name: of the network.
+        spec: of the FCIS; the peer takes its backbone and its number of instances.
         config: the settings both share, with the seed and this network's rate.
         splits: train and val.
         folder: of its checkpoint and its curve.
     """
 
-    def __init__(self, name: str, config: TrainConfig, splits: list[Dataset], folder: Path) -> None:
+    def __init__(
+        self, name: str, spec: ModelSpec, config: TrainConfig, splits: list[Dataset], folder: Path
+    ) -> None:
         self.config, self.val, self.folder = config, splits[1], folder
         L.seed_everything(config.seed, verbose=False)
-        self.network = build(name, Classes(splits[0].class_names, splits[0].category_ids)).train()
+        self.network = build(name, spec, Classes(splits[0].class_names, splits[0].category_ids)).train()
         batches = RunBatches(AspectBatches.of(splits[0], config.batch_size, config.seed), config.epochs)
-        self.loader = RunLoader(TrainSet(splits[0], make_augment(config), config.seed), batches, workers=1)
+        self.loader = RunLoader(TrainSet(splits[0], make_augment(config), config.seed), batches, workers=0)
         self.steps = len(batches)
         groups = self.network.parameter_groups(config.backbone_rate)  # type: ignore[operator]
         self.optimizer = build_optimizer(groups, config)
@@ -85,23 +94,29 @@ class Run:
     def train(self, minutes: float, every: int) -> list[dict[str, Any]]:
         """To the end of the epochs or of the minutes, with a row of the curve every so many epochs."""
         length = self.loader.batches.epoch_length
-        started = time.perf_counter()
+        started = time.process_time()
         for batch in self.loader:
-            self._step(batch)
-            now = time.perf_counter()
+            self._step(batch, self._expected(minutes))
+            now = time.process_time()
             self.seconds, started = self.seconds + now - started, now
             over = self.seconds >= 60 * minutes or self.step == self.steps
             if over or self.step % (every * length) == 0:
                 self._evaluate()
                 self._save(over)
-                started = time.perf_counter()
+                started = time.process_time()
             if over:
                 break
         return self.curve
 
-    def _step(self, batch: list[Any]) -> None:
+    def _expected(self, minutes: float) -> int:
+        """How many steps the run will have at its pace so far."""
+        if not self.step:
+            return self.steps
+        return min(self.steps, math.ceil(self.step * 60 * minutes / self.seconds))
+
+    def _step(self, batch: list[Any], steps: int) -> None:
         config = self.config
-        factor = learning_rate_factor(self.step, self.steps, config.warmup, config.schedule)
+        factor = learning_rate_factor(self.step, steps, config.warmup, config.schedule)
         set_learning_rate(self.optimizer, config.scaled_learning_rate * factor)
         generators = [picture_generator(config.seed, self.step, place) for place in range(len(batch))]
         torch.manual_seed(generators[0].initial_seed())
@@ -114,7 +129,8 @@ class Run:
         self.average.update(self.network)
         self.step += 1
         if self.step % 50 == 0:
-            print(f"{self.folder.name}: step {self.step} of {self.steps}", file=sys.stderr, flush=True)
+            done = f"step {self.step} of at most {self.steps}, {self.seconds / 60:.1f} min"
+            print(f"{self.folder.name}: {done}", file=sys.stderr, flush=True)
 
     def _evaluate(self) -> None:
         resize = Resize(self.config.short_side, self.config.long_side)
@@ -191,15 +207,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    models = [spec.name for spec in zoo.SPECS.values() if isinstance(spec, ModelSpec)]
+    parser.add_argument("--model", choices=models, default=zoo.FCIS_LITE.name)
     parser.add_argument("--networks", nargs="+", choices=list(RATES), default=list(RATES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--evaluate-every", type=int, default=2, help="epochs")
     parser.add_argument("--rate-of", nargs="*", default=[], metavar="NETWORK=RATE", help="for batches of 4")
-    parser.add_argument("--short-side", type=int, default=SPEC.short_side)
-    parser.add_argument("--precision", choices=["32", "bf16-mixed"], default="32")
+    parser.add_argument("--short-side", type=int, help="of training and test, instead of the model's own")
+    parser.add_argument("--precision", choices=["32", "bf16-mixed"], default="bf16-mixed")
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     rates = RATES | {name: float(rate) for name, rate in (text.split("=") for text in options.rate_of)}
     splits = open_datasets(options.data, ("train", "val"))
     curves: dict[str, list[list[dict[str, Any]]]] = {}
@@ -227,23 +247,33 @@ def run(
             rows: list[dict[str, Any]] = found["rows"]
             return rows
     folder.mkdir(parents=True, exist_ok=True)
+    spec = zoo.SPECS[options.model]
+    assert isinstance(spec, ModelSpec)
     short = options.short_side
+    sizes = {"short_side": spec.short_side, "long_side": spec.long_side}
     settings = {
-        "model": SPEC.name,
+        "model": spec.name,
         "data": str(options.data),
         "out": str(folder),
         "seed": seed,
         "epochs": options.epochs,
         "learning_rate": rate * 4,  # given for 16 pictures a step
         "precision": options.precision,
+        "accelerator": "cpu",
+        **(sizes if short is None else sizes_of(short, spec)),
+    }
+    config = resolve(settings, spec.training)
+    return Run(name, spec, config, splits, folder).train(options.minutes, options.evaluate_every)
+
+
+def sizes_of(short: int, spec: ModelSpec) -> dict[str, Any]:
+    """Settings that train and test at another size than the model's own."""
+    return {
         "short_side": short,
-        "long_side": short * SPEC.long_side // SPEC.short_side,
+        "long_side": short * spec.long_side // spec.short_side,
         "train_short": (short * 5 // 8, short),
         "train_long": short * 3 // 2,
-        "accelerator": "cpu",
     }
-    config = resolve(settings, SPEC.training)
-    return Run(name, config, splits, folder).train(options.minutes, options.evaluate_every)
 
 
 if __name__ == "__main__":

@@ -69,10 +69,16 @@ class MaskRCNNPeer(nn.Module):
     Args:
         classes: without background.
         backbone, frozen, pretrained: see `Pyramid`.
+        instances: a picture, at most.
     """
 
     def __init__(
-        self, classes: Classes, backbone: str, frozen: tuple[str, ...], pretrained: bool = True
+        self,
+        classes: Classes,
+        backbone: str,
+        frozen: tuple[str, ...],
+        pretrained: bool = True,
+        instances: int = 100,
     ) -> None:
         super().__init__()
         config = timm.get_pretrained_cfg(backbone)
@@ -84,6 +90,7 @@ class MaskRCNNPeer(nn.Module):
             image_mean=list(config.mean),
             image_std=list(config.std),
             box_score_thresh=1e-3,
+            box_detections_per_img=instances,
             _skip_resize=True,
         )
 
