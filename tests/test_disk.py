@@ -12,7 +12,9 @@ import torch
 
 from fakes import FakeLoaded, save_coloured
 from instancefcn.cli.main import app
+from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write
+from instancefcn.inference.journal import Done, Journal
 from instancefcn.models import checkpoint, zoo
 from tiny import tiny_spec
 
@@ -61,6 +63,25 @@ def test_predict_on_a_full_disk_goes_on_when_there_is_room(
     assert again.exit_code == 0, again.output
     assert "pictures were done before" in again.stderr
     assert len(list((place / "out").glob("*.overlay.png"))) == 40
+
+
+def test_a_journal_that_is_full_closes_in_peace(disk: Disk) -> None:
+    place = disk("64k")
+    journal = Journal(place, {}, ["a.png"], resume=False)
+    (place / "rest").write_bytes(bytes(48 * 1024))
+    done = Done(0, "a.png", None, ["a.coco.json"], 1, {}, None)
+
+    def fill() -> None:
+        for _ in range(1000):
+            journal.add(done)
+
+    with pytest.raises(ConfigError, match=r"cannot be written .No space left on device.: make room"):
+        fill()
+    journal.close()
+    lines = journal.path.read_bytes().split(b"\n")
+    assert len(lines) > 3
+    assert len({*lines[1:-1]}) == 1
+    assert lines[1].startswith(lines[-1])
 
 
 def test_a_folder_that_may_only_be_read(disk: Disk, tmp_path: Path) -> None:

@@ -80,13 +80,15 @@ class Journal:
         lines = [head, *(asdict(done) for done in self.done.values())]
         with writable(), atomic_write(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        self._file: IO[str] = self.path.open("a", encoding="utf-8")
+        # Without a buffer: what did not fit on the disk is not tried again when the file is closed.
+        self._file: IO[bytes] = self.path.open("ab", buffering=0)
 
     def add(self, done: Done) -> None:
         """Note one more picture. Raises ConfigError when there is no room."""
+        line = json.dumps(asdict(done)).encode() + b"\n"
         with writable():
-            self._file.write(json.dumps(asdict(done)) + "\n")
-            self._file.flush()
+            while line:  # the last bytes of room take a part of a line
+                line = line[self._file.write(line) :]
 
     def close(self) -> None:
         """Stop writing; the file stays."""
