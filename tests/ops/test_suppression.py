@@ -40,7 +40,7 @@ def expected(boxes: Tensor, iou: float, count: int) -> list[int]:
 @given(
     seed=st.integers(0, 2**20),
     lists=st.integers(0, 3),
-    length=st.integers(0, 12),
+    length=st.integers(0, 30),
     count=st.integers(1, 15),
     iou=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
