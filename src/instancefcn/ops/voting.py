@@ -222,9 +222,9 @@ def _by_picture(
     """Results of runs of survivors, by picture, without the survivors that have no pixel."""
     scores, rows, classes = chosen
     most = scores.shape[1]
-    pixels, rects = (torch.cat([found[i] for found in results]) for i in (0, 1))  # type: ignore[misc]
+    pixels, rects = (_joined([found[i] for found in results]) for i in (0, 1))  # type: ignore[misc]
     outlines, averages = (
-        None if results[0][i] is None else torch.cat([found[i] for found in results])  # type: ignore[misc]
+        None if results[0][i] is None else _joined([found[i] for found in results])  # type: ignore[misc]
         for i in (2, 3)
     )
     with stage("pasting"):
@@ -236,9 +236,12 @@ def _by_picture(
     for n, size in enumerate(image_sizes):
         own = slice(n * most, (n + 1) * most)
         kept = filled[own].nonzero()[:, 0]
-        pieces = [pixels[ends[s] : ends[s + 1]] for s in (kept + own.start).tolist()]
+        if len(kept) == most:  # as nearly always: nothing is copied
+            pieces = [pixels[ends[own.start] : ends[own.stop]]]
+        else:
+            pieces = [pixels[ends[s] : ends[s + 1]] for s in (kept + own.start).tolist()]
         index = kept.to(pixels.device, non_blocking=True)
-        masks = CroppedMasks(torch.cat(pieces) if pieces else pixels[:0], rects[own][index], size)
+        masks = CroppedMasks(_joined(pieces) if pieces else pixels[:0], rects[own][index], size)
         voted.append(
             VotedMasks(
                 boxes=(reached.float() if outlines is None else outlines)[own][index],
@@ -250,6 +253,11 @@ def _by_picture(
             )
         )
     return voted
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """`torch.cat`, which copies even what is whole already."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _nothing(image_size: Size, device: torch.device) -> VotedMasks:
