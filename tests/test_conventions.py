@@ -14,9 +14,9 @@ from PIL import Image
 
 from instancefcn import boxes as box_ops
 from instancefcn.data.images import read_image
-from instancefcn.data.transforms import resize
 from instancefcn.instances import Instances
 from instancefcn.masks import CroppedMasks
+from instancefcn.resizing import resize
 
 ROOT = Path(__file__).resolve().parents[1]
 L_SHAPE = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)

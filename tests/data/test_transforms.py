@@ -15,11 +15,10 @@ from instancefcn.data.transforms import (
     crop,
     flip,
     mean_gray,
-    resize_scale,
-    resized_size,
     turn,
 )
 from instancefcn.masks import CroppedMasks
+from instancefcn.resizing import resize_scale, resized_size
 
 PLAIN = {"flip": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
 

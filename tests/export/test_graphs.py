@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,12 +25,22 @@ def results(graph: nn.Module, picture: Tensor) -> tuple[Tensor, Tensor, Tensor, 
     return boxes[:there], scores[:there], labels[:there], masks[:there]
 
 
-@pytest.mark.parametrize(("fused", "stride"), [(True, 16), (False, 16), (True, 8)])
+@pytest.mark.parametrize(
+    ("fused", "stride", "head"),
+    [
+        (True, 16, {}),
+        (False, 16, {}),
+        (True, 8, {}),
+        (True, 16, {"passes": 1}),
+        (True, 16, {"voting": False}),
+    ],
+)
 @pytest.mark.parametrize("size", [(96, 130), (101, 77), (33, 40)])
 def test_fcis_as_a_graph_finds_what_the_network_finds(
-    size: tuple[int, int], fused: bool, stride: int
+    size: tuple[int, int], fused: bool, stride: int, head: dict[str, Any]
 ) -> None:
     network = small_fcis(fused, stride)
+    network.head = replace(network.head, **head)
     picture = photograph(*size)
     boxes, scores, labels, masks = results(FCISGraph(network, 40, 1e-3, 28), picture)
     with torch.no_grad():

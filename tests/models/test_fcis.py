@@ -404,6 +404,8 @@ def test_score_and_number_of_instances_are_limited(lively: FCIS) -> None:
     (none,) = lively(images, min_score=1.0)
     assert len(none) == 0
     assert none.image_size == (64, 96)
+    with pytest.raises(ValueError, match="max_instances must be at least 1, got 0"):
+        lively(images, max_instances=0)
 
 
 def test_pictures_too_small_for_a_proposal_give_nothing(lively: FCIS) -> None:

@@ -160,6 +160,12 @@ def test_changed_settings_are_kept(tmp_path: Path) -> None:
     assert (net.head.k, net.head.joint, net.sampling.method) == (1, False, "ohem")
 
 
+def test_a_checkpoint_may_be_read_by_whom_other_files_may(saved: Path) -> None:
+    plain = saved.with_name("plain.txt")
+    plain.write_text("")
+    assert saved.stat().st_mode == plain.stat().st_mode
+
+
 def test_figures_that_json_cannot_hold_are_refused(network: FCIS, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         checkpoint.save_checkpoint(

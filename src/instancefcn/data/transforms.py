@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 from instancefcn.masks import CroppedMasks
+from instancefcn.resizing import resize, resize_scale
 
 SLIVER = 0.1
 """An object of which a crop leaves less than this share becomes a region to ignore."""
@@ -36,31 +37,6 @@ class Scene:
     masks: CroppedMasks
     labels: Tensor
     crowd: Tensor
-
-
-def resize_scale(height: int, width: int, short: int, long: int) -> float:
-    """The factor that makes the short side `short` pixels, or less: the long side is at most `long`."""
-    return min(short / min(height, width), long / max(height, width))
-
-
-def resized_size(height: int, width: int, short: int, long: int) -> tuple[int, int]:
-    """(height, width) after resizing: rounded, at least 1, at most `long`."""
-    scale = resize_scale(height, width, short, long)
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def resize(image: Tensor, short: int, long: int) -> tuple[Tensor, tuple[float, float]]:
-    """Resize uint8 [3, H, W], anti-aliased bilinear.
-
-    Returns:
-        float32 [3, h, w] from 0 to 1, contiguous, and (x, y) new pixels per old pixel: exact, that is after
-        rounding.
-    """
-    height, width = image.shape[-2:]
-    new_height, new_width = resized_size(height, width, short, long)
-    if (new_height, new_width) != (height, width):
-        image = vision.resize(image, [new_height, new_width], antialias=True)
-    return image.contiguous().float().div_(255), (new_width / width, new_height / height)
 
 
 @dataclass(frozen=True)

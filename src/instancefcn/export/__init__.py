@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from instancefcn import __version__
-from instancefcn.data.transforms import resized_size
 from instancefcn.errors import ConfigError, ExportError
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
 from instancefcn.files import atomic_write
 from instancefcn.models.fcis import FCIS, LEAST_SCORE
 from instancefcn.models.published import PublishedFCIS
+from instancefcn.resizing import resized_size
 
 if TYPE_CHECKING:
     from instancefcn.export.check import Row

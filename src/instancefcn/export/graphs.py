@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 
 from instancefcn import boxes as box_ops
 from instancefcn.export.grids import FINE, apart, average, front, suppress, tighten
-from instancefcn.models.fcis import FCIS, VOTE_IOU
+from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN, tight_cells
 from instancefcn.models.windows import window_boxes
 from instancefcn.ops import ps_average
@@ -60,17 +60,20 @@ class FCISGraph(nn.Module):
         features = network.backbone((picture.to(mean.dtype) / 255 - mean) / std)
         maps, box_maps = network.maps(features)
         proposals, there = self.proposals(network.proposal_features(features, maps), size)
-        deltas = ps_average(box_maps, box_ops.to_rois(proposals, 0), network.head.stride) * network.delta_std
-        refined = box_ops.clip(box_ops.decode(proposals, deltas), size)
-        boxes = torch.cat((proposals, refined))
-        usable = torch.cat((there, there)) & box_ops.sides_at_least(boxes, network.rpn.spec.min_size)
+        boxes, usable = proposals, there
+        if network.head.passes == 2:
+            rois = box_ops.to_rois(proposals, 0)
+            deltas = ps_average(box_maps, rois, network.head.stride) * network.delta_std
+            refined = box_ops.clip(box_ops.decode(proposals, deltas), size)
+            boxes, usable = torch.cat((proposals, refined)), torch.cat((there, there))
+        usable = usable & box_ops.sides_at_least(boxes, network.rpn.spec.min_size)
         rois = box_ops.to_rois(boxes, 0)
         probabilities = network.class_logits(maps, rois).softmax(1) * usable[:, None]
         scores, rows, classes = self.survivors(boxes, probabilities, size)
         alive = scores >= self.min_score
 
         own = rows[:, None] == torch.arange(boxes.shape[0], device=rows.device)
-        near = box_iou(boxes[rows].double(), boxes.double()) >= VOTE_IOU
+        near = box_iou(boxes[rows].double(), boxes.double()) >= network.head.vote_iou
         votes = (near | own) & usable & alive[:, None]
         weights = probabilities[:, classes].t() * votes
         weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-30)

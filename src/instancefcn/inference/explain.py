@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from instancefcn import boxes as box_ops
-from instancefcn.data.transforms import resize
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write
 from instancefcn.inference.drawing import draw
@@ -24,6 +23,7 @@ from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.models.published import PublishedFCIS
 from instancefcn.ops import mask_logits
+from instancefcn.resizing import resize
 
 POINTS = 105
 """Along each side of a map that is read for a figure: a multiple of the usual numbers of parts."""

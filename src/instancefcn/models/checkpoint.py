@@ -22,7 +22,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from instancefcn.data.transforms import resize
 from instancefcn.errors import CheckpointError
 from instancefcn.files import atomic_write
 from instancefcn.limits import MAX_HEADER_BYTES
@@ -36,6 +35,7 @@ from instancefcn.models.rpn import AnchorSpec, RPNSpec
 from instancefcn.models.sampling import SamplingSpec
 from instancefcn.models.windows import WindowSpec
 from instancefcn.models.zoo import SPECS, AnySpec, ModelSpec, ProposalModelSpec, build
+from instancefcn.resizing import resize
 from instancefcn.texts import shown
 
 FORMAT = 2
@@ -135,8 +135,10 @@ def save_checkpoint(
         for name, tensor in weights.items()
     }
     with atomic_write(path) as temporary:
+        rights = temporary.stat().st_mode
         try:
             save_file(tensors, temporary, metadata={HEADER: json.dumps(document, allow_nan=False)})
+            temporary.chmod(rights)  # safetensors puts a private file in its place
         except SafetensorError as error:
             # A full disk is an OSError, whichever library writes.
             # "(os error 28)"; before 0.6 "Os { code: 28, ..".

@@ -86,6 +86,11 @@ class HeadSpec:
                 f"score maps have stride {STRIDE}, or {STRIDES[0]} when fused, not {self.stride}"
             )
 
+    @property
+    def vote_iou(self) -> float:
+        """A RoI votes when its IoU with the survivor is at least this; every survivor votes for itself."""
+        return VOTE_IOU if self.voting else 1.0
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -207,7 +212,7 @@ class FCIS(nn.Module):
         batch, sizes = self.collate(images)
         if not self.training:
             windows = self.look(batch, sizes)
-            limit = max_instances or self.head.instances
+            limit = self.head.instances if max_instances is None else max_instances
             return self.decide(windows, sizes, image_sizes or sizes, min_score, limit)
         if targets is None or len(targets) != len(images):
             raise ValueError("training needs one target for every image")
@@ -374,7 +379,7 @@ class FCIS(nn.Module):
             torch.stack(boxes),
             windows.probabilities,
             image_sizes,
-            vote_iou=VOTE_IOU if self.head.voting else 1.0,
+            vote_iou=self.head.vote_iou,
             min_score=max(min_score, LEAST_SCORE),
             max_instances=max_instances,
             extent=self.head.extent,
