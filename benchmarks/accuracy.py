@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy.py DATA --out RUNS [--model fcis_lite] [--networks fcis mask_rcnn] [--seeds 0]
         [--minutes 20] [--epochs 12] [--evaluate-every 2] [--rate-of mask_rcnn=5e-4 ...] [--short-side 320]
-        [--precision bf16-mixed] [--threads 1]
+        [--precision bf16-mixed] [--threads 1] [--time 20]
 
 Both see the same pictures in the same order, with the same sizes, crops and colours, in batches of 4, from
 the same ImageNet weights, with AdamW, the same warm-up, cosine schedule, clipping and averaging; the learning
@@ -11,8 +11,9 @@ time), whichever comes first, and the schedule is stretched to end there too. Mi
 process has spent on processors, for reading pictures and for training, without evaluation: with one thread
 the time on a quiet machine, whatever else this one does. Measured on val after every few epochs: what comes
 out is AP against minutes and against pictures seen, in a table and a plot. A run that was stopped goes on; a
-finished one is only read. Seconds a picture are of the wall clock, for a quiet machine. The peak of memory is
-that of the process: give one network a command to compare it.
+finished one is only read. `--time` also measures how long the trained networks take for that many pictures of
+val, in turns, with masks at the pictures' size: on a quiet machine. The peak of memory is that of the
+process: give one network a command to compare it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -30,6 +32,7 @@ import torch
 from torch import nn
 
 from instancefcn.data.dataset import Dataset
+from instancefcn.data.images import read_image
 from instancefcn.data.layout import open_datasets
 from instancefcn.data.loader import AspectBatches, TrainSet
 from instancefcn.data.transforms import Resize
@@ -136,10 +139,8 @@ class Run:
         resize = Resize(self.config.short_side, self.config.long_side)
         network, pictures = self.average.network, list(self.val.pictures)
         found: dict[int, Predictions] = {}
-        started = time.perf_counter()
         for id_, instances in predict(network, pictures, resize, torch.device("cpu")):
             found[id_] = encode(instances)
-        seconds = (time.perf_counter() - started) / len(pictures)
         metrics = evaluate_predictions(self.val, found)
         row = {
             "minutes": self.seconds / 60,
@@ -148,7 +149,6 @@ class Run:
             "AP50": metrics["mask"]["AP50"],
             "AP75": metrics["mask"]["AP75"],
             "box AP": metrics["box"]["AP"],
-            "seconds a picture": seconds,
             "peak MiB": peak(),
         }
         self.curve.append(row)
@@ -218,6 +218,7 @@ def main() -> None:
     parser.add_argument("--short-side", type=int, help="of training and test, instead of the model's own")
     parser.add_argument("--precision", choices=["32", "bf16-mixed"], default="bf16-mixed")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--time", type=int, default=0, metavar="PICTURES")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rates = RATES | {name: float(rate) for name, rate in (text.split("=") for text in options.rate_of)}
@@ -227,12 +228,15 @@ def main() -> None:
         for name in options.networks:
             folder = options.out / f"{name}_seed{seed}"
             curves.setdefault(name, []).append(run(name, seed, rates[name], splits, folder, options))
-    names = ("AP", "AP50", "AP75", "box AP", "seconds a picture", "peak MiB", "minutes", "pictures")
-    print(f"{'':<18}" + "".join(f"{name:>18}" for name in names))
+    names = ("AP", "AP50", "AP75", "box AP", "peak MiB", "minutes", "pictures")
+    print(f"{'':<18}" + "".join(f"{name:>11}" for name in names))
     for name, runs in curves.items():
         for seed, rows in zip(options.seeds, runs, strict=True):
-            figures = "".join(f"{format_figure(rows[-1][key]):>18}" for key in names)
+            figures = "".join(f"{format_figure(rows[-1][key]):>11}" for key in names)
             print(f"{f'{name}, seed {seed}':<18}{figures}")
+    if options.time:
+        for name, seconds in time_pictures(options, splits[1]).items():
+            print(f"{name}: {1000 * seconds:.0f} ms a picture, {options.threads} threads")
     plot(curves, options.out / "accuracy.png")
 
 
@@ -247,10 +251,8 @@ def run(
             rows: list[dict[str, Any]] = found["rows"]
             return rows
     folder.mkdir(parents=True, exist_ok=True)
-    spec = zoo.SPECS[options.model]
-    assert isinstance(spec, ModelSpec)
+    spec = spec_of(options)
     short = options.short_side
-    sizes = {"short_side": spec.short_side, "long_side": spec.long_side}
     settings = {
         "model": spec.name,
         "data": str(options.data),
@@ -260,20 +262,46 @@ def run(
         "learning_rate": rate * 4,  # given for 16 pictures a step
         "precision": options.precision,
         "accelerator": "cpu",
-        **(sizes if short is None else sizes_of(short, spec)),
+        **test_sizes(short, spec),
+        **({} if short is None else {"train_short": (short * 5 // 8, short), "train_long": short * 3 // 2}),
     }
     config = resolve(settings, spec.training)
     return Run(name, spec, config, splits, folder).train(options.minutes, options.evaluate_every)
 
 
-def sizes_of(short: int, spec: ModelSpec) -> dict[str, Any]:
-    """Settings that train and test at another size than the model's own."""
-    return {
-        "short_side": short,
-        "long_side": short * spec.long_side // spec.short_side,
-        "train_short": (short * 5 // 8, short),
-        "train_long": short * 3 // 2,
-    }
+def time_pictures(options: argparse.Namespace, val: Dataset) -> dict[str, float]:
+    """Median seconds of the networks of the first seed, from the resized picture to masks at its own size."""
+    spec = spec_of(options)
+    sizes = test_sizes(options.short_side, spec)
+    resize = Resize(sizes["short_side"], sizes["long_side"])
+    networks = {}
+    for name in options.networks:
+        networks[name] = build(name, spec, Classes(val.class_names, val.category_ids)).eval()
+        state = torch.load(options.out / f"{name}_seed{options.seeds[0]}" / "state.pt", weights_only=True)
+        networks[name].load_state_dict(state["average"]["weights"])
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    for number, picture in enumerate([val.pictures[0], *val.pictures[: options.time]]):  # the first warms up
+        image = resize(read_image(picture.path))[0]
+        for name, network in networks.items():
+            started = time.perf_counter()
+            with torch.inference_mode():
+                network([image], image_sizes=[(picture.height, picture.width)])
+            if number:
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def spec_of(options: argparse.Namespace) -> ModelSpec:
+    """The FCIS."""
+    spec = zoo.SPECS[options.model]
+    assert isinstance(spec, ModelSpec)
+    return spec
+
+
+def test_sizes(short: int | None, spec: ModelSpec) -> dict[str, int]:
+    """Of pictures at test time, the model's own or others in proportion."""
+    short = short or spec.short_side
+    return {"short_side": short, "long_side": short * spec.long_side // spec.short_side}
 
 
 if __name__ == "__main__":
