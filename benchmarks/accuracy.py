@@ -41,7 +41,7 @@ from instancefcn.evaluation.report import format_figure
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.files import atomic_write, write_json
 from instancefcn.models import zoo
-from instancefcn.models.fcis import Classes
+from instancefcn.models.head import Classes
 from instancefcn.models.zoo import ModelSpec
 from instancefcn.training.config import TrainConfig, resolve
 from instancefcn.training.ema import AveragedNetwork

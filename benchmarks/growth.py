@@ -38,13 +38,13 @@ def run_point(point: dict[str, int], repeats: int) -> None:
     """What every process does: print seconds, MiB and the number of objects."""
     from instancefcn import boxes as box_ops
     from instancefcn.models import zoo
-    from instancefcn.models.fcis import STRIDE
+    from instancefcn.models.backbone import STRIDE
 
     torch.manual_seed(0)
     # The smallest backbone there is: it does not run.
     network = zoo.build("fcis_lite", point["classes"] - 1, fused=False).eval()
     paper = zoo.FCIS_RESNET50.head
-    from instancefcn.models.fcis import ScoreMaps
+    from instancefcn.models.head import ScoreMaps
 
     network.head, network.maps = paper, ScoreMaps((2048,), point["classes"] - 1, paper)
     with torch.no_grad():

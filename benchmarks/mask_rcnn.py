@@ -21,8 +21,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from instancefcn.instances import Instances
 from instancefcn.masks import CroppedMasks
 from instancefcn.models.backbone import fold_frozen_norms, load_features, published_weights
-from instancefcn.models.fcis import Classes
 from instancefcn.models.groups import parameter_groups
+from instancefcn.models.head import Classes
 from instancefcn.models.targets import Target
 
 ANCHORS = ((16,), (32,), (64,), (128,), (256,))

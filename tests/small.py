@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from instancefcn.inference.predictor import Predictor
 from instancefcn.models.checkpoint import Loaded, Preprocessing
-from instancefcn.models.fcis import FCIS, Classes, HeadSpec
+from instancefcn.models.fcis import FCIS
+from instancefcn.models.head import Classes, HeadSpec
 from instancefcn.models.instance_fcn import InstanceFCN, ProposalSpec
 from instancefcn.models.rpn import AnchorSpec, RegionProposalNetwork
 from instancefcn.models.windows import WindowSpec

@@ -16,7 +16,8 @@ from instancefcn.data.loader import EvalSet, Sample
 from instancefcn.data.transforms import Resize
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.models import zoo
-from instancefcn.models.fcis import FCIS, HeadSpec
+from instancefcn.models.fcis import FCIS
+from instancefcn.models.head import HeadSpec
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.models.rpn import AnchorSpec
 from instancefcn.models.sampling import SamplingSpec

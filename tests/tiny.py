@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from instancefcn.masks import CroppedMasks
-from instancefcn.models.fcis import HeadSpec
+from instancefcn.models.head import HeadSpec
 from instancefcn.models.instance_fcn import ProposalSpec
 from instancefcn.models.rpn import AnchorSpec, RPNSpec
 from instancefcn.models.sampling import SamplingSpec

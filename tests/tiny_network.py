@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from instancefcn.instances import Instances
 from instancefcn.masks import CroppedMasks
-from instancefcn.models.fcis import Classes
+from instancefcn.models.head import Classes
 from instancefcn.models.targets import Target
 
 CLASSES = Classes(("a",), (1,))

@@ -27,7 +27,7 @@ from instancefcn.models.checkpoint import (
     save_checkpoint,
     spec_from_json,
 )
-from instancefcn.models.fcis import Classes
+from instancefcn.models.head import Classes
 
 LIMIT = 20_000_000
 MODELS = bundled_folder()

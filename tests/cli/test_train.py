@@ -24,7 +24,7 @@ TINY = (
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
     from instancefcn.models import zoo
-    from instancefcn.models.fcis import Classes
+    from instancefcn.models.head import Classes
 
     def build(spec: object, *, class_names: Any, category_ids: Any, **ignored: object) -> TinyNetwork:
         torch.manual_seed(5)

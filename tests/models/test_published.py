@@ -22,7 +22,7 @@ from instancefcn.export import graph_of
 from instancefcn.inference.explain import explain
 from instancefcn.models import zoo
 from instancefcn.models.caffe_resnet import CaffeResNet101
-from instancefcn.models.fcis import Classes
+from instancefcn.models.head import Classes
 from instancefcn.models.published import (
     CHAINERCV,
     MXNET,

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 import instancefcn
 from instancefcn.errors import CheckpointError, ConfigError
 from instancefcn.models import checkpoint, zoo
-from instancefcn.models.fcis import FCIS, Classes
+from instancefcn.models.fcis import FCIS
+from instancefcn.models.head import Classes
 from instancefcn.models.instance_fcn import InstanceFCN
 from tiny import tiny_proposals, tiny_spec
 

@@ -27,7 +27,7 @@ def one_thread() -> Iterator[None]:
 def networks(monkeypatch: pytest.MonkeyPatch) -> list[TinyNetwork]:
     """Puts the tiny network in the place of every model; the list holds those that were built."""
     from instancefcn.models import zoo
-    from instancefcn.models.fcis import Classes
+    from instancefcn.models.head import Classes
 
     built: list[TinyNetwork] = []
 

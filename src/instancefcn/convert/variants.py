@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from instancefcn.data.voc_format import VOC_CLASSES
-from instancefcn.models.fcis import Classes
+from instancefcn.models.head import Classes
 from instancefcn.models.published import Published, PublishedSpec
 
 _COCO = (

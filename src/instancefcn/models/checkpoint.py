@@ -25,7 +25,8 @@ from torch import Tensor
 from instancefcn.errors import CheckpointError
 from instancefcn.files import atomic_write
 from instancefcn.limits import MAX_HEADER_BYTES
-from instancefcn.models.fcis import FCIS, Classes, HeadSpec
+from instancefcn.models.fcis import FCIS
+from instancefcn.models.head import Classes, HeadSpec
 from instancefcn.models.instance_fcn import InstanceFCN, ProposalSpec
 from instancefcn.models.plausible import check_classes, check_sides, check_spec
 from instancefcn.models.published import NAME as PUBLISHED

@@ -25,9 +25,9 @@ from instancefcn.instances import Instances
 from instancefcn.masks import CroppedMasks
 from instancefcn.models import across
 from instancefcn.models.backbone import AtrousVGG
-from instancefcn.models.fcis import Classes
 from instancefcn.models.fusion import FineFeatures
 from instancefcn.models.groups import parameter_groups
+from instancefcn.models.head import Classes
 from instancefcn.models.rpn import Generators
 from instancefcn.models.sampling import mask_targets
 from instancefcn.models.targets import Target

@@ -24,7 +24,8 @@ from instancefcn.errors import ConfigError
 from instancefcn.instances import Instances
 from instancefcn.models.backbone import STRIDE
 from instancefcn.models.caffe_resnet import CaffeResNet101
-from instancefcn.models.fcis import DELTA_STD, LEAST_SCORE, Classes
+from instancefcn.models.fcis import DELTA_STD, LEAST_SCORE
+from instancefcn.models.head import Classes
 from instancefcn.models.published_input import published_scale
 from instancefcn.models.rpn import AnchorSpec, RegionProposalNetwork, RPNSpec, rank, thin
 from instancefcn.ops import psroi_average_pool, vote_masks

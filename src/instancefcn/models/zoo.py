@@ -12,8 +12,9 @@ import torch
 from instancefcn.errors import ConfigError
 from instancefcn.models import published
 from instancefcn.models.backbone import AtrousVGG, Backbone
-from instancefcn.models.fcis import FCIS, Classes, HeadSpec
+from instancefcn.models.fcis import FCIS
 from instancefcn.models.fusion import FineFeatures
+from instancefcn.models.head import Classes, HeadSpec
 from instancefcn.models.instance_fcn import InstanceFCN, ProposalSpec
 from instancefcn.models.rpn import AnchorSpec, RegionProposalNetwork, RPNSpec
 from instancefcn.models.sampling import Method, SamplingSpec

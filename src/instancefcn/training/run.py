@@ -22,7 +22,8 @@ from instancefcn.errors import ConfigError
 from instancefcn.files import check_place, remove_leftovers, writable, write_json
 from instancefcn.models import zoo
 from instancefcn.models.checkpoint import load_checkpoint, save_checkpoint
-from instancefcn.models.fcis import FCIS, Classes
+from instancefcn.models.fcis import FCIS
+from instancefcn.models.head import Classes
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.processes import agreed, from_first, is_first, with_started
 from instancefcn.texts import plain
