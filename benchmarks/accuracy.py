@@ -123,7 +123,7 @@ class Run:
         set_learning_rate(self.optimizer, config.scaled_learning_rate * factor)
         generators = [picture_generator(config.seed, self.step, place) for place in range(len(batch))]
         torch.manual_seed(generators[0].initial_seed())
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16-mixed"):
+        with self._autocast():
             losses = self.network([s.image for s in batch], [s.target for s in batch], generators=generators)
         self.optimizer.zero_grad()
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
@@ -135,12 +135,17 @@ class Run:
             done = f"step {self.step} of at most {self.steps}, {self.seconds / 60:.1f} min"
             print(f"{self.folder.name}: {done}", file=sys.stderr, flush=True)
 
+    def _autocast(self) -> torch.autocast:
+        """Training and measuring have the same precision."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16-mixed")
+
     def _evaluate(self) -> None:
         resize = Resize(self.config.short_side, self.config.long_side)
         network, pictures = self.average.network, list(self.val.pictures)
         found: dict[int, Predictions] = {}
-        for id_, instances in predict(network, pictures, resize, torch.device("cpu")):
-            found[id_] = encode(instances)
+        with self._autocast():
+            for id_, instances in predict(network, pictures, resize, torch.device("cpu")):
+                found[id_] = encode(instances)
         metrics = evaluate_predictions(self.val, found)
         row = {
             "minutes": self.seconds / 60,
