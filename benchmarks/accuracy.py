@@ -1,8 +1,8 @@
 """Accuracy against training time: an FCIS and Mask R-CNN (FPN) on the same backbone, on equal terms.
 
     python benchmarks/accuracy.py DATA --out RUNS [--model fcis_lite] [--networks fcis mask_rcnn] [--seeds 0]
-        [--minutes 20] [--epochs 12] [--evaluate-every 2] [--rate-of mask_rcnn=5e-4 ...] [--short-side 320]
-        [--precision bf16-mixed] [--threads 1] [--time 20]
+        [--minutes 20] [--epochs 12] [--evaluate-every 2] [--rate-of mask_rcnn=5e-4 ...]
+        [--smallest-anchor 32] [--short-side 320] [--precision bf16-mixed] [--threads 1] [--time 20]
 
 Both see the same pictures in the same order, with the same sizes, crops and colours, in batches of 4, from
 the same ImageNet weights, with AdamW, the same warm-up, cosine schedule, clipping and averaging; the learning
@@ -58,13 +58,18 @@ RATES = {"fcis": 7e-4, "mask_rcnn": 5e-4}
 """Peak learning rate for batches of 4."""
 
 
-def build(name: str, spec: ModelSpec, classes: Classes) -> nn.Module:
+def build(name: str, spec: ModelSpec, classes: Classes, smallest_anchor: int = 32) -> nn.Module:
     """One of RATES' networks with ImageNet weights in its backbone."""
     if name == "fcis":
         return zoo.build(spec, class_names=classes.names, category_ids=classes.ids, pretrained=True)
-    return MaskRCNNPeer(classes, spec.backbone, spec.frozen, instances=spec.head.instances).to(
-        memory_format=torch.channels_last
+    peer = MaskRCNNPeer(
+        classes,
+        spec.backbone,
+        spec.frozen,
+        instances=spec.head.instances,
+        smallest_anchor=smallest_anchor,
     )
+    return peer.to(memory_format=torch.channels_last)
 
 
 class Run:
@@ -76,14 +81,22 @@ class Run:
         config: the settings both share, with the seed and this network's rate.
         splits: train and val.
         folder: of its checkpoint and its curve.
+        smallest_anchor: of the peer.
     """
 
     def __init__(
-        self, name: str, spec: ModelSpec, config: TrainConfig, splits: list[Dataset], folder: Path
+        self,
+        name: str,
+        spec: ModelSpec,
+        config: TrainConfig,
+        splits: list[Dataset],
+        folder: Path,
+        smallest_anchor: int = 32,
     ) -> None:
         self.config, self.val, self.folder = config, splits[1], folder
         L.seed_everything(config.seed, verbose=False)
-        self.network = build(name, spec, Classes(splits[0].class_names, splits[0].category_ids)).train()
+        classes = Classes(splits[0].class_names, splits[0].category_ids)
+        self.network = build(name, spec, classes, smallest_anchor).train()
         batches = RunBatches(AspectBatches.of(splits[0], config.batch_size, config.seed), config.epochs)
         self.loader = RunLoader(TrainSet(splits[0], make_augment(config), config.seed), batches, workers=0)
         self.steps = len(batches)
@@ -220,6 +233,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--evaluate-every", type=int, default=2, help="epochs")
     parser.add_argument("--rate-of", nargs="*", default=[], metavar="NETWORK=RATE", help="for batches of 4")
+    parser.add_argument(
+        "--smallest-anchor", type=int, default=32, help="of the peer, px; 32 is torchvision's"
+    )
     parser.add_argument("--short-side", type=int, help="of training and test, instead of the model's own")
     parser.add_argument("--precision", choices=["32", "bf16-mixed"], default="bf16-mixed")
     parser.add_argument("--threads", type=int, default=1)
@@ -271,7 +287,8 @@ def run(
         **({} if short is None else {"train_short": (short * 5 // 8, short), "train_long": short * 3 // 2}),
     }
     config = resolve(settings, spec.training)
-    return Run(name, spec, config, splits, folder).train(options.minutes, options.evaluate_every)
+    found = Run(name, spec, config, splits, folder, options.smallest_anchor)
+    return found.train(options.minutes, options.evaluate_every)
 
 
 def time_pictures(options: argparse.Namespace, val: Dataset) -> dict[str, float]:
@@ -281,7 +298,8 @@ def time_pictures(options: argparse.Namespace, val: Dataset) -> dict[str, float]
     resize = Resize(sizes["short_side"], sizes["long_side"])
     networks = {}
     for name in options.networks:
-        networks[name] = build(name, spec, Classes(val.class_names, val.category_ids)).eval()
+        classes = Classes(val.class_names, val.category_ids)
+        networks[name] = build(name, spec, classes, options.smallest_anchor).eval()
         state = torch.load(options.out / f"{name}_seed{options.seeds[0]}" / "state.pt", weights_only=True)
         networks[name].load_state_dict(state["average"]["weights"])
     times: dict[str, list[float]] = {name: [] for name in networks}

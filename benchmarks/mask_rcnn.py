@@ -1,7 +1,7 @@
 """torchvision's Mask R-CNN with FPN, dressed as one of our networks: the same code trains and measures it.
 
 The backbone is a network of timm's with the same weights, the same frozen and folded normalisations and the
-same frozen first layers as ours; anchors of 16 to 256 pixels suit pictures of 320 to 512.
+same frozen first layers as ours.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork
@@ -25,8 +26,7 @@ from instancefcn.models.groups import parameter_groups
 from instancefcn.models.head import Classes
 from instancefcn.models.targets import Target
 
-ANCHORS = ((16,), (32,), (64,), (128,), (256,))
-"""Side of the anchors of each level, pixels of the network's input."""
+LEVELS = 5
 MASK_THRESHOLD = 0.5
 
 
@@ -63,6 +63,17 @@ class Pyramid(nn.Module):
         return levels
 
 
+class SinglePrecision(nn.Module):
+    """A module whose outputs are float32 under autocast too: boxes decoded in bfloat16 are pixels off."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *inputs: Any) -> Any:
+        return tree_map(Tensor.float, self.inner(*inputs))
+
+
 class MaskRCNNPeer(nn.Module):
     """Losses while training, `Instances` otherwise; called as FCIS is.
 
@@ -70,6 +81,8 @@ class MaskRCNNPeer(nn.Module):
         classes: without background.
         backbone, frozen, pretrained: see `Pyramid`.
         instances: a picture, at most.
+        smallest_anchor: its side on the finest level, pixels of the network's input; it doubles from level to
+            level. 32 is torchvision's.
     """
 
     def __init__(
@@ -79,20 +92,24 @@ class MaskRCNNPeer(nn.Module):
         frozen: tuple[str, ...],
         pretrained: bool = True,
         instances: int = 100,
+        smallest_anchor: int = 32,
     ) -> None:
         super().__init__()
         config = timm.get_pretrained_cfg(backbone)
+        anchors = tuple((smallest_anchor * 2**level,) for level in range(LEVELS))
         self.classes = classes
         self.network = MaskRCNN(
             Pyramid(backbone, frozen, pretrained),
             num_classes=len(classes) + 1,
-            rpn_anchor_generator=AnchorGenerator(ANCHORS, ((0.5, 1.0, 2.0),) * len(ANCHORS)),
+            rpn_anchor_generator=AnchorGenerator(anchors, ((0.5, 1.0, 2.0),) * LEVELS),
             image_mean=list(config.mean),
             image_std=list(config.std),
             box_score_thresh=1e-3,
             box_detections_per_img=instances,
             _skip_resize=True,
         )
+        self.network.rpn.head = SinglePrecision(self.network.rpn.head)
+        self.network.roi_heads.box_predictor = SinglePrecision(self.network.roi_heads.box_predictor)
 
     def forward(
         self,
