@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -63,6 +64,16 @@ class Pyramid(nn.Module):
         return levels
 
 
+class AsGiven(GeneralizedRCNNTransform):
+    """Pictures keep their size; torchvision's `_skip_resize` means training alone."""
+
+    def resize(
+        self, image: Tensor, target: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Both as they are."""
+        return image, target
+
+
 class SinglePrecision(nn.Module):
     """A module whose outputs are float32 under autocast too: boxes decoded in bfloat16 are pixels off."""
 
@@ -102,12 +113,10 @@ class MaskRCNNPeer(nn.Module):
             Pyramid(backbone, frozen, pretrained),
             num_classes=len(classes) + 1,
             rpn_anchor_generator=AnchorGenerator(anchors, ((0.5, 1.0, 2.0),) * LEVELS),
-            image_mean=list(config.mean),
-            image_std=list(config.std),
             box_score_thresh=1e-3,
             box_detections_per_img=instances,
-            _skip_resize=True,
         )
+        self.network.transform = AsGiven(1, 1, list(config.mean), list(config.std))
         self.network.rpn.head = SinglePrecision(self.network.rpn.head)
         self.network.roi_heads.box_predictor = SinglePrecision(self.network.roi_heads.box_predictor)
 
