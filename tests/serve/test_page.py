@@ -41,6 +41,11 @@ class Site:
         self.server: uvicorn.Server | None = None
         self.thread = threading.Thread(target=asyncio.run, args=(self._serve(),))
         self.thread.start()
+        # Until then no test goes on: FastAPI silences a warning with filters that are the process's, and
+        # pytest changes them between tests.
+        while self.server is None or not self.server.started:
+            assert self.thread.is_alive(), "the server did not start"
+            time.sleep(0.02)
 
     async def _serve(self) -> None:
         # Built where a loop runs: Gradio would make loops of its own and leave them open.
