@@ -124,13 +124,6 @@ class Run:
                 break
         return self.curve
 
-    def measure_again(self) -> list[dict[str, Any]]:
-        """The last row of a finished run anew."""
-        self.curve.pop()
-        self._evaluate()
-        self._save(over=True)
-        return self.curve
-
     def _expected(self, minutes: float) -> int:
         """How many steps the run will have at its pace so far."""
         if not self.step:
@@ -246,7 +239,6 @@ def main() -> None:
     parser.add_argument("--short-side", type=int, help="of training and test, instead of the model's own")
     parser.add_argument("--precision", choices=["32", "bf16-mixed"], default="bf16-mixed")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--measure-again", action="store_true", help="the ends of runs that are there")
     parser.add_argument("--time", type=int, default=0, metavar="PICTURES")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -276,7 +268,7 @@ def run(
     curve = folder / "curve.json"
     if curve.exists():
         found = json.loads(curve.read_text(encoding="utf-8"))
-        if found["finished"] and not options.measure_again:
+        if found["finished"]:
             rows: list[dict[str, Any]] = found["rows"]
             return rows
     folder.mkdir(parents=True, exist_ok=True)
@@ -296,8 +288,6 @@ def run(
     }
     config = resolve(settings, spec.training)
     found = Run(name, spec, config, splits, folder, options.smallest_anchor)
-    if curve.exists() and options.measure_again:
-        return found.measure_again()
     return found.train(options.minutes, options.evaluate_every)
 
 
