@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 
@@ -35,6 +36,15 @@ def test_excerpts_are_in_their_files(page: str, line: int) -> None:
     assert any(textwrap.dedent("\n".join(window)).splitlines() == wanted for window in windows), (
         f"{page}:{line}: {block.title} has no such lines any more"
     )
+
+
+@pytest.mark.parametrize("folder", ["src", "benchmarks", "tools", "examples"])
+def test_sources_name_files_that_are_there(folder: str) -> None:
+    named = re.compile(r"\b(?:benchmarks|tools|docs|tests|examples)/[\w/-]+\.(?:py|md)\b")
+    sources = sorted((ROOT / folder).rglob("*.py"))
+    found = {(path, name) for path in sources for name in named.findall(path.read_text(encoding="utf-8"))}
+    assert sources
+    assert [f"{path}: {name}" for path, name in sorted(found) if not (ROOT / name).exists()] == []
 
 
 def test_the_command_reference_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:

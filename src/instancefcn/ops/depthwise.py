@@ -3,7 +3,7 @@
 Not one of the papers' operators: it is what a step of `fcis_lite` on a laptop waits for. The library's
 gradient of a depthwise filter takes ten to seventy times as long as the convolution itself (dilated, or in
 bfloat16); here it takes about twice as long, and that of a dilated input is the convolution itself with the
-filter turned round. `benchmarks/depthwise.py` prints both. The forward pass is the library's.
+filter turned round. `benchmarks/training_step.py` prints both. The forward pass is the library's.
 """
 
 from __future__ import annotations
