@@ -39,13 +39,12 @@ def run_point(point: dict[str, int], repeats: int) -> None:
     from instancefcn import boxes as box_ops
     from instancefcn.models import zoo
     from instancefcn.models.backbone import STRIDE
+    from instancefcn.models.head import ScoreMaps
 
     torch.manual_seed(0)
     # The smallest backbone there is: it does not run.
     network = zoo.build("fcis_lite", point["classes"] - 1, fused=False).eval()
     paper = zoo.FCIS_RESNET50.head
-    from instancefcn.models.head import ScoreMaps
-
     network.head, network.maps = paper, ScoreMaps((2048,), point["classes"] - 1, paper)
     with torch.no_grad():
         # Scores must differ, or with 1,200 classes none is worth a vote.
@@ -55,12 +54,13 @@ def run_point(point: dict[str, int], repeats: int) -> None:
     features = [f.contiguous(memory_format=torch.channels_last) for f in features]
     sides = 32 + 300 * torch.rand(point["windows"], 2)
     corner = torch.rand(point["windows"], 2) * torch.tensor(size[::-1])
-    proposals = [box_ops.clip(torch.cat((corner - sides / 2, corner + sides / 2), 1), size)]
+    proposals = box_ops.clip(torch.cat((corner - sides / 2, corner + sides / 2), 1), size)[None]
 
     def detect() -> int:
         with torch.inference_mode():
             maps, box_maps = network.maps(features)
-            (found,) = network.detect(maps, box_maps, proposals, [size], [size], 0.0, MASKS)
+            windows = network.score(maps, box_maps, proposals, [size])
+            (found,) = network.decide(windows, [size], [size], 0.0, MASKS)
         return len(found)
 
     before, seconds = peak(), []

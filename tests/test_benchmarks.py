@@ -1,0 +1,110 @@
+"""Every benchmark runs: at its smallest, with small networks under the names of the real ones.
+
+What they print is not looked at; that they still fit the library is.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from doc_workspace import DATA, SPECS, write_workspace
+from documented import ROOT
+from instancefcn.models import backbone, zoo
+from tiny_command import SETTINGS
+
+POINT = json.dumps({"windows": 20, "classes": 3, "short side": 96})
+EVERY = {
+    "ablation.py": "my-data --out out --epochs 1 --short-side 96 --precision 32",
+    "accuracy.py": "my-data --out out --minutes 5 --epochs 1 --short-side 96 --time 1",
+    "accuracy_plot.py": "shapes=curves --out out/figure.png",
+    "extent.py": "my-data --model runs/first",
+    "finetune.py": "my-data --out out --classes circle square --init runs/first --epochs 1 --short-side 96",
+    "gpu.py": "--smoke --repeats 1",
+    "growth.py": f"--repeats 1 --point '{POINT}'",
+    "micrographs.py": "nuclei --model runs/nuclei --tune-on 1",
+    "ops.py": "--repeats 1",
+    "parts.py": "my-data --out out --k 3 --epochs 1 --short-side 96",
+    "peers.py": "--repeats 1 --size 128 160",
+    "propose.py": "my-data --model runs/objects --pictures 1 --repeats 1",
+    "selective_search.py": "my-data --pictures 1",
+    "training_step.py": "--repeats 1 --size 64 96 --batch 1",
+    "voting.py": "--repeats 1",
+}
+ELSEWHERE = {
+    "bulk.py": "starts a cluster; tests/bulk runs what it measures",
+    "yolo.py": "needs a package whose licence keeps it out of ours",
+}
+OWN_PROCESS = {
+    "gpu.py": "ends with a status, and compiles",
+    "peers.py": "measures the peak of memory, in which the tests' own would stand",
+}
+NEEDS = {"selective_search.py": "cv2"}
+PARTS = {"gpu_kernels", "gpu_networks", "gpu_timing", "mask_rcnn", "memory"}
+"""Modules that the scripts share."""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    write_workspace(folder)
+    curve = folder / "curves" / "fcis_seed0" / "curve.json"
+    curve.parent.mkdir(parents=True)
+    rows = [{"minutes": minutes, "AP50": minutes / 10} for minutes in (1.0, 2.0)]
+    curve.write_text(json.dumps({"finished": True, "rows": rows}))
+    return folder
+
+
+@pytest.fixture
+def workspace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the prepared folder, entered; no downloads; the scripts' modules go afterwards."""
+    folder = tmp_path / "here"
+    shutil.copytree(prepared, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(
+        backbone, "published_weights", lambda name: timm.create_model(name, pretrained=False).state_dict()
+    )
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    threads = torch.get_num_threads()
+    yield folder
+    torch.set_num_threads(threads)
+    for name in PARTS & sys.modules.keys():
+        del sys.modules[name]
+
+
+def test_every_benchmark_is_known() -> None:
+    found = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
+    assert found == EVERY.keys() | ELSEWHERE.keys() | {f"{name}.py" for name in PARTS}
+
+
+@pytest.mark.parametrize("script", EVERY)
+def test_a_benchmark_runs(
+    script: str, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if script in NEEDS:
+        pytest.importorskip(NEEDS[script])
+    words = shlex.split(EVERY[script])
+    if script in OWN_PROCESS:
+        command = [sys.executable, str(ROOT / "benchmarks" / script), *words]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return
+    if words[0] in DATA:  # the others measure the real networks
+        for name, spec in SPECS.items():
+            training = {**SETTINGS, "train_sides": (96,)} if "train_sides" in spec.training else SETTINGS
+            monkeypatch.setitem(zoo.SPECS, name, replace(spec, training=training))
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
+    if script != "accuracy_plot.py":
+        assert capsys.readouterr().out.strip()
