@@ -77,7 +77,7 @@ def predict(
 
 def lines(timing: Timing, profile: bool) -> list[str]:
     """The report, with or without every stage."""
-    found = [f"{1000 * timing.predict:.1f} ms a picture, {timing.instances:g} objects"]
+    found = [f"{1000 * timing.predict:.1f} ms a picture (median objects: {timing.instances:g})"]
     found.append(f"after the convolutions: {timing.share:.3f} of their time")
     if profile:
         found += [f"  {name:<24}{1000 * seconds:9.2f} ms" for name, seconds in timing.stages.items()]
