@@ -149,9 +149,16 @@ def test_learning_rate_is_linear_in_the_effective_batch() -> None:
     assert eight.scaled_learning_rate == pytest.approx(0.06)
 
 
+def test_a_precision_may_be_given_as_a_number() -> None:
+    assert resolve({**PLACES, **parse_assignments(["precision=32"])}).precision == "32"
+    with pytest.raises(ConfigError, match="'precision' = '16'"):
+        resolve({**PLACES, "precision": 16})
+
+
 def test_a_resumed_run_may_change_its_length_but_not_its_nature() -> None:
     saved = resolve({**PLACES, "seed": 4, "learning_rate": 0.003})
     assert resume_config(saved, {**PLACES, "epochs": 99}) == saved.model_copy(update={"epochs": 99})
+    assert resume_config(saved, {"out": "moved"}) == saved.model_copy(update={"out": "moved"})
     with pytest.raises(ConfigError, match=r"seed was 4 and is now 5; augment was") as caught:
         resume_config(saved, {"seed": 5, "augment.flip": 0.1})
     assert "epochs" in str(caught.value)

@@ -219,6 +219,17 @@ def test_a_folder_with_a_run_is_not_overwritten(tiny_train: Train, tmp_path: Pat
         tiny_train(tmp_path / "run", epochs=1)
     with pytest.raises(ConfigError, match="seed was 0 and is now 1"):
         tiny_train(tmp_path / "run", epochs=2, seed=1, resume=True)
+    (tmp_path / "run" / "last.ckpt").unlink()
+    with pytest.raises(ConfigError, match=r"holds the best\.safetensors of a run that cannot go on"):
+        tiny_train(tmp_path / "run", epochs=1)
+
+
+def test_a_run_whose_folder_was_moved_goes_on(tiny_train: Train, tmp_path: Path) -> None:
+    tiny_train(tmp_path / "whole", epochs=2)
+    tiny_train(tmp_path / "run", epochs=1)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    tiny_train(tmp_path / "moved", epochs=2, resume=True)
+    assert (tmp_path / "moved" / "config.json").read_text().count(str(tmp_path / "moved")) == 1
 
 
 def test_resume_needs_a_sound_checkpoint(tiny_train: Train, tmp_path: Path) -> None:
@@ -292,3 +303,8 @@ def test_a_changed_test_size_changes_the_training_size_in_proportion() -> None:
     assert half.train_short == tuple(round(side / 2) for side in usual.train_short)
     own = make_config(Path("none"), False, {**places, "short_side": 100, "train_short": [90, 110]})
     assert own.train_short == (90, 110)
+    places["model"] = "instancefcn_lite"  # which draws from a list, the levels of its pyramid
+    usual = make_config(Path("none"), False, places)
+    third = make_config(Path("none"), False, {**places, "short_side": 300, "long_side": 500})
+    assert third.train_sides == tuple(max(32, round(side / 3)) for side in usual.train_sides)
+    assert make_config(Path("none"), False, {**places, "train_short": [200, 300]}).train_sides == ()

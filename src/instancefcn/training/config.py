@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from instancefcn.data.reading import read_json
 from instancefcn.errors import ConfigError
@@ -124,7 +124,12 @@ class TrainConfig(Section):
     pictures_every: int = Field(default=2, ge=0, description="epochs; 0 is off")
     patience: int = Field(default=0, ge=0, description="evaluations without a gain before stopping; 0 is off")
     save_every_minutes: float = Field(default=10.0, gt=0)
-    log_every: int = Field(default=20, ge=1, description="steps between two lines of log.csv")
+    log_every: int = Field(default=20, ge=1, description="batches between two lines of log.csv")
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value  # `--set precision=32` is a number
 
     @model_validator(mode="after")
     def _sides_fit(self) -> Self:
@@ -197,7 +202,7 @@ def load_config(path: Path) -> TrainConfig:
 
 
 def resume_config(saved: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
-    """The saved config with the few changes that a resumed run may make.
+    """The saved config with the few changes that a resumed run may make; `out` is where its folder is now.
 
     Raises:
         ConfigError: a setting that must stay was given another value.
@@ -209,7 +214,7 @@ def resume_config(saved: TrainConfig, settings: Mapping[str, Any]) -> TrainConfi
     wrong = [
         f"{key} was {old[key]!r} and is now {changed[key]!r}"
         for key in old
-        if changed[key] != old[key] and key not in CHANGEABLE and key not in SHARES
+        if changed[key] != old[key] and key not in CHANGEABLE and key not in (*SHARES, "out")
     ]
     if wrong:
         raise ConfigError(

@@ -160,6 +160,7 @@ class _Run:
         )
         self.spec = replace(changed, short_side=config.short_side, long_side=config.long_side)
         self.classes = Classes(train_split.class_names, train_split.category_ids)
+        self.new: list[str] = []
         self.network = self._network()
         steps = -(-len(batches) // config.accumulate)
         self.module = TrainModule(self.network, config, steps)
@@ -198,6 +199,8 @@ class _Run:
             if self.first >= len(self.loader.batches) or evaluator.in_vain(self.config.patience):
                 return self._sum_up_killed(evaluator, log, checkpoint["global_step"])
         progress.say(self._headline())
+        if self.new:
+            progress.say(f"not in {self.config.init}, so new: {', '.join(self.new)}")
         path = str(self.folder / LAST) if checkpoint else None
         self.trainer.fit(self.module, train_dataloaders=self.loader, ckpt_path=path, weights_only=True)
         if keeper.stopped_by is not None and self.loader.seen < len(self.loader.batches):
@@ -260,13 +263,13 @@ class _Run:
         )
 
     def _network(self) -> FCIS | InstanceFCN:
-        names, ids = self.classes.names, self.classes.ids
-        if self.config.init is None:
-            return zoo.build(
-                self.spec, class_names=names, category_ids=ids, pretrained=self.config.pretrained
-            )
-        network = zoo.build(self.spec, class_names=names, category_ids=ids)
-        start_from(network, load_checkpoint(self.config.init))
+        """With the weights to start from; those of a run that goes on come with its checkpoint."""
+        names, ids, config = self.classes.names, self.classes.ids, self.config
+        fresh = self.checkpoint is None
+        pretrained = config.pretrained if fresh and config.init is None else False
+        network = zoo.build(self.spec, class_names=names, category_ids=ids, pretrained=pretrained)
+        if fresh and config.init is not None:
+            self.new = start_from(network, load_checkpoint(config.init))
         return network
 
     def _headline(self) -> str:

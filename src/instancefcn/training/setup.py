@@ -26,6 +26,9 @@ from instancefcn.models.published import PublishedFCIS
 from instancefcn.training.config import TrainConfig, load_config, nest, resolve, resume_config
 from instancefcn.training.keeper import LAST
 
+RESULTS = ("best.safetensors", "last.safetensors", "metrics.json")
+"""What a run leaves beside `LAST`."""
+
 
 def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> TrainConfig:
     """The config of a new run in `folder`, or of the one that is there and goes on.
@@ -38,6 +41,11 @@ def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> Trai
         return resume_config(load_config(folder / "config.json"), settings)
     if (folder / LAST).exists():
         raise ConfigError(f"{folder} already holds a run: give --resume to go on with it, or another --out")
+    if left := [name for name in RESULTS if (folder / name).exists()]:
+        raise ConfigError(
+            f"{folder} holds the {left[0]} of a run that cannot go on (there is no {LAST}): "
+            "give another --out"
+        )
     spec = zoo.spec_of(settings.setdefault("model", "fcis_lite"))
     preferred = {"short_side": spec.short_side, "long_side": spec.long_side, **nest(spec.training)}
     preferred |= _training_sides(preferred, settings)
@@ -45,7 +53,9 @@ def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> Trai
 
 
 def _training_sides(preferred: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Sides of training pictures: the test's, or the model's own; in proportion when the test's change."""
+    """Sides of training pictures: the test's, or the model's own; in proportion when the test's change. A
+    range that the user gives replaces the model's list.
+    """
     ratios = []
     for side in ("short_side", "long_side"):
         wanted = settings.get(side, preferred[side])
@@ -54,7 +64,12 @@ def _training_sides(preferred: Mapping[str, Any], settings: Mapping[str, Any]) -
     short = preferred.get("train_short", (preferred["short_side"], preferred["short_side"]))
     long = round(preferred.get("train_long", preferred["long_side"]) * ratios[1])
     least, greatest = (round(side * ratios[0]) for side in short)
-    return {"train_short": (least, greatest), "train_long": max(long, greatest)}
+    sides = () if "train_short" in settings else preferred.get("train_sides", ())
+    return {
+        "train_short": (least, greatest),
+        "train_sides": tuple(max(32, round(side * ratios[0])) for side in sides),
+        "train_long": max(long, greatest),
+    }
 
 
 def read_splits(config: TrainConfig, check: bool = True) -> tuple[Dataset, Dataset | None, list[str]]:
@@ -94,7 +109,8 @@ def start_from(network: FCIS | InstanceFCN, loaded: Loaded) -> list[str]:
         names of the tensors that were not copied.
 
     Raises:
-        ConfigError: they were converted from published weights, whose network is another.
+        ConfigError: they were converted from published weights, whose network is another; or they are of
+            another backbone, which would be random.
     """
     if isinstance(loaded.network, PublishedFCIS):
         raise ConfigError("init: converted weights run as they are and cannot be trained further")
@@ -107,6 +123,13 @@ def start_from(network: FCIS | InstanceFCN, loaded: Loaded) -> list[str]:
         or own[name].shape != given[name].shape
         or (not same_classes and name.startswith("maps.scores."))
     ]
+    body = [name for name in own if ".body." in name]  # as `parameter_groups` tells the backbone
+    if lacking := [name for name in left if name in body]:
+        raise ConfigError(
+            f"init: {len(lacking)} of the {len(body)} tensors of the backbone are not in the checkpoint or "
+            f"have another shape (first: {lacking[0]}). Start from a checkpoint of a model with the same "
+            "backbone, or without init"
+        )
     network.load_state_dict({name: own[name] if name in left else given[name] for name in own})
     return left
 

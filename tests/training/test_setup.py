@@ -1,0 +1,64 @@
+"""Where a run begins: with the weights of a checkpoint, of a backbone, or with its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from instancefcn.errors import ConfigError
+from instancefcn.models import zoo
+from instancefcn.models.checkpoint import save_checkpoint
+from instancefcn.training.run import train
+from instancefcn.training.setup import start_from
+from tiny import tiny_proposals, tiny_spec
+from tiny_command import SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("model", "start", "fits"),
+    [
+        ("tiny", "tiny", True),
+        ("tiny", "other classes", True),
+        ("tiny", "tiny_proposals", False),
+        ("tiny_proposals", "tiny", False),
+        ("tiny", "other backbone", False),
+    ],
+)
+def test_a_checkpoint_of_another_backbone_is_no_start(model: str, start: str, fits: bool) -> None:
+    specs: dict[str, zoo.AnySpec] = {"tiny": tiny_spec(), "tiny_proposals": tiny_proposals()}
+    specs["other classes"] = specs["tiny"]
+    specs["other backbone"] = replace(tiny_spec("test_resnet"), rpn_level=4)
+    network = zoo.build(specs[model], 2)
+    names = ("a", "b") if start == "other classes" else None
+    given: Any = zoo.build(specs[start], 2, class_names=names)
+    loaded: Any = SimpleNamespace(network=given, class_names=given.classes.names)
+    before = next(iter(network.parameters())).clone()
+    if fits:
+        new = start_from(network, loaded)
+        assert new == ([] if start == "tiny" else ["maps.scores.weight", "maps.scores.bias"])
+        assert torch.equal(next(iter(network.parameters())), next(iter(given.parameters())))
+    else:
+        with pytest.raises(ConfigError, match=r"init: \d+ of the \d+ tensors of the backbone"):
+            start_from(network, loaded)
+        assert torch.equal(next(iter(network.parameters())), before)
+
+
+def test_a_resumed_run_needs_no_weights_to_start_from(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(zoo.SPECS, "tiny", tiny_spec())
+    start = tmp_path / "start.safetensors"
+    network = zoo.build("tiny", class_names=("other",))
+    save_checkpoint(start, network.state_dict(), tiny_spec(), network.classes)
+    settings = {**SETTINGS, "train_short": (64, 64)}
+    train(tiny_data, "tiny", out=tmp_path / "run", epochs=1, **{**settings, "init": str(start)})
+    said = capsys.readouterr().err
+    assert f"not in {start}, so new: maps.scores.weight, maps.scores.bias" in said
+    start.unlink()
+    train(tiny_data, out=tmp_path / "run", resume=True, epochs=2)
+    assert "so new" not in capsys.readouterr().err
