@@ -12,8 +12,8 @@ process has spent on processors, for reading pictures and for training, without 
 the time on a quiet machine, whatever else this one does. Measured on val after every few epochs: what comes
 out is AP against minutes and against pictures seen, in a table and a plot. A run that was stopped goes on; a
 finished one is only read. `--time` also measures how long the trained networks take for that many pictures of
-val, in turns, with masks at the pictures' size: on a quiet machine. The peak of memory is that of the
-process: give one network a command to compare it.
+val, in turns, for all objects that score 0.5, with masks at the pictures' size: on a quiet machine. The peak
+of memory is that of the process: give one network a command to compare it.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ from memory import peak
 
 RATES = {"fcis": 7e-4, "mask_rcnn": 5e-4}
 """Peak learning rate for batches of 4."""
+SCORE = 0.5
+"""Of the objects that a picture is timed with: what `instancefcn predict` asks for."""
 
 
 def build(name: str, spec: ModelSpec, classes: Classes, smallest_anchor: int = 32) -> nn.Module:
@@ -266,12 +268,13 @@ def run(
 ) -> list[dict[str, Any]]:
     """The curve of one run, trained when it is not finished."""
     curve = folder / "curve.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    refuse_another(folder / "asked.json", asked(name, rate, options))
     if curve.exists():
         found = json.loads(curve.read_text(encoding="utf-8"))
         if found["finished"]:
             rows: list[dict[str, Any]] = found["rows"]
             return rows
-    folder.mkdir(parents=True, exist_ok=True)
     spec = spec_of(options)
     short = options.short_side
     settings = {
@@ -291,6 +294,24 @@ def run(
     return found.train(options.minutes, options.evaluate_every)
 
 
+def asked(name: str, rate: float, options: argparse.Namespace) -> dict[str, Any]:
+    """What a run is of."""
+    keys = ("minutes", "epochs", "evaluate_every", "model", "short_side", "precision")
+    anchor = {"smallest_anchor": options.smallest_anchor} if name == "mask_rcnn" else {}
+    return {"data": options.data.name, "rate": rate, **{key: getattr(options, key) for key in keys}, **anchor}
+
+
+def refuse_another(path: Path, wanted: dict[str, Any]) -> None:
+    """Note what a folder's run is of, and end where it holds another."""
+    if not path.exists():
+        write_json(path, wanted)
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    other = [f"{key} {found.get(key)} (now {wanted[key]})" for key in wanted if found.get(key) != wanted[key]]
+    if other:
+        raise SystemExit(f"{path.parent} holds a run of {', '.join(other)}: give another --out")
+
+
 def time_pictures(options: argparse.Namespace, val: Dataset) -> dict[str, float]:
     """Median seconds of the networks of the first seed, from the resized picture to masks at its own size."""
     spec = spec_of(options)
@@ -308,7 +329,7 @@ def time_pictures(options: argparse.Namespace, val: Dataset) -> dict[str, float]
         for name, network in networks.items():
             started = time.perf_counter()
             with torch.inference_mode():
-                network([image], image_sizes=[(picture.height, picture.width)])
+                network([image], image_sizes=[(picture.height, picture.width)], min_score=SCORE)
             if number:
                 times[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in times.items()}

@@ -23,6 +23,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from instancefcn.instances import Instances
 from instancefcn.masks import CroppedMasks
 from instancefcn.models.backbone import fold_frozen_norms, load_features, published_weights
+from instancefcn.models.fcis import LEAST_SCORE
 from instancefcn.models.groups import parameter_groups
 from instancefcn.models.head import Classes
 from instancefcn.models.targets import Target
@@ -113,7 +114,6 @@ class MaskRCNNPeer(nn.Module):
             Pyramid(backbone, frozen, pretrained),
             num_classes=len(classes) + 1,
             rpn_anchor_generator=AnchorGenerator(anchors, ((0.5, 1.0, 2.0),) * LEVELS),
-            box_score_thresh=1e-3,
             box_detections_per_img=instances,
         )
         self.network.transform = AsGiven(1, 1, list(config.mean), list(config.std))
@@ -130,6 +130,7 @@ class MaskRCNNPeer(nn.Module):
         generators: Any = None,
     ) -> Any:
         """As `FCIS.forward`; torchvision draws its samples from the global generator."""
+        self.network.roi_heads.score_thresh = max(min_score, LEAST_SCORE)
         if self.training:
             assert targets is not None
             pairs = zip(images, targets, strict=True)

@@ -9,7 +9,8 @@ scores are all alike, so both return their full 100 objects) and the same random
   sees the picture at that size. Ours: 300 + 300 windows, voted masks kept as crops; Mask R-CNN: its own 1,000
   proposals, masks pasted into full-size arrays.
 * convolutions: backbone, score maps and RPN of ours alone; "after" is the rest of predict.
-* step: forward and backward, 2 pictures with 10 objects each, 300 windows a picture (ours: OHEM).
+* step: forward and backward, 2 pictures with 10 objects each, 300 windows a picture (ours: OHEM); stem,
+  first stage and normalisations of both are frozen, as when they are trained from ImageNet weights.
 * memory: of a process of its own that imports the libraries, builds the network and runs it three times:
   greatest resident size of the process, the same without the libraries, and what a picture takes beyond the
   loaded network (which is what the promise is about: the libraries alone are most of the rest).
@@ -48,12 +49,12 @@ def make_ours() -> nn.Module:
 
 def make_peer(size: tuple[int, int]) -> nn.Module:
     """Mask R-CNN that sees pictures at `size` (height, width) and keeps 100 objects whatever they score."""
-    from torchvision.models.detection import maskrcnn_resnet50_fpn
+    from torchvision.models.detection import MaskRCNN
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
     torch.manual_seed(0)
-    network: nn.Module = maskrcnn_resnet50_fpn(
-        weights=None,
-        weights_backbone=None,
+    network: nn.Module = MaskRCNN(
+        resnet_fpn_backbone(backbone_name="resnet50", weights=None, trainable_layers=3),
         num_classes=CLASSES + 1,
         min_size=min(size),
         max_size=max(size),

@@ -108,3 +108,12 @@ def test_a_benchmark_runs(
     runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
     if script != "accuracy_plot.py":
         assert capsys.readouterr().out.strip()
+
+
+def test_another_run_is_not_taken_for_the_one_that_was_asked_for(tmp_path: Path, workspace: Path) -> None:
+    refuse = runpy.run_path(str(ROOT / "benchmarks" / "accuracy.py"))["refuse_another"]
+    place = tmp_path / "asked.json"
+    refuse(place, {"rate": 5e-4, "epochs": 3})
+    refuse(place, {"rate": 5e-4, "epochs": 3})
+    with pytest.raises(SystemExit, match=r"epochs 3 \(now 12\): give another --out"):
+        refuse(place, {"rate": 5e-4, "epochs": 12})

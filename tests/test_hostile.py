@@ -67,7 +67,7 @@ def test_strange_pictures(tmp_path: Path, name: str) -> None:
 
 def test_a_list_of_other_files_is_no_video(tmp_path: Path) -> None:
     """FFmpeg knows a playlist by its content and would open what it names."""
-    pytest.importorskip("av", reason="needs the extra: pip install 'instancefcn[video]'")
+    pytest.importorskip("av", reason="needs av")
     from instancefcn.inference.video import Video
 
     path = tmp_path / "a.mp4"

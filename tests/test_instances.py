@@ -153,9 +153,7 @@ def test_torchvision_counts_classes_from_one_and_back(found: Instances) -> None:
 
 
 def test_supervision_and_back(found: Instances) -> None:
-    supervision = pytest.importorskip(
-        "supervision", reason="needs the package supervision: pip install 'instancefcn[supervision]'"
-    )
+    supervision = pytest.importorskip("supervision", reason="needs supervision")
     detections = found.to_supervision()
     assert isinstance(detections, supervision.Detections)
     assert len(detections) == 3

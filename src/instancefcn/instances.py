@@ -211,7 +211,7 @@ class Instances:
             import supervision
         except ImportError as error:
             raise ConfigError(
-                "this needs the package supervision: pip install 'instancefcn[supervision]'"
+                "this needs the package supervision: pip install supervision"
             ) from error
         arrays = self.to_numpy()
         return supervision.Detections(

@@ -16,7 +16,7 @@ def test_without_ray_it_says_what_to_install(run: Run, photos: Path, monkeypatch
     monkeypatch.setattr("instancefcn.bulk.find_spec", lambda name: None if name == "ray" else object())
     result = run("bulk", photos, "--out", "results")
     assert result.exit_code == 2
-    assert "pip install 'instancefcn[ray]'" in result.stderr
+    assert "pip install 'ray[data]' pyarrow" in result.stderr
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")

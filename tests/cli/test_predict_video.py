@@ -16,7 +16,7 @@ from instancefcn.errors import ConfigError, ImageError
 from instancefcn.inference.sources import find_sources
 from instancefcn.inference.video import Video
 
-av = pytest.importorskip("av", reason="needs the package av: pip install 'instancefcn[video]'")
+av = pytest.importorskip("av", reason="needs av")
 Run = Callable[..., Any]
 
 

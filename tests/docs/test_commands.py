@@ -39,8 +39,7 @@ SHIPS = "writes a model into the package"
 PARSED = {
     "pip install .": INSTALLS,
     "pip install '.[app]'": INSTALLS,
-    "pip install 'instancefcn[app]'": INSTALLS,
-    "pip install 'instancefcn[export]'": INSTALLS,
+    "pip install '.[export]'": INSTALLS,
     "python -m venv .venv": "makes an environment",
     ". .venv/bin/activate": "enters it",
     "make demo": WHOLE,

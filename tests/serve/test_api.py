@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("gradio", reason="needs the extra: pip install 'instancefcn[app]'")
+pytest.importorskip("gradio", reason="needs gradio")
 
 from fastapi.testclient import TestClient
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest.importorskip("gradio", reason="needs the extra: pip install 'instancefcn[app]'")
+pytest.importorskip("gradio", reason="needs gradio")
 
 from fastapi.testclient import TestClient
 

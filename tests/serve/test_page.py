@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gradio", reason="needs the extra: pip install 'instancefcn[app]'")
+pytest.importorskip("gradio", reason="needs gradio")
 
 import httpx
 import uvicorn

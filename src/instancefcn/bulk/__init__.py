@@ -15,4 +15,4 @@ from instancefcn.errors import ConfigError
 def need_ray() -> None:
     """Raises ConfigError where Ray Data is missing."""
     if find_spec("ray") is None or find_spec("pyarrow") is None:
-        raise ConfigError("this needs Ray Data, which is not installed: pip install 'instancefcn[ray]'")
+        raise ConfigError("this needs Ray Data, which is not installed: pip install 'ray[data]' pyarrow")

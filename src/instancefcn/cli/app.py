@@ -28,7 +28,7 @@ def app(
     from importlib.util import find_spec
 
     if find_spec("gradio") is None:
-        raise ConfigError("the web page needs Gradio, which is not installed: pip install 'instancefcn[app]'")
+        raise ConfigError("the web page needs Gradio, which is not installed: pip install gradio")
     from instancefcn.serve.app import serve
 
     serve(model, host, port)

@@ -69,7 +69,7 @@ def export(
     missing = missing_packages(form)
     if missing:
         raise ConfigError(
-            f"export needs {' and '.join(missing)}, not installed here: pip install 'instancefcn[export]'"
+            f"export needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}"
         )
     if form not in get_args(Format):
         raise ConfigError(f"the format is 'onnx' or 'torch-export', not {form!r}")

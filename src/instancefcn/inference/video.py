@@ -34,7 +34,7 @@ def load_av() -> Any:
         import av
     except ImportError as error:
         raise ConfigError(
-            "videos and webcams need the package av: pip install 'instancefcn[video]'"
+            "videos and webcams need the package av: pip install av"
         ) from error
     av.logging.set_level(None)  # problems come as exceptions
     return av
