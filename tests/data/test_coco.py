@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from instancefcn.data.problem import Problem
 from instancefcn.errors import DataError
 
 Content = dict[str, Any]
+Form = Literal["NFC", "NFD"]
 SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]
 
 
@@ -226,6 +228,30 @@ def test_names_that_begin_with_the_folder(folder: Path) -> None:
     content["images"][0]["file_name"] = "images/a.jpg"
     content["images"][1]["file_name"] = "images\\deep\\b.jpg"
     assert read(folder, content).pictures[0].path == folder / "images" / "a.jpg"
+
+
+@pytest.mark.parametrize(("written", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_with_accents_composed_or_not(folder: Path, written: Form, stored: Form) -> None:
+    """Archives made on a Mac hold names with accents taken apart."""
+    normal = unicodedata.normalize
+    (folder / "images" / normal(stored, "tête")).mkdir()
+    path = folder / "images" / normal(stored, "tête/é.jpg")
+    (folder / "images" / "a.jpg").rename(path)
+    content = good()
+    for name in ("tête/é.jpg", "images/tête/é.jpg"):
+        content["images"][0]["file_name"] = normal(written, name)
+        assert read(folder, content).pictures[0].path == path
+    exact = folder / "images" / normal(written, "é.jpg")
+    other = folder / "images" / normal(stored, "é.jpg")
+    for place in (exact, other):
+        shutil.copy(path, place)
+    content["images"][0]["file_name"] = exact.name
+    assert read(folder, content).pictures[0].path == exact
+    other.unlink()
+    exact.unlink()
+    assert f'is "{path.relative_to(folder / "images").as_posix()}" meant?' in problems_of(folder, content)[0]
+    content["images"][0]["file_name"] = normal("NFC", "é" * 120 + ".jpg")  # too long for a name as NFD
+    assert "there is no picture" in problems_of(folder, content)[0]
 
 
 def test_exif_rotation_against_the_record(folder: Path) -> None:

@@ -11,7 +11,10 @@ import torch
 from PIL import Image
 
 from instancefcn.data import opening
-from instancefcn.data.images import decode_image, read_image, to_uint8_rgb
+from instancefcn.data.check import look
+from instancefcn.data.dataset import Picture
+from instancefcn.data.images import decode_image, picture_size, read_image, to_uint8_rgb
+from instancefcn.data.index_masks import read_index
 from instancefcn.errors import ImageError
 
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
@@ -29,23 +32,57 @@ def test_rgb_png(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels_of(tmp_path / "a.png"), RGB)
 
 
+def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
+    """Row and column of the upright picture's first pixel, by the EXIF standard's table."""
+    return {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.swapaxes(0, 1),
+        6: np.rot90(stored, -1),
+        7: np.rot90(stored, 2).swapaxes(0, 1),
+        8: np.rot90(stored, 1),
+    }[orientation]
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation(tmp_path: Path, orientation: int) -> None:
-    """Row and column of the upright picture's first pixel, by the EXIF standard's table."""
-    upright = {
-        1: RGB,
-        2: RGB[:, ::-1],
-        3: RGB[::-1, ::-1],
-        4: RGB[::-1],
-        5: RGB.transpose(1, 0, 2),
-        6: np.rot90(RGB, -1),
-        7: np.rot90(RGB, 2).transpose(1, 0, 2),
-        8: np.rot90(RGB, 1),
-    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(pixels_of(tmp_path / "a.png"), upright)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "a.png"), upright(RGB, orientation))
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_orientation(tmp_path: Path, orientation: int, compression: str | None) -> None:
+    """Pillow turns TIFF files itself: they must not be turned twice."""
+    path = tmp_path / "a.tif"
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    for stored in (noise, noise[:, :, 0]):
+        Image.fromarray(stored).save(path, tiffinfo={0x0112: orientation}, compression=compression)
+        seen = upright(stored, orientation)
+        height, width = seen.shape[:2]
+        colours = np.broadcast_to(seen.reshape(height, width, -1), (height, width, 3))
+        np.testing.assert_array_equal(pixels_of(path), colours)
+        assert torch.equal(decode_image(path.read_bytes(), "a"), read_image(path))
+        assert picture_size(path) == (height, width)
+        Image.fromarray(seen).save(tmp_path / "seen.png")
+        expected = look(Picture(1, tmp_path / "seen.png", height, width))
+        found = look(Picture(1, path, height, width))
+        assert (found.problem, found.size, found.turned) == (None, (height, width), orientation != 1)
+        np.testing.assert_array_equal(found.thumb, expected.thumb)
+    np.testing.assert_array_equal(read_index(path), upright(noise[:, :, 0], orientation))
+    unturned = look(Picture(1, path, 40, 60)).problem
+    assert (unturned is not None and unturned.check == "exif-rotation") == (orientation > 4)
+
+
+def test_exif_data_do_not_turn_a_png_mask(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB[:, :, 0]).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_index(tmp_path / "a.png"), RGB[:, :, 0])
 
 
 def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
@@ -87,6 +124,35 @@ def test_sixteen_bit_and_float(tmp_path: Path) -> None:
     assert pixels_of(tmp_path / "unit.tif")[0, :, 0].tolist() == [0, 128, 255]
     Image.fromarray(np.array([[0, 100, 255]], dtype=np.float32)).save(tmp_path / "wide.tif")
     assert pixels_of(tmp_path / "wide.tif")[0, :, 0].tolist() == [0, 100, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([250, 1810.5], "holds floats from 250.0 to 1810.5"),
+        ([-0.25, 0.75], "holds floats from -0.25 to 0.75"),
+        ([0, 255.5], "from 0.0 to 255.5, but floats are read from 0 to 1 or from 0 to 255: scale them"),
+        ([0, np.nan], "not finite"),
+        ([0, np.inf], "not finite"),
+    ],
+)
+def test_floats_out_of_range(tmp_path: Path, values: list[float], said: str) -> None:
+    """The check refuses what reading refuses, in the same words."""
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([values], dtype=np.float32)).save(path)
+    with pytest.raises(ImageError, match=said) as caught:
+        read_image(path)
+    problem = look(Picture(1, path, 1, 2)).problem
+    assert problem is not None
+    assert problem.check == "unreadable-picture"
+    assert str(caught.value).removeprefix(f"{path}: ") in problem
+
+
+def test_floats_in_range_pass_the_check(tmp_path: Path) -> None:
+    for values in ([0, 1], [0.25, 0.5], [0, 255], [1, 2]):
+        Image.fromarray(np.array([values], dtype=np.float32)).save(tmp_path / "a.tif")
+        read_image(tmp_path / "a.tif")
+        assert look(Picture(1, tmp_path / "a.tif", 1, 2)).problem is None
 
 
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:

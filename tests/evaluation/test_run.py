@@ -68,6 +68,20 @@ def test_figures_and_files(tmp_path: Path, predictor: Predictor) -> None:
             assert min(picture.size) > 100
 
 
+@pytest.mark.parametrize("ids", [(-1, -2), (-7, 4), (2**53 - 1, 0)])
+def test_pictures_of_any_ids(tmp_path: Path, predictor: Predictor, ids: tuple[int, int]) -> None:
+    """faster-coco-eval takes no negative ids."""
+    folder = write_split(tmp_path)
+    expected = evaluate(folder, predictor)
+    document = json.loads((folder / "val.json").read_text())
+    for records, key in ((document["images"], "id"), (document["annotations"], "image_id")):
+        for record in records:
+            record[key] = ids[record[key] - 1]
+    (folder / "val.json").write_text(json.dumps(document))
+    found = evaluate(folder, predictor)
+    assert found | {"seconds_per_image": 0} == expected | {"seconds_per_image": 0}
+
+
 def test_a_class_that_the_model_does_not_know(tmp_path: Path, predictor: Predictor) -> None:
     folder = write_split(tmp_path, ("red", "green", "mauve"))
     with pytest.raises(DataError, match=r"does not know mauve; it knows red, green"):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.images import SIDEWAYS, turn_of
+from instancefcn.data.images import SIDEWAYS, check_floats, stored_turn, turn_of
 from instancefcn.data.opening import describe, open_picture
 from instancefcn.data.problem import Problem
 from instancefcn.errors import ImageError
@@ -61,7 +61,7 @@ class Look:
     Attributes:
         problem: what is wrong with it, or None.
         size: (height, width) in pixels as a viewer shows it; None when it could not be decoded.
-        turned: EXIF data ask viewers to turn or mirror what is stored.
+        turned: EXIF data (in TIFF: a tag) ask viewers to turn or mirror what is stored.
         digest: of the file's bytes; empty when it could not be decoded.
         thumb: uint8 [THUMB, THUMB]: the upright picture, gray and tiny; zeros when it could not be decoded.
     """
@@ -115,8 +115,9 @@ def look(picture: Picture) -> Look:
             raise ImageError(f"has more than {MAX_FILE_BYTES / 2**30:g} GB")
         content = picture.path.read_bytes()
         with open_picture(content) as image:
-            width, height = image.size
+            asked = stored_turn(image)
             turn = turn_of(image)
+            width, height = image.size  # after turn_of, which may turn it, and before draft
             image.draft("RGB", (64, 64))
             image.load()
             thumb = _thumb(image if turn is None else image.transpose(turn))
@@ -125,10 +126,10 @@ def look(picture: Picture) -> Look:
         return _blind(picture, "missing-picture", f"{where}: {what}")
     except Exception as error:
         return _blind(picture, "unreadable-picture", f"{where}: {describe(error)}: replace the file")
-    stored = (height, width)
-    size = (width, height) if turn in SIDEWAYS else stored
+    size = (width, height) if turn in SIDEWAYS else (height, width)
+    stored = size[::-1] if asked in SIDEWAYS else size
     problem = None if size == (picture.height, picture.width) else _size_problem(picture, stored, size)
-    return Look(problem, size, turn is not None, hashlib.blake2b(content, digest_size=16).digest(), thumb)
+    return Look(problem, size, asked is not None, hashlib.blake2b(content, digest_size=16).digest(), thumb)
 
 
 def _blind(picture: Picture, check: str, text: str) -> Look:
@@ -157,9 +158,9 @@ def _size_problem(picture: Picture, stored: tuple[int, int], size: tuple[int, in
 def _thumb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image, np.float32)
+        if image.mode == "F":
+            check_floats(values)
         low, high = float(values.min()), float(values.max())
-        if not math.isfinite(low + high):
-            raise ImageError("holds values that are not finite")
         image = Image.fromarray(((values - low) * (255 / max(high - low, 1e-6))).astype(np.uint8))
     elif image.mode != "L":
         image = (image.convert("RGBA") if "transparency" in image.info else image).convert("L")

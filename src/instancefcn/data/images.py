@@ -37,13 +37,14 @@ def read_image(path: Path | str) -> Tensor:
 
     EXIF rotation is applied, of an animation the first frame is taken, palettes, gray and CMYK become RGB,
     alpha is dropped (not blended), and 16-bit samples are divided by 257 whatever range they use, so that
-    equal values stay equal between pictures.
+    equal values stay equal between pictures. Floats run from 0 to 1, or from 0 to 255 where one is above 1.
 
     Returns:
         uint8 [3, H, W], RGB; in memory as H x W x 3, the order in which it is resized fastest.
 
     Raises:
-        ImageError: the file is missing, no picture, truncated, or larger than limits.py allows.
+        ImageError: the file is missing, no picture, truncated, larger than limits.py allows, or holds floats
+            out of range.
     """
     path = Path(path)
     try:
@@ -63,21 +64,37 @@ def decode_image(content: bytes, name: str) -> Tensor:
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a picture after EXIF rotation, from the head of the file.
+    """(height, width) of a picture after EXIF rotation, from the head of the file where that tells it.
 
     Raises:
         ImageError: the file is missing, no picture, or too large.
     """
     try:
         with open_picture(path) as image:
+            turn = turn_of(image)
             width, height = image.size
-            return (width, height) if turn_of(image) in SIDEWAYS else (height, width)
+            return (width, height) if turn in SIDEWAYS else (height, width)
     except Exception as error:
         raise ImageError(f"{path}: {describe(error)}") from error
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """How the EXIF data want the picture turned. Damaged EXIF data count as none: the pixels may be sound.
+    """How the pixels that Pillow gives are still to be turned; `image.size` is theirs afterwards. A TIFF file
+    is turned by Pillow itself when its pixels are loaded; that is done here, so nothing is left to do.
+
+    Raises:
+        Exception: whatever the decoders raise.
+    """
+    turn = stored_turn(image)
+    if turn is not None and image.format == "TIFF":
+        image.load()
+        turn = stored_turn(image)
+    return turn
+
+
+def stored_turn(image: Image.Image) -> Image.Transpose | None:
+    """How the EXIF data (of a TIFF file that is not loaded yet: its tags) want the stored pixels turned.
+    Damaged EXIF data count as none: the pixels may be sound.
 
     Raises:
         Exception: whatever the decoders raise; a PNG file may hold its EXIF data behind the pixels.
@@ -140,13 +157,27 @@ def _array_of(image: Image.Image) -> NDArray[np.uint8]:
         values = np.asarray(image)
         if image.mode != "F":  # "I" is how Pillow opens some 16-bit files
             values = np.clip(values, 0, 65535).astype(np.uint16)
-        elif values.size and values.max() > 1:
-            values = values / 255  # float TIFFs come in 0 to 1 or in 0 to 255
+        else:
+            check_floats(values)
+            if values.max() > 1:
+                values = values / 255
         return np.repeat(_to_uint8(values)[:, :, None], 3, axis=2)
     if image.mode != "RGB":
         # A palette with transparency goes over RGBA, or Pillow warns; its alpha is dropped like any other.
         image = (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
     return np.array(image)
+
+
+def check_floats(values: NDArray[np.float32]) -> None:
+    """Raises ImageError for the pixels of a float file unless they run from 0 to 1 or from 0 to 255."""
+    low, high = values.min(), values.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ImageError("holds values that are not finite numbers: save it with 8 or 16 bits a sample")
+    if low < 0 or high > 255:
+        raise ImageError(
+            f"holds floats from {low} to {high}, but floats are read from 0 to 1 or from 0 to 255: "
+            "scale them to one of the two, or save the picture with 8 or 16 bits a sample"
+        )
 
 
 def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:

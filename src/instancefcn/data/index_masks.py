@@ -25,7 +25,8 @@ Crop = tuple[NDArray[np.uint8], tuple[int, int]]
 
 
 def read_index(path: Path) -> NDArray[Any]:
-    """The numbers in a mask file, [H, W], as they are stored (palette indices, not colours; no EXIF turn).
+    """The numbers in a mask file, [H, W]: palette indices, not colours. A PNG's EXIF data do not turn it; a
+    TIFF's Orientation tag does, as it turns a picture.
 
     Raises:
         ImageError: the file cannot be read, or holds colours.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -17,8 +18,9 @@ class PictureFinder:
     """Looks for pictures below one folder.
 
     A file name is a path below the folder ("a.jpg", "2017/a.jpg"). Where no file lies there, the name may
-    also begin with the folder's own name, as in exports that write "images/a.jpg". Symbolic links are
-    followed: whoever put one there meant it.
+    also begin with the folder's own name, as in exports that write "images/a.jpg". Last it is looked for with
+    its accents composed (Unicode's NFC) and taken apart (NFD): archives made on a Mac hold such names.
+    Symbolic links are followed: whoever put one there meant it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,16 +35,20 @@ class PictureFinder:
         inside = os.path.normpath(name)
         if inside == "." or inside.split(os.sep)[0] == os.pardir:
             return None, f"file_name leads out of {self.folder}: pictures must lie in it or below"
-        candidates = [self.folder / inside]
-        if pure.parts[0] == self.folder.name and len(pure.parts) > 1:
-            candidates.append(self.folder.joinpath(*Path(inside).parts[1:]))
-        try:
-            for candidate in candidates:
-                if candidate.is_file():
-                    return candidate, None
-        except OSError as error:  # longer than any name of a file, a loop of links, ..
-            return None, f"its file_name is none that a file can have ({error.strerror})"
-        return None, f"there is no picture {candidates[0]}{self._hint(candidates[0].name)}"
+        names = [inside]
+        if _composed(pure.parts[0]) == _composed(self.folder.name) and len(pure.parts) > 1:
+            names.append(str(Path(*Path(inside).parts[1:])))
+        others = (unicodedata.normalize(form, name) for form in ("NFC", "NFD") for name in names)
+        refused = None
+        for name in dict.fromkeys([*names, *others]):
+            try:
+                if (self.folder / name).is_file():
+                    return self.folder / name, None
+            except OSError as error:  # longer than any name of a file, a loop of links, ..
+                if name in names:
+                    refused = f"its file_name is none that a file can have ({error.strerror})"
+        missing = self.folder / inside
+        return None, refused or f"there is no picture {missing}{self._hint(missing.name)}"
 
     def find_stem(self, stem: str) -> tuple[Path | None, str | None]:
         """The picture of that name without its suffix: ".jpg", or any other. Returns what `find` does."""
@@ -55,20 +61,25 @@ class PictureFinder:
 
     def _hint(self, base: str) -> str:
         """Where a file of that name does lie, if one does."""
-        others = self._elsewhere.get(base.lower())
+        others = self._elsewhere.get(_composed(base).lower())
         if not others:
             return ": add it or remove its record and annotations"
         return f': is "{others}" meant? Then write that as its file_name'
 
     @cached_property
     def _elsewhere(self) -> dict[str, str]:
-        """Every file below the folder, by its name in small letters."""
+        """Every file below the folder, by its name in small letters with composed accents."""
         found: dict[str, str] = {}
         for place, folders, files in os.walk(self.folder):
             folders.sort()
             for file in sorted(files):
-                found.setdefault(file.lower(), (Path(place) / file).relative_to(self.folder).as_posix())
+                path = (Path(place) / file).relative_to(self.folder).as_posix()
+                found.setdefault(_composed(file).lower(), path)
         return found
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def is_there(path: Path) -> bool:

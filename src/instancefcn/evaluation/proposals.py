@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instancefcn.data.dataset import Dataset
-from instancefcn.evaluation.coco import AREAS, IOU_TYPES, THRESHOLDS, Kind, ground_truth, objects
+from instancefcn.evaluation.coco import AREAS, IOU_TYPES, THRESHOLDS, Kind, ground_truth, numbers, objects
 from instancefcn.evaluation.encoded import Predictions
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -62,10 +62,10 @@ def measure_proposals(dataset: Dataset, found: Mapping[int, Predictions]) -> Pro
     """
     truth = dataset.as_objects()
     rows = []
-    for picture in truth.pictures:
-        if picture.id in found:
+    for id_, number in numbers(truth).items():
+        if id_ in found:
             # Beyond the last count nothing matters, so nothing is encoded.
-            rows += found[picture.id][: COUNTS[-1]].to_coco(picture.id)
+            rows += found[id_][: COUNTS[-1]].to_coco(number)
     for row in rows:
         row["category_id"] = truth.category_ids[0]
     recalls = _recalls(truth, rows)

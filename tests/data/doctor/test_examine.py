@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+import tracemalloc
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instancefcn.data.check import Look
 from instancefcn.data.dataset import Annotation, Dataset, Picture
+from instancefcn.data.doctor import alike, pictures
 from instancefcn.data.doctor.alike import near_pairs
+from instancefcn.data.doctor.case import Case, Split
 from instancefcn.data.doctor.crossing import MAX_POINTS, crossing
 from instancefcn.data.doctor.examine import CHECKS, examine, examine_dataset
 from instancefcn.data.doctor.report import as_json, brief, summary, verdict
 from instancefcn.data.doctor.sizes import suggested_scales
 from instancefcn.errors import ConfigError, DataError
+from instancefcn.models.zoo import spec_of
 from sick import SICK, Sick, clean
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -162,7 +167,61 @@ def test_near_pairs() -> None:
     thumbs = random.integers(0, 200, (300, 17, 17)).astype(np.uint8)
     thumbs[280] = thumbs[7] * 0.9 + 20
     thumbs[[3, 4]] = 100  # nothing to see: alike, but that says nothing
-    assert list(near_pairs(thumbs)) == [(7, 280)]
+    nothing = np.zeros(300, np.int64)
+    assert near_pairs(thumbs, nothing, np.arange(300)) == [(7, 280)]
+    assert near_pairs(thumbs, nothing, nothing) == [], "equal files are no near duplicates"
+
+
+def all_near(thumbs: np.ndarray, splits: np.ndarray, files: np.ndarray) -> list[tuple[int, int]]:
+    """What `near_pairs` says, from all pairs one by one."""
+    steps = [np.r_[np.diff(t, axis=1).ravel(), np.diff(t, axis=0).ravel()] for t in thumbs.astype(float)]
+    said, pairs = set(), []
+    for a, b in combinations(range(len(thumbs)), 2):
+        alike = steps[a] @ steps[b] >= 0.96 * np.linalg.norm(steps[a]) * np.linalg.norm(steps[b])
+        key = ("own", b) if splits[a] == splits[b] else (int(splits[b]), a)
+        if alike and files[a] != files[b] and key not in said:
+            said.add(key)
+            pairs.append((a, b))
+    return pairs
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_near_pairs_in_blocks(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    monkeypatch.setattr(alike, "_ROWS", 7)
+    monkeypatch.setattr(alike, "_COLUMNS", 13)
+    random = np.random.default_rng(seed)
+    scenes = random.integers(0, 200, (6, 17, 17))
+    thumbs = (scenes[random.integers(0, 6, 60)] + random.integers(0, 9, (60, 17, 17))).astype(np.uint8)
+    splits = np.sort(random.integers(0, 4, 60))
+    files = random.integers(0, 20, 60)
+    expected = all_near(thumbs, splits, files)
+    assert len(expected) > 30
+    assert near_pairs(thumbs, splits, files) == expected
+
+
+def test_near_pairs_of_a_fixed_camera_are_few(tmp_path: Path) -> None:
+    """3000 frames that are all alike would make 4.5 million pairs."""
+    random = np.random.default_rng(0)
+    thumbs = (random.integers(0, 200, (17, 17)) + random.integers(0, 9, (3000, 17, 17))).astype(np.uint8)
+    train, val = (
+        Split(
+            name,
+            Dataset(name, tuple(Picture(i, Path(f"{i}.png"), 8, 8) for i in range(1500)), ("cat",), (1,)),
+            (),
+            tuple(Look(None, (8, 8), False, thumb.tobytes(), thumb) for thumb in part),
+        )
+        for name, part in (("train", thumbs[:1500]), ("val", thumbs[1500:]))
+    )
+    case = Case((train, val), spec_of("fcis_lite"))
+    tracemalloc.start()
+    try:
+        assert len(case.alike) == 2 * 1499 + 1500
+        # Gradients and their squares are 2 x 6.5 MB, a block's comparisons 4; all pairs were 600.
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
+    assert len(list(pictures.near_duplicates(case))) == 2 * 1499
+    assert len(list(pictures.near_leaks(case))) == 1500
 
 
 def test_anchor_scales() -> None:

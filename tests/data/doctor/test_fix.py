@@ -162,6 +162,42 @@ def test_exif_rotation(tmp_path: Path, orientation: int) -> None:
     assert np.array_equal(read_image(path), seen)  # the source is as it was
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_tiff_orientation(tmp_path: Path, orientation: int, compression: str | None) -> None:
+    """As above, though Pillow turns a TIFF file by itself."""
+    sick = clean(tmp_path / "data")
+    path = sick.image("val0.tif")
+    sick.val["images"][0]["file_name"] = path.name
+    with Image.open(sick.image("val0.png")) as image:
+        stored = np.array(image)
+        image.save(path, tiffinfo={0x0112: orientation, 270: "a note"}, compression=compression)
+    seen = read_image(path)
+    repairs, left, copy = fixed(sick)
+    assert left.findings == ()
+    assert [repair["check"] for repair in repairs] == ["exif-rotation"]
+    with Image.open(copy / "images/val0.tif") as image:
+        assert image.getexif().get(0x0112) is None
+        assert image.getexif()[270] == "a note"
+        pixels = np.array(image)
+    assert np.array_equal(pixels, seen.permute(1, 2, 0).numpy() if orientation < 5 else stored)
+
+
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_a_sideways_tiff_is_stored_upright(tmp_path: Path, orientation: int) -> None:
+    """The tags of the old file's width and height do not come along."""
+    sick = clean(tmp_path / "data")
+    path = sick.image("val0.tif")
+    sick.val["images"][0]["file_name"] = path.name
+    with Image.open(sick.image("val0.png")) as image:
+        turned = image.transpose({6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}[orientation])
+        turned.save(path, tiffinfo={0x0112: orientation})
+        stored = np.array(image)
+    _, left, copy = fixed(sick)
+    assert left.findings == ()
+    assert np.array_equal(read_image(copy / "images/val0.tif").permute(1, 2, 0).numpy(), stored)
+
+
 def test_a_resized_picture_scales_outlines_and_masks(tmp_path: Path) -> None:
     sick = clean(tmp_path / "data")
     sick.val["images"][0] |= {"width": 320, "height": 240}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,11 +9,53 @@ SAME = 0.96
 """Correlation of the gray gradients of two thumbnails from which pictures count as nearly the same."""
 FLAT = 1.0
 """Thumbnails whose gradients are weaker than this (gray levels, root mean square) show nothing to compare."""
-_BLOCK = 256
+_ROWS, _COLUMNS = 256, 4096
+"""Thumbnails that are compared with each other at once."""
 
 
-def near_pairs(thumbs: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
-    """Pairs a < b of thumbnails (uint8 [N, s, s]) whose gradients correlate by SAME or more."""
+def near_pairs(
+    thumbs: NDArray[np.uint8], splits: NDArray[np.int64], files: NDArray[np.int64]
+) -> list[tuple[int, int]]:
+    """Pairs a < b, ascending, of thumbnails whose gradients correlate by SAME or more: for every b the first
+    such a of its split, for every a the first such b of each later split. That is no more than one pair for
+    each picture and split: of pictures that are all alike, every pair would not fit into memory.
+
+    Args:
+        thumbs: uint8 [N, s, s], N at least 1.
+        splits: [N], each one's split, numbered from 0 and ascending.
+        files: [N], equal for pictures of equal files, which make no pair.
+    """
+    steps = _directions(thumbs)
+    count = len(steps)
+    before = np.full(count, -1)
+    later = np.full((count, int(splits.max()) + 1), -1)
+    for top in range(0, count, _ROWS):
+        rows = np.arange(top, min(top + _ROWS, count))
+        for left in range(top, count, _COLUMNS):
+            columns = np.arange(left, min(left + _COLUMNS, count))
+            alike = steps[rows] @ steps[columns].T >= SAME
+            alike &= rows[:, None] < columns
+            alike &= files[rows, None] != files[columns]
+            if not alike.any():
+                continue
+            # Both ways the first one found is the first there is: rows and columns ascend.
+            own = alike & (splits[rows, None] == splits[columns])
+            new = own.any(0) & (before[columns] < 0)
+            before[columns[new]] = rows[own.argmax(0)[new]]
+            alike &= ~own
+            for split in np.unique(splits[columns]):
+                there = alike & (splits[columns] == split)
+                fresh = there.any(1) & (later[rows, split] < 0)
+                later[rows[fresh], split] = columns[there.argmax(1)[fresh]]
+    (second,) = np.nonzero(before >= 0)
+    first, split = np.nonzero(later >= 0)
+    within = zip(before[second].tolist(), second.tolist(), strict=True)
+    across = zip(first.tolist(), later[first, split].tolist(), strict=True)
+    return sorted([*within, *across])
+
+
+def _directions(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Every thumbnail's gradients, divided by their length; zeros where there is nothing to see."""
     gray = thumbs.astype(np.float32)
     steps = np.concatenate(
         [np.diff(gray, axis=2).reshape(len(gray), -1), np.diff(gray, axis=1).reshape(len(gray), -1)], axis=1
@@ -23,7 +63,4 @@ def near_pairs(thumbs: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
     strength = np.sqrt((steps**2).mean(1))
     length = np.where(strength < FLAT, np.inf, np.sqrt((steps**2).sum(1)))
     steps /= length[:, None]
-    for start in range(0, len(steps), _BLOCK):
-        alike = steps[start : start + _BLOCK] @ steps[start:].T
-        first, second = np.nonzero(np.triu(alike >= SAME, 1))
-        yield from zip((first + start).tolist(), (second + start).tolist(), strict=True)
+    return steps

@@ -137,9 +137,16 @@ class Case:
 
     @cached_property
     def alike(self) -> list[tuple[int, int]]:
-        """Pairs of nearly equal pictures, by their numbers a < b counted through all splits."""
+        """Pairs of nearly equal pictures of different files, by their numbers a < b counted through all
+        splits: those that `near_pairs` chooses.
+        """
         looks = [look for split in self.splits for look in split.looks]
-        return list(near_pairs(np.stack([look.thumb for look in looks]))) if looks else []
+        if not looks:
+            return []
+        splits = np.repeat(np.arange(len(self.splits)), [len(split.looks) for split in self.splits])
+        numbers: dict[bytes, int] = {}
+        files = np.array([numbers.setdefault(look.digest, len(numbers)) for look in looks])
+        return near_pairs(np.stack([look.thumb for look in looks]), splits, files)
 
 
 def shapes_of(picture: Picture) -> list[Shape]:

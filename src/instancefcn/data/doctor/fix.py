@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from instancefcn.data.coco_folder import FIELDS
 from instancefcn.data.dataset import Annotation, Picture
 from instancefcn.data.doctor.case import Split
 from instancefcn.data.doctor.examine import Report, examine
 from instancefcn.data.doctor.mend import Repairs, Treatment, mended
-from instancefcn.data.images import turn_of
+from instancefcn.data.images import stored_turn, turn_of
 from instancefcn.data.opening import open_picture
 from instancefcn.data.problem import REPAIRS, Problem
 from instancefcn.data.reading import read_json, read_yaml
@@ -24,6 +26,15 @@ from instancefcn.files import link_or_copy, new_folder, write_json
 from instancefcn.models.zoo import AnySpec
 
 _ORIENTATION = 0x0112
+_BACK = {
+    Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
+    Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
+}
+"""What undoes a turn; the other turns undo themselves."""
+_NOTES = frozenset({270, 271, 272, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853})
+"""Tags of a TIFF file that say nothing about how its pixels are stored: description, camera, resolution,
+program, date, author, rights, EXIF and GPS data. The rest, such as width and height, belongs to the old file.
+"""
 
 
 def mend(
@@ -123,14 +134,21 @@ def _put(source: Path, target: Path, treatment: Treatment) -> None:
         link_or_copy(source, target)
         return
     with open_picture(source) as image:
+        asked, turn = stored_turn(image), turn_of(image)
         image.load()
         kind = "JPEG" if image.format in ("JPEG", "MPO") else image.format
-        turn, exif = turn_of(image), image.getexif()
+        if treatment == "without EXIF rotation":
+            # What turn_of has turned already goes back.
+            turn = _BACK.get(asked, asked) if asked is not None and turn is None else None
+        exif = image.getexif()
         exif.pop(_ORIENTATION, None)
+        if kind == "TIFF":
+            for tag in exif.keys() - _NOTES:
+                del exif[tag]
         options: dict[str, Any] = {"exif": exif, "icc_profile": image.info.get("icc_profile")}
         if kind == "JPEG":
             options["quality"] = 95
-        turned = image.transpose(turn) if treatment == "upright" and turn is not None else image.copy()
+        turned = image.copy() if turn is None else image.transpose(turn)
         turned.save(target, format=kind, **{k: v for k, v in options.items() if v is not None})
 
 

@@ -98,14 +98,7 @@ def _near(case: Case) -> Iterator[tuple[Split, int, Split, int]]:
     split before it, and with one of every later split. Equal files do not count.
     """
     places = [(number, i) for number, split in enumerate(case.splits) for i in range(len(split.looks))]
-    looks = [look for split in case.splits for look in split.looks]
-    said: set[tuple[int, int]] = set()
     for a, b in case.alike:
-        if looks[a].digest == looks[b].digest:
-            continue
         (m, i), (n, j) = places[a], places[b]
         # Within a split the later picture is named, across splits the one in the earlier split.
-        index, key = (j, (b, n)) if m == n else (i, (a, n))
-        if key not in said:
-            said.add(key)
-            yield case.splits[m], index, case.splits[n], i if m == n else j
+        yield (case.splits[m], j, case.splits[n], i) if m == n else (case.splits[m], i, case.splits[n], j)
