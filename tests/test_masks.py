@@ -184,6 +184,12 @@ def test_crops_are_placed_by_their_corners() -> None:
     ]
 
 
+def test_rectangles_are_on_the_device_of_what_they_come_from(masks: CroppedMasks) -> None:
+    with torch.device("meta"):  # where tensors are made without a word
+        made = [CroppedMasks.from_crops([masks.crop(0)], [(1, 1)], (4, 4)), masks.crop_to(1, 1, 4, 4)]
+    assert [(one.pixels.device.type, one.rects.device.type) for one in made] == [("cpu", "cpu")] * 2
+
+
 @pytest.mark.parametrize(
     ("pixels", "rects", "message"),
     [

@@ -183,7 +183,8 @@ class CroppedMasks:
             pieces.append(self.crop(i)[d1 - b1 : d2 - b1, c1 - a1 : c2 - a1].reshape(-1))
             rects.append((c1 - x1, d1 - y1, c2 - x1, d2 - y1))
         pixels = torch.cat(pieces) if pieces else self.pixels[:0]
-        return CroppedMasks(pixels, torch.tensor(rects, dtype=torch.int64).reshape(-1, 4), (y2 - y1, x2 - x1))
+        places = torch.tensor(rects, dtype=torch.int64, device=self.rects.device).reshape(-1, 4)
+        return CroppedMasks(pixels, places, (y2 - y1, x2 - x1))
 
     def sample(self, x: Tensor, y: Tensor, which: Tensor) -> Tensor:
         """Read masks bilinearly at points of the picture.
@@ -224,12 +225,12 @@ class CroppedMasks:
     def from_crops(
         cls, crops: Sequence[Tensor], corners: Sequence[tuple[int, int]], image_size: tuple[int, int]
     ) -> CroppedMasks:
-        """Masks from their rectangles' pixels ([h, w] each) and upper left corners (x, y)."""
+        """Masks from their rectangles' pixels ([h, w] each, on one device) and upper left corners (x, y)."""
         if not crops:
             return cls.empty(image_size)
         rects = [(x, y, x + c.shape[1], y + c.shape[0]) for c, (x, y) in zip(crops, corners, strict=True)]
         pixels = torch.cat([crop.reshape(-1).to(torch.uint8) for crop in crops])
-        return cls(pixels, torch.tensor(rects, dtype=torch.int64), image_size)
+        return cls(pixels, torch.tensor(rects, dtype=torch.int64, device=pixels.device), image_size)
 
     @classmethod
     def from_dense(cls, masks: Tensor) -> CroppedMasks:

@@ -47,6 +47,23 @@ def test_one_tile_for_one_finding(tmp_path: Path, check: str) -> None:
     assert (marked > 100) == (check in MARKED)
 
 
+@pytest.mark.parametrize("size", [(4000, 4), (4, 4000)])
+def test_a_very_long_picture(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Scaled to the tile its other side has less than half a pixel."""
+    sick = clean(tmp_path / "data")
+    Image.new("RGB", size).save(sick.image("train0.png"))
+    sick.train["images"][0].update(width=size[0], height=size[1])
+    sick.train["annotations"] = [a for a in sick.train["annotations"] if a["image_id"] != 0]
+    outline = {"id": 900, "image_id": 0, "category_id": 1, "iscrowd": 0, "area": size[0] * size[1]}
+    w, h = (side + 9 * (side > 4) for side in size)  # it leaves the picture
+    outline["segmentation"] = [[0, 0, w, 0, w, h, 0, h]]
+    outline["bbox"] = [0, 0, w, h]
+    sick.train["annotations"].append(outline)
+    report = examine(sick.write())
+    assert "out-of-bounds" in [finding.check for finding in suspicious(report)]
+    assert write_sheet(report, tmp_path / "sheet.png") > 0
+
+
 def test_the_checks_take_turns_and_notes_come_last(tmp_path: Path) -> None:
     sick = clean(tmp_path / "data")
     for annotation in sick.train["annotations"]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from instancefcn import boxes as box_ops
 from instancefcn.export import check, graph_of, trace
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
 from instancefcn.inference.predictor import Predictor
@@ -53,6 +54,39 @@ def test_fcis_as_a_graph_finds_what_the_network_finds(
     assert min(ious) > 0.7
     assert sum(ious) / len(ious) > 0.9
     assert float((boxes - wanted.boxes).abs().median()) < 1.0
+
+
+class Watched(FCISGraph):
+    """Remembers what competed last."""
+
+    def survivors(
+        self, boxes: Tensor, probabilities: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        self.competed = boxes, probabilities
+        return super().survivors(boxes, probabilities, size)
+
+
+def test_boxes_without_area_take_no_place_in_the_graph() -> None:
+    """With no smallest size: boxes that leave the picture are clipped to a line."""
+    network = small_fcis()
+    network.rpn.spec = replace(network.rpn.spec, min_size=0.0)
+    nn.init.normal_(network.rpn.deltas.weight, std=10.0)
+    nn.init.normal_(network.maps.deltas.weight, std=30.0)
+    picture = photograph(96, 130)
+    graph = Watched(network, 40, 1e-3, 28)
+    with torch.no_grad():
+        batch, sizes = network.collate([picture.float() / 255])
+        maps, _, logits, deltas, anchors = network.convolve(batch)
+        assert not box_ops.have_area(box_ops.clip(box_ops.decode(anchors, deltas[0]), sizes[0])).all()
+        (wanted,) = network.rpn.proposals(logits, deltas, anchors, sizes)
+        level = network.proposal_features(network.backbone(batch), maps)
+        proposals, there = graph.proposals(level, sizes[0])
+    torch.testing.assert_close(proposals, wanted)
+    assert torch.equal(there, box_ops.have_area(wanted))
+    results(graph, picture)
+    boxes, probabilities = graph.competed
+    assert torch.equal(probabilities.any(1), box_ops.have_area(boxes))
+    assert not box_ops.have_area(boxes[len(wanted) :][there]).all()
 
 
 @pytest.mark.parametrize("size", [(120, 150), (95, 201)])

@@ -49,8 +49,21 @@ def features(name: str) -> nn.Module:
         lambda: nn.Conv2d(4, 6, 3, padding=2, dilation=2, bias=True),
         lambda: nn.Conv2d(4, 4, 5, padding=2, groups=4, bias=False),
         lambda: timm.layers.Conv2dSame(4, 6, 3, stride=2, bias=False),
+        lambda: nn.Conv2d(4, 4, (1, 5), groups=4),
+        lambda: nn.Conv2d(4, 4, 3, stride=(2, 1), groups=4),
+        lambda: nn.Conv2d(4, 4, 3, padding=(0, 2), groups=4),
+        lambda: nn.Conv2d(4, 4, 3, dilation=(1, 2), groups=4),
     ],
-    ids=["strided", "dilated with bias", "depthwise", "TensorFlow's padding"],
+    ids=[
+        "strided",
+        "dilated with bias",
+        "depthwise",
+        "TensorFlow's padding",
+        "depthwise with a flat kernel",
+        "depthwise with two strides",
+        "depthwise with two paddings",
+        "depthwise with two dilations",
+    ],
 )
 def test_a_folded_convolution_is_convolution_and_norm(make: Callable[[], nn.Conv2d]) -> None:
     torch.manual_seed(0)
@@ -122,6 +135,22 @@ def test_the_first_modules_are_frozen() -> None:
 def test_a_frozen_module_must_be_there() -> None:
     with pytest.raises(ConfigError, match=r"test_efficientnet has no module block\.0, conv1; .*conv_stem"):
         Backbone("test_efficientnet", frozen=("conv_stem", "block.0", "conv1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_network", "Unknown model"),
+        ("convnext_atto", "IndexError"),  # four levels
+        ("densenet121", "output_stride"),  # cannot be dilated
+        ("vgg11_bn", "AssertionError"),
+        ("darknet53", r"strides \[4, 8, 16\]"),  # six levels
+    ],
+)
+def test_a_network_without_the_three_levels_is_refused(name: str, message: str) -> None:
+    with torch.device("meta"), pytest.raises(ConfigError, match=f"backbone: .*{name}.*{message}") as raised:
+        Backbone(name)
+    assert "five feature levels, the last three of which can have strides of 8, 16 and" in str(raised.value)
 
 
 def test_random_residual_branches_are_not_silent() -> None:

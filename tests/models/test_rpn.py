@@ -105,6 +105,17 @@ def test_proposals_are_ranked_clipped_and_suppressed() -> None:
     assert found.tolist() == [[0, 20, 10, 30], [0, 0, 10, 10], [0, 0, 10, 6]]
 
 
+def test_boxes_without_area_never_compete() -> None:
+    """Clipped to a line or a point, with the highest scores and no smallest size: they would hide the others
+    from the suppression, which counts those with area from the first.
+    """
+    candidates = torch.tensor([[50.0, 0.0, 60.0, 20.0], [5.0, -9.0, 9.0, 0.0], *SQUARES.grid(1, 2).tolist()])
+    found = make_proposals(
+        torch.tensor([4.0, 3.0, 2.0, 1.0]), candidates, (30, 40), RPNSpec(min_size=0.0, after_nms=4)
+    )
+    assert found.tolist() == [[0, 0, 16, 16], [16, 0, 32, 16]]
+
+
 def test_the_numbers_before_and_after_suppression_are_kept() -> None:
     candidates = SQUARES.grid(1, 6)
     scores = torch.tensor([3.0, 5.0, 1.0, 4.0, 2.0, 0.0])

@@ -369,6 +369,8 @@ def test_a_model_larger_than_its_file_is_never_made(saved: Path, tmp_path: Path)
         lambda d, t: d["model"].update(rpn_level=9),
         lambda d, t: d["preprocessing"].update(short_side=10**9, long_side=10**9),
         lambda d, t: d["preprocessing"].update(short_side=-1),
+        lambda d, t: d["preprocessing"].update(rule="nearest"),
+        lambda d, t: d["preprocessing"].update(rule=["smooth"]),
         lambda d, t: d.update(category_ids=[1]),
     ],
 )

@@ -110,6 +110,24 @@ def test_autocast_computes_in_half_precision_and_returns_gradients_in_the_weight
     assert filters.grad.dtype == torch.float32
 
 
+def test_autocast_leaves_double_precision_alone() -> None:
+    inputs_ = inputs(5, 8, 8, 3, torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, wanted = ops.depthwise_convolution(*inputs_, 1, 1, 1), library(*inputs_, 1, 1, 1)
+    assert out.dtype == wanted.dtype == torch.float64
+    torch.testing.assert_close(out, wanted)
+
+
+@pytest.mark.parametrize("form", ["portable", "fastest"])
+def test_the_bias_has_no_gradient(form: Any) -> None:
+    x, filters, bias = inputs(4, 6, 6, 3)
+    with ops.using(form):
+        out = ops.depthwise_convolution(x, filters.requires_grad_(), bias.requires_grad_(), 1, 1, 1)
+    out.sum().backward()
+    assert filters.grad is not None
+    assert bias.grad is None
+
+
 def test_no_gradient_where_none_is_needed() -> None:
     """A frozen filter or the picture itself: the other gradient alone."""
     x, filters, bias = inputs(4, 6, 6, 3)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from instancefcn import ops
 
-pytestmark = pytest.mark.skipif(not ops.HAS_KERNELS, reason="needs Numba")
+needs_kernels = pytest.mark.skipif(not ops.HAS_KERNELS, reason="needs Numba")
 
 PAIRED = torch.randn(2, 3, 3, 2, 4, 5, 6, generator=torch.Generator().manual_seed(0))
 PLAIN = PAIRED[:, :, :, 0]
@@ -31,6 +32,7 @@ BACKWARD: dict[str, tuple[Any, ...]] = {
 }
 
 
+@needs_kernels
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", CALLS)
@@ -41,6 +43,7 @@ def test_opcheck(name: str, dtype: torch.dtype) -> None:
     )
 
 
+@needs_kernels
 @pytest.mark.parametrize("name", BACKWARD)
 def test_opcheck_backward(name: str) -> None:
     torch.library.opcheck(getattr(torch.ops.instancefcn, name).default, BACKWARD[name])
@@ -88,6 +91,7 @@ def test_a_whole_model_compiles_from_convolution_to_loss() -> None:
     torch.testing.assert_close(grads[1], grads[0])
 
 
+@pytest.mark.parametrize("form", ["portable", "fastest"])
 @pytest.mark.parametrize(
     ("name", "place", "value", "message"),
     [
@@ -111,8 +115,20 @@ def test_a_whole_model_compiles_from_convolution_to_loss() -> None:
         ("psroi_average_pool", 3, 0, "size must be at least 1"),
     ],
 )
-def test_wrong_arguments_are_named(name: str, place: int, value: object, message: str) -> None:
+def test_wrong_arguments_are_named(name: str, place: int, value: object, message: str, form: Any) -> None:
     arguments = list(CALLS[name])
     arguments[place] = value
-    with pytest.raises(ValueError, match=message):
+    with ops.using(form), pytest.raises(ValueError, match=message):
         getattr(ops, name)(*arguments)
+
+
+@pytest.mark.parametrize("form", ["portable", "fastest"])
+@pytest.mark.parametrize("name", CALLS)
+def test_tensors_without_values_are_not_looked_at(name: str, form: Any) -> None:
+    """Fake tensors say that they are on the CPU."""
+    mode = FakeTensorMode()
+    maps, *rest = CALLS[name]
+    given = [mode.from_tensor(v) if isinstance(v, Tensor) else v for v in (maps[:1], *rest)]
+    with mode, ops.using(form):
+        found = getattr(ops, name)(*given)
+    assert found.shape == getattr(ops, name)(maps, *rest).shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
@@ -37,8 +38,9 @@ def compare(
         found: picture id -> predictions in the picture's pixels.
         score: predictions below it are not drawn.
     """
-    step = max(1, len(dataset) // count)
-    rows = [_row(picture, dataset, found[picture.id], score) for picture in dataset.pictures[::step][:count]]
+    places = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
+    chosen = [dataset.pictures[place] for place in places]
+    rows = [_row(picture, dataset, found[picture.id], score) for picture in chosen]
     columns = 1 if len(rows) < 4 else 2
     lines = [rows[start : start + columns] for start in range(0, len(rows), columns)]
     width = max(sum(row.width for row in line) for line in lines)

@@ -158,7 +158,7 @@ def _view(finding: Finding, record: Picture | None, annotation: Annotation | Non
     masks = rasterize(Picture(record.id, record.path, record.height, record.width, (annotation,)))
     window = _window(annotation, record, masks, finding.check)
     scale = min(WIDTH / (window[2] - window[0]), HEIGHT / (window[3] - window[1]))
-    size = (round((window[2] - window[0]) * scale), round((window[3] - window[1]) * scale))
+    size = (max(1, round((window[2] - window[0]) * scale)), max(1, round((window[3] - window[1]) * scale)))
     field = Image.new("RGB", (window[2] - window[0], window[3] - window[1]), EMPTY)
     field.paste(image, (-window[0], -window[1]))
     part = field.resize(size, Image.Resampling.BICUBIC)

@@ -14,6 +14,7 @@ from instancefcn import boxes as box_ops
 from instancefcn.export.grids import FINE, apart, average, front, suppress, tighten
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN, tight_cells
+from instancefcn.models.rpn import large_enough
 from instancefcn.models.windows import window_boxes
 from instancefcn.ops import ps_average
 
@@ -66,7 +67,7 @@ class FCISGraph(nn.Module):
             deltas = ps_average(box_maps, rois, network.head.stride) * network.delta_std
             refined = box_ops.clip(box_ops.decode(proposals, deltas), size)
             boxes, usable = torch.cat((proposals, refined)), torch.cat((there, there))
-        usable = usable & box_ops.sides_at_least(boxes, network.rpn.spec.min_size)
+        usable = usable & large_enough(boxes, network.rpn.spec.min_size)
         rois = box_ops.to_rois(boxes, 0)
         probabilities = network.class_logits(maps, rois).softmax(1) * usable[:, None]
         scores, rows, classes = self.survivors(boxes, probabilities, size)
@@ -96,7 +97,7 @@ class FCISGraph(nn.Module):
         logits, deltas = rpn(level)
         anchors = rpn.anchors.grid(level.shape[2], level.shape[3])
         boxes = box_ops.clip(box_ops.decode(anchors, deltas[0]), size)
-        valid = box_ops.sides_at_least(boxes, spec.min_size) & torch.isfinite(logits[0])
+        valid = large_enough(boxes, spec.min_size) & torch.isfinite(logits[0])
         scores = logits[0].masked_fill(~valid, -torch.inf)
         # A small picture has fewer anchors than may compete.
         scores = torch.cat((scores, scores.new_full((spec.before_nms,), -torch.inf)))

@@ -2,10 +2,9 @@
 convolutions.
 
 FCIS never trains batch normalisation: running statistics are used in training too, and scale and shift stay
-as they were on ImageNet (docs/conventions.md, "Networks"). A frozen normalisation is one multiplication and
-one addition a channel, so it is
-applied to the filters instead of the features: the same function and the same gradients, without one more
-pass over memory.
+as they were on ImageNet (docs/method.md, "Frozen normalisation"). A frozen normalisation is one
+multiplication and one addition a channel, so it is applied to the filters instead of the features: the same
+function and the same gradients, without one more pass over memory.
 """
 
 from __future__ import annotations
@@ -51,7 +50,9 @@ class FrozenNormConv2d(nn.Module):
         self.dilation, self.groups = conv.dilation, conv.groups
         self.kernel_size = conv.kernel_size
         self.pads_like_tensorflow = isinstance(conv, Conv2dSame)
-        self.depthwise = conv.groups == conv.in_channels == conv.out_channels > 1
+        pairs = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        square = all(len(set(pair)) == 1 for pair in pairs)
+        self.depthwise = square and conv.groups == conv.in_channels == conv.out_channels > 1
         self.weight = conv.weight
         scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)
         bias = 0 if conv.bias is None else conv.bias.detach()
@@ -130,14 +131,16 @@ class Backbone(nn.Module):
         mean, std: what the network expects of pictures in 0..1, per colour (RGB).
 
     Args:
-        name: timm's name of the network, one with four or five feature levels.
+        name: timm's name of the network: a convolutional one with five feature levels, of strides 2 to 32,
+            that can be dilated (timm's `output_stride`).
         frozen: names of the first modules (as timm's prefixes) that are not trained.
         pretrained: True for the published ImageNet weights (see `published_weights`), the path of a
             safetensors file in timm's naming, or False for random weights.
 
     Raises:
         CheckpointError: the weights cannot be had, or are those of another network.
-        ConfigError: the network has no module of a name in `frozen`.
+        ConfigError: timm has no network of this name, or none with such levels; or it has no module of a name
+            in `frozen`.
     """
 
     mean: Tensor
@@ -147,9 +150,7 @@ class Backbone(nn.Module):
         self, name: str, frozen: tuple[str, ...] = (), pretrained: bool | Path | str = False
     ) -> None:
         super().__init__()
-        self.body = timm.create_model(
-            name, features_only=True, output_stride=STRIDE, out_indices=(2, 3, 4), pretrained=False
-        )
+        self.body = _levels(name)
         if pretrained is False:
             open_residual_branches(self.body)
         elif pretrained is True:
@@ -172,6 +173,25 @@ class Backbone(nn.Module):
         """
         c3, c4, c5 = self.body(images)
         return c3, c4, c5
+
+
+def _levels(name: str) -> nn.Module:
+    """timm's network as an extractor of C3, C4 and C5. Raises ConfigError when it has none at STRIDES."""
+    needed = (
+        "A backbone is a convolutional network of timm with five feature levels, the last three of which can"
+        f" have strides of {', '.join(map(str, STRIDES[:-1]))} and {STRIDES[-1]} pixels by dilation (C3, C4,"
+        " C5), such as resnet50 or tf_efficientnet_lite0."
+    )
+    try:
+        body: nn.Module = timm.create_model(
+            name, features_only=True, output_stride=STRIDE, out_indices=(2, 3, 4), pretrained=False
+        )
+    except Exception as error:  # each of timm's networks fails in its own way
+        raise ConfigError(f"backbone: timm makes no features of {name} ({error!r}). {needed}") from error
+    information: Any = body.feature_info
+    if tuple(information.reduction()) != STRIDES:
+        raise ConfigError(f"backbone: the levels of {name} have strides {information.reduction()}. {needed}")
+    return body
 
 
 class AtrousVGG(nn.Module):

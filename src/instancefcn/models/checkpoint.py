@@ -28,7 +28,7 @@ from instancefcn.limits import MAX_HEADER_BYTES
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.head import Classes, HeadSpec
 from instancefcn.models.instance_fcn import InstanceFCN, ProposalSpec
-from instancefcn.models.plausible import check_classes, check_sides, check_spec
+from instancefcn.models.plausible import Rule, check_classes, check_rule, check_sides, check_spec
 from instancefcn.models.published import NAME as PUBLISHED
 from instancefcn.models.published import Published, PublishedFCIS, PublishedSpec
 from instancefcn.models.published_input import resize_published
@@ -63,7 +63,7 @@ class Preprocessing:
 
     short_side: int
     long_side: int
-    rule: Literal["smooth", "truncated", "rounded"] = "smooth"
+    rule: Rule = "smooth"
 
     def __call__(self, picture: Tensor) -> Tensor:
         """The network's input, float32 [3, h, w], 0 to 1, of a picture uint8 [3, H, W]."""
@@ -165,6 +165,7 @@ def load_checkpoint(source: Path | str) -> Loaded:
         classes = Classes(tuple(document["class_names"]), tuple(document["category_ids"]))
         preprocessing = Preprocessing(**document["preprocessing"])
         check_sides(preprocessing.short_side, preprocessing.long_side)
+        check_rule(preprocessing.rule)
         with torch.device("meta"):  # shapes alone: nothing is as large as it says before it fits the file
             wanted = _network(spec, classes).state_dict()
     except Exception as error:  # specifications reach deep into other libraries

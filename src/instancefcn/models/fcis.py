@@ -194,7 +194,7 @@ class FCIS(nn.Module):
     def losses(
         self, maps: ClassMaps, box_maps: Tensor, samples: list[RoITargets], targets: list[Target]
     ) -> dict[str, Tensor]:
-        """Class, box and mask loss of the sampled RoIs, means over the pictures.
+        """Class, box and mask loss of the sampled RoIs.
 
         Class: mean over the RoIs (of all processes that train together). Box and mask: sum over the
         foreground RoIs, divided by the number of RoIs that a picture should have (128), so that both weigh as

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import timm
 
 from instancefcn.limits import MAX_CLASSES, MAX_INPUT
 from instancefcn.texts import is_name, shown
+
+Rule: TypeAlias = Literal["smooth", "truncated", "rounded"]
+"""Of scaling pictures (see `checkpoint.Preprocessing`)."""
 
 _MOST = 1e6
 _RANGES: dict[str, tuple[float, float]] = {
@@ -94,4 +97,12 @@ def check_sides(short_side: object, long_side: object) -> None:
     if not 1 <= short_side <= long_side <= MAX_INPUT:  # type: ignore[operator]
         raise ValueError(
             f"the sides of pictures are {short_side} and {long_side}, at most {MAX_INPUT} are taken"
+        )
+
+
+def check_rule(rule: object) -> None:
+    """Raises ValueError when pictures are not scaled by this rule, or it is none."""
+    if rule not in get_args(Rule):
+        raise ValueError(
+            f"pictures are scaled by the rule {shown(rule)}; there are {', '.join(get_args(Rule))}"
         )

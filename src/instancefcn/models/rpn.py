@@ -71,7 +71,8 @@ class RPNSpec:
         channels: of the hidden layer.
         before_nms, after_nms: proposals kept before and after non-maximum suppression.
         nms_iou: proposals that overlap a better one by more than this are dropped.
-        min_size: proposals with a shorter side, in pixels of the network's input, are dropped.
+        min_size: proposals with a shorter side, in pixels of the network's input, are dropped, and at 0 those
+            without area.
         inside_only: train only anchors that lie wholly inside the picture.
         positive_iou, negative_iou: an anchor above the first is an object, below the second background.
         samples, positive_fraction: anchors in the loss of one picture, and the most of them that may be
@@ -186,12 +187,18 @@ def rank(scores: Tensor, candidates: Tensor, size: tuple[int, int], spec: RPNSpe
     compete. Those that are too small, or whose score is not finite, never do.
     """
     candidates = box_ops.clip(candidates, size)
-    valid = box_ops.sides_at_least(candidates, spec.min_size) & torch.isfinite(scores)
+    valid = large_enough(candidates, spec.min_size) & torch.isfinite(scores)
     scores = scores.masked_fill(~valid, -torch.inf)
     best = scores.topk(min(spec.before_nms, len(scores)), sorted=False).indices
     best = best.sort().values  # equal scores in the order of the anchors, whatever else competes
     scores, order = scores[best].sort(descending=True, stable=True)
     return candidates[best[order]].masked_fill((scores == -torch.inf)[:, None], 0)
+
+
+def large_enough(boxes: Tensor, min_size: float) -> Tensor:
+    """Boolean [...]: boxes [..., 4] whose sides are at least `min_size` long, and longer than nothing."""
+    wide, high = boxes[..., 2] > boxes[..., 0], boxes[..., 3] > boxes[..., 1]
+    return box_ops.sides_at_least(boxes, min_size) & wide & high
 
 
 def thin(ranked: Tensor, spec: RPNSpec) -> Tensor:

@@ -14,7 +14,8 @@ or Triton, or under `torch.export`, the plain PyTorch of `portable.py`; the answ
 `reference.py` is the specification.
 
 Every operator raises ValueError for a shape, type, stride or size that does not fit. Batch indices, labels
-and finite RoIs are checked on the CPU; a GPU would have to be waited for.
+and finite RoIs are checked on the CPU, in both forms; a GPU would have to be waited for, and the portable
+form has no values to look at while it is compiled or exported.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from instancefcn.ops import portable, registration
+from instancefcn.ops.values import check_labels, check_rois
 
 try:
     from instancefcn.ops import depthwise, parallel
@@ -85,6 +87,7 @@ def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
     _check_paired(maps)
     _check_common(maps, rois, stride)
     if _portable(maps):
+        _check_values(maps, rois)
         return portable.class_scores(maps, rois, stride)
     return registration.class_scores(maps, rois, float(stride))
 
@@ -103,6 +106,7 @@ def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
     _check_plain(maps)
     _check_common(maps, rois, stride)
     if _portable(maps):
+        _check_values(maps, rois)
         return portable.ps_average(maps, rois, stride)
     return registration.ps_average(maps, rois, float(stride))
 
@@ -133,6 +137,7 @@ def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size:
             f"maps must have at least one row and column to be read, got shape {tuple(maps.shape)}"
         )
     if _portable(maps):
+        _check_values(maps, rois, labels)
         return portable.mask_logits(maps, rois, labels, stride, size)
     return registration.mask_logits(maps, rois, labels, float(stride), size)
 
@@ -157,6 +162,7 @@ def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int = 21
     _check_common(maps, rois, stride)
     _check_size(size)
     if maps.device.type != "cpu" or _portable(maps):
+        _check_values(maps, rois)
         return portable.psroi_average_pool(maps, rois, stride, size)
     return registration.psroi_average_pool(maps, rois, float(stride), size)
 
@@ -165,7 +171,8 @@ def depthwise_convolution(
     x: Tensor, filters: Tensor, bias: Tensor, stride: int, padding: int, dilation: int
 ) -> Tensor:
     """Convolution with one filter a channel, for training: the library's, with a gradient that is fast on a
-    CPU (see `depthwise.py`). Under autocast it computes in half precision, as the library's does.
+    CPU (see `depthwise.py`). Under autocast it computes in half precision, but for float64, as the library's
+    does.
 
     Args:
         x: [N, C, H, W].
@@ -176,12 +183,13 @@ def depthwise_convolution(
     Returns:
         [N, C, H', W'].
     """
+    bias = bias.detach()
     if x.device.type != "cpu" or _portable(x):
         return F.conv2d(x, filters, bias, stride, padding, dilation, x.shape[1])
     if torch.is_autocast_enabled("cpu"):
         half = torch.get_autocast_dtype("cpu")
-        x, filters, bias = x.to(half), filters.to(half), bias.to(half)
-    return depthwise.depthwise_conv2d(x, filters, bias.detach(), stride, padding, dilation)
+        x, filters, bias = (t if t.dtype == torch.float64 else t.to(half) for t in (x, filters, bias))
+    return depthwise.depthwise_conv2d(x, filters, bias, stride, padding, dilation)
 
 
 def _portable(maps: Tensor) -> bool:
@@ -245,6 +253,20 @@ def _check_labels(labels: Tensor, rois: Tensor) -> None:
         raise ValueError(f"labels must be integers, got {labels.dtype}")
     if labels.device != rois.device:
         raise ValueError(f"labels must be on the rois' device {rois.device}, not on {labels.device}")
+
+
+def _check_values(maps: Tensor, rois: Tensor, labels: Tensor | None = None) -> None:
+    """What the portable form has to check itself; `cpu.py` does so within its operators.
+
+    Fake tensors, a subclass, have no values, nor has what is compiled or exported.
+    """
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return
+    if rois.device.type != "cpu" or type(rois) is not Tensor:
+        return
+    check_rois(rois, maps.shape[0])
+    if labels is not None:
+        check_labels(labels, maps.shape[4])
 
 
 def _check_size(size: int) -> None:

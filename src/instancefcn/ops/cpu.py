@@ -13,6 +13,7 @@ from torch import Tensor
 
 from instancefcn.ops import numba_kernels as kernels
 from instancefcn.ops.parallel import threads
+from instancefcn.ops.values import check_labels, check_rois
 
 _PAIRED = (0, 5, 6, 1, 2, 3, 4)  # [N, k, k, 2, C, H, W] -> [N, H, W, k, k, 2, C]
 _PLAIN = (0, 4, 5, 1, 2, 3)  # [N, k, k, D, H, W] -> [N, H, W, k, k, D]
@@ -132,26 +133,12 @@ def _logical(grad: Tensor) -> Tensor:
 
 def _windows(rois: Tensor, images: int, stride: float) -> np.ndarray:
     """RoIs in map cells, float64; ValueError for one that is not finite or has a wrong batch index."""
+    check_rois(rois, images)
     windows = rois.detach().to(torch.float64, copy=True)
-    if not bool(windows.isfinite().all()):
-        raise ValueError(f"rois must be finite, row {int((~windows.isfinite()).any(1).nonzero()[0])} is not")
-    index = windows[:, 0]
-    wrong = (index < 0) | (index >= images) | (index != index.floor())
-    if bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"rois[{row}, 0] is {float(index[row])}, expected a whole batch index from 0 to {images - 1}"
-        )
     windows[:, 1:] /= stride
     return windows.contiguous().numpy()
 
 
 def _labels(labels: Tensor, channels: int) -> np.ndarray:
-    classes = labels.detach().to(torch.int64).contiguous()
-    wrong = (classes < 0) | (classes >= channels)
-    if bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"labels[{row}] is {int(classes[row])}, expected 0 to {channels - 1} (the maps' class axis)"
-        )
-    return classes.numpy()
+    check_labels(labels, channels)
+    return labels.detach().to(torch.int64).contiguous().numpy()

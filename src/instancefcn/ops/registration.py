@@ -2,8 +2,8 @@
 
 `instancefcn.ops` calls them. Each forward operator has a `..._backward` twin; both are opaque to
 `torch.compile`, which takes shapes, types and strides from the fake kernels. Gradients of RoIs and second
-derivatives do not exist. Numba and Triton are imported with the kernels, at the first call of one: either may
-be missing.
+derivatives do not exist. Triton is imported with its kernels, at the first call of one. It may be missing,
+and so may Numba: `instancefcn.ops` calls these operators only where their kernels are.
 """
 
 from __future__ import annotations
