@@ -131,6 +131,17 @@ def test_an_error_names_the_file_that_was_to_be_written(tmp_path: Path) -> None:
         fail()
 
 
+def test_an_error_names_the_option_that_chose_the_place(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    def fail() -> None:
+        with writable("--json"):
+            write_json(tmp_path / "file" / "a.json", {})
+
+    with pytest.raises(ConfigError, match="choose another folder with --json"):
+        fail()
+
+
 def test_a_place_is_checked_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_place(tmp_path / "new" / "folder")
     assert list(tmp_path.iterdir()) == []

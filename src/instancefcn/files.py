@@ -19,6 +19,7 @@ NO_PLACE = frozenset(
     {
         errno.EACCES,
         errno.EDQUOT,
+        errno.EEXIST,
         errno.EFBIG,
         errno.EIO,
         errno.EISDIR,
@@ -111,8 +112,9 @@ def check_place(folder: Path | str) -> None:
 
 
 @contextlib.contextmanager
-def writable() -> Iterator[None]:
-    """Turn what keeps a file from being written (no room, no right) into an error that says so.
+def writable(option: str = "--out") -> Iterator[None]:
+    """Turn what keeps a file from being written (no room, no right) into an error that says so. `option` is
+    the one that named its place.
 
     Raises:
         ConfigError: in the place of an OSError.
@@ -122,7 +124,7 @@ def writable() -> Iterator[None]:
     except OSError as error:
         raise ConfigError(
             f"{error.filename or 'a result'}: cannot be written ({error.strerror or error}): make room, or"
-            " choose another folder with --out"
+            f" choose another folder with {option}"
         ) from error
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,30 @@ def test_errors_end_with_status_1_and_are_all_listed(run: Run, tmp_path: Path) -
     assert json.loads(Path("found/report.json").read_text())["severities"]["error"] == 9
     with Image.open("found/suspicious.png") as sheet:
         assert sheet.width > sheet.height
+
+
+def test_a_wrong_place_shows_before_the_work(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean(tmp_path / "data").write()
+    (tmp_path / "file").write_text("mine")
+    result = run("check", "data", "--out", "file")
+    assert result.exit_code == 2
+    assert "file: cannot be written (it is a file): choose another folder with --out" in result.stderr
+    assert result.stdout == ""
+    # It may come into the way later.
+    monkeypatch.setattr("instancefcn.files.check_place", lambda folder: None)
+    result = run("check", "data", "--out", "file")
+    assert result.exit_code == 2
+    assert "error: file: File exists" in result.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
+def test_the_copy_may_have_any_name(run: Run, tmp_path: Path) -> None:
+    result = run("check", clean(tmp_path / "data").write(), "--fix", os.fsdecode(b"B\xe4r"))
+    assert result.exit_code == 0, result.output
+    assert "B\\udce4r: 0 repairs" in result.stdout
 
 
 @pytest.mark.parametrize(

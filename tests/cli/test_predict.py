@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import csv
 import json
+import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,6 +234,50 @@ def test_tiles(run: Run, tmp_path: Path) -> None:
     found = json.loads(result.stdout)["instances"]
     assert [one["class"] for one in found] == ["red", "green"]
     assert found[0]["box"] == pytest.approx([20, 10, 50, 30], abs=1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
+def test_a_name_that_is_no_text_keeps_nothing_from_being_written(run: Run, tmp_path: Path) -> None:
+    name = os.fsdecode(b"B\xe4r")
+    (tmp_path / "photos").mkdir()
+    save_coloured(tmp_path / "photos" / "a.png")
+    save_coloured(tmp_path / "photos" / f"{name}.png")
+    (tmp_path / "photos" / f"{name}2.png").write_text("no picture")
+    kinds = "overlay,coco,yolo,labelme,cutouts,labelmap,csv"
+    result = run("predict", "photos", "--out", "results", "--save", kinds, "--json")
+    assert result.exit_code == 1, result.output
+    assert f"photos/{ascii(name)[1:-1]}.png: 1 red, 1 green" in result.stderr
+    assert f"error: photos/{ascii(name)[1:-1]}2.png" in result.stderr
+    assert "4 objects in 2 of 3 pictures" in result.stderr
+    out = tmp_path / "results"
+    for file in (
+        f"{name}.overlay.png",
+        f"{name}.coco.json",
+        f"labels/{name}.txt",
+        f"labelme/{name}.json",
+        f"cutouts/{name}-1-red.png",
+        f"labelmaps/{name}.png",
+    ):
+        assert (out / file).is_file(), file
+    assert not (out / "unfinished.jsonl").exists()
+    # JSON can hold the name, so that a program finds the file; a table cannot.
+    said = [json.loads(line)["file"] for line in result.stdout.splitlines()]
+    assert said == [f"photos/{name}.png", f"photos/{name}2.png", "photos/a.png"]
+    whole = json.loads((out / "predictions.json").read_text())
+    assert {image["file_name"] for image in whole["images"]} == {"photos/a.png", f"photos/{name}.png"}
+    shapes = json.loads((out / "labelme" / f"{name}.json").read_text())
+    assert (out / "labelme" / shapes["imagePath"]).is_file()
+    with (out / "objects.csv").open(encoding="utf-8", newline="") as file_:
+        rows = list(csv.DictReader(file_))
+    assert [row["class"] for row in rows] == ["red", "green"] * 2
+    assert {row["file"] for row in rows} == {"photos/a.png", f"photos/{ascii(name)[1:-1]}.png"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
+def test_a_name_does_not_steer_the_terminal(run: Run, tmp_path: Path) -> None:
+    save_coloured(tmp_path / "a\x1b[2J.png")
+    result = run("predict", "a\x1b[2J.png", "--save", "none")
+    assert "a\\x1b[2J.png: 1 red, 1 green" in result.stderr
 
 
 def test_explanations_of_a_real_network(photos: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from fakes import save_coloured
 from instancefcn.cli.main import app
 from instancefcn.models import checkpoint, zoo
 from tiny import tiny_proposals
@@ -53,6 +56,19 @@ def test_proposals_of_a_picture(model: Path, photos: Path, tmp_path: Path) -> No
         assert overlay.size == (200, 100)
     assert [one["class"] for one in json.loads(result.stdout)["instances"]] == ["object"] * 5
     assert "5 objects in 1 of 1 pictures" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
+def test_a_name_that_is_no_text(model: Path, tmp_path: Path) -> None:
+    name, out = os.fsdecode(b"B\xe4r"), tmp_path / "out"
+    picture = save_coloured(tmp_path / f"{name}.png")
+    words = ["propose", str(picture), "--model", str(model), "--out", str(out), "--top", "2", "--explain"]
+    result = CliRunner().invoke(app, [*words, "--save", "overlay,coco,csv", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["file"] == str(picture)
+    assert len(json.loads((out / f"{name}.coco.json").read_text())) == 2
+    assert (out / "explained" / f"{name}.png").is_file()
+    assert (out / "objects.csv").read_text(encoding="utf-8").count("B\\udce4r.png") == 2
 
 
 def test_what_is_no_picture_is_reported(model: Path, photos: Path, tmp_path: Path) -> None:

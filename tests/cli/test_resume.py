@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,22 @@ def test_a_stopped_call_goes_on_to_the_same_files(
     assert again.exit_code == 1
     assert "going on: 5 of 8 pictures were done before" in again.stderr
     assert len(networks[0].calls) == 2
+    assert again.stdout == whole.stdout
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
+def test_a_name_that_is_no_text_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = os.fsdecode(b"B\xe4r.png")
+    sources = [save_coloured(tmp_path / name), save_coloured(tmp_path / "other.png")]
+    whole = run("predict", *sources, "--out", "whole", *KINDS)
+    assert whole.exit_code == 0, whole.output
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, KeyboardInterrupt())
+        assert run("predict", *sources, "--out", "parts", *KINDS).exit_code == 130
+    again = run("predict", *sources, "--out", "parts", "--resume", *KINDS)
+    assert again.exit_code == 0, again.output
+    assert "going on: 1 of 2 pictures were done before" in again.stderr
     assert again.stdout == whole.stdout
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -9,14 +10,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from fakes import FakeLoaded, coloured
 from instancefcn.errors import ConfigError
 from instancefcn.inference.predictor import Predictor
-from instancefcn.inference.tiling import OVERLAP, merge_tiles, segment_tiled, tile_boxes
+from instancefcn.inference.tiling import (
+    COVERED,
+    OVERLAP,
+    _common,
+    _cut_by,
+    _is_echo,
+    _Piece,
+    merge_tiles,
+    segment_tiled,
+    tile_boxes,
+)
 from instancefcn.instances import Instances
 from instancefcn.masks import CroppedMasks
+from instancefcn.models.instance_fcn import InstanceFCN
 
 NAMES, IDS = ("even", "odd"), (1, 2)
 
@@ -160,6 +172,57 @@ def test_what_a_tile_makes_of_a_part_of_an_object_that_it_cuts_is_dropped() -> N
     )
 
 
+def plain_is_echo(group: list[_Piece], groups: list[list[_Piece]]) -> bool:
+    """The definition: one piece, beside a piece of another group of its class that its tile cuts, and mostly
+    covered by a better whole view of that group from another tile.
+    """
+    if len(group) > 1:
+        return False
+    (one,) = group
+    return any(
+        other is not group
+        and other[0].label == one.label
+        and any(not p.whole and p.tile == one.tile and not p.apart(one) for p in other)
+        and any(
+            p.whole
+            and p.tile != one.tile
+            and p.score > one.score
+            and _common(one.rect, one.crop, p.rect, p.crop) >= COVERED * int(one.crop.sum())
+            for p in other
+        )
+        for other in groups
+    )
+
+
+def test_echoes_are_found_by_looking_only_at_what_the_same_tile_cuts() -> None:
+    draw = random.Random(0)
+
+    def piece(label: int) -> _Piece:
+        x, y, width, height = (*draw.choices(range(6), k=2), *draw.choices(range(3, 12), k=2))
+        crop = torch.rand(height, width, generator=generator) < 0.9
+        rect = [x, y, x + width, y + height]
+        whole, score = draw.random() < 0.5, draw.random()
+        return _Piece(draw.randint(0, 2), whole, score, label, torch.tensor(rect), rect, crop.to(torch.uint8))
+
+    generator = torch.Generator().manual_seed(0)
+    echoes = singles = 0
+    for _ in range(40):
+        labels = [draw.randint(0, 1) for _ in range(20)]
+        groups = [[piece(label) for _ in range(draw.choice((1, 1, 3, 4)))] for label in labels]
+        cut = _cut_by(groups)
+        for (tile, label), those in cut.items():
+            assert those == [
+                group
+                for group in groups
+                if group[0].label == label and any(p.tile == tile and not p.whole for p in group)
+            ]
+        expected = [plain_is_echo(group, groups) for group in groups]
+        assert [_is_echo(group, cut) for group in groups] == expected
+        echoes += sum(expected)
+        singles += sum(len(group) == 1 for group in groups)
+    assert 0.1 < echoes / singles < 0.9
+
+
 def test_classes_do_not_mix() -> None:
     assert len(merged([(0.8, 0, (60, 10, 90, 90))], [(0.6, 1, (10, 10, 40, 90))])) == 2
 
@@ -214,6 +277,46 @@ def test_a_predictor_by_tiles() -> None:
     )
     assert all(shape == (3, 64, 64) for call in predictor.network.calls for shape in call)
     assert [one.names for one in predictor([picture, coloured()], tile=200)] == [["red", "green"]] * 2
+
+
+class Crowd(nn.Module):
+    """Finds in every picture a square of 2 pixels in each of its cells of 8 pixels, row by row."""
+
+    def forward(
+        self, images: list[Tensor], image_sizes: list[tuple[int, int]], min_score: float
+    ) -> list[Instances]:
+        results = []
+        for height, width in image_sizes:
+            corners = [(x, y) for y in range(3, height, 8) for x in range(3, width, 8)]
+            masks = CroppedMasks.from_crops([torch.ones(2, 2)] * len(corners), corners, (height, width))
+            scores = torch.full((len(corners),), 0.9)
+            labels = torch.zeros(len(corners), dtype=torch.int64)
+            results.append(Instances(masks.tight_boxes(), scores, labels, masks, NAMES, IDS))
+        return results
+
+
+class CrowdOfProposals(InstanceFCN):
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    forward = Crowd.forward
+
+
+@pytest.mark.parametrize(
+    ("network", "objects"),
+    [
+        (Crowd(), 12 * 20),
+        # Of each tile's rows of 12 the first 8 and a third of the ninth; the tiles share 4 columns.
+        (CrowdOfProposals(), 8 * 20 + 2 * 4),
+    ],
+    ids=["objects", "proposals"],
+)
+def test_a_tile_may_hold_as_many_objects_as_the_network_finds(network: nn.Module, objects: int) -> None:
+    """Two tiles of 144 objects each; of proposals a hundred of each take part."""
+    predictor = Predictor(FakeLoaded(network), "cpu")  # type: ignore[arg-type]
+    picture = torch.zeros(3, 96, 160, dtype=torch.uint8)
+    assert len(predictor(picture, tile=96)) == objects
+    assert len(predictor(picture[:, :, :96], tile=96)) == 144
 
 
 def test_a_mosaic_of_photographs_gives_what_each_gives_alone() -> None:

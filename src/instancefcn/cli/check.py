@@ -40,9 +40,11 @@ def check(
     from instancefcn.console import progress
     from instancefcn.data.doctor.examine import examine
     from instancefcn.data.doctor.report import as_json, summary, verdict
-    from instancefcn.files import write_json
+    from instancefcn.files import check_place, write_json
     from instancefcn.texts import plain
 
+    if out is not None:
+        check_place(out)
     with progress() as show:
         report = examine(data, model=model, progress=partial(show, "checking pictures"))
     result = as_json(report)
@@ -63,7 +65,7 @@ def check(
             repairs, left = mend(report, fix, model=model, progress=partial(show, "checking the copy"))
         result |= {"copy": str(fix), "repairs": repairs, "left": as_json(left)}
         if not json_:
-            typer.echo(f"\n{fix}: {len(repairs)} repairs, listed in repairs.json; now {verdict(left)}")
+            typer.echo(plain(f"\n{fix}: {len(repairs)} repairs, listed in repairs.json; now {verdict(left)}"))
     if json_:
         typer.echo(json.dumps(result))
     if left.errors:

@@ -17,7 +17,8 @@ def eval_(
     ],
     split: Annotated[str, typer.Option(help="Which split; no other need exist.")] = "val",
     json_: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON.")
+        Path | None,
+        typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the figures as JSON."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -29,19 +30,34 @@ def eval_(
     Started by torchrun or srun, the processes share the pictures out.
     """
     from instancefcn import processes
+    from instancefcn.errors import ConfigError
     from instancefcn.evaluation.report import table
-    from instancefcn.evaluation.run import evaluate
-    from instancefcn.files import write_json
+    from instancefcn.evaluation.run import NotWritten, evaluate
+    from instancefcn.files import writable, write_json
+    from instancefcn.texts import plain
 
     main = processes.is_first()
+    problems: list[ConfigError] = []
     try:
         metrics = evaluate(data, model, split=split, out=out, share=True)
     except processes.StoppedElsewhere:
         return  # the first process says why and ends with an error
+    except NotWritten as error:
+        metrics = error.metrics
+        problems.append(error)
     if not main:
         return
-    if json_ is not None:
-        write_json(json_, metrics)
+    # Before anything can fail: the figures may have taken hours.
     typer.echo(table(metrics))
+    if json_ is not None:
+        try:
+            with writable("--json"):
+                write_json(json_, metrics)
+        except ConfigError as error:
+            problems.append(error)
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    if problems:
+        raise typer.Exit(1)
     if out is not None:
-        typer.echo(f"\nCurves and pictures are in {out}")
+        typer.echo(plain(f"\nCurves and pictures are in {out}"))

@@ -13,14 +13,14 @@ from instancefcn.console import progress
 from instancefcn.data.dataset import OBJECT, Dataset, Picture
 from instancefcn.data.images import read_image
 from instancefcn.data.layout import describe, open_dataset
-from instancefcn.errors import DataError
+from instancefcn.errors import ConfigError, DataError, InstanceFCNError
 from instancefcn.evaluation.coco import CocoResult, CocoScorer
 from instancefcn.evaluation.encoded import Predictions, encode
 from instancefcn.evaluation.proposals import ProposalResult, measure_proposals
 from instancefcn.evaluation.report import plot_precision_recall, plot_recall
 from instancefcn.evaluation.review import write_review
 from instancefcn.evaluation.voc import voc_map
-from instancefcn.files import write_json
+from instancefcn.files import check_place, writable, write_json
 from instancefcn.instances import Instances
 
 if TYPE_CHECKING:
@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 
 WARM_UP = 2
 """Pictures that are run before the clock starts: kernels are compiled and memory is laid out then."""
+
+
+class NotWritten(ConfigError):
+    """The files of an evaluation cannot be written. It is done all the same: `metrics` holds its figures."""
+
+    def __init__(self, problem: str, metrics: dict[str, Any]) -> None:
+        super().__init__(problem)
+        self.metrics = metrics
 
 
 def evaluate(
@@ -63,6 +71,8 @@ def evaluate(
     Raises:
         DataError: the split is missing or damaged, or its classes are not the model's.
         CheckpointError: there is no such model.
+        ConfigError: `out` cannot be written to; nothing has been done yet.
+        NotWritten: a file in `out` could not be written in the end; the error has the figures.
         StoppedElsewhere: with `share`, in all processes but the first, when any of them raises an error.
     """
     from instancefcn.inference.predictor import Predictor, load
@@ -70,6 +80,8 @@ def evaluate(
     with processes.group(share) as (rank, world):
 
         def prepare() -> tuple[Predictor, Dataset]:
+            if rank == 0 and out is not None:
+                check_place(out)
             predictor = model if isinstance(model, Predictor) else load(model)
             return predictor, _dataset(data, split, predictor.class_names, check=rank == 0)
 
@@ -118,11 +130,16 @@ def _score(
     """The figures; with `out`, also files of them."""
     metrics, masks, proposals = _measure(dataset, found)
     metrics["seconds_per_image"] = round(seconds / max(len(dataset), 1), 4)
-    if out is not None:
-        write_json(out / "metrics.json", metrics)
-        plot_precision_recall(masks, dataset.class_names, out / "precision_recall.png")
-        plot_recall(proposals, out / "recall.png")
-        write_review(dataset, found, out)
+    if out is None:
+        return metrics
+    try:
+        with writable():
+            write_json(out / "metrics.json", metrics)
+            plot_precision_recall(masks, dataset.class_names, out / "precision_recall.png")
+            plot_recall(proposals, out / "recall.png")
+            write_review(dataset, found, out)
+    except InstanceFCNError as error:
+        raise NotWritten(str(error), metrics) from error
     return metrics
 
 

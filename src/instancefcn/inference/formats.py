@@ -186,6 +186,7 @@ def label_map(instances: Instances) -> np.ndarray[Any, np.dtype[np.uint16]]:
 class Table(Writer):
     """`objects.csv`, a row an object of all pictures: the file, the object's number in it (from 1, best
     first), class, score, box, area and centroid of the mask in pixels, and of a video the frame (from 0).
+    Of a file's name, what is no UTF-8 is written escaped.
     """
 
     COLUMNS = (
@@ -242,7 +243,10 @@ class Table(Writer):
 
     def finish(self) -> list[Path]:
         path = self.out / "objects.csv"
-        with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with (
+            atomic_write(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             lines = csv.writer(file)
             lines.writerow(self.COLUMNS)
             for number in sorted(self.rows):

@@ -70,7 +70,8 @@ class Journal:
     ) -> None:
         self.out, self.path = out, out / NAME
         self.done: dict[int, Done] = {}
-        text = "\n".join(map(str, pictures)).encode()
+        # The name of a file may be any bytes: those that are no UTF-8 are lone surrogates in Python.
+        text = "\n".join(map(str, pictures)).encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(text, digest_size=8).hexdigest()
         head = json.loads(json.dumps({**wanted, "pictures": [len(pictures), digest]}))
         if resume:

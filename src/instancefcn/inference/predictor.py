@@ -20,7 +20,7 @@ from instancefcn.data.images import to_uint8_rgb
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.inference.download import read_picture
 from instancefcn.inference.overlap import overlapped
-from instancefcn.inference.tiling import segment_tiled
+from instancefcn.inference.tiling import PER_TILE, segment_tiled
 from instancefcn.instances import Instances
 from instancefcn.stages import stage
 
@@ -222,7 +222,13 @@ class Predictor:
     ) -> list[Instances]:
         if tile is None:
             return self.run(pictures, score, top)
-        return [segment_tiled(self.run, picture, tile, score, batch_size)[:top] for picture in pictures]
+        from instancefcn.models.instance_fcn import InstanceFCN
+
+        # Of objects the network's own limit is the right one for a tile too; proposals are many an object.
+        limit = PER_TILE if isinstance(self.network, InstanceFCN) else None
+        return [
+            segment_tiled(self.run, picture, tile, score, batch_size, limit)[:top] for picture in pictures
+        ]
 
     def _segment(
         self, pictures: Sequence[Picture], score: float, batch_size: int, tile: int | None

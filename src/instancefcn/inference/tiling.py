@@ -7,7 +7,8 @@ the shared zone, and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +35,7 @@ NEAR = 0.02
 DUPLICATE_IOU = 0.8
 """Of two merged instances whose boxes overlap by more than this, the better stays."""
 PER_TILE = 100
-"""The most instances of one tile."""
+"""The most proposals of one tile: an object has many, and neighbouring tiles compare all of theirs."""
 PIECES = 0.5
 """Pieces of objects score less than whole ones: tiles are asked for this share of the wanted score."""
 
@@ -71,6 +72,7 @@ def segment_tiled(
     size: int,
     score: float,
     batch_size: int = 1,
+    per_tile: int | None = None,
 ) -> Instances:
     """Segment a picture tile by tile and merge what is found.
 
@@ -81,6 +83,7 @@ def segment_tiled(
             least once; a larger one is put together from pieces.
         score: only merged instances with at least this score are returned.
         batch_size: tiles that run at once.
+        per_tile: the most instances of one of several tiles, the best; all that `run` finds when None.
 
     Returns:
         instances in the pixels of the whole picture, best first.
@@ -100,7 +103,7 @@ def segment_tiled(
     found: list[Instances] = []
     for first in range(0, len(boxes), batch_size):
         tiles = [picture[:, y1:y2, x1:x2] for x1, y1, x2, y2 in boxes[first : first + batch_size]]
-        found += [one[:PER_TILE] for one in run(tiles, score * PIECES)]
+        found += [one[:per_tile] for one in run(tiles, score * PIECES)]
     return merge_tiles(found, boxes, (height, width)).filter(score)
 
 
@@ -146,7 +149,8 @@ def merge_tiles(found: Sequence[Instances], boxes: Sequence[Box], image_size: tu
     links = sorted((link for a, b in _neighbours(tiles) for link in _links(a, b)), key=lambda link: -link[0])
     pieces = [piece for number, tile in enumerate(tiles) for piece in _pieces(number, tile)]
     groups = _groups(pieces, links)
-    merged = [_merged(group) for group in groups if not _is_echo(group, groups)]
+    cut = _cut_by(groups)
+    merged = [_merged(group) for group in groups if not _is_echo(group, cut)]
     return _gathered(merged, found[0], image_size)
 
 
@@ -265,14 +269,22 @@ def _groups(pieces: Sequence[_Piece], links: Iterable[tuple[float, int, int]]) -
     return [[pieces[number] for number in group] for group in groups.values()]
 
 
-def _is_echo(group: list[_Piece], groups: list[list[_Piece]]) -> bool:
-    """Whether this is what one tile made of a part of an object that it cuts."""
-    one, area = group[0], int(group[0].crop.sum())
+def _cut_by(groups: Iterable[list[_Piece]]) -> dict[tuple[int, int], list[list[_Piece]]]:
+    """The groups with a piece that a tile cuts, by the tile and the label."""
+    found: dict[tuple[int, int], list[list[_Piece]]] = defaultdict(list)
+    for group in groups:
+        for tile in {piece.tile for piece in group if not piece.whole}:
+            found[tile, group[0].label].append(group)
+    return found
+
+
+def _is_echo(group: list[_Piece], cut: Mapping[tuple[int, int], list[list[_Piece]]]) -> bool:
+    """Whether this is what one tile made of a part of an object that it cuts; `cut` from `_cut_by`."""
     if len(group) > 1:
         return False
-    for other in groups:
-        cut = any(not p.whole and p.tile == one.tile and not p.apart(one) for p in other)
-        if not cut or other is group or other[0].label != one.label:
+    one, area = group[0], int(group[0].crop.sum())
+    for other in cut.get((one.tile, one.label), ()):
+        if other is group or not any(not p.whole and p.tile == one.tile and not p.apart(one) for p in other):
             continue
         whole = [p for p in other if p.whole and p.tile != one.tile and p.score > one.score]
         if any(_common(one.rect, one.crop, p.rect, p.crop) >= COVERED * area for p in whole):

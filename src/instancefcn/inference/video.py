@@ -33,9 +33,7 @@ def load_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise ConfigError(
-            "videos and webcams need the package av: pip install av"
-        ) from error
+        raise ConfigError("videos and webcams need the package av: pip install av") from error
     av.logging.set_level(None)  # problems come as exceptions
     return av
 
