@@ -210,9 +210,7 @@ class Instances:
         try:
             import supervision
         except ImportError as error:
-            raise ConfigError(
-                "this needs the package supervision: pip install supervision"
-            ) from error
+            raise ConfigError("this needs the package supervision: pip install supervision") from error
         arrays = self.to_numpy()
         return supervision.Detections(
             xyxy=arrays["boxes"],
