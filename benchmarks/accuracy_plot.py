@@ -2,8 +2,8 @@
 
     python benchmarks/accuracy_plot.py animals7=RUNS[,RUNS...] [nuclei=RUNS...] --out FIGURE.png
 
-Every run is a line, a colour a network, its end a large dot: only there has the learning rate come down. The
-minutes are on a logarithmic scale.
+Every run is a line, a colour a network, its end a large dot: only there has the learning rate come down. Seeds
+of the same minutes share a number, their mean. The minutes are on a logarithmic scale.
 """
 
 from __future__ import annotations
@@ -32,30 +32,26 @@ def curves(folders: list[Path]) -> list[tuple[str, list[dict[str, Any]]]]:
 
 def draw(axes: Any, title: str, runs: list[tuple[str, list[dict[str, Any]]]]) -> None:
     """One panel."""
-    seen = set()
+    ends: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for name, rows in runs:
         label, colour = COLOURS[name]
         minutes, values = [row["minutes"] for row in rows], [row["AP50"] for row in rows]
         axes.plot(minutes, values, color=colour, linewidth=1, marker="o", markersize=3, alpha=0.7)
-        axes.plot(
-            minutes[-1:], values[-1:], "o", color=colour, markersize=8, label=None if name in seen else label
-        )
-        axes.annotate(
-            f"{values[-1]:.2f}",
-            (minutes[-1], values[-1]),
-            xytext=(0, 8),
-            textcoords="offset points",
-            ha="center",
-        )
-        seen.add(name)
-    ends = [row["minutes"] for _, rows in runs for row in rows]
-    axes.set(xscale="log", ylim=(0, 1), xlim=(min(ends) * 0.7, max(ends) * 1.5), title=title)
+        first = all(other != name for other, _ in ends)
+        axes.plot(minutes[-1:], values[-1:], "o", color=colour, markersize=8, label=label if first else None)
+        ends.setdefault((name, round(minutes[-1])), []).append((minutes[-1], values[-1]))
+    for points in ends.values():  # the seeds of one budget have one number, their mean
+        place = (points[0][0], max(value for _, value in points))
+        text = f"{sum(value for _, value in points) / len(points):.2f}"
+        axes.annotate(text, place, xytext=(0, 8), textcoords="offset points", ha="center")
+    minutes = [row["minutes"] for _, rows in runs for row in rows]
+    axes.set(xscale="log", ylim=(0, 1), xlim=(min(minutes) * 0.7, max(minutes) * 1.5), title=title)
     axes.set(xlabel="minutes of training on one core", ylabel="mask AP50 on val")
-    axes.set_xticks([tick for tick in TICKS if min(ends) * 0.7 < tick < max(ends) * 1.5])
+    axes.set_xticks([tick for tick in TICKS if min(minutes) * 0.7 < tick < max(minutes) * 1.5])
     axes.minorticks_off()
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right")
 
 
 def main() -> None:
