@@ -2,8 +2,8 @@
 
     python benchmarks/accuracy_plot.py animals7=RUNS[,RUNS...] [nuclei=RUNS...] --out FIGURE.png
 
-Every run is a line, a colour a network, its end a large dot: only there has the learning rate come down. Seeds
-of the same minutes share a number, their mean. The minutes are on a logarithmic scale.
+Every run is a line, a colour a network, its end a large dot: only there has the learning rate come down.
+Seeds of the same minutes share a number, their mean. The minutes are on a logarithmic scale.
 """
 
 from __future__ import annotations
