@@ -31,7 +31,6 @@ EVERY = {
     "accuracy_plot.py": "shapes=curves --out out/figure.png",
     "extent.py": "my-data --model runs/first",
     "finetune.py": "my-data --out out --classes circle square --init runs/first --epochs 1 --short-side 96",
-    "gpu.py": "--smoke --repeats 1",
     "growth.py": f"--repeats 1 --point '{POINT}'",
     "micrographs.py": "nuclei --model runs/nuclei --tune-on 1",
     "ops.py": "--repeats 1",
@@ -43,11 +42,11 @@ EVERY = {
     "voting.py": "--repeats 1",
 }
 ELSEWHERE = {
+    "gpu.py": "compiles for a minute: run it with --smoke after a change",
     "bulk.py": "starts a cluster; tests/bulk runs what it measures",
     "yolo.py": "needs a package whose licence keeps it out of ours",
 }
 OWN_PROCESS = {
-    "gpu.py": "ends with a status, and compiles",
     "peers.py": "measures the peak of memory, in which the tests' own would stand",
 }
 NEEDS = {"selective_search.py": "cv2"}
