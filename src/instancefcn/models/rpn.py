@@ -197,8 +197,7 @@ def rank(scores: Tensor, candidates: Tensor, size: tuple[int, int], spec: RPNSpe
 
 def large_enough(boxes: Tensor, min_size: float) -> Tensor:
     """Boolean [...]: boxes [..., 4] whose sides are at least `min_size` long, and longer than nothing."""
-    wide, high = boxes[..., 2] > boxes[..., 0], boxes[..., 3] > boxes[..., 1]
-    return box_ops.sides_at_least(boxes, min_size) & wide & high
+    return box_ops.sides_at_least(boxes, min_size) & box_ops.have_area(boxes)
 
 
 def thin(ranked: Tensor, spec: RPNSpec) -> Tensor:
