@@ -183,3 +183,11 @@ def test_show_draws_on_the_picture(found: Instances, tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(from_source), np.asarray(drawn))
     with pytest.raises(ConfigError, match=r"say instances\.show\(picture\)"):
         replace(found, source=None).show()
+
+
+def test_one_after_another(found: Instances) -> None:
+    assert [one.names for one in found] == [[name] for name in found.names]
+    assert found[-1].scores.tolist() == found.scores[-1:].tolist()
+    assert torch.equal(found[np.int64(0)].masks.dense(), found.masks.dense()[:1])
+    with pytest.raises(IndexError):
+        found[len(found)]

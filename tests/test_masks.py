@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -218,3 +220,10 @@ def test_memory_follows_the_objects_not_the_picture() -> None:
     assert masks.pixels.numel() == 4000
     assert masks.areas().sum() == 4000
     assert masks.flip_horizontal().tight_boxes()[999].tolist() == [18999, 999, 19001, 1001]
+
+
+def test_pickles_hold_the_pixels_once(masks: CroppedMasks) -> None:
+    before = len(pickle.dumps(masks))
+    masks.areas()
+    assert len(pickle.dumps(masks)) == before
+    assert torch.equal(pickle.loads(pickle.dumps(masks)).dense(), masks.dense())

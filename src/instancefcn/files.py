@@ -122,8 +122,9 @@ def writable(option: str = "--out") -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        mend = "shorten its name" if error.errno == errno.ENAMETOOLONG else "make room"
         raise ConfigError(
-            f"{error.filename or 'a result'}: cannot be written ({error.strerror or error}): make room, or"
+            f"{error.filename or 'a result'}: cannot be written ({error.strerror or error}): {mend}, or"
             f" choose another folder with {option}"
         ) from error
 

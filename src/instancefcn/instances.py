@@ -76,8 +76,16 @@ class Instances:
     def __len__(self) -> int:
         return self.boxes.shape[0]
 
-    def __getitem__(self, index: Tensor | slice) -> Instances:
-        """The instances at `index` (booleans, rising integers or a slice)."""
+    def __getitem__(self, index: Tensor | slice | int) -> Instances:
+        """The instances at `index` (booleans, rising integers, a slice, or one integer: the result then holds
+        that one alone, and iterating gives one after another).
+
+        Raises:
+            IndexError: there is no such instance.
+        """
+        if isinstance(index, int | np.integer):
+            place = range(len(self))[index]
+            index = slice(place, place + 1)
         return replace(
             self,
             boxes=self.boxes[index],

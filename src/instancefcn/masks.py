@@ -81,6 +81,10 @@ class CroppedMasks:
     def __len__(self) -> int:
         return self.rects.shape[0]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the views of `_crops`: each would be pickled with the pixels of all."""
+        return {name: value for name, value in self.__dict__.items() if name != "_crops"}
+
     @property
     def offsets(self) -> Tensor:
         """int64 [G + 1]: where each rectangle starts in `pixels`."""

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet as pq
+from pyarrow.fs import LocalFileSystem
 
 from fakes import save_coloured
 from instancefcn.bulk.listing import cut, list_pictures
+from instancefcn.bulk.reading import NotThePicture, fetch
 from instancefcn.errors import ConfigError, ImageError
 
 
@@ -85,3 +88,14 @@ def test_parquet_files_without_pictures_are_named_all_at_once(tmp_path: Path) ->
         ImageError, match=r"(?s)a\.parquet: has no column 'image'.*b\.parquet: cannot be read"
     ):
         list_pictures([str(tmp_path)]).counts()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
+def test_a_name_that_is_not_utf8_is_a_picture_with_an_error(photos: Path) -> None:
+    (photos / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    listing = list_pictures([str(photos)])
+    files = [row["file"] for table in cut(listing, listing.counts(), 4) for row in table.to_pylist()]
+    (file,) = (file for file in files if "caf" in file)
+    assert file.endswith(r"caf\udce9.png")
+    with pytest.raises(NotThePicture, match="cannot be fetched"):
+        fetch(file, LocalFileSystem())

@@ -291,3 +291,14 @@ def test_explanations_of_a_real_network(photos: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert listing(tmp_path / "out") == ["explained"]
     assert listing(tmp_path / "out" / "explained") == ["b.png"]
+
+
+def test_names_as_long_as_they_can_be(run: Run, tmp_path: Path) -> None:
+    long = "写真" * 40
+    save_coloured(tmp_path / f"{long}.png")
+    save_coloured(tmp_path / "b.png")
+    kinds = "overlay,coco,cutouts,labelmap,labelme,yolo"
+    result = run("predict", f"{long}.png", "b.png", "--out", "out", "--save", kinds)
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "out").glob("写真*.overlay.png"))) == 1
+    assert (tmp_path / "out" / "b.overlay.png").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -109,8 +110,13 @@ def test_pictures_and_videos_together(run: Run, photos: Path, tmp_path: Path) ->
 def test_what_is_no_video_is_reported_and_the_rest_goes_on(run: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_text("no video")
     save_video(tmp_path / "good.mp4", frames=2)
-    result = run("predict", "bad.mp4", "good.mp4", "--out", "out")
+    result = run("predict", "bad.mp4", "good.mp4", "--out", "out", "--json")
     assert result.exit_code == 1
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(line["file"], "error" in line) for line in lines] == [
+        ("bad.mp4", True),
+        *[("good.mp4", False)] * 2,
+    ]
     assert "error: bad.mp4: is no video that can be read" in result.stderr
     assert "2 frames" in result.stderr
     assert not list((tmp_path / "out").glob("bad*"))
@@ -206,3 +212,17 @@ def test_videos_are_told_by_their_suffix(tmp_path: Path) -> None:
     found = find_sources([tmp_path / "a.mp4", f"{tmp_path}/*.*"])
     assert [path.name for path in found.videos] == ["a.mp4", "b.MOV"]
     assert [str(path) for path in found.pictures] == [str(tmp_path / "c.png")]
+
+
+def test_frames_and_pictures_do_not_share_names(run: Run, photos: Path, tmp_path: Path) -> None:
+    save_video(photos / "clip.mp4", frames=2)
+    shutil.copy(photos / "a.png", photos / "clip-000001.png")
+    result = run(
+        "predict", photos / "clip.mp4", photos / "clip-000001.png", "--out", "out", "--save", "labelmap"
+    )
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in (tmp_path / "out" / "labelmaps").iterdir()) == [
+        "clip-000001.png",
+        "clip-video1-000000.png",
+        "clip-video1-000001.png",
+    ]

@@ -162,3 +162,24 @@ def test_no_more_than_the_best_are_made(tmp_path: Path) -> None:
         assert best.instances is not None
         assert both.instances is not None
         assert (len(best.instances), len(both.instances)) == (1, 2)
+
+
+def test_nonsense_is_refused_before_a_picture_is_lost(predictor: Predictor, tmp_path: Path) -> None:
+    path = save_coloured(tmp_path / "a.png")
+    for settings, message in (
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"top": 0}, "top must be at least 1, got 0"),
+        ({"top": -1, "tile": 64}, "top must be at least 1, got -1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            list(predictor.files([path], **settings))
+    with pytest.raises(ConfigError, match=r"say files\(\['a.png'\]\)"):
+        list(predictor.files("a.png"))
+
+
+def test_empty_pictures_and_foreign_byte_orders(predictor: Predictor) -> None:
+    with pytest.raises(ImageError, match="0 x 5 pixels is empty"):
+        predictor(Image.new("RGB", (0, 5)))
+    picture = np.asarray(coloured()).astype(np.uint16) * 257
+    check(predictor(picture.astype(">u2"), score=0.5))
+    check(predictor((picture / 65535).astype(">f4"), score=0.5))

@@ -125,3 +125,26 @@ def test_where_only_pictures_are_read_nothing_else_is_taken(photos: Path) -> Non
     (photos / "clip.mp4").write_bytes(b"")
     with pytest.raises(ImageError, match="only picture files"):
         find_pictures([photos / "b.jpg", photos / "clip.mp4"])
+
+
+@pytest.mark.parametrize("name", ["~nobody.jpg", "~$draft.png"])
+def test_a_name_that_begins_like_a_home_folder_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ImageError, match="there is no such file"):
+        find_sources([name])
+    Path(name).touch()
+    assert find_sources([name]).pictures == (Path(name),)
+
+
+def test_what_no_file_or_address_can_be_called_is_named(photos: Path) -> None:
+    long = "a" * 300
+    sources = [str(photos), f"{long}.jpg", f"{long}*", "http://[bad/x.jpg", "http://localhost:none/x.jpg"]
+    with pytest.raises(ImageError) as caught:
+        find_sources(sources)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert "cannot be looked for (File name too long)" in lines[0]
+    assert lines[2].startswith("http://[bad/x.jpg: is no address (")
+    assert lines[3].startswith("http://localhost:none/x.jpg: is no address (")

@@ -93,3 +93,12 @@ def test_coco_results_and_summary_open_in_a_coco_reader(tmp_path: Path, found: I
     assert json.loads(results.read_text())[1]["category_id"] == 8
     detections = whole.loadRes(str(results))
     assert [a["score"] for a in detections.loadAnns(detections.getAnnIds())] == [0.9, 0.6]
+
+
+def test_output_names_leave_room_for_what_writers_add() -> None:
+    stems = [stem * 80 + end for stem in ("写", "a", "ab") for end in ("x", "y")]
+    names = output_names([Path("/", f"{stem}.jpg") for stem in stems])
+    assert len(set(names)) == 6
+    assert names[2] == "a" * 80 + "x"
+    assert all(len(name.encode()) <= 150 for name in names)
+    assert names[0].startswith("写写")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import struct
@@ -239,3 +240,54 @@ def _until(condition: Callable[[], Any], seconds: float = 20) -> Any:
             return value
         time.sleep(0.02)
     raise AssertionError("it did not come true")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/api/predict", 405),
+        ("PUT", "/api/propose", 405),
+        ("POST", "/api/predict/", 404),
+        ("POST", "/api/nothing", 404),
+        ("DELETE", "/api/results/x/json", 404),
+    ],
+)
+def test_other_methods_and_paths_are_answered_in_json(
+    served: Served, kept: Kept, method: str, path: str, status: int
+) -> None:
+    application = api.build_api(served.worker(), served.worker(), kept)
+
+    @application.api_route("/{rest:path}", methods=["GET", "POST", "PUT", "DELETE"])
+    async def page(rest: str) -> str:
+        return "the page"
+
+    with TestClient(application) as client:
+        answer = client.request(method, path)
+        assert client.get("/elsewhere").json() == "the page"
+    assert answer.status_code == status
+    assert "/api/" in answer.json()["error"] or "POST" in answer.json()["error"]
+    assert answer.headers.get("allow") == ("POST" if status == 405 else None)
+
+
+def test_an_upload_that_breaks_off_frees_its_place(served: Served, kept: Kept) -> None:
+    application = api.build_api(served.worker(), served.worker(), kept)
+    parts = [{"type": "http.request", "body": PNG[:9], "more_body": True}, {"type": "http.disconnect"}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return parts.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/predict",
+        "query_string": b"",
+        "headers": [(b"content-length", b"99")],
+    }
+    asyncio.run(application(scope, receive, send))
+    assert [message["status"] for message in sent if "status" in message] == [400]
+    with TestClient(application) as client:
+        assert client.post("/api/predict", content=PNG).status_code == 200

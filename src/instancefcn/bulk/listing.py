@@ -193,7 +193,9 @@ def _local(source: str) -> Iterator[tuple[str, int, int]]:
             raise
     for found in sorted({*pictures, *tables}):
         status = found.stat()
-        yield str(found), status.st_size, status.st_mtime_ns
+        # Arrow's strings are UTF-8: another name becomes one that is not there, a picture with an error.
+        name = str(found).encode("utf-8", "backslashreplace").decode("utf-8")
+        yield name, status.st_size, status.st_mtime_ns
 
 
 def _remote(source: str) -> list[tuple[str, int, int]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pyarrow as pa
 from pyarrow import fs
 
+from instancefcn.data.paths import at_home
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write
 
@@ -16,7 +15,7 @@ WHOLE_OBJECTS = ("s3", "gcs", "abfs")
 
 def absolute(place: str) -> str:
     """A path from the root of the disk, for processes that run elsewhere; an address as it is."""
-    return place if "://" in place else str(Path(place).expanduser().absolute())
+    return place if "://" in place else str(at_home(place).absolute())
 
 
 def open_place(uri: str) -> tuple[fs.FileSystem, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
@@ -62,6 +63,23 @@ def check(found: Sources, wanted: Wanted) -> None:
     load_av()
 
 
+def apart_from_frames(names: list[str], pictures: int) -> list[str]:
+    """The names of results: of so many pictures as they are; of the videos behind them changed where a
+    picture has the name of one of their frames (`clip-000012`).
+    """
+    taken = [name.casefold() for name in names[:pictures]]
+
+    def clashes(name: str) -> bool:
+        frame = re.compile(re.escape(name.casefold()) + r"-\d{6,}")
+        return any(map(frame.fullmatch, taken))
+
+    result = names[:pictures]
+    for name in names[pictures:]:
+        others = (f"{name}-video{number}" for number in count(1))
+        result.append(next(other for other in others if not clashes(other)) if clashes(name) else name)
+    return result
+
+
 def segment(predictor: Predictor, found: Sources, wanted: Wanted) -> None:
     """Segment all sources, write the results and sum up.
 
@@ -76,7 +94,7 @@ def segment(predictor: Predictor, found: Sources, wanted: Wanted) -> None:
     tally = Tally()
     moving: list[Path | int] = [*found.videos, *([] if found.webcam is None else [found.webcam])]
     paths = [*map(path_of, found.pictures), *(Path("webcam") if isinstance(s, int) else s for s in moving)]
-    names = output_names(paths)
+    names = apart_from_frames(output_names(paths), len(found.pictures))
     known = predictor.class_names, predictor.category_ids
     table = [Table(wanted.out, *known)] if "csv" in wanted.kinds else []
     with ExitStack() as stack:
@@ -112,6 +130,7 @@ def _video(
     tally: Tally,
 ) -> None:
     from instancefcn.inference.overlap import overlapped
+    from instancefcn.inference.predictor import FileResult
     from instancefcn.inference.video import FrameResults, Movie, Video
     from instancefcn.inference.writers import WRITERS, finish, write_item
 
@@ -119,6 +138,9 @@ def _video(
         video = Video(source)
     except ImageError as error:
         typer.echo(f"error: {error}", err=True)
+        if wanted.json:
+            name = source if isinstance(source, Path) else Path("webcam")
+            typer.echo(json.dumps(as_json(FileResult(name, None, None, error))))
         tally.failed += 1
         return
     known = predictor.class_names, predictor.category_ids

@@ -149,6 +149,8 @@ def to_uint8_rgb(image: Image.Image | NDArray[Any] | Tensor) -> Tensor:
 
 
 def _array_of(image: Image.Image) -> NDArray[np.uint8]:
+    if 0 in image.size:
+        raise ImageError(f"a picture of {image.width} x {image.height} pixels is empty")
     check_size(image.height, image.width)
     turn = turn_of(image)
     if turn is not None:
@@ -181,6 +183,9 @@ def check_floats(values: NDArray[np.float32]) -> None:
 
 
 def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
+    array = array.astype(
+        array.dtype.newbyteorder("="), copy=False
+    )  # kinds do not depend on the order of bytes
     if array.dtype == np.uint8:
         return array
     if array.dtype == bool:

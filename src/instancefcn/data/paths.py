@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import unicodedata
 from collections import defaultdict
@@ -12,6 +13,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
+
+
+LONGEST_NAME = 150
+"""Bytes of a result's name: writers add a number, a class and a suffix, and file systems end at 255."""
 
 
 class PictureFinder:
@@ -90,6 +95,19 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def at_home(source: str | Path) -> Path:
+    """The path with the home folder in the place of `~`; as it is where a file of that very name is there, or
+    no such user.
+    """
+    path = Path(source)
+    if is_there(path):
+        return path
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def pictures_below(folder: Path) -> Iterator[Path]:
     """The pictures in a folder and its subfolders, known by their suffix, sorted; hidden ones left out."""
     for path in sorted(folder.rglob("*")):
@@ -102,7 +120,7 @@ def output_names(paths: Sequence[Path]) -> list[str]:
 
     `a/cat.jpg` and `b/cat.jpg` become `a_cat` and `b_cat`; `cat.jpg` and `cat.png` become `cat_jpg` and
     `cat_png`. Names that differ only in case count as equal, for file systems that cannot tell them apart.
-    Which names come out does not depend on the order.
+    Which names come out does not depend on the order. Names too long for what writers add to them are cut.
     """
     names = [path.stem for path in paths]
     deepest = max((len(path.absolute().parts) for path in paths), default=0)
@@ -112,6 +130,7 @@ def output_names(paths: Sequence[Path]) -> list[str]:
         for group in _clashes(names):
             for index in group:
                 names[index] = _name(paths[index], folders, suffix)
+    names = [shortened(name, LONGEST_NAME) for name in names]
     # What still clashes is the same file named twice, or names such as a_b/c and a/b_c: number them.
     taken = {name.casefold() for name in names}
     for group in _clashes(names):
@@ -122,6 +141,15 @@ def output_names(paths: Sequence[Path]) -> list[str]:
             names[index] = f"{stem}-{number}"
             taken.add(names[index].casefold())
     return names
+
+
+def shortened(name: str, most: int) -> str:
+    """A name of at most so many bytes: a longer one is cut, and ends in a digest of all of it."""
+    data = os.fsencode(name)
+    if len(data) <= most:
+        return name
+    digest = hashlib.blake2b(data, digest_size=4).hexdigest()
+    return f"{data[: most - 9].decode('utf-8', 'ignore')}-{digest}"
 
 
 def _name(path: Path, folders: int, suffix: bool) -> str:

@@ -21,9 +21,13 @@ from PIL import Image
 from torch import Tensor
 
 from instancefcn.contours import Ring, joined, trace
+from instancefcn.data.paths import shortened
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write, write_json
 from instancefcn.instances import Instances
+
+LONGEST_CLASS = 60
+"""Bytes of a class in the name of a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +151,7 @@ class CutOuts(Writer):
             colours = picture[y : y + crop.shape[0], x : x + crop.shape[1]]
             cut = Image.fromarray(np.dstack((colours, crop * np.uint8(255))))
             cut = cut.crop(cut.getchannel("A").getbbox())
-            kind = re.sub(r"[^\w-]+", "_", name)
+            kind = shortened(re.sub(r"[^\w-]+", "_", name), LONGEST_CLASS)
             path = self.out / "cutouts" / f"{item.name}-{index + 1}-{kind}.png"
             written.append(write_png(path, cut))
         return written

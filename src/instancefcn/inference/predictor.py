@@ -146,7 +146,12 @@ class Predictor:
                 asked for.
             tile: segment large pictures by overlapping tiles of so many pixels (see `inference.tiling`).
             top: the most instances of one picture; the network's own limit when None.
+
+        Raises:
+            ConfigError: with the first result: a setting is out of range, or `paths` is a single path.
         """
+        if isinstance(paths, (str, Path)):
+            raise ConfigError(f"files() takes a list of paths: say files([{str(paths)!r}])")
         with closing(overlapped(_try_read, paths, ahead)) as read:
             yield from self.decoded(read, score=score, batch_size=batch_size, tile=tile, top=top)
 
@@ -167,6 +172,10 @@ class Predictor:
         """
         import time
 
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        if top is not None and top < 1:
+            raise ConfigError(f"top must be at least 1, got {top}")
         read = iter(read)
         while chunk := list(islice(read, batch_size)):
             pictures = [one.picture for one in chunk if one.picture is not None]

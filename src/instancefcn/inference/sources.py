@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from instancefcn.data.paths import PICTURE_SUFFIXES
+from instancefcn.data.paths import PICTURE_SUFFIXES, at_home, is_there
 from instancefcn.errors import ImageError
 
 VIDEO_SUFFIXES = frozenset(
@@ -57,7 +58,7 @@ def find_sources(sources: Iterable[str | Path]) -> Sources:
             if problem := _url_problem(source):
                 problems.append(problem)
             found.setdefault(source, source)
-        elif (camera := re.fullmatch(r"webcam(?::(\d+))?", str(source))) and not Path(source).exists():
+        elif (camera := re.fullmatch(r"webcam(?::(\d+))?", str(source))) and not is_there(Path(source)):
             webcams.append(int(camera[1] or 0))
         else:
             paths, problem = _expand(source)
@@ -107,6 +108,11 @@ def is_video(path: Path) -> bool:
 
 def _url_problem(url: str) -> str | None:
     scheme = url.split("://", 1)[0].lower()
+    try:
+        parts = urlsplit(url)
+        _ = parts.hostname, parts.port
+    except ValueError as error:
+        return f"{url}: is no address ({error})"
     if scheme not in ("http", "https"):
         return f"{url}: only http and https addresses are read, not {scheme}"
     if is_video(Path(url.split("?", 1)[0].split("#", 1)[0])):
@@ -116,7 +122,14 @@ def _url_problem(url: str) -> str | None:
 
 def _expand(source: str | Path) -> tuple[list[Path], str]:
     """The pictures of one source, and what to say when there are none."""
-    path = Path(source).expanduser()
+    path = at_home(source)
+    try:
+        return _found(path, source)
+    except OSError as error:  # longer than any name of a file, a loop of links, no right to look
+        return [], f"{source}: cannot be looked for ({error.strerror})"
+
+
+def _found(path: Path, source: str | Path) -> tuple[list[Path], str]:
     if path.is_dir():
         paths = sorted(inside for inside in path.iterdir() if _is_picture_name(inside))
         if paths:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.requests import ClientDisconnect
 
 from instancefcn.errors import ImageError, InstanceFCNError
 from instancefcn.inference.predictor import DEFAULT_SCORE
@@ -48,6 +49,7 @@ def build_api(finder: Worker, proposer: Worker, kept: Kept) -> FastAPI:
         return await _segment(proposer, request, score, top)
 
     _add_downloads(app, kept)
+    _add_refusals(app)
     return app
 
 
@@ -77,6 +79,8 @@ async def _body(request: Request) -> bytes:
                     raise too_large
     except TimeoutError as error:
         raise HTTPException(408, f"the picture did not arrive within {BODY_SECONDS} seconds") from error
+    except ClientDisconnect as error:  # nobody is left to read this, but the log is spared a traceback
+        raise HTTPException(400, "the picture did not arrive: the connection was closed") from error
     return bytes(body)
 
 
@@ -109,13 +113,25 @@ def _add_downloads(app: FastAPI, kept: Kept) -> None:
         )
 
 
+def _add_refusals(app: FastAPI) -> None:
+    """Whatever else is asked for below /api: the page, which lies behind, would answer it in its own way."""
+
+    @app.api_route("/api/{verb}", methods=["GET", "PUT", "PATCH", "DELETE"])
+    async def other_method(verb: Literal["predict", "propose"]) -> Response:
+        raise HTTPException(405, "POST the file of a picture as the body", {"Allow": "POST"})
+
+    @app.api_route("/api/{rest:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+    async def nowhere(rest: str) -> Response:
+        raise HTTPException(404, "there are /api/predict and /api/propose")
+
+
 def _attachment(name: str) -> dict[str, str]:
     return {"Content-Disposition": f'attachment; filename="{name}"'}
 
 
 async def _as_json(request: Request, error: Exception) -> Response:
     if isinstance(error, AnyHTTPException):
-        return JSONResponse({"error": error.detail}, error.status_code)
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
     if isinstance(error, RequestValidationError):
         problems = [f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
         return JSONResponse({"error": "; ".join(problems)}, 422)
