@@ -60,6 +60,11 @@ def test_everything_wrong_is_said_at_once() -> None:
         {"learning_rate": float("nan")},
         {"ema_decay": 1.0},
         {"out": ""},
+        {"seed": 2**32},
+        {"epochs": True},
+        {"k": True},
+        {"train_short": (True, 400)},
+        {"augment": {"flip": False}},
     ],
 )
 def test_values_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:

@@ -30,3 +30,12 @@ def test_a_jobs_own_script_trains_alone(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("SLURM_PROCID", "0")
     trainer = make_trainer(resolve({**PLACES, "accelerator": "cpu"}), tmp_path)
     assert trainer.world_size == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_half_precision_of_gpus_is_not_taken_for_another(tmp_path: Path) -> None:
+    with (
+        pytest.warns(UserWarning, match="fp16 is not supported on CPU"),
+        pytest.raises(ConfigError, match="16-mixed needs a GPU: give bf16-mixed or 32"),
+    ):
+        make_trainer(resolve({**PLACES, "accelerator": "cpu", "precision": "16-mixed"}), tmp_path)

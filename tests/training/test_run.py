@@ -116,6 +116,28 @@ def test_a_finished_run_goes_on_with_more_epochs(tiny_train: Train, tmp_path: Pa
     assert [row["epoch"] for row in read_log(run / "log.csv") if "val/mask_AP" in row] == [1, 3]
 
 
+def test_a_run_does_not_end_behind_where_it_stands(
+    tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rate would never be lowered. What was refused leaves no trace."""
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            tiny_train(run, epochs=9)
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"has done 1\.333 of its 9 epochs and cannot end after 1: give more"
+    ):
+        tiny_train(run, epochs=1, resume=True)
+    assert (run / "config.json").read_bytes() == before
+    assert not (run / "metrics.json").exists()
+    tiny_train(run, epochs=2, resume=True)
+    with pytest.raises(ConfigError, match="has done 2 of its 2 epochs"):
+        tiny_train(run, epochs=1, resume=True)
+    assert json.loads((run / "config.json").read_text())["epochs"] == 2
+
+
 def test_saves_between_epochs_by_the_clock(
     tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,17 +188,17 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(
 
 
 def test_early_stop(tiny_train: Train, tmp_path: Path) -> None:
-    """The tiny network finds nothing: its AP is always 0, so epoch 1 is the best, 2 and 3 are in vain."""
+    """The tiny network finds nothing: its AP is always 0, epochs 2 and 3 are in vain, 3 has learnt most."""
     tiny_train(tmp_path / "run", epochs=8, patience=2, evaluate_every=1)
     assert state(tmp_path / "run")["global_step"] == 9
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["best_epoch"] == 1
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["best_epoch"] == 3
 
 
-def test_early_stop_between_two_steps_is_saved(tiny_train: Train, tmp_path: Path) -> None:
-    """Three batches an epoch, four a step."""
+def test_early_stop_waits_for_the_step(tiny_train: Train, tmp_path: Path) -> None:
+    """Three batches an epoch, four a step: after epoch 2 the gradients of two batches are in the air."""
     tiny_train(tmp_path / "run", epochs=8, patience=1, evaluate_every=1, accumulate=4)
     saved = state(tmp_path / "run")
-    assert saved["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{"seen": 6}]
+    assert saved["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{"seen": 8}]
 
 
 def test_without_a_val_split_the_last_weights_count(

@@ -14,7 +14,7 @@ from instancefcn.errors import ConfigError
 from instancefcn.models import zoo
 from instancefcn.models.checkpoint import save_checkpoint
 from instancefcn.training.run import train
-from instancefcn.training.setup import start_from
+from instancefcn.training.setup import make_config, start_from
 from tiny import tiny_proposals, tiny_spec
 from tiny_command import SETTINGS
 
@@ -48,6 +48,31 @@ def test_a_checkpoint_of_another_backbone_is_no_start(model: str, start: str, fi
         assert torch.equal(next(iter(network.parameters())), before)
 
 
+def scores_of(network: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    k, classes = network.head.k, len(network.classes.names) + 1
+    weight, bias = network.maps.scores.weight, network.maps.scores.bias
+    return weight.unflatten(0, (k, k, 2, classes)), bias.unflatten(0, (k, k, 2, classes))
+
+
+def test_score_maps_go_with_their_classes() -> None:
+    """The tiny network's classes are two of the checkpoint's three, in another order."""
+    given = zoo.build(tiny_spec(), class_names=("cat", "dog", "bird"))
+    torch.nn.init.normal_(given.maps.scores.bias)
+    network = zoo.build(tiny_spec(), class_names=("bird", "cat"))
+    loaded: Any = SimpleNamespace(network=given, class_names=given.classes.names)
+    assert start_from(network, loaded) == []
+    for own, theirs in zip(scores_of(network), scores_of(given), strict=True):
+        assert torch.equal(own, theirs[:, :, :, [0, 3, 1]])
+
+
+@pytest.mark.parametrize("changes", [{"joint": False}, {"k": 5}])
+def test_maps_of_another_meaning_are_new(changes: dict[str, Any]) -> None:
+    given = zoo.build(tiny_spec(), 2)
+    network = zoo.build(tiny_spec(), 2, **changes)
+    loaded: Any = SimpleNamespace(network=given, class_names=given.classes.names)
+    assert {"maps.scores.weight", "maps.scores.bias"} <= set(start_from(network, loaded))
+
+
 def test_a_resumed_run_needs_no_weights_to_start_from(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,3 +87,15 @@ def test_a_resumed_run_needs_no_weights_to_start_from(
     start.unlink()
     train(tiny_data, out=tmp_path / "run", resume=True, epochs=2)
     assert "so new" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("side", ["short_side", "long_side"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, True, "wide"])
+def test_sides_that_cannot_be_are_refused(tmp_path: Path, side: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"setting '{side}'"):
+        make_config(tmp_path / "run", False, {"data": "d", "out": "o", side: value})
+
+
+def test_a_model_that_is_no_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no model \[\]"):
+        make_config(tmp_path / "run", False, {"data": "d", "out": "o", "model": []})

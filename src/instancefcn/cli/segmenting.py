@@ -139,8 +139,8 @@ def _video(
     except ImageError as error:
         typer.echo(f"error: {error}", err=True)
         if wanted.json:
-            name = source if isinstance(source, Path) else Path("webcam")
-            typer.echo(json.dumps(as_json(FileResult(name, None, None, error))))
+            path = source if isinstance(source, Path) else Path("webcam")
+            typer.echo(json.dumps(as_json(FileResult(path, None, None, error))))
         tally.failed += 1
         return
     known = predictor.class_names, predictor.category_ids

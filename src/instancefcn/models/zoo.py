@@ -206,7 +206,7 @@ def spec_of(name: str) -> AnySpec:
             f"{name} only runs converted weights (instancefcn convert-weights IN OUT); to train, take"
             f" {FCIS_RESNET101.name}"
         )
-    if name not in SPECS:
+    if not isinstance(name, str) or name not in SPECS:
         raise ConfigError(f"there is no model {name!r}; the models are: {', '.join(sorted(SPECS))}")
     return SPECS[name]
 

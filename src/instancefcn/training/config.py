@@ -6,9 +6,17 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from instancefcn.data.reading import read_json
 from instancefcn.errors import ConfigError
@@ -30,6 +38,15 @@ class Section(BaseModel):
     """A group of settings: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        values = value if isinstance(value, list | tuple) else (value,)
+        if any(isinstance(one, bool) for one in values) and bool not in (kind, *get_args(kind)):
+            raise ValueError("true and false are no value of it")
+        return value
 
 
 class AugmentConfig(Section):
@@ -61,7 +78,9 @@ class TrainConfig(Section):
     model: str = "fcis_lite"
     data: str
     out: str
-    seed: int = Field(default=0, ge=0, description="of weights, order, changes of pictures and sampling")
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="of weights, order, changes of pictures and sampling"
+    )
 
     epochs: int = Field(default=12, ge=1, description="how often every picture is seen")
     batch_size: int = Field(default=4, ge=1, le=4096, description="pictures a step and device")

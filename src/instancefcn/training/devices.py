@@ -24,7 +24,8 @@ def make_trainer(config: TrainConfig, folder: Path) -> L.Trainer:
     """Lightning's trainer; nothing is started yet.
 
     Raises:
-        ConfigError: the machine does not have these devices, or nothing started processes on the others.
+        ConfigError: the machine does not have these devices or not this precision, or nothing started
+            processes on the others.
     """
     place = environment()
     if place is None and config.nodes > 1:
@@ -34,7 +35,7 @@ def make_trainer(config: TrainConfig, folder: Path) -> L.Trainer:
         )
     many = config.devices * config.nodes > 1
     try:
-        return L.Trainer(
+        trainer = L.Trainer(
             accelerator=config.accelerator,
             devices=config.devices,
             num_nodes=config.nodes,
@@ -55,6 +56,10 @@ def make_trainer(config: TrainConfig, folder: Path) -> L.Trainer:
         raise ConfigError(
             f"accelerator {config.accelerator} with {config.devices} devices is not possible here: {error}"
         ) from error
+    # Lightning takes bfloat16 in its place and says so in a warning.
+    if config.precision == "16-mixed" and trainer.precision_plugin.precision != "16-mixed":
+        raise ConfigError("precision 16-mixed needs a GPU: give bf16-mixed or 32")
+    return trainer
 
 
 def _strategy() -> DDPStrategy:

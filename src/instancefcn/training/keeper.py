@@ -20,6 +20,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from instancefcn.errors import CheckpointError, DataError, ImageError, TrainingError
 from instancefcn.files import NO_PLACE, atomic_write
+from instancefcn.training.module import has_stepped
 from instancefcn.training.stream import RunLoader
 
 LAST = "last.ckpt"
@@ -80,21 +81,14 @@ class Keeper(L.Callback):
     ) -> None:
         """After the evaluation of the same batch (callbacks run in order): save if it is time."""
         self.loader.seen = batch_idx + 1
-        finished = self.loader.seen == len(self.loader.batches)
-        stepped = finished or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         late = time.monotonic() - self._saved_at >= self.every_seconds
         asked, late = self._agree(trainer, self.stopped_by is not None, late)
         epoch_ended = self.loader.seen % self.loader.batches.epoch_length == 0
         self._due = self._due or late or epoch_ended or asked
-        if self._due and stepped:
+        if self._due and has_stepped(trainer, batch_idx, len(self.loader.batches)):
             self.save(trainer)
             if asked:
                 trainer.should_stop = True
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A run that stops early between two steps is saved as well."""
-        if self._due:
-            self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
         """Write last.safetensors and last.ckpt; every process must call this.

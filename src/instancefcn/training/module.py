@@ -158,6 +158,11 @@ class TrainModule(L.LightningModule):
         )
 
 
+def has_stepped(trainer: L.Trainer, batch_idx: int, batches: int) -> bool:
+    """Whether a batch, of so many in the run, was the last of an optimizer step."""
+    return batch_idx + 1 == batches or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
 def picture_generator(seed: int, batch: int, place: int) -> torch.Generator:
     """A generator for the picture at a place of a batch, counted over all processes. Its seed is well mixed:
     neighbouring batches have nothing in common.

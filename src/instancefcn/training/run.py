@@ -27,7 +27,7 @@ from instancefcn.models.head import Classes
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.processes import agreed, from_first, is_first, with_started
 from instancefcn.texts import plain
-from instancefcn.training.config import TrainConfig
+from instancefcn.training.config import TrainConfig, load_config
 from instancefcn.training.devices import make_trainer, processes_of
 from instancefcn.training.evaluator import DETECTIONS, PROPOSALS, Evaluator
 from instancefcn.training.keeper import (
@@ -137,8 +137,6 @@ class _Run:
     ) -> None:
         self.config, self.folder, self.trainer = config, folder, trainer
         self.train_split, self.val_split = train_split, val_split
-        if trainer.is_global_zero:
-            self._prepare()
         self.checkpoint = read_run(folder / LAST) if resume else None
         L.seed_everything(config.seed, verbose=False)
         self.resize = Resize(config.short_side, config.long_side)
@@ -167,6 +165,19 @@ class _Run:
         if self.checkpoint:
             check_fit(self.checkpoint, self.module.state_dict(), folder / LAST)
         self.first = batches_seen(self.checkpoint) if self.checkpoint else 0
+        if self.checkpoint:
+            self._check_length(load_config(folder / "config.json").epochs)
+
+    def _check_length(self, epochs: int) -> None:
+        """Raises ConfigError when a run that was to have so many `epochs` is to end behind where it stands:
+        its rate would never be lowered.
+        """
+        batches, wanted = self.loader.batches, self.config.epochs
+        if wanted < epochs and self.first >= len(batches):
+            raise ConfigError(
+                f"{self.folder} has done {self.first / batches.epoch_length:.4g} of its {epochs} epochs and "
+                f"cannot end after {wanted}: give more epochs, or another folder"
+            )
 
     def _prepare(self) -> None:
         """A folder that says what the run is."""
@@ -185,6 +196,8 @@ class _Run:
     def _run(self) -> Path:
         checkpoint = self.checkpoint
         main = self.trainer.is_global_zero
+        if main and checkpoint is None:
+            self._prepare()
         log = RunLog(self.folder, checkpoint["global_step"] if checkpoint else 0) if main else None
         progress = Progress(self.loader, log, self.config.log_every)
         figures = PROPOSALS if isinstance(self.network, InstanceFCN) else DETECTIONS
@@ -198,6 +211,8 @@ class _Run:
             evaluator.load_state_dict(checkpoint["callbacks"][evaluator.state_key])
             if self.first >= len(self.loader.batches) or evaluator.in_vain(self.config.patience):
                 return self._sum_up_killed(evaluator, log, checkpoint["global_step"])
+            if main:  # not before: what is refused leaves no trace
+                self._prepare()
         progress.say(self._headline())
         if self.new:
             progress.say(f"not in {self.config.init}, so new: {', '.join(self.new)}")

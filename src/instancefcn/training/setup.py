@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from instancefcn.console import progress
 from instancefcn.data.dataset import Dataset
@@ -18,6 +19,7 @@ from instancefcn.data.doctor.report import brief
 from instancefcn.data.layout import open_datasets, splits_of
 from instancefcn.data.transforms import Augment
 from instancefcn.errors import ConfigError, DataError
+from instancefcn.limits import MAX_INPUT
 from instancefcn.models import zoo
 from instancefcn.models.checkpoint import Loaded
 from instancefcn.models.fcis import FCIS
@@ -28,6 +30,8 @@ from instancefcn.training.keeper import LAST
 
 RESULTS = ("best.safetensors", "last.safetensors", "metrics.json")
 """What a run leaves beside `LAST`."""
+SCORES = "maps.scores."
+"""Begins the names of the tensors that make FCIS's score maps."""
 
 
 def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> TrainConfig:
@@ -59,8 +63,9 @@ def _training_sides(preferred: Mapping[str, Any], settings: Mapping[str, Any]) -
     ratios = []
     for side in ("short_side", "long_side"):
         wanted = settings.get(side, preferred[side])
-        # Anything but a number is refused later, with a message.
-        ratios.append(wanted / preferred[side] if isinstance(wanted, int | float) else 1.0)
+        # Anything but a number that can be is refused later, with a message.
+        number = isinstance(wanted, int | float) and 0 <= wanted <= MAX_INPUT
+        ratios.append(wanted / preferred[side] if number else 1.0)
     short = preferred.get("train_short", (preferred["short_side"], preferred["short_side"]))
     long = round(preferred.get("train_long", preferred["long_side"]) * ratios[1])
     least, greatest = (round(side * ratios[0]) for side in short)
@@ -103,7 +108,9 @@ def read_splits(config: TrainConfig, check: bool = True) -> tuple[Dataset, Datas
 
 
 def start_from(network: FCIS | InstanceFCN, loaded: Loaded) -> list[str]:
-    """Copy the weights that fit; the score maps of other classes stay as they were built.
+    """Copy the weights that fit. Of the score maps those of the network's classes are copied when the
+    checkpoint knows all of them, in whatever order; else, and where maps mean something else (`joint`), they
+    stay as they were built.
 
     Returns:
         names of the tensors that were not copied.
@@ -115,14 +122,10 @@ def start_from(network: FCIS | InstanceFCN, loaded: Loaded) -> list[str]:
     if isinstance(loaded.network, PublishedFCIS):
         raise ConfigError("init: converted weights run as they are and cannot be trained further")
     own, given = network.state_dict(), loaded.network.state_dict()
-    same_classes = tuple(loaded.class_names) == tuple(network.classes.names)
-    left = [
-        name
-        for name in own
-        if name not in given
-        or own[name].shape != given[name].shape
-        or (not same_classes and name.startswith("maps.scores."))
-    ]
+    if isinstance(network, FCIS) and isinstance(loaded.network, FCIS):
+        scores = _scores_of(network, loaded.network)
+        given = {name: value for name, value in given.items() if not name.startswith(SCORES)} | scores
+    left = [name for name in own if name not in given or own[name].shape != given[name].shape]
     body = [name for name in own if ".body." in name]  # as `parameter_groups` tells the backbone
     if lacking := [name for name in left if name in body]:
         raise ConfigError(
@@ -132,6 +135,23 @@ def start_from(network: FCIS | InstanceFCN, loaded: Loaded) -> list[str]:
         )
     network.load_state_dict({name: own[name] if name in left else given[name] for name in own})
     return left
+
+
+def _scores_of(network: FCIS, other: FCIS) -> dict[str, Tensor]:
+    """The weights with which `other` makes the score maps of the network's classes; empty when it knows not
+    all of them, or when its maps have other parts or another meaning.
+    """
+    known = other.classes.names
+    if (network.head.k, network.head.joint) != (other.head.k, other.head.joint):
+        return {}
+    if not set(network.classes.names) <= set(known):
+        return {}
+    chosen = [0, *(1 + known.index(name) for name in network.classes.names)]
+    parts = (other.head.k, other.head.k, 2, len(known) + 1)
+    return {
+        SCORES + name: value.unflatten(0, parts)[:, :, :, chosen].flatten(0, 3)
+        for name, value in other.maps.scores.state_dict().items()
+    }
 
 
 def make_augment(config: TrainConfig) -> Augment:
