@@ -87,7 +87,8 @@ def test_the_papers_network_is_the_papers(named: tuple[zoo.ModelSpec, FCIS]) -> 
 
 
 def test_the_ablations_are_options() -> None:
-    net = zoo.build(tiny_spec(), 2, k=1, joint=False, sampling="ohem", fused=True)
+    net = zoo.build(tiny_spec(), 2, k=1, joint=False, sampling="ohem", fused=True, mask_weight=3)
+    assert net.head.mask_weight == 3
     assert net.maps.scores.out_channels == 2 * 3
     assert (net.head.k, net.head.joint, net.sampling.method) == (1, False, "ohem")
     assert len(net.maps.reduce.lateral) == 3

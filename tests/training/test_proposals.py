@@ -54,7 +54,12 @@ def test_train_resume_evaluate(tiny_data: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("tiny_model")
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [({"sampling": "ohem"}, "settings of FCIS"), ({"joint": False}, "settings of FCIS"), ({"k": 0}, "k")],
+    [
+        ({"sampling": "ohem"}, "settings of FCIS"),
+        ({"joint": False}, "settings of FCIS"),
+        ({"mask_weight": 3}, "settings of FCIS"),
+        ({"k": 0}, "k"),
+    ],
 )
 def test_settings_of_fcis_are_refused(
     tiny_data: Path, tmp_path: Path, setting: dict[str, object], message: str

@@ -222,6 +222,7 @@ def build(
     joint: bool | None = None,
     sampling: str | None = None,
     fused: bool | None = None,
+    mask_weight: float | None = None,
 ) -> FCIS | InstanceFCN:
     """A new network with random heads.
 
@@ -232,14 +233,14 @@ def build(
         class_names, category_ids: made up ("class 0", 1, 2, ...) when left out.
         pretrained: for the backbone: True for the published ImageNet weights, a safetensors file in timm's
             naming, or False.
-        k, joint, sampling, fused: see `with_changes`.
+        k, joint, sampling, fused, mask_weight: see `with_changes`.
 
     Raises:
         ConfigError: the name or the classes make no sense.
         CheckpointError: the pretrained weights cannot be had.
     """
     spec = spec_of(name) if isinstance(name, str) else name
-    spec = with_changes(spec, k=k, joint=joint, sampling=sampling, fused=fused)
+    spec = with_changes(spec, k=k, joint=joint, sampling=sampling, fused=fused, mask_weight=mask_weight)
     if isinstance(spec, ProposalModelSpec):
         return build_proposals(spec, pretrained)
     if class_names is None:
@@ -279,6 +280,7 @@ def with_changes(
     joint: bool | None = None,
     sampling: str | None = None,
     fused: bool | None = None,
+    mask_weight: float | None = None,
 ) -> AnySpec:
     """`spec` with another setting or two, for ablations; None leaves one as it is.
 
@@ -287,6 +289,7 @@ def with_changes(
         joint: one set of maps for classes and masks, or two (FCIS only).
         sampling: of RoIs, "random" or "ohem" (FCIS only).
         fused: score maps from C3, C4 and C5, or from C5 alone (FCIS only).
+        mask_weight: of the mask loss against the others (FCIS only).
 
     Raises:
         ConfigError: a value is wrong, or the model has no such setting.
@@ -294,12 +297,13 @@ def with_changes(
     if k is not None and k < 1:
         raise ConfigError(f"k, the parts along each side of a window, must be at least 1, not {k}")
     if isinstance(spec, ProposalModelSpec):
-        if (joint, sampling, fused) != (None, None, None):
+        if (joint, sampling, fused, mask_weight) != (None,) * 4:
             raise ConfigError(
-                f"joint, sampling and fused are settings of FCIS, not of {spec.name}: leave them out"
+                f"joint, sampling, fused and mask_weight are settings of FCIS, not of {spec.name}: "
+                "leave them out"
             )
         return spec if k is None else replace(spec, head=replace(spec.head, k=k))
-    wanted: dict[str, Any] = {"k": k, "joint": joint, "fused": fused}
+    wanted: dict[str, Any] = {"k": k, "joint": joint, "fused": fused, "mask_weight": mask_weight}
     try:
         head = replace(spec.head, **{key: value for key, value in wanted.items() if value is not None})
     except ValueError as error:

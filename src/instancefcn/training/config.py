@@ -99,7 +99,9 @@ class TrainConfig(Section):
     )
     clip_norm: float = Field(default=10.0, ge=0, description="greatest norm of the whole gradient; 0 is off")
     ema_decay: float = Field(default=0.999, ge=0, lt=1, description="of the averaged weights; 0 is off")
-    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = Field(
+        default="32", description="of training, `16-mixed` on a GPU only; val is looked at in 32 bits"
+    )
 
     short_side: int = Field(default=600, ge=32, le=MAX_INPUT, description="of a picture at test time")
     long_side: int = Field(default=1000, ge=32, le=MAX_INPUT, description="limit at test time")
@@ -125,6 +127,9 @@ class TrainConfig(Section):
     )
     fused: bool | None = Field(
         default=None, description="score maps from C3, C4 and C5 together, or (false) from C5 alone"
+    )
+    mask_weight: float | None = Field(
+        default=None, gt=0, description="of the mask loss against the others; the model's own when left out"
     )
     pretrained: bool | str = Field(
         default=True, description="backbone from ImageNet's weights; a safetensors file; or false"

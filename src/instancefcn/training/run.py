@@ -155,6 +155,7 @@ class _Run:
             joint=config.joint,
             sampling=config.sampling,
             fused=config.fused,
+            mask_weight=config.mask_weight,
         )
         self.spec = replace(changed, short_side=config.short_side, long_side=config.long_side)
         self.classes = Classes(train_split.class_names, train_split.category_ids)
