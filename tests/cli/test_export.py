@@ -56,6 +56,13 @@ def test_the_file_is_named_after_the_model(run: Run, written: list[dict[str, Any
     assert [(asked["dynamic"], asked["instances"]) for asked in written] == [(False, 100)] * 2
 
 
+def test_the_whole_name_of_a_run_counts(run: Run, written: list[dict[str, Any]], tmp_path: Path) -> None:
+    for folder in ("lr0.01", "lr0.02"):
+        (tmp_path / folder).mkdir()
+        assert run("export", folder).exit_code == 0
+    assert [asked["path"] for asked in written] == ["lr0.01.onnx", "lr0.02.onnx"]
+
+
 def test_a_difference_ends_with_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     import instancefcn.export as module
 

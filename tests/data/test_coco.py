@@ -89,6 +89,26 @@ def test_what_other_tools_leave_out(folder: Path) -> None:
     assert rasterize(second).tight_boxes().tolist() == [[5, 2, 7, 5]]
 
 
+def test_a_missing_area_is_the_number_of_pixels(folder: Path) -> None:
+    content = good()
+    del content["annotations"][0]["area"]
+    content["annotations"][0]["segmentation"] = [[10, 10, 30, 10, 10, 30]]
+    content["annotations"][1] |= {
+        "area": None,
+        "segmentation": {"size": [40, 60], "counts": [202, 3, 37, 3, 2155]},
+    }
+    first, second, _ = read(folder, content).pictures
+    assert first.annotations[0].area == rasterize(first).areas()[0] < 20 * 20 / 1.5
+    assert second.annotations[0].area == 6
+
+
+def test_null_is_as_good_as_missing(folder: Path) -> None:
+    content = good()
+    content["annotations"][0] |= {"bbox": None, "area": None, "iscrowd": None}
+    annotation = read(folder, content).pictures[0].annotations[0]
+    assert (annotation.box, annotation.area, annotation.crowd) == ((10, 10, 30, 30), 400, False)
+
+
 def test_crowd_stays(folder: Path) -> None:
     content = good()
     content["annotations"][0] |= {"iscrowd": 1, "segmentation": {"size": [40, 60], "counts": [80, 40, 2280]}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -126,6 +127,72 @@ def test_every_format_to_every_format(
     for split in SPLITS:
         assert objects(open_dataset(out, split)) == objects(open_dataset(data, split))
     assert [p.name for p in out.parent.iterdir()] == ["data"]
+
+
+def named(folder: Path, splits: dict[str, list[str]]) -> Path:
+    """A COCO folder with small pictures of these names, each with one triangle."""
+    (folder / "images").mkdir(parents=True)
+    for split, names in splits.items():
+        images = [{"id": i, "file_name": n, "width": 64, "height": 48} for i, n in enumerate(names, start=1)]
+        for name in names:
+            (folder / "images" / name).parent.mkdir(exist_ok=True)
+            Image.new("RGB", (64, 48)).save(folder / "images" / name, "PNG")
+        outline = [[5, 5, 40, 5, 5, 40]]
+        annotations = [
+            {"id": i, "image_id": i, "category_id": 1, "segmentation": outline}
+            for i in range(1, len(names) + 1)
+        ]
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
+        (folder / f"{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_labelme_refuses_splits_that_it_would_read_as_one(tmp_path: Path) -> None:
+    data = named(tmp_path / "data", {"instances_train2017": ["a.png"], "instances_val2017": ["b.png"]})
+    with pytest.raises(DataError, match=r"these are instances_train2017, instances_val2017, and would be"):
+        convert(data, tmp_path / "out", "labelme")
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+    (data / "instances_train2017.json").rename(data / "train.json")
+    assert not lost(convert(data, tmp_path / "out", "labelme"))
+    assert splits_of(tmp_path / "out") == ["train", "instances_val2017"]
+
+
+def test_labelme_says_that_a_single_split_becomes_train(tmp_path: Path) -> None:
+    data = named(tmp_path / "data", {"test": ["a.png"]})
+    assert lost(convert(data, tmp_path / "out", "labelme")) == {
+        "names of splits: one that is not val is read as train": 1
+    }
+    assert splits_of(tmp_path / "out") == ["train"]
+
+
+def test_yolo_refuses_a_split_that_its_file_could_not_name(tmp_path: Path) -> None:
+    data = named(tmp_path / "data", {"train": ["a.png"], "names": ["b.png"]})
+    with pytest.raises(DataError, match="another use for 'names'"):
+        convert(data, tmp_path / "out", "yolo")
+
+
+@pytest.mark.parametrize("to", list(WRITERS))
+def test_pictures_are_found_again_whatever_they_are_called(tmp_path: Path, to: str) -> None:
+    names = [".h.png", "bare", " lead.png", "trail .png", "a.Png", "scan.001", "scan.002", "h.png", "...png"]
+    names += ["x\x0by.png", "z.PNG ", "1/same.png", ".2/same.png", "good.png"]
+    data = named(tmp_path / "data", {"train": names})
+    done = convert(data, tmp_path / "out", to)
+    assert lost(done)["names that a reader would not find again were changed"] == 9
+    dataset = open_dataset(tmp_path / "out", "train")
+    found = {p.path.name for p in dataset.pictures}
+    assert len(found) == len(names)
+    assert found >= {"1_same.png", "2_same.png", "a.Png", "bare.png", "good.png", "lead.png", "picture.png"}
+    assert found >= {"scan_001.png", "scan_002.png", "trail.png", "x_y.png", "z.png"}
+
+
+def test_names_that_would_be_other_paths(yolo: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    for name in ("c:d", "e\\f", "g\udcff"):
+        shutil.copy(yolo / "images" / "train" / "otter.jpg", yolo / "images" / "train" / f"{name}.jpg")
+    for to in WRITERS:
+        out = tmp_path_factory.mktemp("out") / to
+        convert(yolo, out, to)
+        found = {p.path.stem for p in open_dataset(out, "train").pictures}
+        assert found == {"otter", "c_d", "e_f", "g\ufffd"}
 
 
 def test_pictures_are_linked_or_copied(

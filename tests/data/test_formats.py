@@ -129,6 +129,14 @@ def test_voc_names_of_other_classes(voc: Path) -> None:
     assert "labelmap.txt" in problems_of(voc)
 
 
+def test_voc_suffixes_in_any_letters(voc: Path) -> None:
+    root = voc / "VOCdevkit" / "VOC2012"
+    (root / "JPEGImages" / "otter.jpg").rename(root / "JPEGImages" / "otter.Jpg")
+    (root / "SegmentationObject" / "otter.png").rename(root / "SegmentationObject" / "otter.PNG")
+    (root / "SegmentationClass" / "otter.png").rename(root / "SegmentationClass" / "otter.Png")
+    assert problems_of(voc) == ""
+
+
 # SBD
 
 
@@ -157,6 +165,17 @@ def test_sbd_errors_all_at_once(sbd: Path) -> None:
     assert len(problems) == len(wanted)
     for problem, what in zip(problems, wanted, strict=True):
         assert what in problem
+
+
+def test_sbd_text_files_that_are_no_lists(sbd: Path) -> None:
+    root = sbd / "benchmark_RELEASE" / "dataset"
+    (root / "README.txt").write_text("The Semantic Boundaries Dataset\n")
+    (root / "binary.txt").write_bytes(b"\xff\xfe")
+    (root / "empty.txt").write_text("")
+    (root / "few.txt").write_text("tiger\n")
+    (root / "train.txt").write_text("gone\notter\n")
+    assert splits_of(sbd) == ["train", "val", "few"]
+    assert "train.txt: gone" in problems_of(sbd)
 
 
 # YOLO
@@ -260,6 +279,16 @@ def test_yolo_sides_follow_the_exif_rotation(yolo: Path) -> None:
     assert picture.annotations[0].box == (10, 30, 20, 60)
 
 
+def test_yolo_keys_and_files_that_are_no_splits_and_no_labels(yolo: Path) -> None:
+    (yolo / "LICENSE").write_text("")
+    with (yolo / "data.yaml").open("a") as file:
+        file.write("download: labels\nlicense: LICENSE\nmore: images/val\n")
+    for folder in ("images/train/._otter.jpg", "labels/train/._otter.txt"):
+        (yolo / folder).write_bytes(b"\0\5\x16\7")
+    assert splits_of(yolo) == ["train", "val", "more"]
+    assert problems_of(yolo) == ""
+
+
 # LabelMe
 
 
@@ -344,6 +373,17 @@ def test_labelme_pictures_in_a_folder_beside(labelme: Path) -> None:
     assert len(open_datasets(labelme, ("train",))[0]) == 1
 
 
+@pytest.mark.parametrize("name", ["2020-01-01T12:30:00.jpg", "cell_mask.png"])
+def test_labelme_names_that_look_like_others(labelme: Path, name: str) -> None:
+    """Like a drive's, and like a mask's."""
+    with Image.open(labelme / "train" / "otter.jpg") as image:
+        image.save(labelme / "train" / name)
+    edit_labelme(labelme, lambda c: c.update(imagePath=name))
+    (labelme / "train" / "otter.json").rename(labelme / "train" / f"{name[:-4]}.json")
+    (picture,) = open_datasets(labelme, ("train",))[0].pictures
+    assert picture.path == labelme / "train" / name
+
+
 def test_annotations_beside_the_folders_of_splits_are_not_forgotten(labelme: Path) -> None:
     shutil.copy(labelme / "train" / "otter.json", labelme)
     with pytest.raises(DataError, match="beside the folders train/ or val/"):
@@ -371,6 +411,13 @@ def test_masks_beside_pictures_and_splits(masks_apart: Path) -> None:
     assert splits_of(masks_apart) == ["train", "val"]
     for dataset, name in zip(open_datasets(masks_apart, ("train", "val")), PHOTOS.values(), strict=True):
         same_as_blocks(dataset, name, [0, 1, 2])
+
+
+@pytest.mark.parametrize("suffix", ["PNG", "Png"])
+def test_masks_whose_suffix_is_in_other_letters(masks_apart: Path, suffix: str) -> None:
+    (masks_apart / "images" / "otter.jpg").rename(masks_apart / "images" / "otter.JPG")
+    (masks_apart / "masks" / "otter.png").rename(masks_apart / "masks" / f"otter.{suffix}")
+    assert problems_of(masks_apart) == ""
 
 
 def test_masks_that_do_not_fit(masks_apart: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,37 @@ def test_exif_data_do_not_turn_a_png_mask(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_index(tmp_path / "a.png"), RGB[:, :, 0])
 
 
+def png_of(samples: list[int], bits: int, palette: bool) -> bytes:
+    """A picture of one row, which Pillow writes with a palette only."""
+    row = "".join(f"{sample:0{bits}b}" for sample in samples)
+    data = bytes(int(row[i : i + 8].ljust(8, "0"), 2) for i in range(0, len(row), 8))
+    head = struct.pack(">2L5B", len(samples), 1, bits, 3 if palette else 0, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"PLTE", bytes(range(12)))][: 2 if palette else 1]
+    chunks += [(b"IDAT", zlib.compress(b"\0" + data)), (b"IEND", b"")]
+    parts = (
+        struct.pack(">L", len(body)) + kind + body + struct.pack(">L", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gray_masks_of_few_bits_are_refused(tmp_path: Path, bits: int) -> None:
+    """Pillow makes 85 or 17 of number 1."""
+    path = tmp_path / "a.png"
+    path.write_bytes(png_of([0, 1, 3], bits, palette=True))
+    assert read_index(path).tolist() == [[0, 1, 3]]
+    path.write_bytes(png_of([0, 1, 3], bits, palette=False))
+    with pytest.raises(ImageError, match=r"a\.png: is a 2-bit or 4-bit gray mask, .* with a palette"):
+        read_index(path)
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_masks_of_one_bit_hold_object_1(tmp_path: Path, palette: bool) -> None:
+    (tmp_path / "a.png").write_bytes(png_of([0, 1, 1], 1, palette))
+    assert read_index(tmp_path / "a.png").tolist() == [[0, 1, 1]]
+
+
 def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00not a TIFF header")
     assert read_image(tmp_path / "a.jpg").shape == (3, 4, 6)
@@ -146,6 +179,17 @@ def test_floats_out_of_range(tmp_path: Path, values: list[float], said: str) -> 
     assert problem is not None
     assert problem.check == "unreadable-picture"
     assert str(caught.value).removeprefix(f"{path}: ") in problem
+
+
+@pytest.mark.parametrize(("values", "said"), [([0, 70000], "from 0 to 70000"), ([-1, 9], "from -1 to 9")])
+def test_whole_numbers_beyond_16_bits(tmp_path: Path, values: list[int], said: str) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([values], dtype=np.int32)).save(path)
+    with pytest.raises(ImageError, match=f"holds whole numbers {said}, but they are read from 0 to 65535"):
+        read_image(path)
+    assert said in str(look(Picture(1, path, 1, 2)).problem)
+    Image.fromarray(np.array([[0, 514, 65535]], dtype=np.int32)).save(path)
+    assert pixels_of(path)[0, :, 0].tolist() == [0, 2, 255]
 
 
 def test_floats_in_range_pass_the_check(tmp_path: Path) -> None:

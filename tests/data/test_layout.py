@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from instancefcn.data.layout import open_dataset, open_datasets
+from instancefcn.data.layout import open_dataset, open_datasets, splits_of
 from instancefcn.errors import DataError
 
 
@@ -28,6 +28,13 @@ def test_yaml(shapes_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(shapes_folder, tmp_path / "inner")
     (tmp_path / "data.yml").write_text("val:\n  annotations: inner/val.json\n  images: inner/images\n")
     assert len(open_dataset(tmp_path / "data.yml", "val")) == 2
+
+
+def test_yaml_whose_splits_are_numbers(shapes_folder: Path, tmp_path: Path) -> None:
+    entry = f"{{annotations: {shapes_folder}/val.json, images: {shapes_folder}/images}}"
+    (tmp_path / "data.yaml").write_text(f"2017: {entry}\n")
+    assert splits_of(tmp_path / "data.yaml") == ["2017"]
+    assert len(open_dataset(tmp_path / "data.yaml", "2017")) == 2
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,9 @@ def export(
     from instancefcn.export import export as write
 
     form: Format = format_.value
-    path = out or Path(Path(model).stem + SUFFIXES[form])
+    source = Path(model).absolute()
+    # A folder's name has no suffix: lr0.01 and lr0.02 are two runs.
+    path = out or Path((source.name if source.is_dir() else source.stem) + SUFFIXES[form])
     from instancefcn.export.check import table
     from instancefcn.inference.predictor import load
 

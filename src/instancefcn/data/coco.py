@@ -1,8 +1,8 @@
 """Read COCO instance annotations: polygons, compressed and uncompressed RLE, crowds.
 
 Nothing is dropped or guessed in silence: everything that is wrong with a file and its pictures is gathered
-and raised at once. What other tools leave out and can be derived is derived: a box (from the outline), an
-area (from the box) and `iscrowd` (0).
+and raised at once. What other tools leave out, or write as null, and can be derived is derived: a box and
+an area (from the outline, the area as its number of pixels) and `iscrowd` (0).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from instancefcn.data.check import box_problem, picture_problems
 from instancefcn.data.dataset import Annotation, Dataset, Picture
-from instancefcn.data.gather import given_up
+from instancefcn.data.gather import given_up, outlined
 from instancefcn.data.opening import check_size
 from instancefcn.data.outlines import (
     extent,
@@ -82,7 +82,7 @@ def parse_coco(
         problems.append(f"{images}: there is no such folder of pictures: create it or name the right one")
     if content is None or not usable_folder:
         return Dataset(name, (), (), ()), problems
-    reader = _Reader(annotations, problems)
+    reader = Reader(annotations, problems)
     names = reader.categories(content["categories"])
     ids = tuple(sorted(names))
     pictures = reader.pictures(content["images"], PictureFinder(images))
@@ -139,7 +139,7 @@ def _load(path: Path, problems: list[str]) -> dict[str, Any] | None:
     return content if len(problems) == before else None
 
 
-class _Reader:
+class Reader:
     """Walks through the records of one file and notes what is wrong with them."""
 
     def __init__(self, path: Path, problems: list[str]) -> None:
@@ -267,7 +267,7 @@ class _Reader:
     ) -> Annotation | None:
         height, width = picture.height, picture.width
         segmentation = record.get("segmentation")
-        crowd = record.get("iscrowd", 0)
+        crowd = 0 if record.get("iscrowd") is None else record["iscrowd"]
         wrong: list[str | None] = [outline_problem(segmentation, height, width)]
         if crowd not in (0, 1):
             wrong.append(f"iscrowd is {shown(crowd)}: write 0 or 1")
@@ -289,7 +289,7 @@ class _Reader:
             box = extent(outline, height, width)
         area = record.get("area")
         if not isinstance(area, int | float) or not 0 <= area < 1e18:
-            area = (box[2] - box[0]) * (box[3] - box[1])
+            area = outlined(label, outline, height, width).area
         return Annotation(id_, label, box, outline, float(area), bool(crowd))
 
 

@@ -80,7 +80,8 @@ class CocoYaml:
     title = "COCO JSON, named by a YAML file"
 
     def __init__(self, file: Path, content: Mapping[str, Any]) -> None:
-        self.file, self.content = file, content
+        # YAML takes a name such as 2017 for a number.
+        self.file, self.content = file, {str(key): value for key, value in content.items()}
 
     @classmethod
     def at(cls, file: Path) -> CocoYaml:
@@ -97,7 +98,7 @@ class CocoYaml:
 
     def splits(self) -> list[str]:
         """The keys."""
-        return in_order([str(key) for key in self.content])
+        return in_order(list(self.content))
 
     def read(self, split: str, name: str, progress: Progress | None = None) -> tuple[Dataset, list[str]]:
         """The usable part of a split, and what is wrong with the rest.

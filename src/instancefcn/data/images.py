@@ -44,7 +44,7 @@ def read_image(path: Path | str) -> Tensor:
 
     Raises:
         ImageError: the file is missing, no picture, truncated, larger than limits.py allows, or holds floats
-            out of range.
+            or whole numbers out of range.
     """
     path = Path(path)
     try:
@@ -158,7 +158,8 @@ def _array_of(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in _SIXTEEN_BIT_MODES or image.mode in ("I", "F"):
         values = np.asarray(image)
         if image.mode != "F":  # "I" is how Pillow opens some 16-bit files
-            values = np.clip(values, 0, 65535).astype(np.uint16)
+            check_integers(values)
+            values = values.astype(np.uint16)
         else:
             check_floats(values)
             if values.max() > 1:
@@ -182,10 +183,18 @@ def check_floats(values: NDArray[np.float32]) -> None:
         )
 
 
+def check_integers(values: NDArray[Any]) -> None:
+    """Raises ImageError for the pixels of a file of whole numbers unless 16 bits hold them."""
+    low, high = values.min(), values.max()
+    if low < 0 or high > 65535:
+        raise ImageError(
+            f"holds whole numbers from {low} to {high}, but they are read from 0 to 65535: "
+            "scale them to that, or save the picture with 8 or 16 bits a sample"
+        )
+
+
 def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
-    array = array.astype(
-        array.dtype.newbyteorder("="), copy=False
-    )  # kinds do not depend on the order of bytes
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.uint8:
         return array
     if array.dtype == bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from instancefcn.data.dataset import Annotation
 from instancefcn.data.opening import describe, open_picture
@@ -29,7 +30,8 @@ def read_index(path: Path) -> NDArray[Any]:
     TIFF's Orientation tag does, as it turns a picture.
 
     Raises:
-        ImageError: the file cannot be read, or holds colours.
+        ImageError: the file cannot be read, holds colours, or gray samples of 2 or 4 bits, which Pillow
+            stretches to 8: 1 of 15 would be read as 17.
     """
     try:
         with open_picture(path) as image:
@@ -38,10 +40,26 @@ def read_index(path: Path) -> NDArray[Any]:
                     f"holds colours (mode {image.mode}), not numbers of objects: "
                     "save it as an 8 or 16-bit gray or palette PNG"
                 )
+            if _stretched(image):
+                raise ImageError(
+                    "is a 2-bit or 4-bit gray mask, whose numbers are read as shades of 8 bits: "
+                    "save it with 8 bits or with a palette"
+                )
             values = np.array(image)
     except Exception as error:
         raise ImageError(f"{path}: {describe(error)}") from error
     return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def _stretched(image: Image.Image) -> bool:
+    """Whether decoding multiplies the samples of a picture that is not loaded yet. (Those of 1 bit become
+    booleans.)
+    """
+    for *_, raw in getattr(image, "tile", ()):
+        kind = raw[0] if isinstance(raw, tuple) else raw  # of a PNG the name, of a TIFF more
+        if str(kind).startswith(("L;2", "L;4")):
+            return True
+    return False
 
 
 def crops_of(

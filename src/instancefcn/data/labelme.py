@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -171,7 +171,7 @@ class _Reader:
             return None
         # Files may lie apart from their pictures ("../images/a.jpg"), all below the dataset's folder.
         below = name
-        if not name.startswith(("/", "\\")) and ":" not in name:
+        if not name.startswith(("/", "\\")) and not PureWindowsPath(name).drive:
             below = (self.path.parent.relative_to(self.finder.folder) / name.replace("\\", "/")).as_posix()
         path, problem = self.finder.find(below)
         if problem:

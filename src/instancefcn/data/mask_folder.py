@@ -12,7 +12,7 @@ from instancefcn.data.gather import Progress, folders_of_splits, gather
 from instancefcn.data.images import picture_size
 from instancefcn.data.index_masks import Crop, annotations_of, crops_of, read_index
 from instancefcn.data.opening import describe, open_picture
-from instancefcn.data.paths import PICTURE_SUFFIXES, pictures_below
+from instancefcn.data.paths import PICTURE_SUFFIXES, in_any_case, pictures_below
 from instancefcn.errors import ImageError
 
 _ENDINGS = ("", "_mask", "_masks")
@@ -150,7 +150,10 @@ def _object_mask(file: Path, height: int, width: int) -> Crop:
 def _holds_index_masks(folder: Path) -> bool:
     if (folder / "images").is_dir() and (folder / "masks").is_dir():
         return True
-    return folder.is_dir() and any(_is_mask(path, apart=False) for path in _beside(folder))
+    # With a file of its own it is a picture of LabelMe's, whatever it is called.
+    return folder.is_dir() and any(
+        _is_mask(path, apart=False) and not path.with_suffix(".json").is_file() for path in _beside(folder)
+    )
 
 
 def _holds_object_masks(folder: Path) -> bool:
@@ -180,5 +183,5 @@ def _names_of_masks(apart: bool) -> Iterator[str]:
 
 def _mask_of(place: Path, apart: bool) -> Path | None:
     """The mask of a picture; `place` is where the picture would lie among the masks."""
-    candidates = (place.with_name(f"{place.stem}{end}") for end in _names_of_masks(apart))
+    candidates = (in_any_case(place.with_name(f"{place.stem}{end}")) for end in _names_of_masks(apart))
     return next((c for c in candidates if c.is_file()), None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 PICTURE_SUFFIXES = frozenset(
@@ -58,7 +60,7 @@ class PictureFinder:
     def find_stem(self, stem: str) -> tuple[Path | None, str | None]:
         """The picture of that name without its suffix: ".jpg", or any other. Returns what `find` does."""
         path, problem = self.find(f"{stem}.jpg")
-        for suffix in sorted(PICTURE_SUFFIXES | {suffix.upper() for suffix in PICTURE_SUFFIXES}):
+        for suffix in _ALL_SPELLINGS:
             if path is not None:
                 return path, None
             path, _ = self.find(f"{stem}{suffix}")
@@ -81,6 +83,42 @@ class PictureFinder:
                 path = (Path(place) / file).relative_to(self.folder).as_posix()
                 found.setdefault(_composed(file).lower(), path)
         return found
+
+
+@cache
+def spellings(suffix: str) -> tuple[str, ...]:
+    """A suffix in small letters, in capitals, and in every mixture of them."""
+    mixed = map("".join, itertools.product(*zip(suffix.lower(), suffix.upper(), strict=True)))
+    return tuple(dict.fromkeys((suffix.lower(), suffix.upper(), *mixed)))
+
+
+_ALL_SPELLINGS = sorted(
+    itertools.chain.from_iterable(map(spellings, PICTURE_SUFFIXES)),
+    key=lambda suffix: (not suffix.islower(), not suffix.isupper(), suffix),
+)
+"""Of pictures' suffixes, the usual ones first."""
+
+
+def in_any_case(path: Path) -> Path:
+    """The file of this name, though its suffix be in other letters; `path` itself when there is none."""
+    return next((p for p in map(path.with_suffix, spellings(path.suffix)) if p.is_file()), path)
+
+
+def findable(path: Path) -> Path:
+    """An absolute path like this one, of whose parts the reader of every layout finds pictures again.
+
+    Pictures whose names begin with a dot are taken for hidden, lines of lists are stripped, and a backslash
+    or a drive would make a name another path.
+    """
+    whole = path.absolute()
+    suffix = f".{_findable(path.suffix[1:])}" if path.suffix else ""
+    return Path(whole.anchor, *map(_findable, whole.parts[1:-1]), f"{_findable(path.stem)}{suffix}")
+
+
+def _findable(name: str) -> str:
+    text = os.fsencode(name).decode("utf-8", "replace").replace("\\", "_")
+    text = re.sub(r"^[\s.]+|\s+$", "", "_".join(text.splitlines()))
+    return text.replace(":", "_", 1) if PureWindowsPath(text).drive else text or "picture"
 
 
 def _composed(name: str) -> str:

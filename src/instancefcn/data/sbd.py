@@ -11,7 +11,7 @@ from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.gather import Progress, gather, in_order, read_lines
 from instancefcn.data.index_masks import annotations_of, crops_of
 from instancefcn.data.matlab import read_struct
-from instancefcn.data.paths import PictureFinder
+from instancefcn.data.paths import PictureFinder, is_there
 from instancefcn.data.voc_format import VOC_CLASSES
 from instancefcn.errors import DataError, ImageError
 
@@ -37,7 +37,19 @@ class SbdFolder:
 
     def splits(self) -> list[str]:
         """The names of the lists."""
-        return in_order([p.stem for p in self.root.glob("*.txt")])
+        return in_order([p.stem for p in self.root.glob("*.txt") if self._is_list(p)])
+
+    def _is_list(self, path: Path) -> bool:
+        """Whether a text file is a list and no README: its first line names a file in inst/. The published
+        lists are in any case, so that what is wrong with them is said.
+        """
+        if path.stem in ("train", "val"):
+            return True
+        try:
+            lines = read_lines(path)
+        except DataError:
+            return False
+        return bool(lines) and is_there(self.root / "inst" / f"{lines[0]}.mat")
 
     def read(self, split: str, name: str, progress: Progress | None = None) -> tuple[Dataset, list[str]]:
         """The usable part of a split, and what is wrong with the rest. No photograph is opened yet.

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.gather import outlined
-from instancefcn.data.paths import output_names
+from instancefcn.data.opening import describe, open_picture
+from instancefcn.data.paths import PICTURE_SUFFIXES, findable, output_names
+from instancefcn.errors import DataError
 from instancefcn.files import atomic_write, link_or_copy
 
 
@@ -48,7 +50,10 @@ class Target:
 
     @classmethod
     def of(cls, out: Path, splits: Mapping[str, Dataset], done: Callable[[], None]) -> Target:
-        """The target of these splits; notes which pictures have another name there."""
+        """The target of these splits; notes which pictures have another name there.
+
+        Names that not every layout's reader would find again are changed: `a.jpg` for `.a.jpg`.
+        """
         keys: dict[tuple[Path, int], None] = {}
         places: dict[str, list[tuple[Path, int]]] = {}
         for split, dataset in splits.items():
@@ -59,15 +64,19 @@ class Target:
                 times[picture.path] += 1
                 keys[key] = None
                 places[split].append(key)
-        names = dict(zip(keys, output_names([path for path, _ in keys]), strict=True))
+        found = {key: findable(key[0]) for key in keys}
+        names = dict(zip(keys, output_names(list(found.values())), strict=True))
         target = cls(out, {split: [names[key] for key in place] for split, place in places.items()}, done)
-        renamed = sum(name != path.stem for (path, _), name in names.items())
-        target.losses.note("names that other pictures have too were made longer", renamed, "pictures")
+        longer = sum(name != found[key].stem for key, name in names.items())
+        target.losses.note("names that other pictures have too were made longer", longer, "pictures")
+        lost = sum(not _is_picture(path) or path.name != found[path, i].name for path, i in keys)
+        target.losses.note("names that a reader would not find again were changed", lost, "pictures")
         return target
 
     def place(self, picture: Picture, name: str, folder: str) -> Path:
         """Put the picture's file into `folder` below `out`, unless it is there: by a hard link, or a copy."""
-        path = self.out / folder / f"{name}{picture.path.suffix}"
+        suffix = picture.path.suffix if _is_picture(picture.path) else _suffix_of(picture.path)
+        path = self.out / folder / f"{name}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             link_or_copy(picture.path, path)
@@ -78,6 +87,22 @@ class Target:
         """Write a text file below `out`."""
         with atomic_write(self.out / path) as file:
             file.write_text(text, encoding="utf-8")
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether the suffix says so."""
+    return path.suffix.lower() in PICTURE_SUFFIXES
+
+
+def _suffix_of(path: Path) -> str:
+    """That of the format which the file is in."""
+    try:
+        with open_picture(path) as image:
+            kind = image.format
+    except Exception as error:
+        raise DataError(f"{path}: {describe(error)}") from error
+    known = {"PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif", "PPM": ".ppm"}
+    return known.get(kind or "", ".jpg")  # JPEG, also with several pictures, which has a name of its own
 
 
 def note_derived(splits: Mapping[str, Dataset], losses: Losses) -> None:

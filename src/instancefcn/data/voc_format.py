@@ -14,7 +14,7 @@ from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.gather import Progress, gather, in_order, read_lines
 from instancefcn.data.index_masks import Crop, annotations_of, crops_of, painted, read_index
 from instancefcn.data.outlines import rasterize, to_rle
-from instancefcn.data.paths import PictureFinder
+from instancefcn.data.paths import PictureFinder, in_any_case
 from instancefcn.data.target import Losses, Target
 from instancefcn.errors import DataError, ImageError
 from instancefcn.files import atomic_write
@@ -101,7 +101,8 @@ class VocFolder:
         return tuple(lines[1:])
 
     def _picture(self, stem: str, path: Path, classes: int) -> tuple[Picture | None, list[str]]:
-        files = [self.root / f"Segmentation{kind}" / f"{stem}.png" for kind in ("Object", "Class")]
+        folders = (self.root / f"Segmentation{kind}" for kind in ("Object", "Class"))
+        files = [in_any_case(folder / f"{stem}.png") for folder in folders]
         missing = [f"{file}: there is no such mask: add it or take {stem} off the list" for file in files]
         missing = [problem for problem, file in zip(missing, files, strict=True) if not file.is_file()]
         if missing:

@@ -11,6 +11,7 @@ from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.labelme import CROWD, encode_mask
 from instancefcn.data.target import Losses, Target
 from instancefcn.data.tracing import trace
+from instancefcn.errors import DataError
 from instancefcn.rle import decode_crop
 
 VERSION = "5.5.0"
@@ -22,7 +23,18 @@ def write_labelme(splits: Mapping[str, Dataset], target: Target) -> None:
 
     Parts of an object share a group_id, crowds bear the flag "crowd"; masks with holes become shapes of the
     kind "mask", other masks polygons along the edges of their pixels.
+
+    Raises:
+        DataError: several splits, none of which is train or val: they would be read back as one.
     """
+    if not splits.keys() & {"train", "val"}:
+        if len(splits) > 1:
+            raise DataError(
+                f"LabelMe knows splits by the folders train/ and val/; these are {', '.join(splits)}, and "
+                "would be read as one: name them in a YAML file (train: {..}, val: {..}) and convert that, "
+                "or rename them"
+            )
+        target.losses.note("names of splits: one that is not val is read as train", of="splits")
     class_names = next(iter(splits.values())).class_names
     used: set[int] = set()
     for split, dataset in splits.items():

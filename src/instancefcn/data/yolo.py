@@ -23,6 +23,11 @@ from instancefcn.texts import is_name, shown
 
 EDGE = 0.01
 """How far (in shares of the side) a point may leave the picture: tools round. It is put on the edge."""
+_NO_SPLITS = frozenset(
+    {"path", "names", "nc", "channels", "download", "yaml_file"}
+    | {"author", "date", "description", "docs", "license", "task", "version"}
+)
+"""Keys that never name pictures, though what they say may be the name of a file or folder that is there."""
 
 
 class YoloFolder:
@@ -63,7 +68,7 @@ class YoloFolder:
             for key, value in self.content.items()
             if isinstance(key, str)
             and isinstance(value, str)
-            and key != "path"
+            and key not in _NO_SPLITS
             and is_there(self._place(value))
         ]
         return in_order([*usual, *others])
@@ -156,7 +161,10 @@ def _pictures_at(place: Path, file: Path, split: str) -> tuple[list[Path], list[
         problems = [
             f"{p}: there is no picture for these labels in {place}: add it or remove them"
             for p in orphans
-            if p not in known and p.parent != place and p.name != "classes.txt"
+            if p not in known
+            and p.parent != place
+            and p.name != "classes.txt"
+            and not p.name.startswith(".")  # as of pictures: a Mac leaves "._a.txt" in archives
         ]
         return pictures, problems if pictures else [f"{place}: holds no picture"]
     if place.suffix != ".txt" or not place.is_file():
@@ -227,7 +235,12 @@ def _annotation(words: list[str], labels: Mapping[int, int], height: int, width:
 def write_yolo(splits: Mapping[str, Dataset], target: Target) -> None:
     """Write data.yaml, images/SPLIT/ and labels/SPLIT/. Crowds are left out; parts and holes of an object are
     joined to one outline with the same pixels.
+
+    Raises:
+        DataError: a split has the name of a key that means something else.
     """
+    if unfit := sorted(splits.keys() & _NO_SPLITS):
+        raise DataError(f"YOLO's data.yaml has another use for {unfit[0]!r}: rename the split")
     class_names = next(iter(splits.values())).class_names
     for split, dataset in splits.items():
         for name, picture in zip(target.names[split], dataset.pictures, strict=True):

@@ -84,6 +84,30 @@ def test_several_splits_and_models(tmp_path: Path) -> None:
         examine(tmp_path / "empty")
 
 
+def test_lists_of_other_splits_pictures_are_no_leaks(voc_lists: Callable[..., Path]) -> None:
+    """Of train's two pictures, which look nearly the same, each list holds both or one."""
+    data = voc_lists(train="otter dark", val="tiger", trainval="tiger otter dark", train_noval="dark")
+    report = examine(data)
+    assert [split.name for split in report.splits] == ["train", "val", "train_noval", "trainval"]
+    assert not [*report.of("leak"), *report.of("near-leak"), *report.errors]
+
+
+@pytest.mark.parametrize("extra", ["", " dark"])
+def test_a_real_leak_is_found_beside_lists_of_both(voc_lists: Callable[..., Path], extra: str) -> None:
+    data = voc_lists(train="otter", val="tiger stray", trainval=f"otter tiger stray{extra}")
+    (finding,) = examine(data).of("leak")
+    assert finding.split == "train"
+    assert "otter.jpg: is the same picture as stray.jpg in val" in finding.message
+
+
+@pytest.mark.parametrize(("own", "check"), [("dark", "near-leak"), ("stray", "leak")])
+def test_a_list_with_pictures_of_its_own_is_held_against_train(
+    voc_lists: Callable[..., Path], own: str, check: str
+) -> None:
+    report = examine(voc_lists(train="otter", val="tiger", more=f"tiger {own}"))
+    assert "train" in {finding.split for finding in report.of(check)}
+
+
 def test_what_the_reader_says_without_a_kind_is_of_the_format(tmp_path: Path) -> None:
     folder = clean(tmp_path / "data").write()
     (folder / "val.json").write_text("{")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ from instancefcn.data.images import read_image
 from instancefcn.data.layout import open_datasets, splits_of
 from instancefcn.data.outlines import rasterize
 from instancefcn.errors import ConfigError
-from sick import SICK, Sick, clean, first
+from sick import HEIGHT, SICK, WIDTH, Sick, clean, first
 
 
 def fixed(sick: Sick) -> tuple[list[dict[str, Any]], Report, Path]:
@@ -72,6 +74,103 @@ def test_a_yaml_file_of_two_folders(tmp_path: Path) -> None:
     repairs, left = mend(examine(tmp_path / "both.yaml"), tmp_path / "copy")
     assert (repairs, left.findings) == ([], ())
     assert json.loads((tmp_path / "copy/val.json").read_text()) == sick.val
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_folders_named_with_dots_lie_below_their_common_one(tmp_path: Path, absolute: bool) -> None:
+    """Links among the pictures are not followed: their names stay."""
+    sick = clean(tmp_path / "data")
+    own = tmp_path / "deep" / "er" / "own"
+    own.mkdir(parents=True)
+    for split in ("train", "val"):
+        (own.parent / f"{split}.json").write_text(json.dumps(getattr(sick, split)))
+    for name in ("val0.png", "val1.png"):
+        sick.image(name).rename(own / name)
+    sick.image("train1.png").rename(tmp_path / "elsewhere.png")
+    sick.image("train1.png").symlink_to(tmp_path / "elsewhere.png")
+    train = sick.folder / "images" if absolute else "../../data/images"
+    text = f"train: {{annotations: train.json, images: {train}}}\nval: {{annotations: val.json, images: own}}"
+    (own.parent / "both.yaml").write_text(text)
+    with contextlib.chdir(tmp_path / "deep"):
+        repairs, left = mend(examine("er/both.yaml"), tmp_path / "out" / "copy")
+    assert (repairs, left.findings) == ([], ())
+    written = {
+        p.relative_to(tmp_path / "out/copy/images").as_posix() for p in (tmp_path / "out").rglob("*.png")
+    }
+    assert written == {
+        *(f"data/images/train{number}.png" for number in range(4)),
+        *(f"deep/er/own/val{number}.png" for number in range(2)),
+    }
+
+
+def test_folders_without_a_common_one_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr(os.path, "commonpath", refuse)
+    sick = clean(tmp_path / "data")
+    sick.image("sub").mkdir()
+    sick.image("val0.png").rename(sick.image("sub") / "train0.png")
+    sick.val["images"][0]["file_name"] = "sub/train0.png"
+    repairs, left, copy = fixed(sick)
+    assert (repairs, left.findings) == ([], ())
+    assert json.loads((copy / "val.json").read_text())["images"][0]["file_name"] == "1/train0.png"
+
+
+def test_voc_lists_keep_their_pictures(voc_lists: Callable[..., Path], tmp_path: Path) -> None:
+    data = voc_lists(train="otter dark", val="tiger", trainval="otter dark tiger", train_noval="dark")
+    repairs, left = mend(examine(data), tmp_path / "copy")
+    assert repairs == []
+    kept = {split.name: len(split.dataset) for split in left.splits}
+    assert kept == {"train": 2, "val": 1, "train_noval": 1, "trainval": 3}
+    assert not left.of("leak")
+
+
+def test_lists_of_train_and_val_lose_what_train_loses(voc_lists: Callable[..., Path], tmp_path: Path) -> None:
+    """Else they would hold a picture that no other split has, and count as a split to measure on."""
+    both = "otter dark tiger stray"
+    data = voc_lists(train="otter dark", val="tiger stray", trainval=both, train_noval="otter dark")
+    repairs, left = mend(examine(data), tmp_path / "copy")
+    assert {(r["check"], r["split"], Path(r["picture"]).stem) for r in repairs} == {
+        ("leak", split, "otter") for split in ("train", "train_noval", "trainval")
+    }
+    kept = {split.name: " ".join(p.path.stem for p in split.dataset.pictures) for split in left.splits}
+    wanted = {"train": "dark", "val": "tiger stray", "train_noval": "dark", "trainval": "dark tiger stray"}
+    assert kept == wanted
+    assert not left.of("leak")
+
+
+def test_what_is_no_json_in_other_fields_becomes_null(tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    sick.train["annotations"][4] |= {"score": math.nan, "notes": {"depth": [1.5, -math.inf], "seen": True}}
+    sick.train["images"][1]["exposure"] = math.inf
+    sick.train["info"] = {"version": math.nan}
+    repairs, left, copy = fixed(sick)
+    assert left.findings == ()
+    content = json.loads((copy / "train.json").read_text())
+    assert content["annotations"][4]["score"] is None
+    assert content["annotations"][4]["notes"] == {"depth": [1.5, None], "seen": True}
+    assert (content["images"][1]["exposure"], content["info"]) == (None, {"version": None})
+    assert [(r["check"], r["annotation"], r["what"]) for r in repairs] == [
+        ("format", None, "NaN and infinity in info became null"),
+        ("format", None, "NaN and infinity in images.exposure of id 1 became null"),
+        ("format", 5, "NaN and infinity in annotations.score of id 5 became null"),
+        ("format", 5, "NaN and infinity in annotations.notes of id 5 became null"),
+    ]
+
+
+def test_every_annotation_keeps_its_own_other_fields(tmp_path: Path) -> None:
+    """Also those to which the reader gives a new id, and those whose id is a float."""
+    sick = clean(tmp_path / "data")
+    for place, id_ in enumerate([1, 1, 3.0, True]):
+        sick.train["annotations"][place] |= {"id": id_, "tag": place}
+    sick.train["categories"].append({"id": 1, "name": "cell", "supercategory": "second"})
+    _, _, copy = fixed(sick)
+    content = json.loads((copy / "train.json").read_text())
+    found = {a["tag"]: (a["id"], a["bbox"]) for a in content["annotations"] if "tag" in a}
+    boxes = [a["bbox"] for a in sick.train["annotations"]]
+    assert found == {place: (id_, boxes[place]) for place, id_ in enumerate([1, 49, 3, 50])}
+    assert content["categories"] == [{"id": 1, "name": "cell"}, {"id": 2, "name": "ring"}]
 
 
 def test_a_disk_without_links_gets_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +259,28 @@ def test_exif_rotation(tmp_path: Path, orientation: int) -> None:
         pixels = np.array(image)
     assert np.array_equal(pixels, seen.permute(1, 2, 0).numpy() if orientation == 3 else stored)
     assert np.array_equal(read_image(path), seen)  # the source is as it was
+
+
+def test_what_is_stored_anew_loses_next_to_nothing(tmp_path: Path) -> None:
+    """WebP nothing at all, not even below alpha 0; JPEG no colour resolution."""
+    sick = clean(tmp_path / "data")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(sick.image("val0.png")) as image:
+        image.putalpha(0)
+        image.save(sick.image("val0.webp"), exif=exif, lossless=True, exact=True)
+    stripes = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    stripes[:, ::2, 0] = stripes[:, 1::2, 2] = 200
+    Image.fromarray(stripes).save(sick.image("val1.jpg"), exif=exif, quality=95, subsampling=0)
+    names = ("val0.webp", "val1.jpg")
+    for record, name in zip(sick.val["images"], names, strict=True):
+        record["file_name"] = name
+    _, left, copy = fixed(sick)
+    assert left.findings == ()
+    before, after = ([read_image(p / "images" / name).int() for name in names] for p in (sick.folder, copy))
+    webp, jpeg = (int((a - b).abs().max()) for a, b in zip(before, after, strict=True))
+    assert webp == 0
+    assert jpeg < 12
 
 
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])

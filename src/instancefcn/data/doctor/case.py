@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,8 @@ from instancefcn.models.zoo import AnySpec
 
 Severity = Literal["error", "warning", "note"]
 Box = tuple[float, float, float, float]
+NAMED = ("train", "val", "test")
+"""Splits whose names say that they should share no picture."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,11 @@ class Case:
     spec: AnySpec
 
     @cached_property
+    def apart(self) -> set[str]:
+        """The names of the splits that should share no picture, see `apart`."""
+        return apart(self.splits)
+
+    @cached_property
     def alike(self) -> list[tuple[int, int]]:
         """Pairs of nearly equal pictures of different files, by their numbers a < b counted through all
         splits: those that `near_pairs` chooses.
@@ -147,6 +156,24 @@ class Case:
         numbers: dict[bytes, int] = {}
         files = np.array([numbers.setdefault(look.digest, len(numbers)) for look in looks])
         return near_pairs(np.stack([look.thumb for look in looks]), splits, files)
+
+
+def place_of(picture: Picture) -> str:
+    """The path of its file, written in the one way that has no "..". Links are not followed."""
+    return os.path.abspath(picture.path)
+
+
+def apart(splits: Sequence[Split]) -> set[str]:
+    """The names of the splits that should share no picture: train, val, test and what has pictures of its
+    own. Nothing is measured on a list that only joins these or holds a part of them, or that holds all of
+    train, such as VOC's trainval and SBD's train_noval.
+    """
+    files = {split.name: {place_of(p) for p in split.dataset.pictures} for split in splits}
+    named: set[str] = set().union(*(files.get(name, set()) for name in NAMED))
+    train = files.get("train", set())
+    return {
+        name for name, own in files.items() if name in NAMED or not (own <= named or (train and train <= own))
+    }
 
 
 def shapes_of(picture: Picture) -> list[Shape]:

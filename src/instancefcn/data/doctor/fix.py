@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -12,16 +13,17 @@ from typing import Any
 
 from PIL import Image
 
-from instancefcn.data.coco_folder import FIELDS
+from instancefcn.data.coco import Reader
+from instancefcn.data.coco_folder import FIELDS, CocoYaml
 from instancefcn.data.dataset import Annotation, Picture
-from instancefcn.data.doctor.case import Split
+from instancefcn.data.doctor.case import Split, apart, place_of
 from instancefcn.data.doctor.examine import Report, examine
 from instancefcn.data.doctor.mend import Repairs, Treatment, mended
 from instancefcn.data.images import stored_turn, turn_of
 from instancefcn.data.opening import open_picture
 from instancefcn.data.problem import REPAIRS, Problem
-from instancefcn.data.reading import read_json, read_yaml
-from instancefcn.errors import ConfigError
+from instancefcn.data.reading import read_json
+from instancefcn.errors import ConfigError, DataError
 from instancefcn.files import link_or_copy, new_folder, write_json
 from instancefcn.models.zoo import AnySpec
 
@@ -31,6 +33,12 @@ _BACK = {
     Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
 }
 """What undoes a turn; the other turns undo themselves."""
+_FINE: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True, "exact": True},
+}
+"""How to store pixels anew so that (nearly) nothing is lost. "exact" keeps colours below alpha 0, which are
+read as any others."""
 _NOTES = frozenset({270, 271, 272, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853})
 """Tags of a TIFF file that say nothing about how its pixels are stored: description, camera, resolution,
 program, date, author, rights, EXIF and GPS data. The rest, such as width and height, belongs to the old file.
@@ -64,13 +72,14 @@ def mend(
     if copy.exists():
         raise ConfigError(f"{copy} is there already: give --fix a new folder")
     repairs: list[dict[str, Any]] = []
-    folders = {str(p.path.parent) for split in report.splits for p in split.dataset.pictures}
-    root = Path(os.path.commonpath(folders)) if folders else Path()
+    names, own = _names(report), apart(report.splits)
+    kept: set[str] = set()
     with new_folder(copy) as folder:
-        for number, split in enumerate(report.splits):
+        # Lists of other splits' pictures come last: they lose what those lose.
+        for split in sorted(report.splits, key=lambda split: split.name not in own):
             notes = Repairs(split.name)
-            later = {look.digest for other in report.splits[number + 1 :] for look in other.looks}
-            _write_split(report, split, later - {b""}, root, folder, notes)
+            gone = _lost(report, own, kept) if split.name not in own else _leaked(report, own, split)
+            kept |= _write_split(report, split, gone, names, folder, notes)
             repairs += notes.entries
         write_json(folder / REPAIRS, {"source": report.data, "repairs": repairs})
     left = examine(copy, [split.name for split in report.splits], model=model, progress=progress)
@@ -79,11 +88,41 @@ def mend(
     return repairs, left
 
 
+def _names(report: Report) -> dict[str, str]:
+    """By the place of every picture its name below images/: the path from the folder that holds all of them.
+    Where there is none, as on several drives, the folders are numbered.
+    """
+    places = {place_of(p) for split in report.splits for p in split.dataset.pictures}
+    folders = sorted({os.path.dirname(place) for place in places})
+    try:
+        root = os.path.commonpath(folders)
+        below = {folder: Path(os.path.relpath(folder, root)) for folder in folders}
+    except ValueError:
+        below = {folder: Path(str(number)) for number, folder in enumerate(folders)}
+    return {place: (below[os.path.dirname(place)] / os.path.basename(place)).as_posix() for place in places}
+
+
+def _leaked(report: Report, own: set[str], split: Split) -> set[str]:
+    """Of train: the places of the pictures that a split after it holds too, lists of others left out."""
+    if split.name != "train":
+        return set()
+    after = report.splits[report.splits.index(split) + 1 :]
+    later = {look.digest for other in after if other.name in own for look in other.looks}
+    pairs = zip(split.dataset.pictures, split.looks, strict=True)
+    return {place_of(picture) for picture, look in pairs if look.digest in later}
+
+
+def _lost(report: Report, own: set[str], kept: set[str]) -> set[str]:
+    """The places of the pictures that no split with pictures of its own has kept."""
+    splits = [split for split in report.splits if split.name in own]
+    return {place_of(p) for split in splits for p in split.dataset.pictures} - kept
+
+
 def _write_split(
-    report: Report, split: Split, later: set[bytes], root: Path, folder: Path, notes: Repairs
-) -> None:
-    """Write a split's file and pictures into `folder`; `later` are the files of the splits after it, `root`
-    holds all pictures.
+    report: Report, split: Split, gone: set[str], names: dict[str, str], folder: Path, notes: Repairs
+) -> set[str]:
+    """Write a split's file and pictures into `folder`, without those that are at the places `gone`; `names`
+    says what to call them. Returns the places of what was written.
     """
     kept_ids = {a.id for picture in split.dataset.pictures for a in picture.annotations}
     for problem in split.problems:
@@ -92,24 +131,28 @@ def _write_split(
     pictures: list[tuple[Picture, str]] = []
     seen: set[bytes] = set()
     for picture, look in zip(split.dataset.pictures, split.looks, strict=True):
-        if look.digest and (look.digest in seen or (split.name == "train" and look.digest in later)):
+        if look.digest and (look.digest in seen or place_of(picture) in gone):
             check = "duplicate-picture" if look.digest in seen else "leak"
             where = "this split" if look.digest in seen else "another split"
-            gone = (
+            what = (
                 f"left out, with its {len(picture.annotations)} annotations: the same picture is in {where}"
             )
-            notes.add(check, gone, picture)
+            notes.add(check, what, picture)
             continue
         seen.add(look.digest)
         result = mended(picture, look, notes)
         if result is not None:
             better, written[picture.path] = result
-            pictures.append((better, picture.path.relative_to(root).as_posix()))
+            pictures.append((better, names[place_of(picture)]))
+    places = {place_of(picture) for picture, _ in pictures}
     for path, treatment in written.items():
-        _put(path, folder / "images" / path.relative_to(root), treatment)
+        _put(path, folder / "images" / names[os.path.abspath(path)], treatment)
     pictures = _numbered(pictures, notes)
-    write_json(folder / f"{split.name}.json", _content(report, split, pictures, notes), indent=None)
+    content = _content(report, split, pictures, notes)
+    _without_nan(content, notes)
+    write_json(folder / f"{split.name}.json", content, indent=None)
     (folder / "images").mkdir(exist_ok=True)
+    return places
 
 
 def _note_reading(problem: str, kept_ids: set[int], notes: Repairs) -> None:
@@ -146,8 +189,7 @@ def _put(source: Path, target: Path, treatment: Treatment) -> None:
             for tag in exif.keys() - _NOTES:
                 del exif[tag]
         options: dict[str, Any] = {"exif": exif, "icc_profile": image.info.get("icc_profile")}
-        if kind == "JPEG":
-            options["quality"] = 95
+        options |= _FINE.get(str(kind), {})
         turned = image.copy() if turn is None else image.transpose(turn)
         turned.save(target, format=kind, **{k: v for k, v in options.items() if v is not None})
 
@@ -184,10 +226,7 @@ def _content(
 ) -> dict[str, Any]:
     """A COCO file of the pictures, with all the fields of the source's that nothing here concerns."""
     old = _source(report, split)
-    extra = {
-        kind: {r["id"]: {k: v for k, v in r.items() if k not in own} for r in old.get(kind, []) if _named(r)}
-        for kind, own in FIELDS.items()
-    }
+    extra = {kind: _extra(old.get(kind, []), kind) for kind in FIELDS}
     ids = split.dataset.category_ids
     names = dict(zip(ids, split.dataset.class_names, strict=True))
     for picture, _ in pictures:
@@ -223,18 +262,51 @@ def _content(
     return {**rest, "images": images, "annotations": annotations, "categories": categories}
 
 
-def _named(record: object) -> bool:
-    return isinstance(record, dict) and isinstance(record.get("id"), int)
+def _extra(records: list[Any], kind: str) -> dict[int, dict[str, Any]]:
+    """The fields of every record that nothing here concerns, by the id that the reader gave it."""
+    found: dict[int, dict[str, Any]] = {}
+    with contextlib.suppress(DataError):  # too much is wrong: then the reader has read nothing either
+        singular = {"images": "image", "annotations": "annotation", "categories": "category"}[kind]
+        for _, id_, record in Reader(Path(), []).records(records, singular):
+            found[id_] = {key: value for key, value in record.items() if key not in FIELDS[kind]}
+    return found
+
+
+def _without_nan(content: dict[str, Any], notes: Repairs) -> None:
+    """Write null for NaN and infinity, which JSON has no words for, in the fields that came along."""
+    for key in [key for key in content if key not in FIELDS]:
+        content[key], changed = _finite(content[key])
+        if changed:
+            notes.add("format", f"NaN and infinity in {key} became null")
+    for kind, own in FIELDS.items():
+        for record in content[kind]:
+            for key in [key for key in record if key not in own]:
+                record[key], changed = _finite(record[key])
+                if changed:
+                    annotation = record["id"] if kind == "annotations" else None
+                    what = f"NaN and infinity in {kind}.{key} of id {record['id']} became null"
+                    notes.add("format", what, annotation=annotation)
+
+
+def _finite(value: Any) -> tuple[Any, bool]:
+    """A value from a JSON file with null for what is no finite number, and whether there was any."""
+    if isinstance(value, str | int):
+        return value, False  # as most are
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.loads(json.dumps(value), parse_constant=lambda _: None), True
+    return value, False
 
 
 def _source(report: Report, split: Split) -> dict[str, Any]:
     """The COCO file that a split was read from; empty when it was another format's."""
     data = Path(report.data)
-    wrong = (OSError, ValueError, KeyError, TypeError)
+    wrong = (OSError, ValueError, DataError)
     with contextlib.suppress(*wrong):  # what is wrong with it the examination has said
         path = data / f"{split.name}.json"
         if data.is_file():
-            path = data.parent / read_yaml(data)[split.name]["annotations"]
+            path, _ = CocoYaml.at(data).places(split.name)
         content = read_json(path)
         if isinstance(content, dict):
             return {k: v for k, v in content.items() if k not in FIELDS or isinstance(v, list)}

@@ -56,9 +56,10 @@ def duplicates(case: Case) -> Iterator[Finding]:
 
 
 def leaks(case: Case) -> Iterator[Finding]:
-    """The same file in two splits."""
+    """The same file in two splits that should share none."""
     first: dict[bytes, tuple[Split, int]] = {}
-    for split in reversed(case.splits):  # what is found is said of train, where it can go
+    splits = [split for split in case.splits if split.name in case.apart]
+    for split in reversed(splits):  # what is found is said of train, where it can go
         for i, look in enumerate(split.looks):
             if not look.digest:
                 continue
@@ -82,9 +83,9 @@ def near_duplicates(case: Case) -> Iterator[Finding]:
 
 
 def near_leaks(case: Case) -> Iterator[Finding]:
-    """Pictures that look nearly like one of another split."""
+    """Pictures that look nearly like one of another split, where the two should share none."""
     for split, i, there, j in _near(case):
-        if split is not there:
+        if split is not there and {split.name, there.name} <= case.apart:
             other = there.dataset.pictures[j].path
             what = (
                 f"looks nearly the same as {other.name} in {there.name}: keep pictures of one scene in one "
