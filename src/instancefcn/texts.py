@@ -10,9 +10,14 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
+def writable_text(text: str) -> str:
+    """A text with what cannot be written in UTF-8 escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def plain(text: str) -> str:
     """A text without what steers terminals or cannot be written in UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8").translate(_CONTROL)
+    return writable_text(text).translate(_CONTROL)
 
 
 def shown(value: object) -> str:

@@ -18,6 +18,7 @@ from instancefcn.data.paths import PICTURE_SUFFIXES
 from instancefcn.errors import ImageError
 from instancefcn.inference.overlap import overlapped
 from instancefcn.inference.sources import OVERLAY_SUFFIX, find_pictures
+from instancefcn.texts import writable_text
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 FOOTERS_AHEAD = 64
@@ -194,8 +195,7 @@ def _local(source: str) -> Iterator[tuple[str, int, int]]:
     for found in sorted({*pictures, *tables}):
         status = found.stat()
         # Arrow's strings are UTF-8: another name becomes one that is not there, a picture with an error.
-        name = str(found).encode("utf-8", "backslashreplace").decode("utf-8")
-        yield name, status.st_size, status.st_mtime_ns
+        yield writable_text(str(found)), status.st_size, status.st_mtime_ns
 
 
 def _remote(source: str) -> list[tuple[str, int, int]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.images import SIDEWAYS, check_floats, check_integers, stored_turn, turn_of
+from instancefcn.data.images import SIDEWAYS, check_samples, stored_turn, turn_of
 from instancefcn.data.opening import describe, open_picture
 from instancefcn.data.problem import Problem
 from instancefcn.errors import ImageError
@@ -157,11 +157,9 @@ def _size_problem(picture: Picture, stored: tuple[int, int], size: tuple[int, in
 
 def _thumb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image, np.float32)
-        if image.mode == "F":
-            check_floats(values)
-        else:
-            check_integers(np.asarray(image))  # float32 would round whole numbers
+        samples = np.asarray(image)
+        check_samples(samples)
+        values = samples.astype(np.float32)
         low, high = float(values.min()), float(values.max())
         image = Image.fromarray(((values - low) * (255 / max(high - low, 1e-6))).astype(np.uint8))
     elif image.mode != "L":

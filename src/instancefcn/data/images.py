@@ -157,13 +157,11 @@ def _array_of(image: Image.Image) -> NDArray[np.uint8]:
         image = image.transpose(turn)
     if image.mode in _SIXTEEN_BIT_MODES or image.mode in ("I", "F"):
         values = np.asarray(image)
+        check_samples(values)
         if image.mode != "F":  # "I" is how Pillow opens some 16-bit files
-            check_integers(values)
             values = values.astype(np.uint16)
-        else:
-            check_floats(values)
-            if values.max() > 1:
-                values = values / 255
+        elif values.max() > 1:
+            values = values / 255
         return np.repeat(_to_uint8(values)[:, :, None], 3, axis=2)
     if image.mode != "RGB":
         # A palette with transparency goes over RGBA, or Pillow warns; its alpha is dropped like any other.
@@ -171,25 +169,24 @@ def _array_of(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image)
 
 
-def check_floats(values: NDArray[np.float32]) -> None:
-    """Raises ImageError for the pixels of a float file unless they run from 0 to 1 or from 0 to 255."""
+def check_samples(values: NDArray[Any]) -> None:
+    """Raises ImageError for the pixels of a file unless floats run from 0 to 1 or from 0 to 255, and 16 bits
+    hold whole numbers.
+    """
     low, high = values.min(), values.max()
+    if not np.issubdtype(values.dtype, np.floating):
+        if low < 0 or high > 65535:
+            raise ImageError(
+                f"holds whole numbers from {low} to {high}, but they are read from 0 to 65535: "
+                "scale them to that, or save the picture with 8 or 16 bits a sample"
+            )
+        return
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageError("holds values that are not finite numbers: save it with 8 or 16 bits a sample")
     if low < 0 or high > 255:
         raise ImageError(
             f"holds floats from {low} to {high}, but floats are read from 0 to 1 or from 0 to 255: "
             "scale them to one of the two, or save the picture with 8 or 16 bits a sample"
-        )
-
-
-def check_integers(values: NDArray[Any]) -> None:
-    """Raises ImageError for the pixels of a file of whole numbers unless 16 bits hold them."""
-    low, high = values.min(), values.max()
-    if low < 0 or high > 65535:
-        raise ImageError(
-            f"holds whole numbers from {low} to {high}, but they are read from 0 to 65535: "
-            "scale them to that, or save the picture with 8 or 16 bits a sample"
         )
 
 

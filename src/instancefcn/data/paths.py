@@ -15,8 +15,6 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
-
-
 LONGEST_NAME = 150
 """Bytes of a result's name: writers add a number, a class and a suffix, and file systems end at 255."""
 

@@ -116,8 +116,7 @@ class Predictor:
         Raises:
             ImageError: something is no picture. A list fails as a whole; `files` reports and goes on.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        _at_least_one(batch_size=batch_size)
         if not isinstance(pictures, (list, tuple)):
             return self._segment([pictures], score, batch_size, tile)[0]
         # Tiles fill a batch by themselves.
@@ -172,10 +171,7 @@ class Predictor:
         """
         import time
 
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-        if top is not None and top < 1:
-            raise ConfigError(f"top must be at least 1, got {top}")
+        _at_least_one(batch_size=batch_size, top=top)
         read = iter(read)
         while chunk := list(islice(read, batch_size)):
             pictures = [one.picture for one in chunk if one.picture is not None]
@@ -260,6 +256,12 @@ def load(model: str | Path = DEFAULT_MODEL, *, device: torch.device | str | None
     from instancefcn.models.checkpoint import load_checkpoint
 
     return Predictor(load_checkpoint(model), device)
+
+
+def _at_least_one(**settings: int | None) -> None:
+    for name, value in settings.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
 
 
 def _device(device: torch.device | str | None) -> torch.device:

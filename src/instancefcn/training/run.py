@@ -163,10 +163,10 @@ class _Run:
         self.network = self._network()
         steps = -(-len(batches) // config.accumulate)
         self.module = TrainModule(self.network, config, steps)
+        self.first = 0
         if self.checkpoint:
             check_fit(self.checkpoint, self.module.state_dict(), folder / LAST)
-        self.first = batches_seen(self.checkpoint) if self.checkpoint else 0
-        if self.checkpoint:
+            self.first = batches_seen(self.checkpoint)
             self._check_length(load_config(folder / "config.json").epochs)
 
     def _check_length(self, epochs: int) -> None:
