@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ import torch
 from instancefcn.data.coco import read_coco
 from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.shapes import write_shapes
-from instancefcn.evaluation.coco import NAMES, CocoScorer, ground_truth
+from instancefcn.evaluation.coco import NAMES, CocoScorer, attainable, ground_truth
+from instancefcn.evaluation.report import table
+from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.evaluation.sheets import truth
 from instancefcn.instances import Instances
 from instancefcn.masks import CroppedMasks
@@ -123,3 +126,48 @@ def test_a_dataset_without_objects_has_no_figures(dataset: Dataset, tmp_path: Pa
     empty = replace(dataset, pictures=tuple(replace(p, annotations=()) for p in dataset.pictures))
     summary = CocoScorer(empty).score(noisy(dataset, 0), "box").summary
     assert set(summary.values()) == {None}
+
+
+def crowded(numbers: Sequence[tuple[int, ...]]) -> Dataset:
+    """Pictures of 40 x 30 with squares of 2 pixels: how many of every class."""
+    pictures = []
+    for id_, of_class in enumerate(numbers, start=1):
+        labels = [label for label, number in enumerate(of_class) for _ in range(number)]
+        annotations = []
+        for place, label in enumerate(labels):
+            x, y = 2 * (place % 20), 2 * (place // 20)
+            box = (float(x), float(y), float(x + 2), float(y + 2))
+            outline = [[float(c) for c in (x, y, x + 2, y, x + 2, y + 2, x, y + 2)]]
+            annotations.append(Annotation(1000 * id_ + place, label, box, outline, 4.0))
+        pictures.append(Picture(id_, Path(f"{id_}.png"), 30, 40, tuple(annotations)))
+    names = tuple(f"class {label}" for label in range(len(numbers[0])))
+    return Dataset("crowded", tuple(pictures), names, tuple(range(1, len(names) + 1)))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ([(100, 3)], 1.0),  # as many as COCO counts
+        ([(125, 0)], 81 / 101),  # recall 0.8 is reached: 81 of 101 places
+        ([(150, 3), (50, 4)], (76 / 101 + 1) / 2),
+        ([(300,), (0,)], 34 / 101),
+    ],
+)
+def test_attainable_is_the_ap_of_the_truth_itself(numbers: list[tuple[int, ...]], expected: float) -> None:
+    dataset = crowded(numbers)
+    assert attainable(dataset) == pytest.approx(expected)
+    found = {picture.id: truth(picture, dataset) for picture in dataset.pictures}
+    scorer = CocoScorer(dataset)
+    assert scorer.score(found, "mask").summary["AP"] == pytest.approx(expected)
+    assert scorer.score(found, "box").summary["AP"] == pytest.approx(expected)
+
+
+def test_nothing_is_attainable_without_objects() -> None:
+    assert attainable(crowded([(0, 0)])) is None
+
+
+def test_the_table_says_when_pictures_are_too_crowded_for_coco() -> None:
+    for numbers, said in ([(125,)], True), ([(100,)], False):
+        dataset = crowded(numbers)
+        metrics = evaluate_predictions(dataset, {})
+        assert ("perfect predictions would have 0.802" in table(metrics)) is said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,6 +24,10 @@ AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
 """COCO's ranges of an object's area in pixels, both ends included: all, small, medium, large."""
 IOU_TYPES: dict[Kind, str] = {"mask": "segm", "box": "bbox"}
 """What COCO's tools call masks and boxes."""
+RECALLS = np.linspace(0, 1, 101)
+"""At which precision is read."""
+DETECTIONS = 100
+"""Of a class in a picture: the best so many count, the others are ignored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +154,19 @@ def numbers(dataset: Dataset) -> dict[int, int]:
     """
     ids = sorted(picture.id for picture in dataset.pictures)
     return {id_: number for number, id_ in enumerate(ids, start=1)}
+
+
+def attainable(dataset: Dataset) -> float | None:
+    """The AP that perfect predictions would have, 0 to 1: 1 unless a picture holds more than 100 objects of a
+    class, of which COCO counts no more. None where the data holds no object.
+    """
+    per_picture = Counter((p.id, a.label) for p, a in _pairs(dataset) if not a.crowd)
+    there, counted = Counter[int](), Counter[int]()
+    for (_, label), number in per_picture.items():
+        there[label] += number
+        counted[label] += min(number, DETECTIONS)
+    reached = [np.searchsorted(RECALLS, counted[label] / there[label], side="right") for label in there]
+    return float(np.mean(reached)) / len(RECALLS) if reached else None
 
 
 def _pairs(dataset: Dataset) -> list[tuple[Picture, Any]]:

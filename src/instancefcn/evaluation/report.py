@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from instancefcn.evaluation.coco import NAMES, THRESHOLDS, CocoResult, Kind
+from instancefcn.evaluation.coco import DETECTIONS, NAMES, THRESHOLDS, CocoResult, Kind
 from instancefcn.evaluation.proposals import AR_NAMES, ProposalResult
 from instancefcn.files import atomic_write
 
@@ -26,6 +26,11 @@ def table(metrics: dict[str, Any]) -> str:
     lines = [f"{'':<24}" + "".join(f"{name:>8}" for name in NAMES)]
     for kind in ("mask", "box"):
         lines.append(f"{kind:<24}" + "".join(f"{format_figure(metrics[kind][name]):>8}" for name in NAMES))
+    if (most := metrics.get("attainable")) is not None and most < 1:
+        lines.append(
+            f"The best {DETECTIONS} of a class count in a picture, and some hold more: perfect predictions"
+            f" would have {format_figure(most)}."
+        )
     at_half, at_seven = (format_figure(metrics["voc"][name]) for name in ("mAP50", "mAP70"))
     lines += [
         "",

@@ -14,7 +14,7 @@ from instancefcn.data.dataset import OBJECT, Dataset, Picture
 from instancefcn.data.images import read_image
 from instancefcn.data.layout import describe, open_dataset
 from instancefcn.errors import ConfigError, DataError, InstanceFCNError
-from instancefcn.evaluation.coco import CocoResult, CocoScorer
+from instancefcn.evaluation.coco import CocoResult, CocoScorer, attainable
 from instancefcn.evaluation.encoded import Predictions, encode
 from instancefcn.evaluation.proposals import ProposalResult, measure_proposals
 from instancefcn.evaluation.report import plot_precision_recall, plot_recall
@@ -63,10 +63,11 @@ def evaluate(
     Returns:
         {"mask": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "box": likewise, "voc": {"mAP50", "mAP70"},
         "proposals": {"AR@10", "AR@100", "AR@1000", "ARs", "ARm", "ARl", "box": {the same six}},
-        "per_class": {name: {"mask": {...}, "box": {...}}}, "images", "seconds_per_image"}. Figures are 0 to
-        1, None where the data holds no such object. The figures of proposals are of masks unless under "box",
-        and do not look at classes. The seconds are of resizing, network, voting and masks; decoding the file
-        is left out.
+        "attainable": the AP of perfect predictions, less than 1 where pictures hold more than 100 objects of
+        a class; "per_class": {name: {"mask": {...}, "box": {...}}}, "images", "seconds_per_image"}. Figures
+        are 0 to 1, None where the data holds no such object. The figures of proposals are of masks unless
+        under "box", and do not look at classes. The seconds are of resizing, network, voting and masks;
+        decoding the file is left out.
 
     Raises:
         DataError: the split is missing or damaged, or its classes are not the model's.
@@ -164,6 +165,7 @@ def _measure(
         "box": boxes.summary,
         "voc": {"mAP50": voc[0.5], "mAP70": voc[0.7]},
         "proposals": proposals.summary,
+        "attainable": attainable(dataset),
         "per_class": {
             name: {"mask": masks.per_class[name], "box": boxes.per_class[name]} for name in masks.per_class
         },
