@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,3 +37,17 @@ def test_wrong_use_ends_with_status_2(run: Run, shapes_folder: Path) -> None:
     assert run("convert", shapes_folder, "out", "--to", "xml").exit_code == 2
     assert run("convert", "none", "out", "--to", "coco").exit_code == 2
     assert not Path("out").exists()
+
+
+def test_keeps_pictures_back_to_measure_on(run: Run, shapes_folder: Path) -> None:
+    refused = run("convert", shapes_folder, "out", "--to", "coco", "--val-share", "0.25")
+    assert refused.exit_code == 2
+    assert "there is a split val already" in refused.stderr
+    assert not Path("out").exists()
+    shutil.copytree(shapes_folder, "data", ignore=shutil.ignore_patterns("val.json"))
+    result = run("convert", "data", "out", "--to", "coco", "--val-share", "0.25", "--json")
+    assert result.exit_code == 0, result.output
+    splits = json.loads(result.stdout)["splits"]
+    assert {name: counts["pictures"] for name, counts in splits.items()} == {"train": 3, "val": 1}
+    files = [json.loads(Path(f"out/{split}.json").read_text())["images"] for split in ("train", "val")]
+    assert len({image["file_name"] for images in files for image in images}) == 4

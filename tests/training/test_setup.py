@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,9 @@ import torch
 from instancefcn.errors import ConfigError
 from instancefcn.models import zoo
 from instancefcn.models.checkpoint import save_checkpoint
+from instancefcn.training.config import TrainConfig
 from instancefcn.training.run import train
-from instancefcn.training.setup import make_config, start_from
+from instancefcn.training.setup import make_config, read_splits, start_from
 from tiny import tiny_proposals, tiny_spec
 from tiny_command import SETTINGS
 
@@ -99,3 +101,13 @@ def test_sides_that_cannot_be_are_refused(tmp_path: Path, side: str, value: obje
 def test_a_model_that_is_no_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no model \[\]"):
         make_config(tmp_path / "run", False, {"data": "d", "out": "o", "model": []})
+
+
+def test_says_when_there_is_nothing_to_measure_on(shapes_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(shapes_folder, tmp_path / "data")
+    for measured in (True, False):
+        config = TrainConfig(data=str(tmp_path / "data"), out=str(tmp_path / "out"))
+        _, val, doubts = read_splits(config)
+        assert (val is not None) is measured
+        assert any("--val-share 0.2" in line for line in doubts) is not measured
+        (tmp_path / "data" / "val.json").unlink(missing_ok=True)

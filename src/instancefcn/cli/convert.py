@@ -29,19 +29,27 @@ def convert(
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
     to: Annotated[Format, typer.Option("--to", help="The format to write.", show_default=False)],
+    val_share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Keep this share of train's pictures back as a split val, such as 0.2.",
+        ),
+    ] = None,
     json_: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON on standard output.")
     ] = False,
 ) -> None:
     """Write a dataset in another format, and say what that format cannot hold.
 
-    All splits are converted. Pictures are hard-linked where that is possible, else copied.
+    All splits are converted. Pictures are hard-linked where that is possible, else copied. Which of them
+    --val-share keeps back is drawn by their names; those that look nearly the same stay together.
     """
     from instancefcn.console import progress
     from instancefcn.data.convert import convert as run
 
     with progress() as show:
-        done = run(data, out, to.value, show)
+        done = run(data, out, to.value, show, val_share)
     if json_:
         typer.echo(json.dumps({"to": to.value, "out": str(out), **asdict(done)}))
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from instancefcn.data.coco_folder import CocoFolder, CocoYaml, other_fields, write_coco
 from instancefcn.data.dataset import Dataset
+from instancefcn.data.holding_out import check_share, with_val
 from instancefcn.data.layout import Layout, open_datasets, recognise
 from instancefcn.data.target import Losses, Target, note_derived
 from instancefcn.data.voc_format import write_voc
@@ -33,7 +34,7 @@ class Conversion:
 
     Attributes:
         source: the format that was read, in words.
-        splits: of every split, the number of "pictures" and of "annotations" that were read.
+        splits: of every split that was written, the number of its "pictures" and "annotations".
         lost: what the format cannot hold: {"what", "count", "of"} each.
     """
 
@@ -47,6 +48,7 @@ def convert(
     out: Path | str,
     to: str,
     progress: Callable[[str, int, int], None] | None = None,
+    val_share: float | None = None,
 ) -> Conversion:
     """Write all splits of a dataset in another format.
 
@@ -56,10 +58,13 @@ def convert(
         data: a folder or YAML file of any layout in docs/data.md.
         out: a folder that does not exist yet.
         to: "coco", "yolo", "labelme" or "voc".
-        progress: called with (what is done: "reading", "checking" or "writing", pictures done, pictures).
+        progress: called with (what is done: "reading", "checking", "choosing" or "writing", pictures done,
+            pictures).
+        val_share: keep this share of train's pictures back as a split val (see `hold_out`); None keeps the
+            splits as they are.
 
     Raises:
-        ConfigError: `out` exists, or there is no such format.
+        ConfigError: `out` exists, or there is no such format; there is a val already.
         DataError: everything that is wrong with the data.
     """
     out = Path(out)
@@ -73,17 +78,20 @@ def convert(
         raise DataError(f"{data}: the split {unfit[0]!r} cannot be the name of a file: rename it")
     if not names:
         raise DataError(f"{data}: has no split: there is nothing to convert")
+    if val_share is not None:
+        check_share(val_share, names)
     datasets = open_datasets(
         data, names, progress=_stage("checking", progress), reading=_stage("reading", progress)
     )
     splits = dict(zip(names, datasets, strict=True))
+    written = splits if val_share is None else with_val(splits, val_share, _stage("choosing", progress))
     with new_folder(out) as temporary:
-        target = Target.of(temporary, splits, _counter(sum(map(len, datasets)), progress))
+        target = Target.of(temporary, written, _counter(sum(map(len, datasets)), progress))
         _note_numbers(layout, splits, to, target.losses)
-        WRITERS[to](splits, target)
+        WRITERS[to](written, target)
     counts = {
         name: {"pictures": len(dataset), "annotations": sum(len(p.annotations) for p in dataset.pictures)}
-        for name, dataset in splits.items()
+        for name, dataset in written.items()
     }
     return Conversion(layout.title, counts, target.losses.rows())
 

@@ -77,6 +77,12 @@ def _training_sides(preferred: Mapping[str, Any], settings: Mapping[str, Any]) -
     }
 
 
+NOT_MEASURED = (
+    "there is no split val, so nothing is measured; to keep pictures back for it:"
+    " instancefcn convert IN OUT --to coco --val-share 0.2"
+)
+
+
 def read_splits(config: TrainConfig, check: bool = True) -> tuple[Dataset, Dataset | None, list[str]]:
     """Let the dataset doctor look at train and val, and hand them out.
 
@@ -100,6 +106,8 @@ def read_splits(config: TrainConfig, check: bool = True) -> tuple[Dataset, Datas
         if report.errors:
             raise DataError([finding.message for finding in report.errors])
         found, doubts = [split.dataset for split in report.splits], brief(report)
+        if len(found) == 1:
+            doubts.append(NOT_MEASURED)
     else:
         found = open_datasets(data, names, check_pictures=False)
     if isinstance(spec, zoo.ProposalModelSpec):

@@ -1,0 +1,108 @@
+"""Pictures kept back for val: how many, always the same, no scene that is learnt, every class learnt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from instancefcn.data import holding_out
+from instancefcn.data.coco import read_coco
+from instancefcn.data.dataset import Annotation, Dataset, Picture
+from instancefcn.data.holding_out import hold_out, with_val
+from instancefcn.data.shapes import write_shapes
+from instancefcn.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder, train=30, val=1, size=64, seed=5)
+    return read_coco(folder / "train.json", folder / "images")
+
+
+def names(dataset: Dataset) -> set[str]:
+    return {picture.path.name for picture in dataset.pictures}
+
+
+def test_every_picture_is_in_one_part_and_the_share_is_kept(shapes: Dataset) -> None:
+    rest, kept = hold_out(shapes, 0.2)
+    assert (len(rest), len(kept)) == (24, 6)
+    assert not names(rest) & names(kept)
+    assert all(picture in (*rest.pictures, *kept.pictures) for picture in shapes.pictures)
+    numbers = [shapes.pictures.index(picture) for picture in kept.pictures]
+    assert numbers == sorted(numbers), "the order of the file stays"
+    assert numbers != list(range(numbers[0], numbers[0] + 6)), "chance decides, not the order"
+
+
+def test_the_choice_depends_on_names_alone_and_stays_when_pictures_are_added(shapes: Dataset) -> None:
+    _, kept = hold_out(shapes, 0.2)
+    _, again = hold_out(replace(shapes, pictures=shapes.pictures[::-1]), 0.2)
+    assert names(again) == names(kept)
+    _, of_fewer = hold_out(shapes.subset(range(25)), 0.2)
+    assert len(names(of_fewer) - names(kept)) <= 2
+
+
+def test_pictures_that_look_alike_stay_together(shapes: Dataset, tmp_path: Path) -> None:
+    """Five pictures, each three times: once again in the same bytes, once encoded anew."""
+    pictures = []
+    for number, picture in enumerate(shapes.pictures[:5]):
+        for copy in range(3):
+            path = tmp_path / f"{copy}_{number}.png"
+            if copy < 2:
+                path.write_bytes(picture.path.read_bytes())
+            else:
+                path = path.with_suffix(".jpg")
+                Image.open(picture.path).convert("RGB").save(path, quality=90)
+            pictures.append(replace(picture, id=len(pictures) + 1, path=path))
+    _, kept = hold_out(replace(shapes, pictures=tuple(pictures)), 0.45)
+    scenes = [path.split("_")[1].split(".")[0] for path in names(kept)]
+    assert len(kept) == 6
+    assert all(scenes.count(scene) == 3 for scene in scenes)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    labels=st.lists(st.sets(st.integers(0, 3), max_size=3), min_size=2, max_size=12),
+    share=st.floats(0.05, 0.95),
+)
+def test_no_class_is_left_without_an_object_to_learn_from(labels: list[set[int]], share: float) -> None:
+    box = (0.0, 0.0, 2.0, 2.0)
+    pictures = [
+        Picture(i, Path(f"{i}.png"), 4, 4, tuple(Annotation(label, label, box, [], 4.0) for label in own))
+        for i, own in enumerate(labels)
+    ]
+    dataset = Dataset("some", tuple(pictures), ("a", "b", "c", "d"), (1, 2, 3, 4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(holding_out, "_groups", lambda dataset, _: [[i] for i in range(len(dataset))])
+        try:
+            rest, kept = hold_out(dataset, share)
+        except DataError:
+            alone = [any(sum(x in own for own in labels) == 1 for x in own) for own in labels]
+            assert all(alone), "each picture holds the only object of some class"
+            return
+    assert 1 <= len(kept) <= max(1, round(share * len(labels)))
+    assert len(rest) >= 1
+    assert {a.label for p in rest.pictures for a in p.annotations} == set().union(*labels)
+
+
+def test_the_only_split_becomes_train_and_others_stay(shapes: Dataset) -> None:
+    assert list(with_val({"export": shapes}, 0.1)) == ["train", "val"]
+    splits = with_val({"train": shapes, "test": shapes.subset([0, 1])}, 0.1)
+    assert [(name, len(split)) for name, split in splits.items()] == [("train", 27), ("val", 3), ("test", 2)]
+
+
+def test_what_cannot_be_kept_back_is_said(shapes: Dataset) -> None:
+    with pytest.raises(DataError, match="no picture can be kept back"):
+        hold_out(shapes.subset([3]), 0.5)
+    for share in (0.0, 1.0, -0.2, float("nan")):
+        with pytest.raises(ConfigError, match="between 0 and 1"):
+            with_val({"train": shapes}, share)
+    with pytest.raises(ConfigError, match="a split val already"):
+        with_val({"train": shapes, "val": shapes}, 0.2)
+    with pytest.raises(ConfigError, match="no train to take val from, but a, b"):
+        with_val({"a": shapes, "b": shapes}, 0.2)
