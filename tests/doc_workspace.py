@@ -79,7 +79,7 @@ def _formats(folder: Path) -> None:
         shutil.copy(data / f"{split}.json", folder / "annotations" / f"instances_{split}2017.json")
         shutil.copytree(data / "images", folder / f"{split}2017")
         for number in range(2):
-            _masks(folder, split, f"{split}{number}", number)
+            _masks(folder, split, f"{split}{number}", number + 2 * (split == "val"))
         sbd = folder / "benchmark_RELEASE" / "dataset" / f"{split}.txt"
         sbd.write_text(f"{split}0\n{split}1\n")
     (folder / "coco.yaml").write_text(
@@ -89,15 +89,18 @@ def _formats(folder: Path) -> None:
 
 
 def _masks(folder: Path, split: str, name: str, seed: int) -> None:
-    """A picture with two squares: with a mask of numbers, one mask an object, and SBD's .mat file."""
+    """A picture with two squares, elsewhere for each of the seeds 0 to 3: with a mask of numbers, one mask an
+    object, and SBD's .mat file.
+    """
     from scipy.io import savemat
 
     sbd, numbers = folder / "benchmark_RELEASE" / "dataset", folder / "my-masks" / split
-    single = folder / "stage1_train" / split / name
+    single = folder / "stage1_train" / name
     for place in (sbd / "img", sbd / "inst", *(at / kind for at in (numbers, single) for kind in KINDS)):
         place.mkdir(parents=True, exist_ok=True)
     objects = np.zeros((96, 96), np.uint8)
-    objects[10:40, 20:50], objects[55:85, 30:60] = 1, 2
+    left = 15 * seed
+    objects[10:40, 5 + left : 35 + left], objects[55:85, 60 - left : 90 - left] = 1, 2
     pixels = np.random.default_rng(seed).integers(0, 90, (96, 96, 3), np.uint8)
     pixels[objects > 0] += 150
     picture = Image.fromarray(pixels)
