@@ -3,7 +3,7 @@
     python benchmarks/accuracy_plot.py animals7=RUNS[,RUNS...] [nuclei=RUNS...] --out FIGURE.png
 
 Every run is a line, a colour a network, its end a large dot: only there has the learning rate come down.
-Seeds of the same minutes share a number, their mean. The minutes are on a logarithmic scale.
+Seeds of about the same minutes share a number, their mean. The minutes are on a logarithmic scale.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ def curves(folders: list[Path]) -> list[tuple[str, list[dict[str, Any]]]]:
 
 def draw(axes: Any, title: str, runs: list[tuple[str, list[dict[str, Any]]]]) -> None:
     """One panel."""
-    ends: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    ends: dict[tuple[str, float], list[tuple[float, float]]] = {}
     for name, rows in runs:
         label, colour = COLOURS[name]
         minutes, values = [row["minutes"] for row in rows], [row["AP50"] for row in rows]
         axes.plot(minutes, values, color=colour, linewidth=1, marker="o", markersize=3, alpha=0.7)
         first = all(other != name for other, _ in ends)
         axes.plot(minutes[-1:], values[-1:], "o", color=colour, markersize=8, label=label if first else None)
-        ends.setdefault((name, round(minutes[-1])), []).append((minutes[-1], values[-1]))
+        near = (key for key in ends if key[0] == name and 0.9 < key[1] / minutes[-1] < 1.1)
+        ends.setdefault(next(near, (name, minutes[-1])), []).append((minutes[-1], values[-1]))
     for points in ends.values():  # the seeds of one budget have one number, their mean
         place = (points[0][0], max(value for _, value in points))
         text = f"{sum(value for _, value in points) / len(points):.2f}"
