@@ -65,9 +65,16 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def forget_parts() -> None:
+    """They hold functions by name that were replaced, or were not, when they were imported."""
+    for name in PARTS & sys.modules.keys():
+        del sys.modules[name]
+
+
 @pytest.fixture
 def workspace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the prepared folder, entered; no downloads; the scripts' modules go afterwards."""
+    """A copy of the prepared folder, entered; no downloads; the scripts share no module with other tests."""
+    forget_parts()
     folder = tmp_path / "here"
     shutil.copytree(prepared, folder, symlinks=True)
     monkeypatch.chdir(folder)
@@ -78,8 +85,7 @@ def workspace(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     threads = torch.get_num_threads()
     yield folder
     torch.set_num_threads(threads)
-    for name in PARTS & sys.modules.keys():
-        del sys.modules[name]
+    forget_parts()
 
 
 def test_every_benchmark_is_known() -> None:
