@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from instancefcn.evaluation.coco import DETECTIONS, NAMES, THRESHOLDS, CocoResult, Kind
+from instancefcn.evaluation.coco import DETECTIONS, NAMES, RECALLS, THRESHOLDS, CocoResult, Kind
 from instancefcn.evaluation.proposals import AR_NAMES, ProposalResult
 from instancefcn.files import atomic_write
 
@@ -62,7 +62,6 @@ def plot_precision_recall(result: CocoResult, class_names: tuple[str, ...], path
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    recall = np.linspace(0, 1, 101)
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
@@ -74,7 +73,7 @@ def plot_precision_recall(result: CocoResult, class_names: tuple[str, ...], path
         curve = result.precision[0, :, label]
         text = f"{class_names[label]}  {curve.mean():.2f}" if label in colours else None
         left.plot(
-            recall,
+            RECALLS,
             curve,
             color=colours.get(label, FAINT),
             lw=1.6 if text else 0.7,
@@ -89,7 +88,7 @@ def plot_precision_recall(result: CocoResult, class_names: tuple[str, ...], path
             mean = result.precision[place][:, shown].mean(1)
             shade = str(0.15 + 0.06 * place)
             right.plot(
-                recall, mean, color=shade, lw=2, label=f"IoU {THRESHOLDS[place]:.2f}  {mean.mean():.2f}"
+                RECALLS, mean, color=shade, lw=2, label=f"IoU {THRESHOLDS[place]:.2f}  {mean.mean():.2f}"
             )
     right.set_title(f"Mean over the classes; mask AP {format_figure(result.summary['AP'])}")
     for axes in (left, right):
