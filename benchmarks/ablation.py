@@ -1,13 +1,14 @@
 """The ablation of the FCIS paper on a folder of one's own: each part of the method changed alone.
 
     python benchmarks/ablation.py DATA --out RUNS [--seeds 0] [--epochs 4] [--short-side 320]
-        [--precision bf16-mixed] [--json]
+        [--precision bf16-mixed] [--rows NAME ...] [--json]
 
 One `fcis_lite` is trained for every row and seed, with the same pictures, draws and steps, and measured on
 val; the last rows are the whole method, tested otherwise. Beside them stand the paper's figures (ResNet-101,
 VOC 2012; random sampling against OHEM: COCO). The mask loss weighs 10 times as much as the others, as in the
-official code, but for the rows that say 3. The small pictures make it affordable on a laptop. A run that
-was stopped goes on when the command is given again, a finished one is only read.
+official code, but for the rows that say 3. `--rows` trains only some of them. The small pictures make it
+affordable on a laptop. A run that was stopped goes on when the command is given again, a finished one is only
+read.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import instancefcn
 from instancefcn.errors import ConfigError
 from instancefcn.files import write_json
 from instancefcn.models import zoo
+from instancefcn.training.devices import convolves_in_bfloat16
 
 TRAINED: dict[str, tuple[dict[str, Any], str]] = {
     "translation invariant (k = 1)": ({"k": 1}, "52.5 / 38.5"),
@@ -95,16 +97,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--short-side", type=int, default=320)
-    parser.add_argument("--precision", choices=["32", "bf16-mixed"], default="bf16-mixed")
+    fastest = "bf16-mixed" if convolves_in_bfloat16() else "32"
+    parser.add_argument("--precision", choices=["32", "bf16-mixed"], default=fastest)
+    parser.add_argument("--rows", nargs="+", choices=list(TRAINED), default=list(TRAINED), metavar="NAME")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    rows: dict[str, list[Any]] = {name: [] for name in (*TRAINED, *TESTED)}
+    tests = TESTED if WHOLE in options.rows else {}
+    rows: dict[str, list[Any]] = {name: [] for name in (*options.rows, *tests)}
     for seed in options.seeds:
-        for number, (name, (changes, _)) in enumerate(TRAINED.items()):
+        for name in options.rows:
+            number, (changes, _) = list(TRAINED).index(name), TRAINED[name]
             folder = options.out / f"{number}_seed{seed}"
             rows[name].append(trained(options.data, folder, changes, options, seed))
         whole = options.out / f"{list(TRAINED).index(WHOLE)}_seed{seed}"
-        for number, (name, changes) in enumerate(TESTED.items()):
+        for number, (name, changes) in enumerate(tests.items()):
             rows[name].append(tested(options.data, whole, f"tested_{number}", changes))
     if options.json:
         print(json.dumps(rows))

@@ -21,6 +21,7 @@ from typing import Any
 import instancefcn
 from instancefcn.files import link_or_copy, write_json
 from instancefcn.models import zoo
+from instancefcn.training.devices import convolves_in_bfloat16
 
 
 def select(data: Path, out: Path, classes: list[str]) -> None:
@@ -80,7 +81,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--short-side", type=int, default=384)
-    parser.add_argument("--precision", choices=["32", "bf16-mixed"], default="bf16-mixed")
+    fastest = "bf16-mixed" if convolves_in_bfloat16() else "32"
+    parser.add_argument("--precision", choices=["32", "bf16-mixed"], default=fastest)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     folder = options.out / "data"

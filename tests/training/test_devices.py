@@ -7,7 +7,7 @@ import torch
 
 from instancefcn.errors import ConfigError
 from instancefcn.training.config import resolve
-from instancefcn.training.devices import make_trainer
+from instancefcn.training.devices import convolves_in_bfloat16, make_trainer
 
 PLACES = {"data": "d", "out": "o"}
 
@@ -39,3 +39,22 @@ def test_half_precision_of_gpus_is_not_taken_for_another(tmp_path: Path) -> None
         pytest.raises(ConfigError, match="16-mixed needs a GPU: give bf16-mixed or 32"),
     ):
         make_trainer(resolve({**PLACES, "accelerator": "cpu", "precision": "16-mixed"}), tmp_path)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_only_where_convolutions_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, able: bool
+) -> None:
+    """A step of four pictures took 20 s instead of one on a processor without AVX-512."""
+    monkeypatch.setattr("instancefcn.training.devices.convolves_in_bfloat16", lambda: able)
+    config = resolve({**PLACES, "accelerator": "cpu", "precision": "bf16-mixed"})
+    if able:
+        assert make_trainer(config, tmp_path).precision_plugin.precision == "bf16-mixed"
+        return
+    with pytest.raises(ConfigError, match=r"bf16-mixed needs a GPU or a processor with AVX-512.* Give 32"):
+        make_trainer(config, tmp_path)
+
+
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="another kind")
+def test_convolutions_in_bfloat16_come_with_avx512() -> None:
+    assert convolves_in_bfloat16() == (torch.backends.cpu.get_cpu_capability() == "AVX512")

@@ -100,7 +100,9 @@ class TrainConfig(Section):
     clip_norm: float = Field(default=10.0, ge=0, description="greatest norm of the whole gradient; 0 is off")
     ema_decay: float = Field(default=0.999, ge=0, lt=1, description="of the averaged weights; 0 is off")
     precision: Literal["32", "bf16-mixed", "16-mixed"] = Field(
-        default="32", description="of training, `16-mixed` on a GPU only; val is looked at in 32 bits"
+        default="32",
+        description="of training: `16-mixed` on a GPU, `bf16-mixed` also on a processor with AVX-512 (faster "
+        "from AVX-512 BF16 or AMX on); val is looked at in 32 bits",
     )
 
     short_side: int = Field(default=600, ge=32, le=MAX_INPUT, description="of a picture at test time")
