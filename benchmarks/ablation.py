@@ -6,9 +6,9 @@
 One `fcis_lite` is trained for every row and seed, with the same pictures, draws and steps, and measured on
 val; the last rows are the whole method, tested otherwise. Beside them stand the paper's figures (ResNet-101,
 VOC 2012; random sampling against OHEM: COCO). The mask loss weighs 10 times as much as the others, as in the
-official code, but for the rows that say 3. `--rows` trains only some of them. The small pictures make it
-affordable on a laptop. A run that was stopped goes on when the command is given again, a finished one is only
-read.
+official code, but for the rows that say 3; RoIs are drawn at random but for the row that says OHEM. `--rows`
+trains only some of them. The small pictures make it affordable on a laptop. A run that was stopped goes on
+when the command is given again, a finished one is only read.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def trained(data: Path, folder: Path, changes: dict[str, Any], options: argparse
             "pictures_every": 0,
             "warmup": 100,
             "ema_decay": 0.995,
+            "sampling": "random",
             **changes,
         }
         resume = (folder / "last.ckpt").exists()

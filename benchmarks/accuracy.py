@@ -2,7 +2,8 @@
 
     python benchmarks/accuracy.py DATA --out RUNS [--model fcis_lite] [--networks fcis mask_rcnn] [--seeds 0]
         [--minutes 20] [--epochs 12] [--evaluate-every 2] [--rate-of mask_rcnn=5e-4 ...]
-        [--smallest-anchor 32] [--short-side 320] [--precision bf16-mixed] [--threads 1] [--time 20]
+        [--smallest-anchor 32] [--short-side 320] [--precision bf16-mixed] [--sampling random] [--threads 1]
+        [--time 20]
 
 Both see the same pictures in the same order, with the same sizes, crops and colours, in batches of 4, from
 the same ImageNet weights, with AdamW, the same warm-up, cosine schedule, clipping and averaging; the learning
@@ -242,6 +243,7 @@ def main() -> None:
     parser.add_argument("--short-side", type=int, help="of training and test, instead of the model's own")
     fastest = "bf16-mixed" if convolves_in_bfloat16() else "32"
     parser.add_argument("--precision", choices=["32", "bf16-mixed"], default=fastest)
+    parser.add_argument("--sampling", choices=["ohem", "random"], help="of RoIs, instead of the model's own")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--time", type=int, default=0, metavar="PICTURES")
     options = parser.parse_args()
@@ -299,8 +301,8 @@ def run(
 def asked(name: str, rate: float, options: argparse.Namespace) -> dict[str, Any]:
     """What a run is of."""
     keys = ("minutes", "epochs", "evaluate_every", "model", "short_side", "precision")
-    anchor = {"smallest_anchor": options.smallest_anchor} if name == "mask_rcnn" else {}
-    return {"data": options.data.name, "rate": rate, **{key: getattr(options, key) for key in keys}, **anchor}
+    own = "smallest_anchor" if name == "mask_rcnn" else "sampling"
+    return {"data": options.data.name, "rate": rate, **{key: getattr(options, key) for key in (*keys, own)}}
 
 
 def refuse_another(path: Path, wanted: dict[str, Any]) -> None:
@@ -339,7 +341,7 @@ def time_pictures(options: argparse.Namespace, val: Dataset) -> dict[str, float]
 
 def spec_of(options: argparse.Namespace) -> ModelSpec:
     """The FCIS."""
-    spec = zoo.SPECS[options.model]
+    spec = zoo.with_changes(zoo.SPECS[options.model], sampling=options.sampling)
     assert isinstance(spec, ModelSpec)
     return spec
 
