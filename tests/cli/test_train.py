@@ -85,6 +85,7 @@ def test_data_errors_are_listed_all_at_once(run: Run, tmp_path: Path) -> None:
         (["--set", "epochs"], "not of the form key=value"),
         (["--set", "model=fcis_resnet50"], "--model"),
         (["--model", "fcis_light"], "fcis_lite"),
+        (["--model", "fcis-animals7"], "--set init=fcis-animals7"),
         (["--resume"], "is missing"),
     ],
 )

@@ -183,3 +183,13 @@ def test_empty_pictures_and_foreign_byte_orders(predictor: Predictor) -> None:
     picture = np.asarray(coloured()).astype(np.uint16) * 257
     check(predictor(picture.astype(">u2"), score=0.5))
     check(predictor((picture / 65535).astype(">f4"), score=0.5))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [("cuda", r"device cuda cannot be used: .* Try 'cpu'"), ("gpu", "is no device: say 'cpu'")],
+)
+def test_a_device_that_is_not_there(device: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Predictor(FakeLoaded(), device)  # type: ignore[arg-type]

@@ -30,6 +30,8 @@ PLACES = {"data": "pictures", "out": "run"}
         ("flip", "augment.flip"),
         ("augment.color", "augment.colour"),
         ("batchsize", "batch_size"),
+        ("lr", "learning_rate"),
+        ("imgsz", "short_side"),
     ],
 )
 def test_unknown_key_suggests_the_nearest(key: str, meant: str) -> None:

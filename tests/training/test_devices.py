@@ -58,3 +58,9 @@ def test_bfloat16_only_where_convolutions_have_it(
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="another kind")
 def test_convolutions_in_bfloat16_come_with_avx512() -> None:
     assert convolves_in_bfloat16() == (torch.backends.cpu.get_cpu_capability() == "AVX512")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_macs_gpu_is_taken_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning.pytorch.accelerators.mps.MPSAccelerator.is_available", lambda: True)
+    assert make_trainer(resolve(PLACES), tmp_path).strategy.root_device.type == "cpu"

@@ -35,14 +35,14 @@ class CocoFolder:
     @classmethod
     def at(cls, data: Path) -> CocoFolder | None:
         """The folder at `data`; None when there is no file of COCO's kind in it."""
-        if any(_is_coco(data / name) for name in _USUAL):
+        if any(is_coco(data / name) for name in _USUAL):
             return cls(data)
         has_pictures = (data / "images").is_dir()
-        return cls(data) if has_pictures and any(_is_coco(p) for p in data.glob("*.json")) else None
+        return cls(data) if has_pictures and any(is_coco(p) for p in data.glob("*.json")) else None
 
     def splits(self) -> list[str]:
         """The names of the annotation files."""
-        return in_order([p.stem for p in self.root.glob("*.json") if p.name in _USUAL or _is_coco(p)])
+        return in_order([p.stem for p in self.root.glob("*.json") if p.name in _USUAL or is_coco(p)])
 
     def read(self, split: str, name: str, progress: Progress | None = None) -> tuple[Dataset, list[str]]:
         """The usable part of a split, and what is wrong with the rest.
@@ -132,7 +132,7 @@ def there(kind: str, names: Sequence[str]) -> str:
     return f"{kind} there: {', '.join(names)}" if names else f"there are no {kind}"
 
 
-def _is_coco(path: Path) -> bool:
+def is_coco(path: Path) -> bool:
     """Whether the file holds the names of COCO's lists. A damaged file may: reading it says what is wrong."""
     if not path.is_file():
         return False

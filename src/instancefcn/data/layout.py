@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from instancefcn.data.check import class_problems, picture_problems
+from instancefcn.data.coco_export import CocoExport
 from instancefcn.data.coco_folder import CocoFolder, CocoYaml, there
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.gather import Progress
@@ -53,15 +54,25 @@ def recognise(data: Path | str) -> Layout:
     if not data.is_dir():
         raise DataError(f"{data}: there is no such folder or YAML file")
     # What has a file or folder of a telling name comes before what any folder of pictures may look like.
-    for layout in (CocoFolder, VocFolder, SbdFolder, YoloFolder, MaskFolder, ObjectMaskFolder, LabelmeFolder):
+    for layout in (
+        CocoFolder,
+        CocoExport,
+        VocFolder,
+        SbdFolder,
+        YoloFolder,
+        MaskFolder,
+        ObjectMaskFolder,
+        LabelmeFolder,
+    ):
         found: Layout | None = layout.at(data)
         if found is not None:
             return found
     raise DataError(
         f"{data}: is no dataset of a known layout; {there('files and folders', _some(data))}. Known are: "
-        "train.json and images/ (COCO), ImageSets/Segmentation (VOC), inst/*.mat (SBD), data.yaml with names "
-        "(YOLO), images/ and masks/, a folder with images/ and masks/ for each picture, and LabelMe's JSON "
-        f"files{_unread(data)}"
+        "train.json and images/, train/_annotations.coco.json, or annotations/instances_train.json and "
+        "train/ (COCO), ImageSets/Segmentation (VOC), inst/*.mat (SBD), data.yaml with names (YOLO), images/ "
+        "and masks/, a folder with images/ and masks/ for each picture, and LabelMe's JSON files. COCO's "
+        f"files that lie elsewhere can be named in a YAML file (docs/data.md){_unread(data)}"
     )
 
 

@@ -61,11 +61,18 @@ class Predictor:
     Args:
         loaded: what `instancefcn.models.checkpoint.load_checkpoint` returns.
         device: a torch device, or None: the first GPU when there is one, else the CPU.
+
+    Raises:
+        ConfigError: `device` is no device, or cannot be used here.
     """
 
     def __init__(self, loaded: Loaded, device: torch.device | str | None = None) -> None:
         self.device = _device(device)
-        self.network = loaded.network.eval().to(self.device)
+        try:
+            self.network = loaded.network.eval().to(self.device)
+        except (RuntimeError, AssertionError) as error:  # a build of PyTorch without CUDA asserts
+            said = str(error).strip().split("\n")[0]
+            raise ConfigError(f"device {self.device} cannot be used: {said} Try 'cpu'") from error
         self.class_names: tuple[str, ...] = tuple(loaded.class_names)
         self.category_ids: tuple[int, ...] = tuple(loaded.category_ids)
         self.preprocessing = loaded.preprocessing
@@ -252,6 +259,7 @@ def load(model: str | Path = DEFAULT_MODEL, *, device: torch.device | str | None
 
     Raises:
         CheckpointError: there is no such model, or it is damaged.
+        ConfigError: `device` is no device, or cannot be used here.
     """
     from instancefcn.models.checkpoint import load_checkpoint
 

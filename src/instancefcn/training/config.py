@@ -145,7 +145,10 @@ class TrainConfig(Section):
         default=1, ge=1, le=1024, description="of each machine; torchrun and srun say it themselves"
     )
     nodes: int = Field(default=1, ge=1, le=1024, description="machines; torchrun and srun say it themselves")
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = Field(
+        default="auto",
+        description="an NVIDIA GPU where there is one, else the processor; `mps` is not tested",
+    )
     evaluate_every: int = Field(default=1, ge=0, description="epochs; 0 never before the end")
     pictures_every: int = Field(default=2, ge=0, description="epochs; 0 is off")
     patience: int = Field(default=0, ge=0, description="evaluations without a gain before stopping; 0 is off")
@@ -167,7 +170,11 @@ class TrainConfig(Section):
         if any(side < 32 or side > self.train_long for side in self.train_sides):
             raise ValueError(f"train_sides must lie between 32 and train_long, got {self.train_sides}")
         if self.train_long < greatest or self.long_side < self.short_side:
-            raise ValueError("a long side is shorter than the short side: raise train_long or long_side")
+            raise ValueError(
+                f"a long side is shorter than its short side (short_side {self.short_side}, long_side "
+                f"{self.long_side}; train_short up to {greatest}, train_long {self.train_long}): raise "
+                "long_side or train_long"
+            )
         if any(not 0 < part < 1 for part in self.milestones):
             raise ValueError(f"milestones are parts of the run between 0 and 1, got {self.milestones}")
         if not self.out:
@@ -324,8 +331,23 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(dict.fromkeys(lines))
 
 
+_ELSEWHERE = {
+    "lr": "learning_rate",
+    "lr0": "learning_rate",
+    "rate": "learning_rate",
+    "batch": "batch_size",
+    "imgsz": "short_side",
+    "size": "short_side",
+    "amp": "precision",
+    "num_workers": "workers",
+}
+"""What other programs call some settings."""
+
+
 def _suggest(key: str, names: Sequence[str]) -> str:
     last = {name.rpartition(".")[2]: name for name in names}
+    if key in _ELSEWHERE:
+        return f"; did you mean {_ELSEWHERE[key]!r}?"
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     near = near or [
         last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1, cutoff=0.5)

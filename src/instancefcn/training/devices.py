@@ -37,7 +37,7 @@ def make_trainer(config: TrainConfig, folder: Path) -> L.Trainer:
     many = config.devices * config.nodes > 1
     try:
         trainer = L.Trainer(
-            accelerator=config.accelerator,
+            accelerator=_accelerator(config.accelerator),
             devices=config.devices,
             num_nodes=config.nodes,
             strategy=_strategy() if many else "auto",
@@ -67,6 +67,11 @@ def make_trainer(config: TrainConfig, folder: Path) -> L.Trainer:
             "many times as long as with 32. Give 32, or train (or go on) on another machine"
         )
     return trainer
+
+
+def _accelerator(wanted: str) -> str:
+    # Lightning's own choice on a Mac is its GPU, which lacks the double precision that votes are counted in.
+    return ("gpu" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
 def convolves_in_bfloat16() -> bool:

@@ -21,7 +21,7 @@ from instancefcn.data.transforms import Augment
 from instancefcn.errors import ConfigError, DataError
 from instancefcn.limits import MAX_INPUT
 from instancefcn.models import zoo
-from instancefcn.models.checkpoint import Loaded
+from instancefcn.models.checkpoint import Loaded, bundled_models
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.models.published import PublishedFCIS
@@ -50,7 +50,13 @@ def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> Trai
             f"{folder} holds the {left[0]} of a run that cannot go on (there is no {LAST}): "
             "give another --out"
         )
-    spec = zoo.spec_of(settings.setdefault("model", "fcis_lite"))
+    model = settings.setdefault("model", "fcis_lite")
+    if model in bundled_models():
+        raise ConfigError(
+            f"{model} is a trained network, not an architecture: to start from its weights, give --set "
+            f"init={model}, and as the model the architecture that its model card names"
+        )
+    spec = zoo.spec_of(model)
     preferred = {"short_side": spec.short_side, "long_side": spec.long_side, **nest(spec.training)}
     preferred |= _training_sides(preferred, settings)
     return resolve(settings, preferred)

@@ -6,6 +6,7 @@ import math
 import re
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def test_a_clean_dataset_has_no_findings(tmp_path: Path) -> None:
     report = examine(clean(tmp_path / "data").write())
     assert report.findings == ()
     assert verdict(report) == "no errors, no warnings, no notes: ready for training"
+    other = replace(report, splits=tuple(replace(split, name="all") for split in report.splits[:1]))
+    assert "no split is called train" in verdict(other)
     assert "train: 4 pictures, 48 objects, 2 classes" in summary(report)
     assert brief(report) == []
 

@@ -14,12 +14,14 @@ from typing import Any
 from PIL import Image
 
 from instancefcn.data.coco import Reader
-from instancefcn.data.coco_folder import FIELDS, CocoYaml
+from instancefcn.data.coco_export import CocoExport
+from instancefcn.data.coco_folder import FIELDS, CocoFolder, CocoYaml
 from instancefcn.data.dataset import Annotation, Picture
 from instancefcn.data.doctor.case import Split, apart, place_of
 from instancefcn.data.doctor.examine import Report, examine
 from instancefcn.data.doctor.mend import Repairs, Treatment, mended
 from instancefcn.data.images import stored_turn, turn_of
+from instancefcn.data.layout import recognise
 from instancefcn.data.opening import open_picture
 from instancefcn.data.problem import REPAIRS, Problem
 from instancefcn.data.reading import read_json
@@ -301,13 +303,12 @@ def _finite(value: Any) -> tuple[Any, bool]:
 
 def _source(report: Report, split: Split) -> dict[str, Any]:
     """The COCO file that a split was read from; empty when it was another format's."""
-    data = Path(report.data)
     wrong = (OSError, ValueError, DataError)
     with contextlib.suppress(*wrong):  # what is wrong with it the examination has said
-        path = data / f"{split.name}.json"
-        if data.is_file():
-            path, _ = CocoYaml.at(data).places(split.name)
-        content = read_json(path)
+        layout = recognise(report.data)
+        if not isinstance(layout, CocoFolder | CocoExport | CocoYaml):
+            return {}
+        content = read_json(layout.places(split.name)[0])
         if isinstance(content, dict):
             return {k: v for k, v in content.items() if k not in FIELDS or isinstance(v, list)}
     return {}

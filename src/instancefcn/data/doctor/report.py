@@ -36,7 +36,14 @@ def verdict(report: Report) -> str:
         f"{count or 'no'} {severity}{'' if count == 1 else 's'}"
         for count, severity in zip(counts, SEVERITIES, strict=True)
     ]
-    end = "mend the errors before training" if counts[0] else "ready for training"
+    end = "ready for training"
+    if "train" not in [split.name for split in report.splits]:
+        end = (
+            "but no split is called train, and training reads that: rename one, or let "
+            "`instancefcn convert IN OUT --to coco --val-share 0.2` make train and val"
+        )
+    if counts[0]:
+        end = "mend the errors before training"
     return f"{', '.join(said)}: {end}"
 
 
