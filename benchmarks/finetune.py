@@ -1,7 +1,8 @@
 """Does it help to start from a bundled model? The same short training from it and from the backbone alone.
 
     python benchmarks/finetune.py DATA --out RUNS --classes bird cat dog [--init fcis-animals7] [--seeds 0]
-        [--epochs 30] [--short-side 384] [--precision bf16-mixed] [--json]
+        [--epochs 30] [--short-side 384] [--precision bf16-mixed] [--sampling random]
+        [--json]
 
 Of DATA (COCO JSON) only the pictures with the named classes are used, so that the folder can be one of
 classes that the bundled model does not know. Both runs see the same pictures in the same order; the minutes
@@ -59,6 +60,7 @@ def measure(data: Path, folder: Path, init: str | None, seed: int, options: argp
             short_side=short,
             long_side=short * 5 // 3,
             precision=options.precision,
+            sampling=options.sampling,
             init=init,
             warmup=50,
             ema_decay=0.99,
@@ -83,6 +85,7 @@ def main() -> None:
     parser.add_argument("--short-side", type=int, default=384)
     fastest = "bf16-mixed" if convolves_in_bfloat16() else "32"
     parser.add_argument("--precision", choices=["32", "bf16-mixed"], default=fastest)
+    parser.add_argument("--sampling", choices=["ohem", "random"], help="of RoIs, instead of the model's own")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     folder = options.out / "data"

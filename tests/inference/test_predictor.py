@@ -192,4 +192,4 @@ def test_empty_pictures_and_foreign_byte_orders(predictor: Predictor) -> None:
 )
 def test_a_device_that_is_not_there(device: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Predictor(FakeLoaded(), device)  # type: ignore[arg-type]
+        Predictor(FakeLoaded(network=torch.nn.Linear(1, 1)), device)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,23 +37,25 @@ def make_trainer(config: TrainConfig, folder: Path) -> L.Trainer:
         )
     many = config.devices * config.nodes > 1
     try:
-        trainer = L.Trainer(
-            accelerator=_accelerator(config.accelerator),
-            devices=config.devices,
-            num_nodes=config.nodes,
-            strategy=_strategy() if many else "auto",
-            plugins=[place or LightningEnvironment(), StraightToFile()],
-            precision=config.precision,
-            max_epochs=1,
-            accumulate_grad_batches=config.accumulate,
-            gradient_clip_val=config.clip_norm or None,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=folder,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "GPU available but not used")  # see _accelerator
+            trainer = L.Trainer(
+                accelerator=_accelerator(config.accelerator),
+                devices=config.devices,
+                num_nodes=config.nodes,
+                strategy=_strategy() if many else "auto",
+                plugins=[place or LightningEnvironment(), StraightToFile()],
+                precision=config.precision,
+                max_epochs=1,
+                accumulate_grad_batches=config.accumulate,
+                gradient_clip_val=config.clip_norm or None,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+                default_root_dir=folder,
+            )
     except MisconfigurationException as error:
         raise ConfigError(
             f"accelerator {config.accelerator} with {config.devices} devices is not possible here: {error}"
