@@ -301,8 +301,11 @@ def run(
 def asked(name: str, rate: float, options: argparse.Namespace) -> dict[str, Any]:
     """What a run is of."""
     keys = ("minutes", "epochs", "evaluate_every", "model", "short_side", "precision")
-    own = "smallest_anchor" if name == "mask_rcnn" else "sampling"
-    return {"data": options.data.name, "rate": rate, **{key: getattr(options, key) for key in (*keys, own)}}
+    if name == "mask_rcnn":
+        own: dict[str, Any] = {"smallest_anchor": options.smallest_anchor}
+    else:
+        own = {"sampling": spec_of(options).sampling.method}
+    return {"data": options.data.name, "rate": rate, **{key: getattr(options, key) for key in keys}, **own}
 
 
 def refuse_another(path: Path, wanted: dict[str, Any]) -> None:

@@ -82,11 +82,12 @@ def test_no_class_is_left_without_an_object_to_learn_from(labels: list[set[int]]
         try:
             rest, kept = hold_out(dataset, share)
         except DataError:
-            alone = [any(sum(x in own for own in labels) == 1 for x in own) for own in labels]
-            assert all(alone), "each picture holds the only object of some class"
+            alone = [any(sum(x in own for own in labels) == 1 for x in own) for own in labels if own]
+            assert all(alone), "each picture with objects holds the only one of some class"
             return
     assert 1 <= len(kept) <= max(1, round(share * len(labels)))
     assert len(rest) >= 1
+    assert any(picture.annotations for picture in kept.pictures)
     assert {a.label for p in rest.pictures for a in p.annotations} == set().union(*labels)
 
 
@@ -97,7 +98,7 @@ def test_the_only_split_becomes_train_and_others_stay(shapes: Dataset) -> None:
 
 
 def test_what_cannot_be_kept_back_is_said(shapes: Dataset) -> None:
-    with pytest.raises(DataError, match="no picture can be kept back"):
+    with pytest.raises(DataError, match=r"no object can be kept back.* annotate more"):
         hold_out(shapes.subset([3]), 0.5)
     for share in (0.0, 1.0, -0.2, float("nan")):
         with pytest.raises(ConfigError, match="between 0 and 1"):
@@ -106,3 +107,41 @@ def test_what_cannot_be_kept_back_is_said(shapes: Dataset) -> None:
         with_val({"train": shapes, "val": shapes}, 0.2)
     with pytest.raises(ConfigError, match="no train to take val from, but a, b"):
         with_val({"a": shapes, "b": shapes}, 0.2)
+
+
+def in_groups(shapes: Dataset, groups: list[list[int]], share: float) -> list[str]:
+    """Names of what is kept back where `groups` look alike."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(holding_out, "_groups", lambda *_: groups)
+        return [str(picture.path) for picture in hold_out(shapes, share)[1].pictures]
+
+
+def test_pictures_that_look_alike_say_how_large_the_share_must_be(shapes: Dataset) -> None:
+    groups = [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(10)]
+    with pytest.raises(DataError, match=r"at least 3 pictures .* a share of at least 0\.1$"):
+        in_groups(shapes, groups, 0.05)
+    assert len(in_groups(shapes, groups, 0.1)) == 3
+
+
+def test_equal_names_in_other_folders_are_drawn_by_chance(shapes: Dataset) -> None:
+    pictures = tuple(
+        replace(picture, path=Path(f"/data/scan{i:02}/image.png"))
+        for i, picture in enumerate(shapes.pictures)
+    )
+    kept = in_groups(replace(shapes, pictures=pictures), [[i] for i in range(30)], 0.2)
+    assert kept != [f"/data/scan{i:02}/image.png" for i in range(6)]
+    moved = tuple(replace(picture, path=Path("/elsewhere") / picture.path) for picture in pictures)
+    assert in_groups(replace(shapes, pictures=moved), [[i] for i in range(30)], 0.2) == kept
+
+
+def test_a_scene_of_many_pictures_has_one_chance(shapes: Dataset) -> None:
+    """Half of the pictures are of one scene each, half of five scenes: over many draws as many are kept."""
+    groups = [[i] for i in range(15)] + [[15 + 3 * j + i for i in range(3)] for j in range(5)]
+    kept = 0
+    for draw in range(40):
+        pictures = tuple(
+            replace(picture, path=Path(f"{draw}_{i}.png")) for i, picture in enumerate(shapes.pictures)
+        )
+        names = in_groups(replace(shapes, pictures=pictures), groups, 0.3)
+        kept += sum(int(Path(name).stem.split("_")[1]) >= 15 for name in names)
+    assert 0.35 < kept / (40 * 9) < 0.6

@@ -51,7 +51,9 @@ def test_bfloat16_only_where_convolutions_have_it(
     if able:
         assert make_trainer(config, tmp_path).precision_plugin.precision == "bf16-mixed"
         return
-    with pytest.raises(ConfigError, match=r"bf16-mixed needs a GPU or a processor with AVX-512.* Give 32"):
+    with pytest.raises(
+        ConfigError, match=r"bf16-mixed needs a GPU or a processor with AVX-512.* Give a new run 32"
+    ):
         make_trainer(config, tmp_path)
 
 

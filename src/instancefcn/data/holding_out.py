@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 
 from instancefcn.data.check import look_at_all
 from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.doctor.alike import near_pairs
+from instancefcn.data.doctor.alike import near_groups
 from instancefcn.errors import ConfigError, DataError
 
 
@@ -28,7 +31,7 @@ def with_val(
 
     Raises:
         ConfigError: the share is none; there is a val already, or nothing to take it from.
-        DataError: no picture can be kept back.
+        DataError: no object can be kept back.
     """
     check_share(share, list(splits))
     source = "train" if "train" in splits else next(iter(splits))
@@ -44,7 +47,7 @@ def check_share(share: float, names: list[str]) -> None:
     if not 0 < share < 1:
         raise ConfigError(f"the share of val must lie between 0 and 1, such as 0.2, and not be {share:g}")
     if "val" in names:
-        raise ConfigError("there is a split val already: leave the share of val out")
+        raise ConfigError("there is a split val already: leave the share of val out, or take val away")
     if "train" not in names and len(names) > 1:
         raise ConfigError(f"there is no train to take val from, but {', '.join(names)}: call one train")
 
@@ -56,7 +59,8 @@ def hold_out(
 
     Chance decides by the names of the files: the same pictures give the same choice, and most of it stays
     when some are added. Pictures that look nearly the same stay together, as a second view of a scene that
-    was learnt measures nothing, and no class is left without an object to learn from.
+    was learnt measures nothing; no class is left without an object to learn from; and some object is kept
+    back.
 
     Args:
         dataset: whose files can be decoded.
@@ -64,57 +68,72 @@ def hold_out(
         progress: called with (pictures looked at, pictures).
 
     Raises:
-        DataError: no picture can be kept back.
+        DataError: no object can be kept back.
     """
     wanted = max(1, round(share * len(dataset)))
+    groups = _by_chance(dataset, _groups(dataset, progress))
     left = Counter(label for picture in dataset.pictures for label in _labels(picture))
     kept: set[int] = set()
-    for group in _by_chance(dataset, _groups(dataset, progress)):
-        labels = Counter(label for i in group for label in _labels(dataset.pictures[i]))
-        enough = len(kept) + len(group) < len(dataset) and all(left[x] > labels[x] for x in labels)
-        if enough and len(kept) + len(group) <= wanted:
+
+    def spare(group: list[int]) -> bool:
+        """Whether enough is left to learn from without this group, too."""
+        labels = _count(dataset, group)
+        return len(kept) + len(group) < len(dataset) and all(left[x] > labels[x] for x in labels)
+
+    measured = [group for group in groups if spare(group) and _count(dataset, group)]
+    if not any(len(group) <= wanted for group in measured):
+        raise DataError(_nothing(dataset, measured))
+    first = next(group for group in measured if len(group) <= wanted)
+    for group in (first, *(other for other in groups if other is not first)):
+        if spare(group) and len(kept) + len(group) <= wanted:
             kept.update(group)
-            left -= labels
-    if not kept:
-        raise DataError(
-            f"{dataset.name}: no picture can be kept back for val: there are too few, too few of some class,"
-            " or they look nearly the same; annotate more"
-        )
+            left -= _count(dataset, group)
     stay = [i for i in range(len(dataset)) if i not in kept]
     return dataset.subset(stay), dataset.subset(sorted(kept))
+
+
+def _nothing(dataset: Dataset, measured: list[list[int]]) -> str:
+    """Why no object can be kept back, and what to do."""
+    if measured:
+        least = min(map(len, measured))
+        share = math.ceil(1000 * least / len(dataset)) / 1000
+        return (
+            f"{dataset.name}: no object can be kept back for val: at least {least} pictures look so alike"
+            f" that they must stay together; give a share of at least {share:g}"
+        )
+    return (
+        f"{dataset.name}: no object can be kept back for val: there are too few pictures, too few of some"
+        " class, or they look nearly the same; annotate more"
+    )
 
 
 def _labels(picture: Picture) -> set[int]:
     return {annotation.label for annotation in picture.annotations if not annotation.crowd}
 
 
+def _count(dataset: Dataset, group: list[int]) -> Counter[int]:
+    """In how many pictures of a group each class is."""
+    return Counter(label for i in group for label in _labels(dataset.pictures[i]))
+
+
 def _groups(dataset: Dataset, progress: Callable[[int, int], None] | None) -> list[list[int]]:
     """The pictures by number; equal and nearly equal ones are in one group."""
     looks = look_at_all(dataset.pictures, progress)
     first: dict[bytes, int] = {}
-    earlier = [first.setdefault(look.digest, i) for i, look in enumerate(looks)]  # i itself: the first
-    thumbs, one_split = np.stack([look.thumb for look in looks]), np.zeros(len(looks), np.int64)
-    pairs = near_pairs(thumbs, one_split, np.array(earlier))
-
-    def head(i: int) -> int:
-        while earlier[i] != i:
-            earlier[i] = earlier[earlier[i]]
-            i = earlier[i]
-        return i
-
-    for a, b in pairs:
-        earlier[head(b)] = head(a)
+    files = np.array([first.setdefault(look.digest, i) for i, look in enumerate(looks)])
     groups: dict[int, list[int]] = {}
-    for i in range(len(looks)):
-        groups.setdefault(head(i), []).append(i)
+    for i, number in enumerate(near_groups(np.stack([look.thumb for look in looks]), files).tolist()):
+        groups.setdefault(number, []).append(i)
     return list(groups.values())
 
 
 def _by_chance(dataset: Dataset, groups: list[list[int]]) -> list[list[int]]:
-    """The groups in an order that only the names of the files decide."""
+    """The groups in an order that only the names of the files decide; one draw for each group."""
+    common = os.path.commonpath([picture.path.parent for picture in dataset.pictures])
+    names = [Path(os.path.relpath(picture.path, common)).as_posix() for picture in dataset.pictures]
 
-    def drawn(group: list[int]) -> list[bytes]:
-        names = (dataset.pictures[i].path.name for i in group)
-        return sorted(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names)
+    def drawn(group: list[int]) -> bytes:
+        name = min(names[i] for i in group)
+        return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
 
     return sorted(groups, key=drawn)

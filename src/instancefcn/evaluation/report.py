@@ -26,7 +26,7 @@ def table(metrics: dict[str, Any]) -> str:
     lines = [f"{'':<24}" + "".join(f"{name:>8}" for name in NAMES)]
     for kind in ("mask", "box"):
         lines.append(f"{kind:<24}" + "".join(f"{format_figure(metrics[kind][name]):>8}" for name in NAMES))
-    if (most := metrics.get("attainable")) is not None and most < 1:
+    if (most := metrics.get("attainable")) is not None and round(most, 3) < 1:
         lines.append(
             f"The best {DETECTIONS} of a class count in a picture, and some hold more: perfect predictions"
             f" would have {format_figure(most)}."

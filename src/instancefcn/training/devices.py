@@ -67,7 +67,8 @@ def make_trainer(config: TrainConfig, folder: Path) -> L.Trainer:
     if config.precision == "bf16-mixed" and on_cpu and not convolves_in_bfloat16():
         raise ConfigError(
             "precision bf16-mixed needs a GPU or a processor with AVX-512: on this one every step would take "
-            "many times as long as with 32. Give 32, or train (or go on) on another machine"
+            "many times as long as with 32. Give a new run 32; one that began with bf16-mixed needs another "
+            "machine to go on"
         )
     return trainer
 

@@ -59,6 +59,8 @@ def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> Trai
     spec = zoo.spec_of(model)
     preferred = {"short_side": spec.short_side, "long_side": spec.long_side, **nest(spec.training)}
     preferred |= _training_sides(preferred, settings)
+    if isinstance(spec, zoo.ModelSpec):  # written down: a run goes on so whatever becomes the model's own
+        preferred |= {"sampling": spec.sampling.method}
     return resolve(settings, preferred)
 
 
@@ -113,7 +115,10 @@ def read_splits(config: TrainConfig, check: bool = True) -> tuple[Dataset, Datas
             raise DataError([finding.message for finding in report.errors])
         found, doubts = [split.dataset for split in report.splits], brief(report)
         if len(found) == 1:
-            doubts.append(NOT_MEASURED)
+            others = ", ".join(name for name in splits_of(data) if name != "train")
+            doubts.append(
+                NOT_MEASURED + (f"; or call one of those that are there so: {others}" if others else "")
+            )
     else:
         found = open_datasets(data, names, check_pictures=False)
     if isinstance(spec, zoo.ProposalModelSpec):

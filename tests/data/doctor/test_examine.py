@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from instancefcn.data.check import Look
 from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.doctor import alike, pictures
-from instancefcn.data.doctor.alike import near_pairs
+from instancefcn.data.doctor.alike import near_groups, near_pairs
 from instancefcn.data.doctor.case import Case, Split
 from instancefcn.data.doctor.crossing import MAX_POINTS, crossing
 from instancefcn.data.doctor.examine import CHECKS, examine, examine_dataset
@@ -187,6 +187,19 @@ def test_huge_polygons_are_not_tested() -> None:
     line = [value for i in range(MAX_POINTS) for value in (0, 10 - i * 1e-3)]
     assert crossing(bow) is not None
     assert crossing(bow + line) is None
+
+
+def test_near_groups_are_chains() -> None:
+    """The first is like the third and the third like the second, which `near_pairs` need not say."""
+    generator = np.random.default_rng(0)
+    first, second, other = generator.normal(size=(3, 17, 17))
+    second = first + 0.34 * second
+    thumbs = np.stack([first, second, (first + second) / 2, other])
+    thumbs = np.uint8(127 + 100 * thumbs / np.abs(thumbs).max())
+    nothing = np.zeros(4, np.int64)
+    assert near_pairs(thumbs, nothing, np.arange(4)) == [(0, 2)]
+    assert near_groups(thumbs, np.arange(4)).tolist() == [0, 0, 0, 3]
+    assert near_groups(thumbs, np.array([0, 1, 2, 1])).tolist() == [0, 0, 0, 0], "equal files are together"
 
 
 def test_near_pairs() -> None:

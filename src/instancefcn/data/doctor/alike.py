@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,33 +27,56 @@ def near_pairs(
         splits: [N], each one's split, numbered from 0 and ascending.
         files: [N], equal for pictures of equal files, which make no pair.
     """
-    steps = _directions(thumbs)
-    count = len(steps)
-    before = np.full(count, -1)
-    later = np.full((count, int(splits.max()) + 1), -1)
-    for top in range(0, count, _ROWS):
-        rows = np.arange(top, min(top + _ROWS, count))
-        for left in range(top, count, _COLUMNS):
-            columns = np.arange(left, min(left + _COLUMNS, count))
-            alike = steps[rows] @ steps[columns].T >= SAME
-            alike &= rows[:, None] < columns
-            alike &= files[rows, None] != files[columns]
-            if not alike.any():
-                continue
-            # Both ways the first one found is the first there is: rows and columns ascend.
-            own = alike & (splits[rows, None] == splits[columns])
-            new = own.any(0) & (before[columns] < 0)
-            before[columns[new]] = rows[own.argmax(0)[new]]
-            alike &= ~own
-            for split in np.unique(splits[columns]):
-                there = alike & (splits[columns] == split)
-                fresh = there.any(1) & (later[rows, split] < 0)
-                later[rows[fresh], split] = columns[there.argmax(1)[fresh]]
+    before = np.full(len(thumbs), -1)
+    later = np.full((len(thumbs), int(splits.max()) + 1), -1)
+    for rows, columns, alike in _blocks(thumbs):
+        alike &= files[rows, None] != files[columns]
+        # Both ways the first one found is the first there is: rows and columns ascend.
+        own = alike & (splits[rows, None] == splits[columns])
+        new = own.any(0) & (before[columns] < 0)
+        before[columns[new]] = rows[own.argmax(0)[new]]
+        alike &= ~own
+        for split in np.unique(splits[columns]):
+            there = alike & (splits[columns] == split)
+            fresh = there.any(1) & (later[rows, split] < 0)
+            later[rows[fresh], split] = columns[there.argmax(1)[fresh]]
     (second,) = np.nonzero(before >= 0)
     first, split = np.nonzero(later >= 0)
     within = zip(before[second].tolist(), second.tolist(), strict=True)
     across = zip(first.tolist(), later[first, split].tolist(), strict=True)
     return sorted([*within, *across])
+
+
+def near_groups(thumbs: NDArray[np.uint8], files: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each thumbnail [N] a number that all of its group have: those that are alike to it, those that are
+    alike to them, and so on.
+
+    Args:
+        thumbs: uint8 [N, s, s].
+        files: [N], equal for pictures of equal files, which are in one group.
+    """
+    group = files.copy()
+    for rows, columns, alike in _blocks(thumbs):
+        for row in np.flatnonzero(alike.any(1)):
+            joined = np.unique(np.append(group[columns[alike[row]]], group[rows[row]]))
+            if len(joined) > 1:
+                group[np.isin(group, joined)] = joined[0]
+    return group
+
+
+def _blocks(
+    thumbs: NDArray[np.uint8],
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
+    """Which rows are alike to which columns, of all pairs row < column; blocks without any are left out."""
+    steps = _directions(thumbs)
+    count = len(steps)
+    for top in range(0, count, _ROWS):
+        rows = np.arange(top, min(top + _ROWS, count))
+        for left in range(top, count, _COLUMNS):
+            columns = np.arange(left, min(left + _COLUMNS, count))
+            alike = (steps[rows] @ steps[columns].T >= SAME) & (rows[:, None] < columns)
+            if alike.any():
+                yield rows, columns, alike
 
 
 def _directions(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
