@@ -63,7 +63,7 @@ PARSED = {
 }
 """Commands that are not run: their options and files are looked at instead."""
 
-SMALLER = ("workers=0", "accelerator=cpu", "pretrained=false", "pictures_every=0")
+SMALLER = ("workers=0", "accelerator=cpu", "pretrained=false", "pictures_every=0", "precision=32")
 """Settings of every training run here; its network is of `SPECS`, its length one epoch."""
 
 
