@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from instancefcn.data.coco_export import CocoExport
-from instancefcn.data.coco_folder import CocoFolder, CocoYaml, other_fields, write_coco
+from instancefcn.data.coco_folder import other_fields, write_coco
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.holding_out import check_share, with_val
-from instancefcn.data.layout import Layout, open_datasets, recognise
+from instancefcn.data.layout import COCO, Layout, open_datasets, recognise
 from instancefcn.data.target import Losses, Target, note_derived
 from instancefcn.data.voc_format import write_voc
 from instancefcn.data.write_labelme import write_labelme
@@ -99,7 +98,7 @@ def convert(
 
 def _note_numbers(layout: Layout, splits: Mapping[str, Dataset], to: str, losses: Losses) -> None:
     """Note what is lost whatever an annotation is like: fields and ids."""
-    if isinstance(layout, CocoFolder | CocoExport | CocoYaml):
+    if isinstance(layout, COCO):
         fields = sorted({field for split in splits for field in other_fields(layout.places(split)[0])})
         losses.note(f"fields of the COCO files were left out: {', '.join(fields)}", len(fields), "fields")
     if to in FIRST_ID:

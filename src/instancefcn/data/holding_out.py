@@ -81,9 +81,9 @@ def hold_out(
         return len(kept) + len(group) < len(dataset) and all(left[x] > labels[x] for x in labels)
 
     measured = [group for group in groups if spare(group) and _count(dataset, group)]
-    if not any(len(group) <= wanted for group in measured):
+    first = next((group for group in measured if len(group) <= wanted), None)
+    if first is None:
         raise DataError(_nothing(dataset, measured))
-    first = next(group for group in measured if len(group) <= wanted)
     for group in (first, *(other for other in groups if other is not first)):
         if spare(group) and len(kept) + len(group) <= wanted:
             kept.update(group)

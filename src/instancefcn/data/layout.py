@@ -20,6 +20,9 @@ from instancefcn.data.yolo import YoloFolder
 from instancefcn.errors import DataError
 from instancefcn.texts import plain
 
+COCO = CocoFolder | CocoExport | CocoYaml
+"""The layouts of COCO JSON, whose `places` say where a split's annotation file and pictures are."""
+
 
 class Layout(Protocol):
     """A dataset of one format.

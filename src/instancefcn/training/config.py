@@ -345,9 +345,9 @@ _ELSEWHERE = {
 
 
 def _suggest(key: str, names: Sequence[str]) -> str:
-    last = {name.rpartition(".")[2]: name for name in names}
     if key in _ELSEWHERE:
         return f"; did you mean {_ELSEWHERE[key]!r}?"
+    last = {name.rpartition(".")[2]: name for name in names}
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     near = near or [
         last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1, cutoff=0.5)

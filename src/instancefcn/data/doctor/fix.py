@@ -14,14 +14,13 @@ from typing import Any
 from PIL import Image
 
 from instancefcn.data.coco import Reader
-from instancefcn.data.coco_export import CocoExport
-from instancefcn.data.coco_folder import FIELDS, CocoFolder, CocoYaml
+from instancefcn.data.coco_folder import FIELDS
 from instancefcn.data.dataset import Annotation, Picture
 from instancefcn.data.doctor.case import Split, apart, place_of
 from instancefcn.data.doctor.examine import Report, examine
 from instancefcn.data.doctor.mend import Repairs, Treatment, mended
 from instancefcn.data.images import stored_turn, turn_of
-from instancefcn.data.layout import recognise
+from instancefcn.data.layout import COCO, recognise
 from instancefcn.data.opening import open_picture
 from instancefcn.data.problem import REPAIRS, Problem
 from instancefcn.data.reading import read_json
@@ -306,7 +305,7 @@ def _source(report: Report, split: Split) -> dict[str, Any]:
     wrong = (OSError, ValueError, DataError)
     with contextlib.suppress(*wrong):  # what is wrong with it the examination has said
         layout = recognise(report.data)
-        if not isinstance(layout, CocoFolder | CocoExport | CocoYaml):
+        if not isinstance(layout, COCO):
             return {}
         content = read_json(layout.places(split.name)[0])
         if isinstance(content, dict):
