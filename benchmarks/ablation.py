@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import instancefcn
-from instancefcn.errors import ConfigError
 from instancefcn.files import write_json
 from instancefcn.models import zoo
-from instancefcn.training.devices import convolves_in_bfloat16
+from trainings import add_precision, trained
 
 TRAINED: dict[str, tuple[dict[str, Any], str]] = {
     "translation invariant (k = 1)": ({"k": 1}, "52.5 / 38.5"),
@@ -54,30 +53,25 @@ COLUMNS = (
 )
 
 
-def trained(data: Path, folder: Path, changes: dict[str, Any], options: argparse.Namespace, seed: int) -> Any:
-    """Train unless `folder` holds the finished run; the figures of its end."""
-    finished = folder / "metrics.json"
-    if not finished.is_file():
-        short = options.short_side
-        settings = {
-            "seed": seed,
-            "epochs": options.epochs,
-            "short_side": short,
-            "long_side": short * 5 // 3,
-            "precision": options.precision,
-            "evaluate_every": 0,
-            "pictures_every": 0,
-            "warmup": 100,
-            "ema_decay": 0.995,
-            "sampling": "random",
-            **changes,
-        }
-        resume = (folder / "last.ckpt").exists()
-        try:
-            instancefcn.train(data, zoo.FCIS_LITE.name, out=folder, resume=resume, **settings)
-        except ConfigError as error:
-            raise SystemExit(f"{folder}: {error}") from None
-    return json.loads(finished.read_text(encoding="utf-8"))["final"]
+def train_row(
+    data: Path, folder: Path, changes: dict[str, Any], options: argparse.Namespace, seed: int
+) -> Any:
+    """The figures of one row and seed."""
+    short = options.short_side
+    settings = {
+        "seed": seed,
+        "epochs": options.epochs,
+        "short_side": short,
+        "long_side": short * 5 // 3,
+        "precision": options.precision,
+        "evaluate_every": 0,
+        "pictures_every": 0,
+        "warmup": 100,
+        "ema_decay": 0.995,
+        "sampling": "random",
+        **changes,
+    }
+    return trained(data, zoo.FCIS_LITE.name, folder, **settings)
 
 
 def tested(data: Path, folder: Path, name: str, changes: dict[str, Any]) -> Any:
@@ -98,8 +92,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--short-side", type=int, default=320)
-    fastest = "bf16-mixed" if convolves_in_bfloat16() else "32"
-    parser.add_argument("--precision", choices=["32", "bf16-mixed"], default=fastest)
+    add_precision(parser)
     parser.add_argument("--rows", nargs="+", choices=list(TRAINED), default=list(TRAINED), metavar="NAME")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -109,7 +102,7 @@ def main() -> None:
         for name in options.rows:
             number, (changes, _) = list(TRAINED).index(name), TRAINED[name]
             folder = options.out / f"{number}_seed{seed}"
-            rows[name].append(trained(options.data, folder, changes, options, seed))
+            rows[name].append(train_row(options.data, folder, changes, options, seed))
         whole = options.out / f"{list(TRAINED).index(WHOLE)}_seed{seed}"
         for number, (name, changes) in enumerate(tests.items()):
             rows[name].append(tested(options.data, whole, f"tested_{number}", changes))

@@ -45,7 +45,6 @@ from instancefcn.models import zoo
 from instancefcn.models.head import Classes
 from instancefcn.models.zoo import ModelSpec
 from instancefcn.training.config import TrainConfig, resolve
-from instancefcn.training.devices import convolves_in_bfloat16
 from instancefcn.training.ema import AveragedNetwork
 from instancefcn.training.evaluator import predict
 from instancefcn.training.module import picture_generator
@@ -55,6 +54,7 @@ from instancefcn.training.setup import make_augment
 from instancefcn.training.stream import RunBatches, RunLoader
 from mask_rcnn import MaskRCNNPeer
 from memory import peak
+from trainings import add_precision, add_sampling
 
 RATES = {"fcis": 7e-4, "mask_rcnn": 5e-4}
 """Peak learning rate for batches of 4."""
@@ -241,9 +241,8 @@ def main() -> None:
         "--smallest-anchor", type=int, default=32, help="of the peer, px; 32 is torchvision's"
     )
     parser.add_argument("--short-side", type=int, help="of training and test, instead of the model's own")
-    fastest = "bf16-mixed" if convolves_in_bfloat16() else "32"
-    parser.add_argument("--precision", choices=["32", "bf16-mixed"], default=fastest)
-    parser.add_argument("--sampling", choices=["ohem", "random"], help="of RoIs, instead of the model's own")
+    add_precision(parser)
+    add_sampling(parser)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--time", type=int, default=0, metavar="PICTURES")
     options = parser.parse_args()

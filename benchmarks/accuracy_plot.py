@@ -20,13 +20,15 @@ TICKS = (1, 2, 5, 10, 20, 50, 100, 200)
 
 
 def curves(folders: list[Path]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Network and rows of every finished run in the folders."""
+    """Network and rows of every finished run in the folders; ends the program when there is none."""
     found = []
     for folder in folders:
         for path in sorted(folder.glob("*_seed*/curve.json")):
             document = json.loads(path.read_text(encoding="utf-8"))
             if document["finished"]:
                 found.append((path.parent.name.rpartition("_seed")[0], document["rows"]))
+    if not found:
+        raise SystemExit(f"no finished run of accuracy.py in {', '.join(map(str, folders))}")
     return found
 
 

@@ -19,10 +19,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import instancefcn
 from instancefcn.files import link_or_copy, write_json
 from instancefcn.models import zoo
-from instancefcn.training.devices import convolves_in_bfloat16
+from trainings import add_precision, add_sampling, trained
 
 
 def select(data: Path, out: Path, classes: list[str]) -> None:
@@ -47,27 +46,24 @@ def select(data: Path, out: Path, classes: list[str]) -> None:
 
 
 def measure(data: Path, folder: Path, init: str | None, seed: int, options: argparse.Namespace) -> Any:
-    """Train unless `folder` holds the finished run; its last figures and its minutes."""
-    if not (folder / "metrics.json").is_file():
-        short = options.short_side
-        instancefcn.train(
-            data,
-            zoo.FCIS_LITE.name,
-            out=folder,
-            resume=(folder / "last.ckpt").exists(),
-            seed=seed,
-            epochs=options.epochs,
-            short_side=short,
-            long_side=short * 5 // 3,
-            precision=options.precision,
-            sampling=options.sampling,
-            init=init,
-            warmup=50,
-            ema_decay=0.99,
-            evaluate_every=0,
-            pictures_every=0,
-        )
-    final = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["final"]
+    """The last figures of one start and seed, and the minutes of its run."""
+    short = options.short_side
+    final = trained(
+        data,
+        zoo.FCIS_LITE.name,
+        folder,
+        seed=seed,
+        epochs=options.epochs,
+        short_side=short,
+        long_side=short * 5 // 3,
+        precision=options.precision,
+        sampling=options.sampling or zoo.FCIS_LITE.sampling.method,
+        init=init,
+        warmup=50,
+        ema_decay=0.99,
+        evaluate_every=0,
+        pictures_every=0,
+    )
     with (folder / "log.csv").open(newline="", encoding="utf-8") as file:
         seconds = max(float(row["seconds"]) for row in csv.DictReader(file))
     return {"minutes": seconds / 60, **{key: final["mask"][key] for key in ("AP", "AP50", "AP75")}}
@@ -83,9 +79,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--short-side", type=int, default=384)
-    fastest = "bf16-mixed" if convolves_in_bfloat16() else "32"
-    parser.add_argument("--precision", choices=["32", "bf16-mixed"], default=fastest)
-    parser.add_argument("--sampling", choices=["ohem", "random"], help="of RoIs, instead of the model's own")
+    add_precision(parser)
+    add_sampling(parser)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     folder = options.out / "data"

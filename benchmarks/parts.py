@@ -16,9 +16,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import instancefcn
-from instancefcn.errors import ConfigError
 from instancefcn.models import zoo
+from trainings import trained
 
 FIGURES = ("AR@10", "AR@100", "AR@1000")
 PAPER = {3: (0.383, 0.492, 0.521), 5: (0.389, 0.497, 0.526), 7: (0.388, 0.497, 0.527)}
@@ -26,27 +25,22 @@ PAPER = {3: (0.383, 0.492, 0.521), 5: (0.389, 0.497, 0.526), 7: (0.388, 0.497, 0
 
 
 def measure(data: Path, folder: Path, k: int, seed: int, epochs: int, short_side: int) -> dict[str, Any]:
-    """Train unless `folder` holds the finished run; the "proposals" figures of the end of the run."""
-    finished = folder / "metrics.json"
-    if not finished.is_file():
-        spec = zoo.INSTANCEFCN_LITE
-        settings = {
-            "k": k,
-            "seed": seed,
-            "epochs": epochs,
-            "short_side": short_side,
-            "long_side": short_side * 5 // 3,
-            "train_sides": [side for side in spec.training["train_sides"] if side <= short_side],
-            "evaluate_every": 0,
-            "pictures_every": 0,
-            "warmup": 100,
-            "ema_decay": 0.995,
-        }
-        try:
-            instancefcn.train(data, spec.name, out=folder, resume=(folder / "last.ckpt").exists(), **settings)
-        except ConfigError as error:
-            raise SystemExit(f"{folder}: {error}") from None
-    proposals: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))["final"]["proposals"]
+    """The "proposals" figures at the end of one run."""
+    spec = zoo.INSTANCEFCN_LITE
+    sides = [side for side in spec.training["train_sides"] if side <= short_side]
+    settings = {
+        "k": k,
+        "seed": seed,
+        "epochs": epochs,
+        "short_side": short_side,
+        "long_side": short_side * 5 // 3,
+        "train_sides": sides,
+        "evaluate_every": 0,
+        "pictures_every": 0,
+        "warmup": 100,
+        "ema_decay": 0.995,
+    }
+    proposals: dict[str, Any] = trained(data, spec.name, folder, **settings)["proposals"]
     return proposals
 
 

@@ -22,6 +22,8 @@ import torch
 from doc_workspace import DATA, SPECS, write_workspace
 from documented import ROOT
 from instancefcn.models import backbone, zoo
+from instancefcn.training.run import METRICS
+from instancefcn.training.setup import make_config
 from tiny_command import SETTINGS
 
 POINT = json.dumps({"windows": 20, "classes": 3, "short side": 96})
@@ -50,7 +52,7 @@ OWN_PROCESS = {
     "peers.py": "measures the peak of memory, in which the tests' own would stand",
 }
 NEEDS = {"selective_search.py": "cv2"}
-PARTS = {"gpu_kernels", "gpu_networks", "gpu_timing", "mask_rcnn", "memory"}
+PARTS = {"gpu_kernels", "gpu_networks", "gpu_timing", "mask_rcnn", "memory", "trainings"}
 """Modules that the scripts share."""
 
 
@@ -122,3 +124,21 @@ def test_another_run_is_not_taken_for_the_one_that_was_asked_for(tmp_path: Path,
     refuse(place, {"rate": 5e-4, "epochs": 3})
     with pytest.raises(SystemExit, match=r"epochs 3 \(now 12\): give another --out"):
         refuse(place, {"rate": 5e-4, "epochs": 12})
+
+
+def test_a_finished_run_of_other_settings_is_not_read(tmp_path: Path, workspace: Path) -> None:
+    trained = runpy.run_path(str(ROOT / "benchmarks" / "trainings.py"))["trained"]
+    settings = {"seed": 5, "epochs": 3}
+    make_config(tmp_path, False, {"data": "my-data", "out": "out", **settings}).save(tmp_path / "config.json")
+    (tmp_path / METRICS).write_text(json.dumps({"epochs": 3, "final": {"mask": {"AP": 0.5}}}))
+    assert trained(Path("my-data"), "fcis_lite", tmp_path, **settings) == {"mask": {"AP": 0.5}}
+    with pytest.raises(SystemExit, match=r"seed was 5 and is now 7"):
+        trained(Path("my-data"), "fcis_lite", tmp_path, **settings | {"seed": 7})
+    with pytest.raises(SystemExit, match=r"a run of 3 epochs \(now 9\): give another --out"):
+        trained(Path("my-data"), "fcis_lite", tmp_path, **settings | {"epochs": 9})
+
+
+def test_a_plot_of_nothing_says_so(workspace: Path, tmp_path: Path) -> None:
+    curves = runpy.run_path(str(ROOT / "benchmarks" / "accuracy_plot.py"))["curves"]
+    with pytest.raises(SystemExit, match=r"no finished run of accuracy\.py in"):
+        curves([tmp_path / "empty"])
