@@ -52,8 +52,12 @@ lock: $(VENV)/.installed-dev
 clean:
 	rm -rf $(VENV) build dist site demo-output .pytest_cache .mypy_cache .ruff_cache
 
+# One that is there and works is taken as it is: it may be the user's own, with another build of PyTorch.
 $(VENV)/.created:
-	@for python in $(CANDIDATES); do \
+	@if $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    touch $@; exit 0; \
+	fi; \
+	for python in $(CANDIDATES); do \
 	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	        echo "Making $(VENV) with $$($$python --version)"; \
 	        $$python -m venv --clear $(VENV) && touch $@ && exit 0; \

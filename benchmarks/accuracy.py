@@ -85,7 +85,7 @@ class Run:
         config: the settings both share, with the seed and this network's rate.
         splits: train and val.
         folder: of its checkpoint and its curve.
-        smallest_anchor: of the peer.
+        smallest_anchor: of the peer, px.
     """
 
     def __init__(
@@ -272,7 +272,7 @@ def run(
     """The curve of one run, trained when it is not finished."""
     curve = folder / "curve.json"
     folder.mkdir(parents=True, exist_ok=True)
-    refuse_another(folder / "asked.json", asked(name, rate, options))
+    check_same_settings(folder / "asked.json", settings_record(name, rate, options))
     if curve.exists():
         found = json.loads(curve.read_text(encoding="utf-8"))
         if found["finished"]:
@@ -289,7 +289,7 @@ def run(
         "learning_rate": rate * 4,  # given for 16 pictures a step
         "precision": options.precision,
         "accelerator": "cpu",
-        **test_sizes(short, spec),
+        **input_sizes(short, spec),
         **({} if short is None else {"train_short": (short * 5 // 8, short), "train_long": short * 3 // 2}),
     }
     config = resolve(settings, spec.training)
@@ -297,19 +297,28 @@ def run(
     return found.train(options.minutes, options.evaluate_every)
 
 
-def asked(name: str, rate: float, options: argparse.Namespace) -> dict[str, Any]:
-    """What a run is of."""
+def settings_record(name: str, rate: float, options: argparse.Namespace) -> dict[str, Any]:
+    """What tells one run from another."""
     keys = ("minutes", "epochs", "evaluate_every", "model", "short_side", "precision")
     if name == "mask_rcnn":
         own: dict[str, Any] = {"smallest_anchor": options.smallest_anchor}
     else:
         own = {"sampling": spec_of(options).sampling.method}
-    return {"data": options.data.name, "rate": rate, **{key: getattr(options, key) for key in keys}, **own}
+    return {
+        "data": str(options.data.resolve()),
+        "rate": rate,
+        **{key: getattr(options, key) for key in keys},
+        **own,
+    }
 
 
-def refuse_another(path: Path, wanted: dict[str, Any]) -> None:
-    """Note what a folder's run is of, and end where it holds another."""
+def check_same_settings(path: Path, wanted: dict[str, Any]) -> None:
+    """Write a run's settings to `path`; ends the program where the folder holds a run of others, or of
+    settings that were not written down.
+    """
     if not path.exists():
+        if (path.parent / "curve.json").exists():
+            raise SystemExit(f"{path.parent} holds a run of unknown settings: give another --out")
         write_json(path, wanted)
         return
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -321,7 +330,7 @@ def refuse_another(path: Path, wanted: dict[str, Any]) -> None:
 def time_pictures(options: argparse.Namespace, val: Dataset) -> dict[str, float]:
     """Median seconds of the networks of the first seed, from the resized picture to masks at its own size."""
     spec = spec_of(options)
-    sizes = test_sizes(options.short_side, spec)
+    sizes = input_sizes(options.short_side, spec)
     resize = Resize(sizes["short_side"], sizes["long_side"])
     networks = {}
     for name in options.networks:
@@ -342,14 +351,14 @@ def time_pictures(options: argparse.Namespace, val: Dataset) -> dict[str, float]
 
 
 def spec_of(options: argparse.Namespace) -> ModelSpec:
-    """The FCIS."""
+    """The FCIS that the options ask for."""
     spec = zoo.with_changes(zoo.SPECS[options.model], sampling=options.sampling)
     assert isinstance(spec, ModelSpec)
     return spec
 
 
-def test_sizes(short: int | None, spec: ModelSpec) -> dict[str, int]:
-    """Of pictures at test time, the model's own or others in proportion."""
+def input_sizes(short: int | None, spec: ModelSpec) -> dict[str, int]:
+    """Short and long side of pictures at test time, px: the model's own, or in proportion to `short`."""
     short = short or spec.short_side
     return {"short_side": short, "long_side": short * spec.long_side // spec.short_side}
 

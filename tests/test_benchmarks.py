@@ -118,12 +118,16 @@ def test_a_benchmark_runs(
 
 
 def test_another_run_is_not_taken_for_the_one_that_was_asked_for(tmp_path: Path, workspace: Path) -> None:
-    refuse = runpy.run_path(str(ROOT / "benchmarks" / "accuracy.py"))["refuse_another"]
+    refuse = runpy.run_path(str(ROOT / "benchmarks" / "accuracy.py"))["check_same_settings"]
     place = tmp_path / "asked.json"
     refuse(place, {"rate": 5e-4, "epochs": 3})
     refuse(place, {"rate": 5e-4, "epochs": 3})
     with pytest.raises(SystemExit, match=r"epochs 3 \(now 12\): give another --out"):
         refuse(place, {"rate": 5e-4, "epochs": 12})
+    place.unlink()
+    (tmp_path / "curve.json").write_text("{}")
+    with pytest.raises(SystemExit, match="a run of unknown settings: give another --out"):
+        refuse(place, {"rate": 5e-4, "epochs": 3})
 
 
 def test_a_finished_run_of_other_settings_is_not_read(tmp_path: Path, workspace: Path) -> None:

@@ -83,7 +83,12 @@ class TrainConfig(Section):
     )
 
     epochs: int = Field(default=12, ge=1, description="how often every picture is seen")
-    batch_size: int = Field(default=4, ge=1, le=4096, description="pictures a step and device")
+    batch_size: int = Field(
+        default=4,
+        ge=1,
+        le=4096,
+        description="pictures of a device in one pass; a step sees batch_size x devices x nodes x accumulate",
+    )
     accumulate: int = Field(default=1, ge=1, description="batches whose gradients are averaged for one step")
     optimizer: Literal["adamw", "sgd"] = "sgd"
     learning_rate: float = Field(default=0.01, gt=0, description=f"for a batch of {REFERENCE_BATCH} pictures")
@@ -93,7 +98,9 @@ class TrainConfig(Section):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD only")
     weight_decay: float = Field(default=5e-4, ge=0, description="none on biases and normalisation layers")
     schedule: Literal["cosine", "step"] = "cosine"
-    warmup: int = Field(default=250, ge=0, description="steps over which the rate rises linearly")
+    warmup: int = Field(
+        default=250, ge=0, description="steps over which the rate rises linearly, at most a third of a run"
+    )
     milestones: tuple[float, ...] = Field(
         default=(2 / 3,), description="step schedule: parts of the run after which the rate falls to a tenth"
     )
