@@ -31,8 +31,8 @@ import torchvision
 import gpu_kernels
 import gpu_networks
 from gpu_timing import copy_bandwidth
-from instancefcn import ops
 from instancefcn.files import write_json
+from instancefcn.ops import forms
 
 
 def describe(device: torch.device, repeats: int) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def describe(device: torch.device, repeats: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "kernels": "Triton" if device.type == "cuda" and ops._has_triton() else "none on this device",
+        "kernels": "Triton" if device.type == "cuda" and forms.has_triton() else "none on this device",
     }
     if device.type == "cuda":
         import triton

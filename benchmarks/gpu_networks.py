@@ -1,7 +1,7 @@
 """Whole networks on a GPU, for `gpu.py`: FCIS by stages, and beside Mask R-CNN, in inference and in training.
 
-FCIS runs in three forms: eager, compiled, and as a CUDA graph (`FORMS`). Compiled is `FCIS.look`, all before
-the votes; Mask R-CNN runs eager, as its shapes depend on the pictures.
+FCIS runs in three forms: eager, compiled, and as a CUDA graph (`FORMS`). Compiled is `FCIS.score_windows`,
+all before the votes; Mask R-CNN runs eager, as its shapes depend on the pictures.
 
 Weights and pictures are random, so nothing is downloaded. A random network finds objects everywhere or
 nowhere; so that what follows the scores has something to do, each network's threshold is set to let through
@@ -136,7 +136,7 @@ def stages(
             maps, box_maps, *outputs = timed("convolutions", network.convolve, batch)
             proposals = timed("proposals", network.rpn.proposals, *outputs, sizes)
             windows = timed("scoring", network.score, maps, box_maps, proposals, sizes)
-            timed("voting", network.decide, windows, sizes, sizes, minimum, 100)
+            timed("voting", network.vote_instances, windows, sizes, sizes, minimum, 100)
     return {name: statistics.median(values[3:]) for name, values in times.items()}
 
 
@@ -153,10 +153,10 @@ def parts(
             return milliseconds(call, device, repeats)
 
     def all_of_it() -> object:
-        return network.decide(network.look(batch, sizes), sizes, sizes, minimum, 100)
+        return network.vote_instances(network.score_windows(batch, sizes), sizes, sizes, minimum, 100)
 
     convolutions = time_of(lambda: network.convolve(batch))
-    look, whole = time_of(lambda: network.look(batch, sizes)), time_of(all_of_it)
+    look, whole = time_of(lambda: network.score_windows(batch, sizes)), time_of(all_of_it)
     return {
         "convolutions ms": convolutions,
         "before the votes ms": look,
@@ -190,13 +190,13 @@ def inference(
     found["stages"] = stages(network, images, minimum, device, repeats)
     found["parts"] = parts(network, images, minimum, device, repeats)
     found["whole"] = throughput(run, batch, device, repeats)
-    eager = network.look
+    eager = network.score_windows
     # Compiling for a CPU takes minutes and tells nothing: there only the tracing is tried.
     forms = FORMS if device.type == "cuda" else {"compiled": {"backend": "aot_eager"}}
     for form, settings in forms.items():
         try:
             torch._dynamo.reset()
-            network.look = torch.compile(  # type: ignore[method-assign]
+            network.score_windows = torch.compile(  # type: ignore[method-assign]
                 eager, fullgraph=True, dynamic=False, **settings
             )
             found[form] = {"whole": throughput(run, batch, device, repeats)}
@@ -204,7 +204,7 @@ def inference(
         except Exception as problem:  # a form that fails must not take the other figures along
             found[form] = {"error": f"{type(problem).__name__}: {str(problem)[:2000]}"}
         finally:
-            network.look = eager  # type: ignore[method-assign]
+            network.score_windows = eager  # type: ignore[method-assign]
     return found
 
 

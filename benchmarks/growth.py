@@ -59,8 +59,8 @@ def run_point(point: dict[str, int], repeats: int) -> None:
     def detect() -> int:
         with torch.inference_mode():
             maps, box_maps = network.maps(features)
-            windows = network.score(maps, box_maps, proposals, [size])
-            (found,) = network.decide(windows, [size], [size], 0.0, MASKS)
+            windows = network.refine_and_score(maps, box_maps, proposals, [size])
+            (found,) = network.vote_instances(windows, [size], [size], 0.0, MASKS)
         return len(found)
 
     before, seconds = peak(), []

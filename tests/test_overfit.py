@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from instancefcn.data.layout import open_dataset
-from instancefcn.data.loader import EvalSet, Sample
+from instancefcn.data.loader import Sample
 from instancefcn.data.transforms import Resize
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.models import zoo
@@ -21,7 +21,7 @@ from instancefcn.models.head import HeadSpec
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.models.rpn import AnchorSpec
 from instancefcn.models.sampling import SamplingSpec
-from tiny import tiny_proposals, tiny_spec
+from tiny import resized, tiny_proposals, tiny_spec
 
 SIDE = 192  # pictures of 128 px are enlarged, so that an object covers several cells
 STEPS = 160
@@ -59,7 +59,7 @@ def learn(net: FCIS | InstanceFCN, batches: list[list[Sample]], steps: int) -> N
 def test_four_pictures_are_learnt_by_heart(shapes_folder: Path) -> None:
     torch.manual_seed(0)
     dataset = open_dataset(shapes_folder, "train")
-    samples = [EvalSet(dataset, Resize(SIDE, SIDE))[i] for i in range(4)]
+    samples = [resized(picture, Resize(SIDE, SIDE)) for picture in dataset.pictures[:4]]
     spec = replace(
         tiny_spec(),
         anchors=AnchorSpec(scales=(2.25, 4.5)),
@@ -83,7 +83,7 @@ def test_proposals_for_four_pictures_are_learnt_by_heart(shapes_folder: Path) ->
     torch.manual_seed(0)
     dataset = open_dataset(shapes_folder, "train").as_objects()
     sides = (384, 256, 171)
-    levels = [[EvalSet(dataset, Resize(side, side))[i] for i in range(4)] for side in sides]
+    levels = [[resized(picture, Resize(side, side)) for picture in dataset.pictures[:4]] for side in sides]
     spec = tiny_proposals()
     net = zoo.build(replace(spec, fused_channels=64, head=replace(spec.head, channels=64, k=5)))
     learn(net, levels, 150)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from instancefcn.data.dataset import Picture
+from instancefcn.data.loader import Sample, load_scene, make_target
+from instancefcn.data.transforms import Resize
 from instancefcn.masks import CroppedMasks
 from instancefcn.models.head import HeadSpec
 from instancefcn.models.instance_fcn import ProposalSpec
@@ -61,6 +64,13 @@ def target(
         image_id,
         _boxes(crowd or []),
     )
+
+
+def resized(picture: Picture, resize: Resize) -> Sample:
+    """A picture as it is, at the network's size, with its objects."""
+    scene = load_scene(picture)
+    image, scale = resize(scene.image)
+    return Sample(image, make_target(scene, scale, picture.id), picture, scale)
 
 
 def _boxes(boxes: list[tuple[int, int, int, int]]) -> Tensor:

@@ -74,17 +74,17 @@ def test_the_mask_is_that_of_the_network(of_class: Any) -> None:
     network = made.network
     explanation = explain(made, PICTURE, found)
     kept: list[Any] = []
-    decide = network.decide
+    decide = network.vote_instances
 
     def note(windows: Any, *rest: Any) -> Any:
         kept.append(windows.maps)
         return decide(windows, *rest)
 
-    network.decide = note
+    network.vote_instances = note
     try:
         made.run([PICTURE])
     finally:
-        network.decide = decide
+        network.vote_instances = decide
     scale = 128 / 128  # the picture already has the network's size
     roi = torch.cat((torch.zeros(1, 1), found.boxes[:1] * scale), 1)
     cells = network.masks(kept[0], roi, found.labels[:1] + 1)[0].sigmoid()

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from instancefcn import ops
 from instancefcn.models import zoo
 from instancefcn.models.fcis import FCIS, Windows
+from instancefcn.ops import forms
 from instancefcn.ops.voting_survivors import side_by_side
 from tiny import tiny_spec
 
@@ -36,8 +36,8 @@ def pictures() -> list[Tensor]:
 def test_compiled_as_one_graph_with_equal_results() -> None:
     net, images = network(), pictures()
     expected = net(images)
-    compiled = torch.compile(net.look, fullgraph=True, dynamic=False, backend="aot_eager")
-    net.look = compiled  # type: ignore[method-assign]
+    compiled = torch.compile(net.score_windows, fullgraph=True, dynamic=False, backend="aot_eager")
+    net.score_windows = compiled  # type: ignore[method-assign]
     for found, wanted in zip(net(images), expected, strict=True):
         assert len(found) == len(wanted) > 0
         assert torch.equal(found.scores, wanted.scores)
@@ -85,12 +85,12 @@ def test_nothing_is_read_back_from_a_gpu() -> None:
     cannot be.
     """
     net = network()
-    assert ops._has_triton()
+    assert forms.has_triton()
     with FakeTensorMode(), Transfers() as transfers:
         on_a_gpu(net)
         batch = torch.rand(2, 3, 64, 96, device="cuda")
         with torch.inference_mode():
-            windows = net.look(batch, SIZES)
+            windows = net.score_windows(batch, SIZES)
         found = side_by_side(windows.boxes, windows.probabilities, 0.3, 0.05, 7)
         with pytest.raises(Exception, match="_local_scalar_dense"):
             windows.boxes.sum().item()  # the test can fail

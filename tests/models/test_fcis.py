@@ -308,11 +308,34 @@ def test_refined_boxes_are_scored_on_the_same_maps(lively: FCIS, monkeypatch: py
     assert not torch.allclose(first, second, atol=1.0)
 
 
+def test_windows_that_became_too_small_are_no_instances(
+    lively: FCIS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, sizes = lively.collate(pictures((64, 96)))
+    before = lively.score_windows(batch, sizes).boxes
+    sides = before[..., 2:] - before[..., :2]
+    limit = float(sides.amin(-1).median())
+    monkeypatch.setattr(lively.rpn, "spec", replace(lively.rpn.spec, min_size=limit))
+    maps, box_maps, *_ = lively.convolve(batch)
+    proposals = before[:, : before.shape[1] // 2]
+    windows = lively.refine_and_score(maps, box_maps, proposals, sizes)
+    large = sides.amin(-1) >= limit
+    assert 0 < int(large.sum()) < large.numel()
+    assert torch.equal(windows.boxes[large], before[large])
+    assert not windows.boxes[~large].any()
+    (found,) = lively.vote_instances(windows, sizes, sizes, 0.0, 1000)
+    assert len(found) > 0
+    rows = {tuple(box) for box in windows.boxes[large].tolist()}
+    monkeypatch.setattr(lively, "head", replace(lively.head, extent="box"))
+    (own,) = lively.vote_instances(windows, sizes, sizes, 0.0, 1000)
+    assert {tuple(box) for box in own.boxes.tolist()} <= rows
+
+
 def test_one_pass_scores_the_proposals_alone(lively: FCIS, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, sizes = lively.collate(pictures((64, 96)))
-    both = lively.look(batch, sizes)
+    both = lively.score_windows(batch, sizes)
     monkeypatch.setattr(lively, "head", replace(lively.head, passes=1))
-    once = lively.look(batch, sizes)
+    once = lively.score_windows(batch, sizes)
     half = both.boxes.shape[1] // 2
     assert once.boxes.shape[1] == half
     torch.testing.assert_close(once.boxes, both.boxes[:, :half])
@@ -324,7 +347,7 @@ def test_without_voting_masks_are_the_survivors_own(lively: FCIS, monkeypatch: p
     (voted,) = lively(images)
     monkeypatch.setattr(lively, "head", replace(lively.head, voting=False, extent="box"))
     batch, sizes = lively.collate(images)
-    windows = lively.look(batch, sizes)
+    windows = lively.score_windows(batch, sizes)
     (found,) = lively(images)
     assert found.scores[0] == voted.scores[0]
     row = (windows.probabilities[0, :, found.labels[0] + 1] == found.scores[0]).nonzero()[0]

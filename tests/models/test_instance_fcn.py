@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from instancefcn.models import zoo
 from instancefcn.models.backbone import AtrousVGG
 from instancefcn.models.instance_fcn import InstanceFCN, ProposalSpec, on_map, tight_cells
-from instancefcn.models.windows import WindowSpec, window_boxes
+from instancefcn.models.windows import WindowSpec, label_windows, sample_windows, window_boxes
 from tiny import target, tiny_proposals
 
 
@@ -128,8 +130,6 @@ def test_boxes_around_cells() -> None:
     masks = torch.zeros(3, 4, 5, dtype=torch.bool)
     masks[0, 1:3, 2:5] = True
     masks[2, 3, 0] = True
-    with pytest.raises(IndexError):
-        masks[3]
     square = torch.zeros(3, 5, 5, dtype=torch.bool)
     square[:, :4] = masks
     boxes, any_cell = tight_cells(square)
@@ -173,7 +173,47 @@ def test_every_parameter_trains_and_pictures_without_objects_do_too() -> None:
     torch.stack(list(nothing.values())).sum().backward()  # the mask's graph is whole although nothing counts
 
 
-def test_cells_outside_the_picture_are_not_learnt() -> None:
+def test_losses_are_those_computed_by_hand() -> None:
+    """Filters of zeros: every window has the objectness of a bias, and every cell the logit of its part. An
+    object of 7 x 12 cells near the upper left corner, so that its windows leave the picture; then a picture
+    of a crowd, whose windows are not used, and one without anything.
+    """
+    net = network().train()
+    net.windows = replace(net.windows, samples=40)
+    k, cells, width = net.spec.k, net.windows.cells, 25
+    for layer in (net.maps, net.objectness):
+        torch.nn.init.zeros_(layer.weight)
+    bias = torch.linspace(-1, 2, k * k).view(k, k)
+    with torch.no_grad():
+        net.maps.bias.copy_(bias.flatten())
+        net.objectness.bias.fill_(0.7)
+    x1, y1, x2, y2 = box = (16, 8, 112, 64)
+    size = (184, 8 * width)
+    targets = [target([box], [0], size), target([], [], size, crowd=[(0, 0, 200, 184)]), target([], [], size)]
+    drawn = [torch.Generator().manual_seed(i) for i in range(3)]
+    losses = net([torch.rand(3, *size)] * 3, targets, generators=drawn)
+
+    labels, _ = label_windows(23, width, targets[0], net.windows)
+    positive, negative = sample_windows(labels, net.windows, torch.Generator().manual_seed(0))
+    assert 0 < len(positive) < 20
+    assert len(positive) + len(negative) == 40
+    entropies = []
+    for row, column in ((int(i) // width, int(i) % width) for i in positive):
+        for a, b in product(range(cells), repeat=2):
+            y, x = row - cells // 2 + a, column - cells // 2 + b
+            if 0 <= y < 23 and 0 <= x < width:
+                inside = y1 <= 8 * y < y2 and x1 <= 8 * x < x2
+                logit = float(bias[(2 * a + 1) * k // (2 * cells), (2 * b + 1) * k // (2 * cells)])
+                entropies.append(math.log1p(math.exp(-logit if inside else logit)))
+    assert len(entropies) < len(positive) * cells**2
+    assert losses["mask"].item() == pytest.approx(sum(entropies) / len(entropies), rel=1e-5)
+    # 40 windows of the first picture, none of the second, 40 of the third.
+    right, wrong = len(positive), len(negative) + 40
+    expected = (right * math.log1p(math.exp(-0.7)) + wrong * math.log1p(math.exp(0.7))) / 80
+    assert losses["objectness"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_cells_outside_the_picture() -> None:
     """A window over the upper left corner: 12 rows and 11 columns of it lie on the map."""
     window = torch.tensor([[-80.0, -72.0, 88.0, 96.0]])
     seen = on_map(window, 30, 40, 21)[0]

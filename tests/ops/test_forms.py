@@ -78,6 +78,20 @@ def cases(draw: st.DrawFn, name: str, dtype: torch.dtype = torch.float64) -> Cas
     )
 
 
+@pytest.mark.parametrize("name", ["class_scores", "ps_average", "psroi_average_pool"])
+@pytest.mark.parametrize("far", [1e12, 1e20, 1e30])
+def test_windows_of_any_size(name: str, far: float) -> None:
+    """Their corners, in cells, would overflow an integer of 64 bits."""
+    shape = (1, 2, 2, *((2,) if name in PAIRED else ()), 3, 4, 5)
+    maps = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    windows = [(0.0, 0.0, far, 4.0), (-far, -far, far, far), (-far, 1.0, 3.0, far), (far, 0.0, 2 * far, 4.0)]
+    rois = torch.tensor([(0.0, *window) for window in windows], dtype=torch.float64)
+    case = Case(maps, rois, torch.zeros(4, dtype=torch.int64), 1.0, 3)
+    expected = case.run(reference, name)
+    for form in (ops, portable):
+        torch.testing.assert_close(case.run(form, name), expected)
+
+
 def gradient(case: Case, form: object, name: str, maps: Tensor) -> tuple[Tensor, Tensor]:
     maps = maps.detach().requires_grad_()
     out = case.run(form, name, maps)

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from instancefcn import ops
+from instancefcn.ops import forms
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
 FOLDER = Path(__file__).resolve().parent
@@ -68,9 +69,9 @@ def test_tensors_on_a_gpu_take_the_kernels_where_triton_is(monkeypatch: pytest.M
 
     maps: Any = OnGpu()
     for has_triton in (True, False):
-        monkeypatch.setattr(ops, "_triton", has_triton)
+        monkeypatch.setattr(forms, "_triton", has_triton)
         assert ops._portable(maps) is not has_triton
-    monkeypatch.setattr(ops, "_triton", True)
+    monkeypatch.setattr(forms, "_triton", True)
     with ops.using("portable"):
         assert ops._portable(maps)
     maps.dtype = torch.float64
@@ -85,9 +86,9 @@ def test_triton_is_optional_and_its_kernels_are_imported_late(there: bool) -> No
             "-c",
             "import sys\n"
             + ("" if there else "sys.modules['triton'] = None\n")
-            + "from instancefcn import ops\n"
+            + "from instancefcn.ops import forms\n"
             + ("assert 'instancefcn.ops.cuda' not in sys.modules\n" if there else "")
-            + f"assert ops._has_triton() is {there}",
+            + f"assert forms.has_triton() is {there}",
         ],
         capture_output=True,
         text=True,

@@ -123,6 +123,17 @@ def test_a_voter_far_away_counts_as_zero_and_the_grid_is_clamped_at_its_border()
     assert vote_average(*arguments, 0.25).tolist() == [0, 1, 1, 1, 0]
 
 
+@pytest.mark.parametrize("far", [1e15, 1e20, 1e30])
+@pytest.mark.parametrize("form", ["portable", "fastest"])
+def test_a_voter_of_any_size_counts_where_it_lies(form: str, far: float) -> None:
+    """Its sides would overflow an integer of 64 bits."""
+    boxes = torch.tensor([[-far, -far, far, far]])
+    one_crop = (torch.tensor([0, 1]), torch.tensor([[0, 0, 3, 2]]))
+    with ops.using(form):  # type: ignore[arg-type]
+        average = vote_average(torch.ones(1, 2, 2), boxes, torch.tensor([0]), torch.ones(1), *one_crop, None)
+    assert average.tolist() == [1.0] * 6
+
+
 def test_any_strides() -> None:
     masks, boxes, index, weights, starts, rects = random_votes(9, 4, 5, 6, (30, 40))
     plain = vote_average(masks, boxes, index, weights, starts, rects, None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,10 @@ def main(folder: Path) -> None:
     stop = at_forward(5, poison)
     seen["poisoned"] = said(lambda: train("data", "tiny", out="poisoned", epochs=4, batch_size=2))
     stop()
+    stop = at_forward(5, lambda losses: os.kill(os.getpid(), signal.SIGTERM) if RANK == 1 else None)
+    seen["asked"] = said(lambda: train("data", "tiny", out="asked", epochs=4, batch_size=2))
+    stop()
+    train("data", out="asked", resume=True)
     seen["bad"] = said(lambda: train("bad", "tiny", out="bad-two", epochs=1, batch_size=2))
     seen["unreadable"] = said(unreadable_here)
     write(folder, seen)

@@ -195,10 +195,10 @@ def test_a_checkpoint_does_not_pass_through_another_folder(
 
 def test_a_row_of_the_log_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
-    path.write_bytes(b"step,seconds,loss\r\n10,1.0,0.5\r\n20,2.0,0.4\r\n1")
+    path.write_bytes(b"step,epoch,seconds\r\n10,0.5,1.5\r\n20,1.0,2.0\r\n1")
     assert read_log(path) == [
-        {"step": 10.0, "seconds": 1.0, "loss": 0.5},
-        {"step": 20.0, "seconds": 2.0, "loss": 0.4},
+        {"step": 10.0, "epoch": 0.5, "seconds": 1.5},
+        {"step": 20.0, "epoch": 1.0, "seconds": 2.0},
     ]
     path.write_bytes(b"ste")
     assert read_log(path) == []

@@ -11,6 +11,7 @@ from instancefcn.training.progress import duration
 
 def test_rows_with_new_columns_and_a_resumed_run(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
+    log.begin()
     log.add(1, 0.5, 2.0, {"learning_rate": 0.1, "loss": 3.0})
     log.add(2, 1.0, 4.0, {"learning_rate": 0.2, "loss": 2.0})
     log.add(2, 1.0, 5.0, {"val/mask_AP": 0.25})
@@ -23,16 +24,35 @@ def test_rows_with_new_columns_and_a_resumed_run(tmp_path: Path) -> None:
         "2,1.0,5.0,,,0.25",
         "3,1.5,7.0,0.2,1.0,",
     ]
-    resumed = RunLog(tmp_path, step=2)  # the checkpoint was taken in step 2: what came later is lived again
-    resumed.close()
+    resumed = RunLog(
+        tmp_path, step=2, epoch=1.0
+    )  # the checkpoint was taken in step 2: what came later is lived again
     assert [row["step"] for row in resumed.rows] == [1, 2, 2]
     assert resumed.seconds_before == 5.0
+    assert len(read_log(tmp_path / "log.csv")) == 4  # it may yet be refused
+    resumed.begin()
+    resumed.close()
     assert read_log(tmp_path / "log.csv") == resumed.rows
 
 
+def test_batches_of_one_step_are_told_apart(tmp_path: Path) -> None:
+    """Four batches make a step: what came after the checkpoint has its step, too."""
+    log = RunLog(tmp_path)
+    log.begin()
+    for batch in range(1, 8):
+        log.add(batch // 4, batch / 6, 1.0 * batch, {"loss": 1.0})
+    log.close()
+    resumed = RunLog(tmp_path, step=1, epoch=4 / 6)
+    assert [row["seconds"] for row in resumed.rows] == [1, 2, 3, 4]
+
+
 def test_a_new_run_starts_a_new_log(tmp_path: Path) -> None:
-    RunLog(tmp_path).add(1, 0.5, 2.0, {"loss": 3.0})
-    assert RunLog(tmp_path).rows == []
+    log = RunLog(tmp_path)
+    log.begin()
+    log.add(1, 0.5, 2.0, {"loss": 3.0})
+    second = RunLog(tmp_path)
+    assert second.rows == []
+    second.begin()
     assert read_log(tmp_path / "log.csv") == []
 
 

@@ -213,6 +213,14 @@ def test_a_loss_that_is_not_finite_stops_both_and_names_the_guilty_pictures(plac
     assert other == [name, text]
 
 
+def test_a_signal_to_another_process_than_the_first_stops_both(place: Path, alone: Path) -> None:
+    for rank in range(2):
+        name, text = seen(place, rank)["asked"]
+        assert name == "Interrupted"
+        assert "stopped by SIGTERM after batch 5 of 12" in text
+    assert distance(place / "asked", alone) < TOLERANCE
+
+
 def test_problems_of_the_data_are_reported_once(place: Path) -> None:
     first, second = (seen(place, rank)["bad"] for rank in range(2))
     assert first[0] == "DataError"

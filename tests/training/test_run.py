@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from instancefcn.errors import CheckpointError, ConfigError, DataError, TrainingError
+from instancefcn.models import zoo
 from instancefcn.training.log import read_log
 from instancefcn.training.run import Interrupted
 from runs import assert_same_run, state, stop_at
@@ -114,6 +116,56 @@ def test_a_finished_run_goes_on_with_more_epochs(tiny_train: Train, tmp_path: Pa
     tiny_train(run, epochs=3, resume=True)
     assert state(run)["global_step"] == 9
     assert [row["epoch"] for row in read_log(run / "log.csv") if "val/mask_AP" in row] == [1, 3]
+
+
+def test_what_is_refused_leaves_no_trace(tiny_train: Train, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    tiny_train(run, epochs=1)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(ConfigError, match="is finished"):
+        tiny_train(run, epochs=1, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_run_goes_on_with_the_network_it_began_with(
+    tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another release may know a model of the same name, whose weights have the same shapes."""
+    run = tmp_path / "run"
+    tiny_train(run, epochs=1)
+    spec = zoo.FCIS_LITE
+    other = replace(
+        spec, anchors=replace(spec.anchors, scales=(1, 2, 3, 4, 5)), head=replace(spec.head, mask_weight=1.0)
+    )
+    with monkeypatch.context() as patch:
+        patch.setitem(zoo.SPECS, spec.name, other)
+        with pytest.raises(CheckpointError, match="a run of another network") as caught:
+            tiny_train(run, epochs=2, resume=True)
+    assert "anchors.scales was [2, 4, 8, 16, 24] and is [1, 2, 3, 4, 5]" in str(caught.value)
+    assert "head.mask_weight was 10.0 and is 1.0" in str(caught.value)
+    tiny_train(run, epochs=2, resume=True)
+
+
+def test_a_killed_run_logs_no_batch_twice(
+    tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when several batches make a step, so that they share its number."""
+
+    class PowerFailure(BaseException):
+        pass
+
+    def fail() -> None:
+        raise PowerFailure
+
+    settings = {"epochs": 4, "accumulate": 3, "save_every_minutes": 1e-9}
+    tiny_train(tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, fail)
+        with pytest.raises(PowerFailure):
+            tiny_train(tmp_path / "parts", **settings)
+    tiny_train(tmp_path / "parts", resume=True, **settings)
+    epochs = [[row["epoch"] for row in read_log(tmp_path / name / "log.csv")] for name in ("whole", "parts")]
+    assert epochs[0] == epochs[1]
 
 
 def test_a_run_does_not_end_behind_where_it_stands(

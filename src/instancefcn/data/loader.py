@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
 
 from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.images import read_image
 from instancefcn.data.outlines import rasterize
-from instancefcn.data.transforms import Augment, Resize, Scene
+from instancefcn.data.transforms import Augment, Scene
 from instancefcn.errors import DataError
 from instancefcn.models.targets import Target
 
@@ -114,23 +114,6 @@ class TrainSet(TorchDataset[Sample]):
         return Sample(image, make_target(scene, scale, picture.id), picture, scale)
 
 
-class EvalSet(TorchDataset[Sample]):
-    """The pictures as they are, resized for the network."""
-
-    def __init__(self, dataset: Dataset, resize: Resize) -> None:
-        self.pictures = PictureStore(dataset.pictures)
-        self.resize = resize
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> Sample:
-        picture = self.pictures[index]
-        scene = load_scene(picture)
-        image, scale = self.resize(scene.image)
-        return Sample(image, make_target(scene, scale, picture.id), picture, scale)
-
-
 def _generator(*key: int) -> torch.Generator:
     """A generator of its own for every key (whole numbers from 0)."""
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
@@ -142,8 +125,7 @@ class AspectBatches(Sampler[list[tuple[int, int]]]):
     is padding.
 
     Every batch is full and every process gets equally many: what is missing at the end of an epoch is filled
-        with pictures from its
-    beginning. The leftovers of the wide and of the tall pictures share batches.
+    with pictures from its beginning. The leftovers of the wide and of the tall pictures share batches.
 
     Args:
         sizes: (height, width) of every picture.
@@ -152,8 +134,7 @@ class AspectBatches(Sampler[list[tuple[int, int]]]):
         rank, world_size: this process, and how many there are.
 
     Attributes:
-        epoch: which order is given out; set it with set_epoch.
-        start_batch: batches of this epoch that are skipped: set it to resume in the middle of one.
+        epoch, start_batch: which order is given out, and how many of its batches are skipped.
     """
 
     def __init__(
@@ -177,13 +158,9 @@ class AspectBatches(Sampler[list[tuple[int, int]]]):
         """The batches of a dataset."""
         return cls([(p.height, p.width) for p in dataset.pictures], batch_size, seed, rank, world_size)
 
-    def set_epoch(self, epoch: int, start_batch: int | None = None) -> None:
-        """Choose the epoch. Another epoch than before begins at its first batch unless told otherwise."""
-        if start_batch is not None:
-            self.start_batch = start_batch
-        elif epoch != self.epoch:
-            self.start_batch = 0
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Choose the epoch, and the first of its batches."""
+        self.epoch, self.start_batch = epoch, start_batch
 
     def __len__(self) -> int:
         """Batches of a whole epoch, per process, `start_batch` or not."""
@@ -204,40 +181,3 @@ class AspectBatches(Sampler[list[tuple[int, int]]]):
         indices = np.concatenate((*whole, rest))
         indices = np.resize(indices, len(self) * share)  # repeats from the beginning
         return random.permutation(indices.reshape(-1, share), axis=0)
-
-    def state_dict(self) -> dict[str, int]:
-        """Epoch and first batch, for a checkpoint. The number of batches done is the training loop's to
-        know."""
-        return {"epoch": self.epoch, "start_batch": self.start_batch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue where `state` says."""
-        self.set_epoch(state["epoch"], state["start_batch"])
-
-
-def collate(samples: list[Sample]) -> list[Sample]:
-    """A batch stays a list: pictures differ in size, and the network pads them itself."""
-    return samples
-
-
-def train_loader(train_set: TrainSet, batches: AspectBatches, workers: int = 0) -> DataLoader[Sample]:
-    """Batches as lists of samples; workers live as long as the loader."""
-    return DataLoader(
-        train_set,
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate,
-        persistent_workers=workers > 0,
-        prefetch_factor=2 if workers else None,
-    )
-
-
-def eval_loader(eval_set: EvalSet, batch_size: int = 1, workers: int = 0) -> DataLoader[Sample]:
-    """The pictures in their order, as lists of samples."""
-    return DataLoader(
-        eval_set,
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        persistent_workers=workers > 0,
-    )

@@ -10,6 +10,9 @@ maps, then
 
 `FCIS.forward` is the whole story: features, proposals, score maps (`head`), and then either losses or
 instances.
+
+In shapes: N pictures, T anchors and P proposals of each, R windows of each in inference (P, or 2 P in two
+passes), M RoIs of all pictures together, F of them foreground; C classes, m mask cells along a side.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from instancefcn.stages import stage
 
 # Standard deviations of box deltas, by which the box branch is scaled (official code).
 DELTA_STD = (0.2, 0.2, 0.5, 0.5)
-# What scores less is noise: the classes of 600 windows would ask for thousands of votes.
+# Scores below this are noise; without a floor 600 windows times all classes would mean thousands of votes.
 LEAST_SCORE = 1e-3
 
 
@@ -47,7 +50,7 @@ class Windows:
     """All that inference knows of N pictures before it decides on instances.
 
     Attributes:
-        maps: of the batch.
+        maps: the score maps of all pictures, with C + 1 classes.
         boxes: [N, R, 4], pixels of the network's input: the proposals, then each of them refined. Those that
             are too small, and the padding of pictures with fewer proposals, are zeros.
         probabilities: [N, R, C + 1] of the classes, background at 0.
@@ -126,9 +129,9 @@ class FCIS(nn.Module):
         """
         batch, sizes = self.collate(images)
         if not self.training:
-            windows = self.look(batch, sizes)
+            windows = self.score_windows(batch, sizes)
             limit = self.head.instances if max_instances is None else max_instances
-            return self.decide(windows, sizes, image_sizes or sizes, min_score, limit)
+            return self.vote_instances(windows, sizes, image_sizes or sizes, min_score, limit)
         if targets is None or len(targets) != len(images):
             raise ValueError("training needs one target for every image")
         targets = [target.to(batch.device) for target in targets]
@@ -181,11 +184,11 @@ class FCIS(nn.Module):
         return torch.cat([box_ops.to_rois(own, i) for i, own in enumerate(boxes)])
 
     def class_logits(self, maps: ClassMaps, rois: Tensor) -> Tensor:
-        """Class logits [R, C + 1] of RoIs [R, 5]: the window means of max(inside, outside)."""
+        """Class logits [M, C + 1] of RoIs [M, 5]: the window means of max(inside, outside)."""
         return maps.class_logits(rois, self.head.stride).float()
 
     def masks(self, maps: ClassMaps, rois: Tensor, classes: Tensor) -> Tensor:
-        """Mask logits [R, m, m] of RoIs [R, 5], each for one class [R] (background is 0)."""
+        """Mask logits [M, m, m] of RoIs [M, 5], each for one class [M] (background is 0)."""
         return maps.mask_logits(rois, classes, self.head.stride, self.head.mask_size).float()
 
     # -- training
@@ -197,8 +200,9 @@ class FCIS(nn.Module):
         """Class, box and mask loss of the sampled RoIs.
 
         Class: mean over the RoIs (of all processes that train together). Box and mask: sum over the
-        foreground RoIs, divided by the number of RoIs that a picture should have (128), so that both weigh as
-        much as the foreground does; the mask loss of a RoI is the mean over its cells, times `mask_weight`.
+        foreground RoIs, divided by the number of RoIs that the pictures should have (`sampling.rois` each),
+        so that both weigh as much as the foreground does; the mask loss of a RoI is the mean over its cells,
+        times `mask_weight`.
         """
         rois = torch.cat([box_ops.to_rois(sample.rois, i) for i, sample in enumerate(samples)])
         labels = torch.cat([sample.labels for sample in samples])
@@ -207,12 +211,12 @@ class FCIS(nn.Module):
         class_loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
 
         deltas = ps_average(box_maps, rois[foreground], self.head.stride).float()
-        wanted, masks = self.wanted(samples, targets)
+        box_targets, masks = self.foreground_targets(samples, targets)
         box_loss = torch.zeros_like(class_loss)
-        box_loss[foreground] = F.smooth_l1_loss(deltas, wanted, reduction="none").sum(1)
+        box_loss[foreground] = F.smooth_l1_loss(deltas, box_targets, reduction="none").sum(1)
         mask_loss = torch.zeros_like(class_loss)
-        found = self.masks(maps, rois[foreground], labels[foreground])
-        entropy = F.binary_cross_entropy_with_logits(found, masks, reduction="none")
+        mask_logits = self.masks(maps, rois[foreground], labels[foreground])
+        entropy = F.binary_cross_entropy_with_logits(mask_logits, masks, reduction="none")
         mask_loss[foreground] = self.head.mask_weight * entropy.mean((1, 2))
 
         keep = labels >= 0
@@ -227,8 +231,8 @@ class FCIS(nn.Module):
             "mask": (mask_loss * keep).sum() / normaliser,
         }
 
-    def wanted(self, samples: list[RoITargets], targets: list[Target]) -> tuple[Tensor, Tensor]:
-        """Scaled box deltas [F, 4] and masks [F, m, m] that the foreground RoIs of a batch should have."""
+    def foreground_targets(self, samples: list[RoITargets], targets: list[Target]) -> tuple[Tensor, Tensor]:
+        """Scaled box deltas [F, 4] and masks [F, m, m] that the F foreground RoIs of a batch should have."""
         deltas, masks = [], []
         for sample, target in zip(samples, targets, strict=True):
             chosen = (sample.labels > 0).nonzero()[:, 0]
@@ -241,23 +245,23 @@ class FCIS(nn.Module):
     # --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def look(self, batch: Tensor, sizes: list[tuple[int, int]]) -> Windows:
+    def score_windows(self, batch: Tensor, sizes: list[tuple[int, int]]) -> Windows:
         """All windows of pictures [N, 3, H, W] and what they are: propose, refine the boxes, score proposals
         and refined boxes on the same maps.
 
-        Every shape is known beforehand and nobody waits for a GPU, so that `torch.compile(network.look,
-        fullgraph=True)` and a CUDA graph can hold it (docs/speed.md).
+        Every shape is known beforehand and nobody waits for a GPU, so that
+        `torch.compile(network.score_windows, fullgraph=True)` and a CUDA graph can hold it (docs/speed.md).
         """
         maps, box_maps, logits, deltas, anchors = self.convolve(batch)
         with stage("proposals"):
             proposals = self.rpn.proposals(logits, deltas, anchors, sizes)
         with stage("scoring"):
-            return self.score(maps, box_maps, proposals, sizes)
+            return self.refine_and_score(maps, box_maps, proposals, sizes)
 
-    def score(
+    def refine_and_score(
         self, maps: ClassMaps, box_maps: Tensor, proposals: Tensor, sizes: list[tuple[int, int]]
     ) -> Windows:
-        """Proposals [N, A, 4] to twice as many windows: themselves, and where their deltas move them (to
+        """Proposals [N, P, 4] to twice as many windows: themselves, and where their deltas move them (to
         themselves alone in one pass).
         """
         boxes = proposals
@@ -271,7 +275,7 @@ class FCIS(nn.Module):
         return Windows(maps, boxes, probabilities.unflatten(0, boxes.shape[:2]))
 
     @torch.no_grad()
-    def decide(
+    def vote_instances(
         self,
         windows: Windows,
         sizes: list[tuple[int, int]],

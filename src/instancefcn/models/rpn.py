@@ -190,7 +190,7 @@ def rank(scores: Tensor, candidates: Tensor, size: tuple[int, int], spec: RPNSpe
     valid = large_enough(candidates, spec.min_size) & torch.isfinite(scores)
     scores = scores.masked_fill(~valid, -torch.inf)
     best = scores.topk(min(spec.before_nms, len(scores)), sorted=False).indices
-    best = best.sort().values  # equal scores in the order of the anchors, whatever else competes
+    best = best.sort().values  # equal scores in the order of the anchors (at the cut any of them may stay)
     scores, order = scores[best].sort(descending=True, stable=True)
     return candidates[best[order]].masked_fill((scores == -torch.inf)[:, None], 0)
 

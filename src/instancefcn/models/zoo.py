@@ -11,7 +11,7 @@ import torch
 
 from instancefcn.errors import ConfigError
 from instancefcn.models import published
-from instancefcn.models.backbone import AtrousVGG, Backbone
+from instancefcn.models.backbone import STRIDES, AtrousVGG, Backbone
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.fusion import FineFeatures
 from instancefcn.models.head import Classes, HeadSpec
@@ -32,8 +32,11 @@ class ModelSpec:
         short_side, long_side: pixels: pictures are scaled to this short side, or less where the long side
             would pass its limit.
         anchors, rpn, head, sampling: see there.
-        rpn_level: 4 to propose from C4, 5 from C5, 0 from the features of the score maps.
+        rpn_level: 3 to propose from C3, 4 from C4, 5 from C5, 0 from the features of the score maps.
         training: settings in which training of this model differs from `TrainConfig`'s defaults.
+
+    Raises:
+        ValueError: there is no such level, or the anchors are not spaced as its cells.
     """
 
     name: str
@@ -47,6 +50,15 @@ class ModelSpec:
     head: HeadSpec = HeadSpec()
     sampling: SamplingSpec = SamplingSpec()
     training: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.rpn_level not in (0, 3, 4, 5):
+            raise ValueError(f"rpn_level must be 0, 3, 4 or 5, not {self.rpn_level}")
+        stride = STRIDES[self.rpn_level - 3] if self.rpn_level else self.head.stride
+        if self.anchors.stride != stride:
+            raise ValueError(
+                f"anchors have stride {self.anchors.stride}, what they are proposed from has {stride}"
+            )
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ outside/inside, class) returns, is read without a copy.
 Maps are float32, bfloat16, float16 or float64; sums are in float32 (float64 for float64), the result has the
 maps' type. The maps have a gradient, RoIs and labels none. On a CPU the Numba kernels of `cpu.py` run, on a
 GPU the Triton kernels of `cuda.py` (not for float64, nor for the published pooling); elsewhere, without Numba
-or Triton, or under `torch.export`, the plain PyTorch of `portable.py`; the answers are equal.
-`reference.py` is the specification.
+or Triton, or under `torch.export`, the plain PyTorch of `portable.py`; the answers are equal but
+for rounding. `reference.py` specifies the operators, `voting_reference.py` the voting, in float64.
+`depthwise_convolution` is PyTorch's own, with a gradient that is faster on a CPU.
 
 Every operator raises ValueError for a shape, type, stride or size that does not fit. Batch indices, labels
 and finite RoIs are checked on the CPU, in both forms; a GPU would have to be waited for, and the portable
@@ -20,24 +21,16 @@ form has no values to look at while it is compiled or exported.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from instancefcn.ops import portable, registration
+from instancefcn.ops.forms import HAS_KERNELS, is_portable, using
 from instancefcn.ops.values import check_labels, check_rois
 
-try:
-    from instancefcn.ops import depthwise, parallel
-except ImportError:  # no Numba, or one that does not fit the installed numpy
-    HAS_KERNELS = False
-else:
-    HAS_KERNELS = True
+if HAS_KERNELS:
+    from instancefcn.ops import depthwise
 
 __all__ = [
     "HAS_KERNELS",
@@ -51,21 +44,6 @@ __all__ = [
 ]
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_forced_portable = False
-_triton: bool | None = None  # not known yet
-
-
-@contextmanager
-def using(form: Literal["portable", "fastest"]) -> Iterator[None]:
-    """Chooses the operators' form inside the block, for the whole process; "fastest" is the default."""
-    global _forced_portable
-    if form not in ("portable", "fastest"):
-        raise ValueError(f"form must be 'portable' or 'fastest', not {form!r}")
-    before, _forced_portable = _forced_portable, form == "portable"
-    try:
-        yield
-    finally:
-        _forced_portable = before
 
 
 def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
@@ -194,29 +172,6 @@ def depthwise_convolution(
 
 def _portable(maps: Tensor) -> bool:
     return is_portable(maps.device) or (maps.device.type == "cuda" and maps.dtype == torch.float64)
-
-
-def is_portable(device: torch.device) -> bool:
-    """Whether operators run as plain PyTorch on a device, without kernels."""
-    if _forced_portable or torch.compiler.is_exporting():
-        return True
-    if device.type == "cuda":
-        return not _has_triton()
-    return device.type != "cpu" or not HAS_KERNELS or not parallel.usable()
-
-
-@torch.compiler.assume_constant_result
-def _has_triton() -> bool:
-    """Whether Triton can be imported: asked when maps first lie on a GPU, as importing takes a while."""
-    global _triton
-    if _triton is None:
-        try:
-            importlib.import_module("instancefcn.ops.voting_cuda")  # and with it Triton and `cuda.py`
-        except ImportError:
-            _triton = False
-        else:
-            _triton = True
-    return _triton
 
 
 def _check_paired(maps: Tensor) -> None:

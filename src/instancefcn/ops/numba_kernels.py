@@ -46,14 +46,16 @@ def _overlap(start: float, end: float, cell: int) -> float:
 
 @compiled(parallel=False)
 def _first(start: float, cells: int) -> int:
-    """First cell that [start, ...) touches, held on the map (as a float: far ones overflow an integer)."""
-    return int(min(max(math.floor(start), 0.0), float(cells)))
+    """First cell that [start, ...) touches, held on the map before it is rounded: far ones overflow an
+    integer.
+    """
+    return math.floor(min(max(start, 0.0), float(cells)))
 
 
 @compiled(parallel=False)
 def _last(end: float, cells: int) -> int:
     """One past the last cell that [..., end) touches, held on the map."""
-    return int(min(max(math.ceil(end), 0.0), float(cells)))
+    return math.ceil(min(max(end, 0.0), float(cells)))
 
 
 @compiled(parallel=True)

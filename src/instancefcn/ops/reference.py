@@ -15,6 +15,7 @@ from torch import Tensor
 def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
     """[N, k, k, 2, C, H, W], [R, 5] -> [R, C]: the mean over the window of max(inside, outside)."""
     outside, inside = maps.double().unbind(3)
+    # The maximum; NaN goes on, and of two equals the gradient goes to outside.
     return ps_average(torch.where((inside > outside) | inside.isnan(), inside, outside), rois, stride)
 
 
@@ -22,7 +23,7 @@ def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
     """[N, k, k, D, H, W], [R, 5] -> [R, D]: each part of the window from its own map, weighted by area."""
     k, depth, height, width = maps.shape[1], *maps.shape[3:]
     out = torch.zeros((len(rois), depth), dtype=torch.float64)
-    for r, (n, x1, y1, x2, y2) in enumerate(_cells(rois, stride)):
+    for r, (n, x1, y1, x2, y2) in enumerate(_in_cells(rois, stride)):
         area = _overlap(x1, x2, 0, width) * _overlap(y1, y2, 0, height)  # of the window on the map
         if area == 0:
             continue
@@ -34,7 +35,7 @@ def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
                     for j in range(width):
                         share = _overlap(top, bottom, i, i + 1) * _overlap(left, right, j, j + 1)
                         if share > 0:
-                            out[r] += share / area * maps[int(n), p, q, :, i, j].double()
+                            out[r] += share / area * maps[n, p, q, :, i, j].double()
     return out
 
 
@@ -42,12 +43,12 @@ def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size:
     """[N, k, k, 2, C, H, W], [R, 5], [R] -> [R, size, size]: inside - outside of the label on a grid."""
     k = maps.shape[1]
     out = torch.zeros((len(rois), size, size), dtype=torch.float64)
-    for r, (n, x1, y1, x2, y2) in enumerate(_cells(rois, stride)):
+    for r, (n, x1, y1, x2, y2) in enumerate(_in_cells(rois, stride)):
         for a in range(size):
             for b in range(size):
                 p = (2 * a + 1) * k // (2 * size)  # floor((a + 0.5) * k / size)
                 q = (2 * b + 1) * k // (2 * size)
-                outside, inside = maps[int(n), p, q, :, int(labels[r])].double()
+                outside, inside = maps[n, p, q, :, int(labels[r])].double()
                 y = y1 + (y2 - y1) * (a + 0.5) / size
                 x = x1 + (x2 - x1) * (b + 0.5) / size
                 out[r, a, b] = _bilinear(inside - outside, y, x)
@@ -58,7 +59,7 @@ def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int = 21
     """[N, k, k, D, H, W], [R, 5] -> [R, D, size, size]: plain mean of every cell that a bin touches."""
     k, depth, height, width = maps.shape[1], *maps.shape[3:]
     out = torch.zeros((len(rois), depth, size, size), dtype=torch.float64)
-    for r, (n, x1, y1, x2, y2) in enumerate(_cells(rois, stride)):
+    for r, (n, x1, y1, x2, y2) in enumerate(_in_cells(rois, stride)):
         bin_height, bin_width = max(y2 - y1, 0.1) / size, max(x2 - x1, 0.1) / size
         for a in range(size):
             top = min(max(math.floor(a * bin_height + y1), 0), height)
@@ -67,15 +68,15 @@ def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int = 21
                 left = min(max(math.floor(b * bin_width + x1), 0), width)
                 right = min(max(math.ceil((b + 1) * bin_width + x1), 0), width)
                 if bottom > top and right > left:
-                    cells = maps[int(n), a * k // size, b * k // size, :, top:bottom, left:right]
+                    cells = maps[n, a * k // size, b * k // size, :, top:bottom, left:right]
                     out[r, :, a, b] = cells.double().mean((1, 2))
     return out
 
 
-def _cells(rois: Tensor, stride: float) -> list[tuple[float, ...]]:
-    """Batch index and corners in map cells."""
+def _in_cells(rois: Tensor, stride: float) -> list[tuple[int, float, float, float, float]]:
+    """Batch index, and x1, y1, x2, y2 in units of map cells."""
     return [
-        (n, x1 / stride, y1 / stride, x2 / stride, y2 / stride)
+        (int(n), x1 / stride, y1 / stride, x2 / stride, y2 / stride)
         for n, x1, y1, x2, y2 in rois.double().tolist()
     ]
 
@@ -85,7 +86,8 @@ def _overlap(start: float, end: float, low: float, high: float) -> float:
 
 
 def _bilinear(grid: Tensor, y: float, x: float) -> Tensor:
-    """Value at map coordinates (y, x): cell (i, j)'s value stands at (i + 0.5, j + 0.5); held on the map."""
+    """Value at map coordinates (y, x): cell (i, j)'s value stands at (i + 0.5, j + 0.5); a point beyond
+    the outermost centres reads as the nearest one on them."""
     height, width = grid.shape
     y, x = min(max(y - 0.5, 0), height - 1), min(max(x - 0.5, 0), width - 1)
     i, j = math.floor(y), math.floor(x)

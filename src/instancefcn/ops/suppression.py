@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.library import custom_op
 from torchvision.ops import nms
 
-import instancefcn.ops as ops
+from instancefcn.ops.forms import is_portable
 
 
 def suppress(boxes: Tensor, iou: float, count: int) -> Tensor:
@@ -43,7 +43,7 @@ def suppress(boxes: Tensor, iou: float, count: int) -> Tensor:
 
 @custom_op("instancefcn::suppress", mutates_args=())
 def _suppress(boxes: Tensor, iou: float, count: int) -> Tensor:
-    if boxes.is_cuda and not ops.is_portable(boxes.device):
+    if boxes.is_cuda and not is_portable(boxes.device):
         from instancefcn.ops import suppression_cuda
 
         return suppression_cuda.suppress(boxes, iou, count)

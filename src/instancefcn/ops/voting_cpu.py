@@ -100,8 +100,9 @@ def _read_axis(
 
     Returns the pixels, relative to start, whose centres are inside; nothing is written for the others.
     """
-    first = int(min(max(math.ceil(low - 0.5), float(start)), float(stop)))
-    last = int(min(max(math.ceil(high - 0.5), float(start)), float(stop)))
+    # Held on the crop before they are rounded: far ones overflow an integer.
+    first = math.ceil(min(max(low - 0.5, float(start)), float(stop)))
+    last = math.ceil(min(max(high - 0.5, float(start)), float(stop)))
     for pixel in range(first, last):
         place = (pixel + 0.5 - low) / (high - low) * m - 0.5
         place = min(max(place, 0.0), m - 1.0)

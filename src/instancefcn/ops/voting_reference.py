@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,10 +16,26 @@ Grid = np.ndarray
 ReadMask = Callable[[int, int], Grid]
 
 
+class _Voted(NamedTuple):
+    """What voting adds to a survivor: see `VotedInstance`."""
+
+    box: tuple[float, float, float, float]
+    rect: tuple[int, int, int, int]
+    average: Grid
+    mask: Grid
+
+
 @dataclass(frozen=True)
 class VotedInstance:
-    """One instance: see `instancefcn.ops.voting.VotedMasks`. `average` is the votes' average before the last
-    threshold, on `rect`.
+    """One instance.
+
+    Attributes:
+        box, score, row: see `instancefcn.ops.voting.VotedMasks`.
+        class_: place on the class axis, background being 0.
+        rect: x1, y1, x2, y2: the pixels of the picture that the mask covers, half-open.
+        average: of the votes, before the last threshold: [h, w] on `rect`; with order "published" resized to
+            [m, m].
+        mask: bool [h, w], on `rect`.
     """
 
     box: tuple[float, float, float, float]
@@ -44,7 +61,9 @@ def vote_masks(
     order: str = "paper",
     extent: str = "box",
 ) -> list[VotedInstance]:
-    """`instancefcn.ops.voting.vote_masks`, with `read_mask(row, class)` returning one m x m grid."""
+    """`instancefcn.ops.voting.vote_masks`, with `read_mask(row, class)` returning one m x m grid. `order` is
+    "paper" or "published", `extent` "box" or "voters".
+    """
     chosen = survivors(boxes, probabilities, nms_iou, min_score, published=order == "published")
     if order == "paper":
         chosen = chosen[:max_instances]
@@ -66,8 +85,12 @@ def vote_masks(
         else:
             masks = [read_mask(r, 1 + int(np.argmax(probabilities[r][1:]))) for r in voters]
             instance = _published(masks, [boxes[r] for r in voters], weights, image_size, threshold)
-        if instance is not None and instance[3].any():
-            voted.append(VotedInstance(instance[0], score, class_, row, *instance[1:]))
+        if instance is not None and instance.mask.any():
+            voted.append(
+                VotedInstance(
+                    instance.box, score, class_, row, instance.rect, instance.average, instance.mask
+                )
+            )
     return voted
 
 
@@ -78,8 +101,8 @@ def survivors(
     min_score: float,
     published: bool = False,
 ) -> list[tuple[float, int, int]]:
-    """(score, class, row) after greedy suppression per class, best first; equals by class, then by row, or
-    where numpy's sort puts them.
+    """(score, class, row) after greedy suppression per class, best first; equals by class, then by row (when
+    `published`, in the order of `numpy.argsort`, reversed).
     """
     kept: list[tuple[float, int, int]] = []
     for class_ in range(1, len(probabilities[0]) if len(probabilities) else 0):
@@ -154,9 +177,6 @@ def _clip(box: Box, image_size: tuple[int, int]) -> tuple[float, float, float, f
     return x1, y1, x2, y2
 
 
-_Voted = tuple[tuple[float, float, float, float], tuple[int, int, int, int], Grid, Grid]
-
-
 def _paper(
     masks: list[Grid],
     boxes: list[Box],
@@ -175,12 +195,15 @@ def _paper(
     rows, columns = np.nonzero(mask)
     if box is None and len(rows):
         clipped = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
-    return clipped, (x1, y1, x2, y2), average, mask
+    return _Voted(clipped, (x1, y1, x2, y2), average, mask)
 
 
 def _published(
     masks: list[Grid], boxes: list[Box], weights: list[float], size: tuple[int, int], threshold: float
 ) -> _Voted | None:
+    """Votes of 0 or 1 over rounded boxes, their average cut out and resized to m x m and back (official
+    code); None when no pixel is left.
+    """
     rounded = [[float(round(side)) for side in box] for box in boxes]
     whole = vote_average(masks, rounded, weights, (0, 0, size[1], size[0]), binarize=threshold)
     rows, columns = np.nonzero(whole >= threshold)
@@ -190,7 +213,7 @@ def _published(
     m = masks[0].shape[0]
     small = np.clip(_resize(whole[y1:y2, x1:x2], m, m), 0, 1)
     mask = _resize(small, y2 - y1, x2 - x1) > threshold
-    return (float(x1), float(y1), float(x2), float(y2)), (x1, y1, x2, y2), small, mask
+    return _Voted((float(x1), float(y1), float(x2), float(y2)), (x1, y1, x2, y2), small, mask)
 
 
 def _resize(grid: Grid, height: int, width: int) -> Grid:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-import instancefcn.ops as ops
 from instancefcn.ops import voting_portable
+from instancefcn.ops.forms import is_portable
 
 
 def vote_average(
@@ -59,7 +59,7 @@ def _vote_average(
     threshold: float | None,
     binarize: float | None,
 ) -> Tensor:
-    if ops.is_portable(masks.device):
+    if is_portable(masks.device):
         return voting_portable.vote_average(masks, boxes, index, weights, starts, rects, threshold, binarize)
     if masks.is_cuda:
         from instancefcn.ops import voting_cuda
@@ -95,7 +95,7 @@ def extents(pixels: Tensor, rects: Tensor) -> Tensor:
     Returns:
         int64 [S, 4], half-open, in the coordinates of `rects`; zeros for a crop without such a pixel.
     """
-    if ops.is_portable(pixels.device):
+    if is_portable(pixels.device):
         return voting_portable.extents(pixels, rects)
     if pixels.is_cuda:
         from instancefcn.ops import voting_cuda

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.ops import nms
 
-import instancefcn.ops as ops
 from instancefcn import boxes as box_ops
+from instancefcn.ops.forms import is_portable
 from instancefcn.ops.suppression import suppress
 
 Survivors = tuple[Tensor, Tensor, Tensor]
@@ -33,7 +33,7 @@ def survivors(
         probabilities: float32 [N, R, C], background at 0.
         nms_iou, min_score: see `instancefcn.ops.vote_masks`.
     """
-    if boxes.is_cuda and not published and not ops.is_portable(boxes.device):
+    if boxes.is_cuda and not published and not is_portable(boxes.device):
         return side_by_side(boxes, probabilities, nms_iou, min_score, limit)
     found = [
         one_by_one(*own, nms_iou, min_score, limit, published)

@@ -111,7 +111,7 @@ class Evaluator(L.Callback):
         self, trainer: L.Trainer, module: TrainModule, dataset: Dataset, epoch: int, last: bool
     ) -> None:
         config, started = module.config, time.monotonic()
-        network = module.best_network
+        network = module.evaluated_network
         was_training = network.training
         chosen = range(trainer.global_rank, len(dataset), trainer.world_size)
         # In full precision, as `eval` and `predict` run: bfloat16 moves AP50 by up to a point.

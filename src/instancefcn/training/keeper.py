@@ -20,6 +20,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from instancefcn.errors import CheckpointError, DataError, ImageError, TrainingError
 from instancefcn.files import NO_PLACE, atomic_write
+from instancefcn.texts import plain
 from instancefcn.training.module import has_stepped
 from instancefcn.training.stream import RunLoader
 
@@ -36,13 +37,21 @@ class Keeper(L.Callback):
         loader: the run's loader; its counter is kept here.
         export: writes the present weights as a model file, given its name.
         every_minutes: time between two saves within an epoch.
+        model: the network's specification, as `spec_to_json` gives it.
     """
 
     def __init__(
-        self, out: Path, loader: RunLoader, export: Callable[[str], None], every_minutes: float
+        self,
+        out: Path,
+        loader: RunLoader,
+        export: Callable[[str], None],
+        every_minutes: float,
+        model: dict[str, Any],
     ) -> None:
         self.out, self.loader, self.export, self.every_seconds = out, loader, export, 60 * every_minutes
-        self.stopped_by: signal.Signals | None = None
+        self.model = model
+        self.stopped_by: signal.Signals | None = None  # of all processes
+        self._asked: signal.Signals | None = None  # of this one
         self._saved_at = time.monotonic()
         self._due = False
         self._seen_when_saved = -1
@@ -56,9 +65,9 @@ class Keeper(L.Callback):
                 self._handlers[name] = signal.signal(name, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stopped_by is not None and number == signal.SIGINT:
+        if self._asked is not None and number == signal.SIGINT:
             raise KeyboardInterrupt  # asked twice: do not wait for the step
-        self.stopped_by = signal.Signals(number)
+        self._asked = signal.Signals(number)
 
     def release_signals(self) -> None:
         """Put back the handlers that were there before."""
@@ -82,13 +91,20 @@ class Keeper(L.Callback):
         """After the evaluation of the same batch (callbacks run in order): save if it is time."""
         self.loader.seen = batch_idx + 1
         late = time.monotonic() - self._saved_at >= self.every_seconds
-        asked, late = self._agree(trainer, self.stopped_by is not None, late)
+        number, late = self._agree(trainer, self._asked or 0, late)
+        self.stopped_by = signal.Signals(number) if number else None
         epoch_ended = self.loader.seen % self.loader.batches.epoch_length == 0
-        self._due = self._due or late or epoch_ended or asked
+        self._due = self._due or late or epoch_ended or number > 0
         if self._due and has_stepped(trainer, batch_idx, len(self.loader.batches)):
             self.save(trainer)
-            if asked:
+            if number:
                 trainer.should_stop = True
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """What the network is travels with the run."""
+        checkpoint["model"] = self.model
 
     def save(self, trainer: L.Trainer) -> None:
         """Write last.safetensors and last.ckpt; every process must call this.
@@ -103,13 +119,15 @@ class Keeper(L.Callback):
         self._saved_at, self._due, self._seen_when_saved = time.monotonic(), False, self.loader.seen
 
     @staticmethod
-    def _agree(trainer: L.Trainer, asked: bool, late: bool) -> tuple[bool, bool]:
-        """Several processes save and stop together: what one of them wants, all do."""
+    def _agree(trainer: L.Trainer, number: int, late: bool) -> tuple[int, bool]:
+        """Several processes save and stop together: what one of them wants, all do. A signal by its number,
+        0 for none.
+        """
         if trainer.world_size == 1:
-            return asked, late
-        flags = torch.tensor([float(asked), float(late)], device=trainer.strategy.root_device)
+            return number, late
+        flags = torch.tensor([number, int(late)], device=trainer.strategy.root_device)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        return bool(flags[0]), bool(flags[1])
+        return int(flags[0]), bool(flags[1])
 
 
 class StraightToFile(TorchCheckpointIO):
@@ -156,14 +174,35 @@ def read_run(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_fit(checkpoint: Mapping[str, Any], own: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Raises CheckpointError when the weights in last.ckpt are not those of the network, `own`."""
+def check_fit(
+    checkpoint: Mapping[str, Any], model: dict[str, Any], own: Mapping[str, torch.Tensor], path: Path
+) -> None:
+    """Raises CheckpointError when last.ckpt is not of the network with the specification `model` (see
+    `spec_to_json`) and such weights as `own`.
+    """
+    before, now = _flat(checkpoint.get("model")), _flat(model)
+    if before != now:
+        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        list_ = "; ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in changed[:5])
+        raise CheckpointError(
+            f"{path} holds a run of another network: {plain(list_)[:500]}. Was config.json changed, or does "
+            "this release know the model otherwise? Go on with the release that began the run, or start a "
+            f"new one from its weights: --set init={path.parent}"
+        )
     theirs = checkpoint.get("state_dict")
     if not isinstance(theirs, dict) or theirs.keys() != own.keys():
         raise CheckpointError(f"{path} holds the weights of another network: was config.json changed?")
     wrong = [name for name in own if getattr(theirs[name], "shape", None) != own[name].shape]
     if wrong:
         raise CheckpointError(f"{path}: {wrong[0]} is of another shape: was config.json changed?")
+
+
+def _flat(value: Any, name: str = "model") -> dict[str, Any]:
+    """The leaves of nested JSON objects by their place, such as "head.k"; tuples as lists."""
+    if not isinstance(value, dict):
+        return {name: list(value) if isinstance(value, tuple) else value}
+    prefix = "" if name == "model" else f"{name}."
+    return {place: leaf for key in value for place, leaf in _flat(value[key], f"{prefix}{key}").items()}
 
 
 def batches_seen(checkpoint: dict[str, Any]) -> int:

@@ -15,21 +15,28 @@ FIRST = ("step", "epoch", "seconds", "learning_rate")
 
 
 class RunLog:
-    """Rows of numbers by step, kept in memory and in log.csv, and sent to TensorBoard when it is installed.
+    """Rows of numbers by step, kept in memory and, from `begin` on, in log.csv, and sent to TensorBoard when
+    it is installed.
 
     Args:
         out: the run's folder.
-        step: the step that a resumed run starts at; later rows of an earlier, killed attempt are dropped.
+        step, epoch: where a resumed run starts; later rows of an earlier, killed attempt are dropped. Several
+            batches may share a step, but not an epoch with its fraction.
     """
 
-    def __init__(self, out: Path, step: int = 0) -> None:
+    def __init__(self, out: Path, step: int = 0, epoch: float = 0.0) -> None:
         self.path = out / "log.csv"
         self.rows: list[dict[str, float]] = (
-            [row for row in read_log(self.path) if row["step"] <= step] if step else []
+            [row for row in read_log(self.path) if row["epoch"] <= round(epoch, 4)] if step else []
         )
         self.seconds_before = max((row["seconds"] for row in self.rows), default=0.0)
         self._columns: list[str] = []
-        self._board = _tensorboard(out / "tensorboard", step)
+        self._step = step
+        self._board: Any = None
+
+    def begin(self) -> None:
+        """The run goes on: write log.csv as it should stand now. Nothing is written before."""
+        self._board = _tensorboard(self.path.parent / "tensorboard", self._step)
         self._rewrite()
 
     def add(self, step: int, epoch: float, seconds: float, values: Mapping[str, float]) -> None:
@@ -78,8 +85,8 @@ def read_log(path: Path) -> list[dict[str, float]]:
         ]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise ConfigError(f"{path}: is no log of a run ({error}): move it away") from error
-    if not all({"step", "seconds"} <= row.keys() for row in rows):
-        raise ConfigError(f"{path}: is no log of a run (rows without step or seconds): move it away")
+    if not all({"step", "epoch", "seconds"} <= row.keys() for row in rows):
+        raise ConfigError(f"{path}: is no log of a run (rows without step, epoch or seconds): move it away")
     return rows
 
 

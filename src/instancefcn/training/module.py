@@ -22,13 +22,14 @@ from instancefcn.training.schedule import learning_rate_factor
 
 
 class TrainModule(L.LightningModule):
-    """Trains `network`, whose forward(images, targets) gives a dict of scalar losses in training mode.
+    """Trains `network`, whose forward(images, targets, generators=...) gives a dict of scalar losses in
+    training mode.
 
     Attributes:
         network: the network that learns.
         average: its moving average, or None when that is off.
         total_steps: optimizer steps of the whole run, for the schedule.
-        losses: the last step's losses by name, with their sum as "loss".
+        losses: the last batch's losses by name (means over all processes), with their sum as "loss".
         rate: the last step's learning rate (multiplier 1).
     """
 
@@ -43,7 +44,7 @@ class TrainModule(L.LightningModule):
         self._paths: list[str] = []
 
     def setup(self, stage: str) -> None:
-        """Start the average, on the device where the network will be."""
+        """Make the average; `on_fit_start` moves it to the network's device."""
         if self.config.ema_decay > 0 and self.average is None:
             self.average = AveragedNetwork(self.network, self.config.ema_decay)
 
@@ -53,7 +54,7 @@ class TrainModule(L.LightningModule):
             self.average.network.to(self.device)
 
     @property
-    def best_network(self) -> nn.Module:
+    def evaluated_network(self) -> nn.Module:
         """The network to evaluate and export: the average when there is one."""
         return self.network if self.average is None else self.average.network
 

@@ -21,7 +21,7 @@ from instancefcn.data.transforms import Resize
 from instancefcn.errors import ConfigError
 from instancefcn.files import check_place, remove_leftovers, writable, write_json
 from instancefcn.models import zoo
-from instancefcn.models.checkpoint import load_checkpoint, save_checkpoint
+from instancefcn.models.checkpoint import load_checkpoint, save_checkpoint, spec_to_json
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.head import Classes
 from instancefcn.models.instance_fcn import InstanceFCN
@@ -165,7 +165,7 @@ class _Run:
         self.module = TrainModule(self.network, config, steps)
         self.first = 0
         if self.checkpoint:
-            check_fit(self.checkpoint, self.module.state_dict(), folder / LAST)
+            check_fit(self.checkpoint, spec_to_json(self.spec), self.module.state_dict(), folder / LAST)
             self.first = batches_seen(self.checkpoint)
             self._check_length(load_config(folder / "config.json").epochs)
 
@@ -199,12 +199,16 @@ class _Run:
         main = self.trainer.is_global_zero
         if main and checkpoint is None:
             self._prepare()
-        log = RunLog(self.folder, checkpoint["global_step"] if checkpoint else 0) if main else None
+        log = self._log() if main else None
         progress = Progress(self.loader, log, self.config.log_every)
         figures = PROPOSALS if isinstance(self.network, InstanceFCN) else DETECTIONS
         evaluator = Evaluator(self.folder, self.val_split, self.resize, progress, self.export, figures)
         keeper = Keeper(
-            self.folder, self.loader, lambda name: self.export(name, None), self.config.save_every_minutes
+            self.folder,
+            self.loader,
+            lambda name: self.export(name, None),
+            self.config.save_every_minutes,
+            spec_to_json(self.spec),
         )
         # The order matters: numbers first, then the evaluation, whose outcome the checkpoint then holds.
         self.trainer.callbacks = [progress, evaluator, keeper]  # type: ignore[attr-defined]
@@ -214,6 +218,8 @@ class _Run:
                 return self._sum_up_killed(evaluator, log, checkpoint["global_step"])
             if main:  # not before: what is refused leaves no trace
                 self._prepare()
+        if log is not None:
+            log.begin()
         progress.say(self._headline())
         if self.new:
             progress.say(f"not in {self.config.init}, so new: {', '.join(self.new)}")
@@ -227,6 +233,11 @@ class _Run:
             )
             raise Interrupted(int(keeper.stopped_by), message)
         return self._sum_up(evaluator, log, self.trainer.global_step, progress.seconds)
+
+    def _log(self) -> RunLog:
+        """The log of a new run, or of one that goes on, up to its checkpoint."""
+        step = self.checkpoint["global_step"] if self.checkpoint else 0
+        return RunLog(self.folder, step, self.first / self.loader.batches.epoch_length)
 
     def _sum_up(self, evaluator: Evaluator, log: RunLog | None, steps: int, seconds: float) -> Path:
         """Write what a finished run leaves, and return its best weights."""
@@ -273,7 +284,7 @@ class _Run:
             "versions": versions(),
             "settings": config.model_dump(mode="json", exclude={"data", "out", "init", "pretrained"}),
         }
-        weights = self.module.best_network.state_dict()
+        weights = self.module.evaluated_network.state_dict()
         save_checkpoint(
             self.folder / name, weights, self.spec, self.classes, metrics=metrics, training=training
         )
