@@ -8,6 +8,7 @@ import math
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -381,3 +382,11 @@ def test_a_damaged_description(saved: Path, tmp_path: Path, change: Any) -> None
         CheckpointError, match=r"damaged\.safetensors: the description of the model is damaged"
     ):
         checkpoint.load_checkpoint(path)
+
+
+@pytest.mark.parametrize(("level", "stride"), [(1, 16), (2, 16), (3, 16), (0, 8), (4, 8), (6, 16)])
+def test_anchors_stand_on_the_cells_that_they_are_proposed_from(level: int, stride: int) -> None:
+    """Elsewhere every anchor would be at another place than its cell."""
+    anchors = replace(zoo.FCIS_LITE.anchors, stride=stride)
+    with pytest.raises(ValueError, match="rpn_level must be|anchors have stride"):
+        replace(zoo.FCIS_LITE, rpn_level=level, anchors=anchors)
