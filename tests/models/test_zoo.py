@@ -388,5 +388,5 @@ def test_a_damaged_description(saved: Path, tmp_path: Path, change: Any) -> None
 def test_anchors_stand_on_the_cells_that_they_are_proposed_from(level: int, stride: int) -> None:
     """Elsewhere every anchor would be at another place than its cell."""
     anchors = replace(zoo.FCIS_LITE.anchors, stride=stride)
-    with pytest.raises(ValueError, match="rpn_level must be|anchors have stride"):
+    with pytest.raises(ValueError, match=r"rpn_level must be|anchors have stride"):
         replace(zoo.FCIS_LITE, rpn_level=level, anchors=anchors)
