@@ -56,14 +56,15 @@ from mask_rcnn import MaskRCNNPeer
 from memory import peak
 from trainings import add_precision, add_sampling
 
-RATES = {"fcis": 7e-4, "mask_rcnn": 5e-4}
-"""Peak learning rate for batches of 4."""
+NETWORKS = ("fcis", "mask_rcnn")
+PEER_RATE = 5e-4
+"""Peak learning rate of Mask R-CNN for batches of 4; the FCIS has its model's own."""
 SCORE = 0.5
 """Of the objects that a picture is timed with: what `instancefcn predict` asks for."""
 
 
 def build(name: str, spec: ModelSpec, classes: Classes, smallest_anchor: int = 32) -> nn.Module:
-    """One of RATES' networks with ImageNet weights in its backbone."""
+    """One of NETWORKS with ImageNet weights in its backbone."""
     if name == "fcis":
         return zoo.build(spec, class_names=classes.names, category_ids=classes.ids, pretrained=True)
     peer = MaskRCNNPeer(
@@ -231,7 +232,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     models = [spec.name for spec in zoo.SPECS.values() if isinstance(spec, ModelSpec)]
     parser.add_argument("--model", choices=models, default=zoo.FCIS_LITE.name)
-    parser.add_argument("--networks", nargs="+", choices=list(RATES), default=list(RATES))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--epochs", type=int, default=12)
@@ -247,7 +248,8 @@ def main() -> None:
     parser.add_argument("--time", type=int, default=0, metavar="PICTURES")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rates = RATES | {name: float(rate) for name, rate in (text.split("=") for text in options.rate_of)}
+    own = {"fcis": spec_of(options).training["learning_rate"] / 4, "mask_rcnn": PEER_RATE}
+    rates = own | {name: float(rate) for name, rate in (text.split("=") for text in options.rate_of)}
     splits = open_datasets(options.data, ("train", "val"))
     curves: dict[str, list[list[dict[str, Any]]]] = {}
     for seed in options.seeds:
