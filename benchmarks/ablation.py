@@ -57,21 +57,16 @@ def train_row(
     data: Path, folder: Path, changes: dict[str, Any], options: argparse.Namespace, seed: int
 ) -> Any:
     """The figures of one row and seed."""
-    short = options.short_side
     settings = {
         "seed": seed,
         "epochs": options.epochs,
-        "short_side": short,
-        "long_side": short * 5 // 3,
         "precision": options.precision,
-        "evaluate_every": 0,
-        "pictures_every": 0,
         "warmup": 100,
         "ema_decay": 0.995,
         "sampling": "random",
         **changes,
     }
-    return trained(data, zoo.FCIS_LITE.name, folder, **settings)
+    return trained(data, zoo.FCIS_LITE.name, folder, options.short_side, **settings)
 
 
 def tested(data: Path, folder: Path, name: str, changes: dict[str, Any]) -> Any:

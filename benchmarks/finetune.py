@@ -47,22 +47,18 @@ def select(data: Path, out: Path, classes: list[str]) -> None:
 
 def measure(data: Path, folder: Path, init: str | None, seed: int, options: argparse.Namespace) -> Any:
     """The last figures of one start and seed, and the minutes of its run."""
-    short = options.short_side
     final = trained(
         data,
         zoo.FCIS_LITE.name,
         folder,
+        options.short_side,
         seed=seed,
         epochs=options.epochs,
-        short_side=short,
-        long_side=short * 5 // 3,
         precision=options.precision,
         sampling=options.sampling or zoo.FCIS_LITE.sampling.method,
         init=init,
         warmup=50,
         ema_decay=0.99,
-        evaluate_every=0,
-        pictures_every=0,
     )
     with (folder / "log.csv").open(newline="", encoding="utf-8") as file:
         seconds = max(float(row["seconds"]) for row in csv.DictReader(file))

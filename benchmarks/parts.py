@@ -32,15 +32,11 @@ def measure(data: Path, folder: Path, k: int, seed: int, epochs: int, short_side
         "k": k,
         "seed": seed,
         "epochs": epochs,
-        "short_side": short_side,
-        "long_side": short_side * 5 // 3,
         "train_sides": sides,
-        "evaluate_every": 0,
-        "pictures_every": 0,
         "warmup": 100,
         "ema_decay": 0.995,
     }
-    proposals: dict[str, Any] = trained(data, spec.name, folder, **settings)["proposals"]
+    proposals: dict[str, Any] = trained(data, spec.name, folder, short_side, **settings)["proposals"]
     return proposals
 
 

@@ -25,22 +25,32 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampling", choices=["ohem", "random"], help="of RoIs, instead of the model's own")
 
 
-def trained(data: Path, model: str, folder: Path, **settings: Any) -> Any:
-    """The figures at the end of the run in `folder`: it is begun, or goes on, or was finished and is read.
+def trained(data: Path, model: str, folder: Path, short_side: int, **settings: Any) -> Any:
+    """The figures at the end of the run in `folder`: it is begun, or goes on, or was finished and is read. It
+    is measured only then.
+
+    Args:
+        data, model: as for `instancefcn.train`.
+        folder: of the run.
+        short_side: of the pictures, in pixels; the long side has at most 5/3 of it.
+        settings: as for `instancefcn.train`; the epochs among them.
 
     Ends the program where the folder holds a run of other settings.
     """
+    sides = {"short_side": short_side, "long_side": short_side * 5 // 3}
+    settings |= sides | {"evaluate_every": 0, "pictures_every": 0}
     summary = folder / METRICS
     try:
-        if not summary.is_file():
+        if summary.is_file():
+            make_config(folder, True, {"model": model, **settings})  # refuses what differs
+        else:
             resume = (folder / "last.ckpt").exists()
             instancefcn.train(data, model, out=folder, resume=resume, **settings)
-        config = make_config(folder, True, {"model": model, **settings})
     except ConfigError as error:
         raise SystemExit(f"{folder}: {error}") from None
     found = json.loads(summary.read_text(encoding="utf-8"))
-    if found["epochs"] != config.epochs:
+    if found["epochs"] != settings["epochs"]:
         raise SystemExit(
-            f"{folder} holds a run of {found['epochs']} epochs (now {config.epochs}): give another --out"
+            f"{folder} holds a run of {found['epochs']} epochs (now {settings['epochs']}): give another --out"
         )
     return found["final"]

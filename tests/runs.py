@@ -49,3 +49,16 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], obj
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(TinyNetwork, "forward", interrupted)
+
+
+class PowerFailure(BaseException):
+    """What no code of a run handles: as when the machine stops."""
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The power fails in the middle of the forward pass number `step`."""
+
+    def fail() -> None:
+        raise PowerFailure
+
+    stop_at(monkeypatch, step, fail)

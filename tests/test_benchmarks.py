@@ -133,13 +133,15 @@ def test_another_run_is_not_taken_for_the_one_that_was_asked_for(tmp_path: Path,
 def test_a_finished_run_of_other_settings_is_not_read(tmp_path: Path, workspace: Path) -> None:
     trained = runpy.run_path(str(ROOT / "benchmarks" / "trainings.py"))["trained"]
     settings = {"seed": 5, "epochs": 3}
-    make_config(tmp_path, False, {"data": "my-data", "out": "out", **settings}).save(tmp_path / "config.json")
+    always = {"short_side": 300, "long_side": 500, "evaluate_every": 0, "pictures_every": 0}
+    whole = {"data": "my-data", "out": "out", **always, **settings}
+    make_config(tmp_path, False, whole).save(tmp_path / "config.json")
     (tmp_path / METRICS).write_text(json.dumps({"epochs": 3, "final": {"mask": {"AP": 0.5}}}))
-    assert trained(Path("my-data"), "fcis_lite", tmp_path, **settings) == {"mask": {"AP": 0.5}}
+    assert trained(Path("my-data"), "fcis_lite", tmp_path, 300, **settings) == {"mask": {"AP": 0.5}}
     with pytest.raises(SystemExit, match=r"seed was 5 and is now 7"):
-        trained(Path("my-data"), "fcis_lite", tmp_path, **settings | {"seed": 7})
+        trained(Path("my-data"), "fcis_lite", tmp_path, 300, **settings | {"seed": 7})
     with pytest.raises(SystemExit, match=r"a run of 3 epochs \(now 9\): give another --out"):
-        trained(Path("my-data"), "fcis_lite", tmp_path, **settings | {"epochs": 9})
+        trained(Path("my-data"), "fcis_lite", tmp_path, 300, **settings | {"epochs": 9})
 
 
 def test_a_plot_of_nothing_says_so(workspace: Path, tmp_path: Path) -> None:

@@ -21,12 +21,9 @@ import tiny_command  # noqa: F401  (the tiny models)
 from instancefcn.evaluation.run import evaluate
 from instancefcn.models.fcis import FCIS
 from instancefcn.training.run import train
+from runs import PowerFailure
 
 RANK = int(os.environ["SLURM_PROCID"])
-
-
-class PowerFailure(BaseException):
-    pass
 
 
 def at_forward(number: int, action: Callable[[dict[str, Any]], object]) -> Callable[[], None]:

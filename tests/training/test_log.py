@@ -24,9 +24,8 @@ def test_rows_with_new_columns_and_a_resumed_run(tmp_path: Path) -> None:
         "2,1.0,5.0,,,0.25",
         "3,1.5,7.0,0.2,1.0,",
     ]
-    resumed = RunLog(
-        tmp_path, step=2, epoch=1.0
-    )  # the checkpoint was taken in step 2: what came later is lived again
+    # The checkpoint was taken in step 2: what came later is lived again.
+    resumed = RunLog(tmp_path, step=2, epoch=1.0)
     assert [row["step"] for row in resumed.rows] == [1, 2, 2]
     assert resumed.seconds_before == 5.0
     assert len(read_log(tmp_path / "log.csv")) == 4  # it may yet be refused

@@ -20,6 +20,7 @@ from instancefcn.evaluation.run import evaluate
 from instancefcn.models.fcis import FCIS
 from instancefcn.training.log import read_log
 from instancefcn.training.run import train
+from runs import PowerFailure
 
 TOLERANCE = 1e-5
 TESTS = Path(__file__).parents[1]
@@ -74,10 +75,6 @@ def srun(script: Path, *words: object) -> list[subprocess.CompletedProcess[str]]
         subprocess.CompletedProcess(command, process.returncode, *output)
         for process, output in zip(started, outputs, strict=True)
     ]
-
-
-class PowerFailure(BaseException):
-    pass
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from instancefcn.errors import CheckpointError, ConfigError, DataError, Training
 from instancefcn.models import zoo
 from instancefcn.training.log import read_log
 from instancefcn.training.run import Interrupted
-from runs import assert_same_run, state, stop_at
+from runs import PowerFailure, assert_same_run, fail_at, state, stop_at
 from tiny_network import TinyNetwork
 
 Train = Callable[..., Path]
@@ -86,15 +86,9 @@ def test_a_killed_run_resumes_to_the_same_bits(
 ) -> None:
     """Nothing can be saved when the power fails: the run goes on from the end of the first epoch."""
 
-    class PowerFailure(BaseException):
-        pass
-
-    def fail() -> None:
-        raise PowerFailure
-
     tiny_train(tmp_path / "whole", optimizer="adamw", evaluate_every=1)
     with monkeypatch.context() as patch:
-        stop_at(patch, 5, fail)
+        fail_at(patch, 5)
         with pytest.raises(PowerFailure):
             tiny_train(tmp_path / "parts", optimizer="adamw", evaluate_every=1)
     assert state(tmp_path / "parts")["global_step"] == 3
@@ -151,16 +145,10 @@ def test_a_killed_run_logs_no_batch_twice(
 ) -> None:
     """Also when several batches make a step, so that they share its number."""
 
-    class PowerFailure(BaseException):
-        pass
-
-    def fail() -> None:
-        raise PowerFailure
-
     settings = {"epochs": 4, "accumulate": 3, "save_every_minutes": 1e-9}
     tiny_train(tmp_path / "whole", **settings)
     with monkeypatch.context() as patch:
-        stop_at(patch, 6, fail)
+        fail_at(patch, 6)
         with pytest.raises(PowerFailure):
             tiny_train(tmp_path / "parts", **settings)
     tiny_train(tmp_path / "parts", resume=True, **settings)
@@ -193,13 +181,7 @@ def test_a_run_does_not_end_behind_where_it_stands(
 def test_saves_between_epochs_by_the_clock(
     tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class PowerFailure(BaseException):
-        pass
-
-    def fail() -> None:
-        raise PowerFailure
-
-    stop_at(monkeypatch, 3, fail)
+    fail_at(monkeypatch, 3)
     with pytest.raises(PowerFailure):
         tiny_train(tmp_path / "run", save_every_minutes=1e-9)
     assert state(tmp_path / "run")["global_step"] == 2

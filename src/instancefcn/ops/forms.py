@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 try:
-    from instancefcn.ops import depthwise, parallel  # noqa: F401
+    from instancefcn.ops import parallel
 except ImportError:  # no Numba, or one that does not fit the installed numpy
     HAS_KERNELS = False
 else:

@@ -180,7 +180,7 @@ def check_fit(
     """Raises CheckpointError when last.ckpt is not of the network with the specification `model` (see
     `spec_to_json`) and such weights as `own`.
     """
-    before, now = _flat(checkpoint.get("model")), _flat(model)
+    before, now = _flat(checkpoint.get("model") or {}), _flat(model)
     if before != now:
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         list_ = "; ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in changed[:5])
@@ -197,12 +197,15 @@ def check_fit(
         raise CheckpointError(f"{path}: {wrong[0]} is of another shape: was config.json changed?")
 
 
-def _flat(value: Any, name: str = "model") -> dict[str, Any]:
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The leaves of nested JSON objects by their place, such as "head.k"; tuples as lists."""
-    if not isinstance(value, dict):
-        return {name: list(value) if isinstance(value, tuple) else value}
-    prefix = "" if name == "model" else f"{name}."
-    return {place: leaf for key in value for place, leaf in _flat(value[key], f"{prefix}{key}").items()}
+    leaves: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            leaves |= _flat(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return leaves
 
 
 def batches_seen(checkpoint: dict[str, Any]) -> int:
