@@ -13,6 +13,7 @@ import pytest
 from instancefcn.errors import ConfigError
 from instancefcn.files import (
     atomic_write,
+    check_file,
     check_place,
     link_or_copy,
     new_folder,
@@ -140,6 +141,17 @@ def test_an_error_names_the_option_that_chose_the_place(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="choose another folder with --json"):
         fail()
+
+
+def test_a_file_is_checked_before_it_is_made(tmp_path: Path) -> None:
+    check_file(tmp_path / "new" / "a.onnx")
+    (tmp_path / "a.onnx").write_bytes(b"")
+    check_file(tmp_path / "a.onnx")
+    with pytest.raises(ConfigError, match="is a folder: name a file in it"):
+        check_file(tmp_path)
+    with pytest.raises(ConfigError, match=r"a\.onnx: cannot be written \(it is a file\)"):
+        check_file(tmp_path / "a.onnx" / "b.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
 
 
 def test_a_place_is_checked_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

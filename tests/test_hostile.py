@@ -79,7 +79,7 @@ def test_a_list_of_other_files_is_no_video(tmp_path: Path) -> None:
 
 def test_tiles_without_number() -> None:
     picture = torch.zeros((3, 1, 1), dtype=torch.uint8).expand(3, 10_000, 10_000)
-    with pytest.raises(ConfigError, match="choose larger tiles"):
+    with pytest.raises(ImageError, match="choose larger tiles"):
         segment_tiled(lambda pictures, score: [], picture, 32, 0.5)
 
 

@@ -111,6 +111,14 @@ def check_place(folder: Path | str) -> None:
     raise ConfigError(f"{folder}: cannot be written ({reason}): choose another folder with --out")
 
 
+def check_file(path: Path | str) -> None:
+    """As `check_place`, for one file. Raises ConfigError also when a folder has its name."""
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder: name a file in it with --out")
+    check_place(path.parent)
+
+
 @contextlib.contextmanager
 def writable(option: str = "--out") -> Iterator[None]:
     """Turn what keeps a file from being written (no room, no right) into an error that says so. `option` is

@@ -264,7 +264,8 @@ def test_a_name_that_is_no_text_keeps_nothing_from_being_written(run: Run, tmp_p
     said = [json.loads(line)["file"] for line in result.stdout.splitlines()]
     assert said == [f"photos/{name}.png", f"photos/{name}2.png", "photos/a.png"]
     whole = json.loads((out / "predictions.json").read_text())
-    assert {image["file_name"] for image in whole["images"]} == {"photos/a.png", f"photos/{name}.png"}
+    assert {image["file_name"] for image in whole["images"]} == {"a.png", f"{name}.png"}
+    assert whole["info"] == {"folder": "../photos"}
     shapes = json.loads((out / "labelme" / f"{name}.json").read_text())
     assert (out / "labelme" / shapes["imagePath"]).is_file()
     with (out / "objects.csv").open(encoding="utf-8", newline="") as file_:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fakes import coloured
+from fakes import ColourNetwork, coloured, save_coloured
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.inference.sources import find_sources
 from instancefcn.inference.video import Video
@@ -171,6 +171,52 @@ def test_an_interrupted_video_leaves_no_half_file(
     monkeypatch.setattr(Video, "frames", interrupted)
     assert run("predict", path, "--out", "out").exit_code == 130
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_interrupted_video_keeps_the_table_of_what_came_before(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        save_video(tmp_path / name, frames=3)
+    frames = Video.frames
+
+    def interrupted(self: Video, most: int | None = None) -> Any:
+        yield from frames(self, most)
+        if self.name.name == "b.mp4":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Video, "frames", interrupted)
+    result = run("predict", photos / "a.png", "a.mp4", "b.mp4", "--out", "out", "--save", "csv")
+    assert result.exit_code == 130, result.output
+    rows = [line.split(",") for line in (tmp_path / "out" / "objects.csv").read_text().splitlines()[1:]]
+    assert [(Path(row[0]).name, row[-1]) for row in rows[::2]] == [
+        ("a.png", ""),
+        *[("a.mp4", str(frame)) for frame in range(3)],
+    ]
+
+
+def test_an_interrupt_before_the_video_keeps_what_is_done(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing goes on from there: `--resume` is for pictures alone."""
+    save_video(tmp_path / "clip.mp4", frames=1)
+    for number in range(6):
+        save_coloured(tmp_path / f"{number}.png")
+    forward = ColourNetwork.forward
+
+    def stopped(self: ColourNetwork, *args: Any, **kwargs: Any) -> Any:
+        if len(self.calls) == 3:
+            raise KeyboardInterrupt
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(ColourNetwork, "forward", stopped)
+    pictures = [f"{number}.png" for number in range(6)]
+    result = run("predict", *pictures, "clip.mp4", "--out", "out", "--save", "coco,csv")
+    assert result.exit_code == 130
+    whole = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert 1 <= len(whole["images"]) <= 3
+    rows = (tmp_path / "out" / "objects.csv").read_text().splitlines()[1:]
+    assert len(rows) == len(whole["annotations"])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from fakes import coloured
 from instancefcn.errors import ImageError
-from instancefcn.inference.download import path_of, read_picture, read_url
+from instancefcn.inference.download import encoded, path_of, read_picture, read_url
 
 
 def png() -> bytes:
@@ -68,7 +68,7 @@ def server() -> Iterator[str]:
     thread.join()
 
 
-@pytest.mark.parametrize("path", ["/a.png", "/moved.png", "/a%20b.png?size=1"])
+@pytest.mark.parametrize("path", ["/a.png", "/moved.png", "/a%20b.png?size=1", "/Bär 1.png?größe=a b#x"])
 def test_a_picture(server: str, path: str) -> None:
     assert read_picture(server + path).shape == (3, 80, 120)
     assert Handler.agents[-1].startswith("instancefcn/")
@@ -117,3 +117,25 @@ def test_no_server_and_no_such_scheme(server: str) -> None:
 )
 def test_names_of_results(source: str, path: str) -> None:
     assert path_of(source) == Path(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("http://example.org/a%20b/c+d.png?x=1&y=%C3%A4", "http://example.org/a%20b/c+d.png?x=1&y=%C3%A4"),
+        (
+            "https://me:p%40ss@bücher.example:8080/Bär 1.png?größe=a b",
+            "https://me:p%40ss@xn--bcher-kva.example:8080/B%C3%A4r%201.png?gr%C3%B6%C3%9Fe=a%20b",
+        ),
+        ("http://[::1]:80/a.png", "http://[::1]:80/a.png"),
+    ],
+)
+def test_an_address_as_a_browser_shows_it(url: str, sent: str) -> None:
+    assert encoded(url) == sent
+    assert encoded(sent) == sent
+
+
+@pytest.mark.parametrize("url", [f"http://{'ä' * 70}.example/a.png", "http://exam ple.org/a.png"])
+def test_what_is_no_address(url: str) -> None:
+    with pytest.raises(ImageError, match="is no address"):
+        read_url(url)

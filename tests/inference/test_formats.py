@@ -96,6 +96,16 @@ def test_labelme_has_a_polygon_a_part(tmp_path: Path, item: Item) -> None:
     assert iou(polygons(rings[1:3]), dense[1]) > 0.85
 
 
+def test_labelme_finds_the_picture_from_a_linked_folder(tmp_path: Path, item: Item) -> None:
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "deep", target_is_directory=True)
+    photo = tmp_path / "photos" / "x.png"
+    photo.parent.mkdir()
+    photo.write_bytes(b"")
+    (path,) = LabelMe(tmp_path / "out", NAMES, IDS).write(replace(item, source=photo))
+    assert (path.parent / json.loads(path.read_text())["imagePath"]).samefile(photo)
+
+
 def test_labelme_holds_a_picture_that_has_no_file(tmp_path: Path, item: Item) -> None:
     (path,) = LabelMe(tmp_path, NAMES, IDS).write(replace(item, source="https://example.org/x.png"))
     inside = base64.b64decode(json.loads(path.read_text())["imageData"])
@@ -115,6 +125,16 @@ def test_cut_outs_are_what_the_mask_covers(tmp_path: Path, item: Item) -> None:
     assert (pixels[..., :3] == item.picture.permute(1, 2, 0).numpy()[15:25, 25:45]).all()
     with Image.open(written[1]) as image:
         assert int((np.asarray(image)[..., 3] == 255).sum()) == int(item.instances.masks.areas()[1])
+
+
+def test_cut_outs_of_an_earlier_call_go(tmp_path: Path, item: Item) -> None:
+    """Those of this picture, and no others."""
+    CutOuts(tmp_path, NAMES, IDS).write(item)
+    others = ["x-1-blue.png", "x-1-green-2-red.png", "x-one-red.png", "y-1-red.png", "x-3.png"]
+    for name in others:
+        (tmp_path / "cutouts" / name).write_bytes(b"")
+    CutOuts(tmp_path, NAMES, IDS).write(replace(item, instances=item.instances[:1]))
+    assert {path.name for path in (tmp_path / "cutouts").iterdir()} == {"x-1-green.png", *others}
 
 
 def test_the_label_map_holds_the_better_object_on_top(tmp_path: Path, item: Item) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fakes import IDS, NAMES, RED_BOX, FakeLoaded, coloured, save_coloured
 from instancefcn.errors import CheckpointError, ConfigError, ImageError
+from instancefcn.inference import tiling
 from instancefcn.inference.predictor import Predictor, load
 from instancefcn.instances import Instances
 
@@ -123,6 +124,18 @@ def test_files_reports_a_bad_one_and_goes_on(predictor: Predictor, tmp_path: Pat
         assert result.instances.source == str(result.path)
         assert result.picture is not None
         assert result.picture.shape == (3, 80, 120)
+
+
+def test_one_picture_with_too_many_tiles_is_reported_and_the_rest_goes_on(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiling, "MAX_TILES", 4)
+    paths = [save_coloured(tmp_path / f"{side}.png", side, 80) for side in (100, 300, 90)]
+    found = list(predictor.files(paths, tile=64, batch_size=3))
+    assert [one.instances is None for one in found] == [False, True, False]
+    assert "300.png: tiles of 64 pixels cut a picture of 300 x 80 into" in str(found[1].error)
+    with pytest.raises(ConfigError, match="a tile needs at least 32 pixels"):
+        list(predictor.files(paths, tile=16))
 
 
 def test_files_reads_only_what_is_asked_for(predictor: Predictor, tmp_path: Path) -> None:

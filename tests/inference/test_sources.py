@@ -41,7 +41,7 @@ def test_a_file_is_taken_whatever_its_name(photos: Path) -> None:
     ("pattern", "expected"),
     [
         ("*.jpg", ["b.jpg"]),
-        ("?.*", ["A.PNG", "b.jpg", "b.overlay.png"]),
+        ("?.*", ["A.PNG", "b.jpg"]),
         ("**/*.[wt]*[pf]", ["deep/c.webp", "deep/er/d.tif"]),
         ("deep/*", ["deep/c.webp"]),  # the folder deep/er is no file
     ],
@@ -54,6 +54,37 @@ def test_a_name_that_looks_like_a_pattern_is_a_file_when_it_exists(tmp_path: Pat
     path = tmp_path / "photo[1].jpg"
     path.write_bytes(b"")
     assert find_pictures([path]) == [path]
+
+
+def test_folders_that_a_pattern_begins_with_are_meant_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "photos [2024]"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("1.jpg", "2.jpg", "deep/1.jpg"):
+        (folder / name).write_bytes(b"")
+    (tmp_path / "photos 2").mkdir()
+    (tmp_path / "photos 2" / "1.jpg").write_bytes(b"")
+    assert names(find_pictures([f"{folder}/[1].jpg"]), folder) == ["1.jpg"]
+    assert names(find_pictures([f"{folder}/**/1.*"]), folder) == ["1.jpg", "deep/1.jpg"]
+    with pytest.raises(ImageError, match=r"photos \[2024\]/3.jpg: there is no such file or folder; did you"):
+        find_pictures([f"{folder}/3.jpg"])
+
+
+def test_patterns_leave_out_what_an_earlier_call_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ours = ["a.overlay.png", "clip.overlay.mp4", "cutouts/a-1-cat.png", "explained/a.png", "objects.csv"]
+    for name in ["a.png", "cutouts/b.png", *(f"out/{name}" for name in [*ours, "c.png"])]:
+        Path(name).parent.mkdir(exist_ok=True, parents=True)
+        Path(name).write_bytes(b"")
+    out = tmp_path / "out"
+    found = find_sources(["**/*"], out)
+    assert [str(path) for path in found.pictures] == ["a.png", "cutouts/b.png", "out/c.png"]
+    assert not found.videos
+    with pytest.raises(ImageError, match="no file but results of an earlier call matches this pattern"):
+        find_sources(["out/cutouts/*"], out)
+    # Whoever names them means them.
+    assert len(find_sources(["out/cutouts", "out/a.overlay.png"], out).pictures) == 2
 
 
 def test_each_file_comes_once_in_the_order_of_the_sources(photos: Path) -> None:

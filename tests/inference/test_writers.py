@@ -11,10 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fakes import NAMES, FakeLoaded, coloured
+from fakes import NAMES, FakeLoaded, coloured, save_coloured
 from instancefcn.data.images import to_uint8_rgb
+from instancefcn.data.layout import open_dataset
 from instancefcn.inference.predictor import Predictor
-from instancefcn.inference.writers import CocoSummary, output_names, write_coco_results, write_overlay
+from instancefcn.inference.writers import (
+    CocoSummary,
+    below_one_folder,
+    output_names,
+    write_coco_results,
+    write_overlay,
+)
 from instancefcn.instances import Instances
 
 PATH_PARTS = st.lists(st.sampled_from(["a", "b", "a_b", "A"]), min_size=1, max_size=4)
@@ -82,7 +89,7 @@ def test_coco_results_and_summary_open_in_a_coco_reader(tmp_path: Path, found: I
     summary.add(2, Path("photos/y.jpg"), found.filter(0.7))
     whole = COCO(str(summary.write(tmp_path)))
     assert whole.loadCats([8])[0]["name"] == "green"
-    assert [image["file_name"] for image in whole.loadImgs([1, 2])] == ["photos/x.jpg", "photos/y.jpg"]
+    assert [image["file_name"] for image in whole.loadImgs([1, 2])] == ["x.jpg", "y.jpg"]
     assert [a["category_id"] for a in whole.loadAnns(whole.getAnnIds(imgIds=[1]))] == [3, 8]
     assert len(whole.loadAnns(whole.getAnnIds(imgIds=[2]))) == 1
     first = whole.loadAnns([1])[0]
@@ -93,6 +100,34 @@ def test_coco_results_and_summary_open_in_a_coco_reader(tmp_path: Path, found: I
     assert json.loads(results.read_text())[1]["category_id"] == 8
     detections = whole.loadRes(str(results))
     assert [a["score"] for a in detections.loadAnns(detections.getAnnIds())] == [0.9, 0.6]
+
+
+def test_files_are_named_from_the_folder_that_holds_them_all(
+    tmp_path: Path, found: Instances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    summary = CocoSummary(NAMES, found.category_ids)
+    for number, source in enumerate(
+        ("photos/a/x.jpg", str(tmp_path / "photos" / "y.jpg"), "https://b.org/z")
+    ):
+        summary.add(number, source, found)
+    whole = json.loads(summary.write(Path("out")).read_text())
+    assert whole["info"] == {"folder": "../photos"}
+    assert [image["file_name"] for image in whole["images"]] == ["a/x.jpg", "y.jpg", "https://b.org/z"]
+    assert below_one_folder(["x.jpg"]) == (tmp_path, ["x.jpg"])
+    assert below_one_folder(["https://b.org/z"])[1] == ["https://b.org/z"]
+    assert below_one_folder([])[1] == []
+
+
+def test_what_was_found_can_be_trained_on(tmp_path: Path, picture: torch.Tensor, found: Instances) -> None:
+    for name in ("a/x.png", "y.png"):
+        save_coloured(tmp_path / "data" / "images" / name)
+    summary = CocoSummary(NAMES, found.category_ids)
+    for number, name in enumerate(("a/x.png", "y.png"), start=1):
+        summary.add(number, tmp_path / "data" / "images" / name, found)
+    summary.write(tmp_path / "data", "train.json")
+    data = open_dataset(tmp_path / "data", "train")
+    assert [len(picture.annotations) for picture in data.pictures] == [2, 2]
 
 
 def test_output_names_leave_room_for_what_writers_add() -> None:

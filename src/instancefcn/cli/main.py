@@ -5,6 +5,7 @@ The verbs' files import only what their options need; torch comes in when a verb
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -33,6 +34,8 @@ class _Verbs(TyperGroup):
     """
 
     def invoke(self, ctx: Any) -> Any:
+        # Pillow's, from 89 megapixels on: how large a picture may be is checked for itself.
+        warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
         try:
             return super().invoke(ctx)
         except InstanceFCNError as error:

@@ -91,7 +91,7 @@ def predict(
     # Mistakes in the sources show before torch is imported and the model read.
     from instancefcn.inference.sources import find_sources
 
-    found = find_sources(sources)
+    found = find_sources(sources, out)
     check(found, wanted)
     from instancefcn.inference.predictor import load
 

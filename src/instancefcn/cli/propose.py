@@ -41,7 +41,7 @@ def propose(
     # Mistakes in the sources show before torch is imported and the model read.
     from instancefcn.inference.sources import find_sources
 
-    found = find_sources(sources)
+    found = find_sources(sources, out)
     check(found, wanted)
     from instancefcn.inference.predictor import load
     from instancefcn.models.instance_fcn import InstanceFCN

@@ -110,12 +110,14 @@ def segment(predictor: Predictor, found: Sources, wanted: Wanted) -> None:
             except KeyboardInterrupt:
                 if journal is not None:
                     typer.echo("stopped; the same command with --resume goes on from here", err=True)
+                else:
+                    finish(writers + table)  # nothing goes on from here
                 raise
-            finish(writers)
+            finish(writers + table)
         tally.numbers = count(len(found.pictures))
         for source, name in zip(moving, names[len(found.pictures) :], strict=True):
             _video(predictor, source, name, wanted, table, tally)
-        finish(table)
+            finish(table)  # already now: the next one may be stopped
         if journal is not None:
             journal.remove()
     _sum_up(tally, len(found.pictures), wanted, time.perf_counter() - start)

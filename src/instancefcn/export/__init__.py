@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from instancefcn import __version__
 from instancefcn.errors import ConfigError, ExportError
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
-from instancefcn.files import atomic_write
+from instancefcn.files import atomic_write, check_file
 from instancefcn.models.fcis import FCIS, LEAST_SCORE
 from instancefcn.models.published import PublishedFCIS
 from instancefcn.resizing import resized_size
@@ -61,7 +61,7 @@ def export(
         one row a picture: how far the file's results are from the network's.
 
     Raises:
-        ConfigError: packages are missing, or a setting makes no sense.
+        ConfigError: packages are missing, a setting makes no sense, or the file cannot be written.
         ExportError: the network cannot be written so, or the results differ; the file is not kept.
     """
     from instancefcn.export import check
@@ -75,6 +75,7 @@ def export(
         raise ConfigError(f"the format is 'onnx' or 'torch-export', not {form!r}")
     if instances < 1:
         raise ConfigError(f"the graph must give at least 1 object, not {instances}")
+    check_file(path)
     graph = graph_of(predictor, dynamic, instances)
     example = torch.zeros((1, 3, *example_size(predictor, dynamic)), dtype=torch.uint8)
     program = trace(graph, example, dynamic)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from torch import Tensor
 
@@ -41,7 +42,8 @@ def read_url(url: str, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> 
     """Download a picture and decode it, as `read_image` does.
 
     Args:
-        url: http or https; redirections are followed to these only.
+        url: http or https; redirections are followed to these only. It may be as a browser shows it, with
+            spaces and letters beyond ASCII.
         max_bytes: a longer answer is refused.
         timeout: seconds for the whole.
 
@@ -57,6 +59,8 @@ def read_url(url: str, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> 
         raise ImageError(f"{url}: cannot be reached ({error.reason})") from error
     except TimeoutError as error:
         raise ImageError(f"{url}: did not arrive within {timeout:g} seconds") from error
+    except (http.client.InvalidURL, UnicodeError) as error:
+        raise ImageError(f"{url}: is no address ({error})") from error
     except Exception as error:
         raise ImageError(f"{url}: {describe(error)}") from error
     return decode_image(content, url)
@@ -70,6 +74,19 @@ def path_of(source: str | Path) -> Path:
     inside = PurePosixPath(unquote(parts.path).replace("\\", "/").strip("/") or "picture")
     clean = [part.replace("\0", "") for part in inside.parts if part not in (".", "..")]
     return Path("/", parts.hostname or "", *(clean or ["picture"]))
+
+
+def encoded(url: str) -> str:
+    """An address as it is sent: ASCII alone, what is encoded already left as it is (RFC 3986 and 3490).
+
+    Raises:
+        UnicodeError: the host cannot be one.
+    """
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    netloc = quote(user, safe="%:!$&'()*+,;=") + at + host.encode("idna").decode("ascii")
+    path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
+    return urlunsplit((parts.scheme, netloc, path, quote(parts.query, safe="/?%:@!$&'()*+,;=~[]"), ""))
 
 
 def _opener() -> urllib.request.OpenerDirector:
@@ -93,7 +110,7 @@ def _download(url: str, max_bytes: int, timeout: float) -> bytes:
     if urlsplit(url).scheme.lower() not in ("http", "https"):
         raise ImageError("only http and https addresses are read")
     deadline = time.monotonic() + timeout
-    with _opener().open(url, timeout=timeout) as answer:
+    with _opener().open(encoded(url), timeout=timeout) as answer:
         _refuse_long(int(answer.headers.get("Content-Length") or 0), max_bytes)
         content = io.BytesIO()
         while piece := _read_some(answer):

@@ -11,6 +11,7 @@ import csv
 import io
 import os
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,7 @@ class LabelMe(Writer):
             "version": "5.5.0",
             "flags": {},
             "shapes": shapes,
-            "imagePath": _way(item.source, path.parent) if inside is None else f"{item.name}.png",
+            "imagePath": way(item.source, path.parent) if inside is None else f"{item.name}.png",
             "imageData": inside,
             "imageHeight": height,
             "imageWidth": width,
@@ -137,10 +138,21 @@ class LabelMe(Writer):
 
 class CutOuts(Writer):
     """`cutouts/NAME-1-CLASS.png`, an RGBA picture an object: its pixels inside the box of its mask, the rest
-    transparent. The objects are numbered best first; one without pixels has none.
+    transparent. The objects are numbered best first; one without pixels has none. What an earlier call with
+    the same classes found in a picture of that name goes.
     """
 
+    def __init__(self, out: Path, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
+        super().__init__(out, class_names, category_ids)
+        kinds = "|".join(re.escape(_kind(name)) for name in self.class_names)
+        self._before: dict[str, list[Path]] = defaultdict(list)
+        for path in (out / "cutouts").glob("*.png"):
+            if found := re.fullmatch(rf"(.+)-\d+-(?:{kinds})\.png", path.name, re.DOTALL):
+                self._before[found[1]].append(path)
+
     def write(self, item: Item) -> list[Path]:
+        for path in self._before.pop(item.name, ()):
+            path.unlink(missing_ok=True)
         picture = item.picture.permute(1, 2, 0).cpu().numpy()
         written = []
         for index, name in enumerate(item.instances.names):
@@ -151,10 +163,14 @@ class CutOuts(Writer):
             colours = picture[y : y + crop.shape[0], x : x + crop.shape[1]]
             cut = Image.fromarray(np.dstack((colours, crop * np.uint8(255))))
             cut = cut.crop(cut.getchannel("A").getbbox())
-            kind = shortened(re.sub(r"[^\w-]+", "_", name), LONGEST_CLASS)
-            path = self.out / "cutouts" / f"{item.name}-{index + 1}-{kind}.png"
+            path = self.out / "cutouts" / f"{item.name}-{index + 1}-{_kind(name)}.png"
             written.append(write_png(path, cut))
         return written
+
+
+def _kind(name: str) -> str:
+    """A class in the name of a file."""
+    return shortened(re.sub(r"[^\w-]+", "_", name), LONGEST_CLASS)
 
 
 class LabelMap(Writer):
@@ -281,10 +297,14 @@ def _outlines(instances: Instances, index: int) -> list[list[Ring]]:
     return [[part.outline, *part.holes] for part in parts]
 
 
-def _way(source: Path | str, folder: Path) -> str:
+def way(source: Path | str, folder: Path) -> str:
     """From a folder to a file, as LabelMe wants it; the whole path where there is no way (another drive)."""
+    # A step up (..) from a linked folder leads to where the folder is, not to where the link lies.
+    place, name = os.path.split(source)
     try:
-        return Path(os.path.relpath(source, folder)).as_posix()
+        return Path(
+            os.path.relpath(os.path.join(os.path.realpath(place), name), os.path.realpath(folder))
+        ).as_posix()
     except ValueError:
         return str(Path(source).absolute())
 

@@ -18,10 +18,9 @@ from instancefcn import __version__
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write, remove_leftovers, writable
 from instancefcn.inference.predictor import Predictor
+from instancefcn.inference.sources import RESULT_FOLDERS
 
 NAME = "unfinished.jsonl"
-PLACES = (".", "labels", "labelme", "cutouts", "labelmaps", "explained")
-"""The folders in OUT that results are written to."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Journal:
         digest = hashlib.blake2b(text, digest_size=8).hexdigest()
         head = json.loads(json.dumps({**wanted, "pictures": [len(pictures), digest]}))
         if resume:
-            for place in PLACES:
+            for place in (".", *RESULT_FOLDERS):
                 remove_leftovers(out / place)
             self._read(head)
         lines = [head, *(asdict(done) for done in self.done.values())]

@@ -41,8 +41,8 @@ class FileResult:
     Attributes:
         path: the file; a URL as a string.
         picture: uint8 [3, H, W], RGB, upright; None when the file could not be read.
-        instances: what was found in it; None when the file could not be read.
-        error: why it could not be read, else None.
+        instances: what was found in it; None when there is an error.
+        error: why it could not be read, or has too many tiles; else None.
         seconds: time per picture of the batch it was in, without reading the file.
         frame: which frame of a video it is, from 0; None for a picture.
     """
@@ -126,8 +126,7 @@ class Predictor:
         _at_least_one(batch_size=batch_size)
         if not isinstance(pictures, (list, tuple)):
             return self._segment([pictures], score, batch_size, tile)[0]
-        # Tiles fill a batch by themselves.
-        step = batch_size if tile is None else 1
+        step = batch_size if tile is None else 1  # tiles fill a batch by themselves
         starts = range(0, len(pictures), step)
         chunks = (self._segment(pictures[i : i + step], score, batch_size, tile) for i in starts)
         return [instances for chunk in chunks for instances in chunk]
@@ -180,10 +179,15 @@ class Predictor:
 
         _at_least_one(batch_size=batch_size, top=top)
         read = iter(read)
-        while chunk := list(islice(read, batch_size)):
+        together = batch_size if tile is None else 1  # tiles fill a batch by themselves
+        while chunk := list(islice(read, together)):
             pictures = [one.picture for one in chunk if one.picture is not None]
             start = time.perf_counter()
-            results = iter(self._run(pictures, score, batch_size, tile, top))
+            try:
+                results = iter(self._run(pictures, score, batch_size, tile, top))
+            except ImageError as error:  # too large for its tiles
+                yield from (replace(one, error=ImageError(f"{one.path}: {error}")) for one in chunk)
+                continue
             seconds = (time.perf_counter() - start) / max(len(pictures), 1)
             for one in chunk:
                 if one.picture is None:

@@ -16,8 +16,12 @@ from instancefcn.errors import ImageError
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts", ".mts", ".3gp"}
 )
-OVERLAY_SUFFIX = ".overlay.png"
-"""How overlays end that instancefcn wrote itself; a folder's listing leaves them out."""
+OVERLAY_SUFFIX, MOVIE_SUFFIX = ".overlay.png", ".overlay.mp4"
+"""How overlays end that instancefcn wrote itself; folders and patterns leave them out."""
+RESULT_FOLDERS = ("labels", "labelme", "cutouts", "labelmaps", "explained")
+"""The folders in OUT that results are written to, beside OUT itself."""
+RESULT_SUFFIXES = frozenset({".json", ".jsonl", ".csv", ".txt"})
+"""Of results in OUT itself, but for overlays."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,16 @@ class Sources:
     webcam: int | None = None
 
 
-def find_sources(sources: Iterable[str | Path]) -> Sources:
+def find_sources(sources: Iterable[str | Path], out: Path | None = None) -> Sources:
     """Expand files, folders, globs and URLs, and tell videos from pictures.
 
     Files, folders and globs are those of `find_pictures`; a file with the suffix of a video is one (a folder
     gives its pictures alone). `https://...` and `http://...` are pictures. `webcam` is the first webcam,
     `webcam:1` the second; a file of that name goes before.
+
+    Args:
+        sources: what a person typed.
+        out: the folder of the results: what an earlier call wrote there is left out of what a pattern gives.
 
     Returns:
         the sources in their order, each once.
@@ -61,7 +69,7 @@ def find_sources(sources: Iterable[str | Path]) -> Sources:
         elif (camera := re.fullmatch(r"webcam(?::(\d+))?", str(source))) and not is_there(Path(source)):
             webcams.append(int(camera[1] or 0))
         else:
-            paths, problem = _expand(source)
+            paths, problem = _expand(source, out)
             if not paths:
                 problems.append(problem)
             for path in paths:
@@ -85,7 +93,8 @@ def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
 
     A file is taken whatever its name is. A folder gives the pictures that lie directly in it, known by
     their suffix, hidden files and our own overlays left out. A pattern (`*`, `?`, `[...]`; `**` for any
-    depth) gives every file it matches. A path that exists is never taken as a pattern.
+    depth) gives every file it matches but hidden ones and our own overlays. A path that exists is never taken
+    as a pattern, nor are the folders that a pattern begins with.
 
     Returns:
         paths in the order of the sources, sorted by name within one, each file once.
@@ -120,16 +129,16 @@ def _url_problem(url: str) -> str | None:
     return None
 
 
-def _expand(source: str | Path) -> tuple[list[Path], str]:
+def _expand(source: str | Path, out: Path | None) -> tuple[list[Path], str]:
     """The pictures of one source, and what to say when there are none."""
     path = at_home(source)
     try:
-        return _found(path, source)
+        return _found(path, source, out)
     except OSError as error:  # longer than any name of a file, a loop of links, no right to look
         return [], f"{source}: cannot be looked for ({error.strerror})"
 
 
-def _found(path: Path, source: str | Path) -> tuple[list[Path], str]:
+def _found(path: Path, source: str | Path, out: Path | None) -> tuple[list[Path], str]:
     if path.is_dir():
         paths = sorted(inside for inside in path.iterdir() if _is_picture_name(inside))
         if paths:
@@ -139,11 +148,28 @@ def _found(path: Path, source: str | Path) -> tuple[list[Path], str]:
         return [], f"{path}: no picture lies in this folder (looked for {_suffixes()}){hint}"
     if path.exists():
         return [path], ""
-    text = str(path)
-    if glob.has_magic(text):
-        matches = sorted(Path(match) for match in glob.glob(text, recursive=True) if os.path.isfile(match))
-        return matches, f"{source}: no file matches this pattern (looked in {Path.cwd()})"
+    # Leading folders, as far as they are there, are meant as they are: "photos [2024]/*.jpg".
+    there = next((folder for folder in path.parents if folder.is_dir()), Path())
+    pattern = str(path.relative_to(there))
+    if glob.has_magic(pattern):
+        pattern = os.path.join(glob.escape(str(there)), pattern)
+        matches = sorted(Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
+        pictures = [match for match in matches if not _is_result(match, out)]
+        other = " but results of an earlier call" if matches else ""
+        return pictures, f"{source}: no file{other} matches this pattern (looked in {Path.cwd()})"
     return [], f"{source}: there is no such file or folder{_nearby(path)}"
+
+
+def _is_result(path: Path, out: Path | None) -> bool:
+    """Whether a pattern came upon what an earlier call wrote."""
+    if path.name.lower().endswith((OVERLAY_SUFFIX, MOVIE_SUFFIX)):
+        return True
+    if out is None:
+        return False
+    folder, results = os.path.realpath(path.parent), os.path.realpath(out)
+    if folder == results:
+        return path.suffix.lower() in RESULT_SUFFIXES
+    return folder in {os.path.join(results, name) for name in RESULT_FOLDERS}
 
 
 def _is_picture_name(path: Path) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from instancefcn.errors import ConfigError
+from instancefcn.errors import ConfigError, ImageError
 from instancefcn.instances import Instances
 from instancefcn.limits import MAX_TILES
 from instancefcn.masks import CroppedMasks
@@ -89,12 +89,13 @@ def segment_tiled(
         instances in the pixels of the whole picture, best first.
 
     Raises:
-        ConfigError: there would be more than MAX_TILES.
+        ConfigError: tiles of less than 32 pixels.
+        ImageError: there would be more than MAX_TILES.
     """
     height, width = picture.shape[1:]
     boxes = tile_boxes(height, width, size)
     if len(boxes) > MAX_TILES:
-        raise ConfigError(
+        raise ImageError(
             f"tiles of {size} pixels cut a picture of {width} x {height} into {len(boxes):,}, at most "
             f"{MAX_TILES:,} are taken: choose larger tiles"
         )

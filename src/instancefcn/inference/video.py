@@ -21,11 +21,11 @@ from instancefcn.files import atomic_write
 from instancefcn.inference.drawing import draw
 from instancefcn.inference.formats import Item, Writer
 from instancefcn.inference.predictor import FileResult
+from instancefcn.inference.sources import MOVIE_SUFFIX
 from instancefcn.inference.writers import COCO_SUFFIX, CocoSummary
 
 _CONTAINERS = "mov,matroska,avi,mpeg,mpegvideo,m4v,mpegts,asf"
 """FFmpeg's names of what is read. It knows lists of other files and addresses too, under any suffix."""
-MOVIE_SUFFIX = ".overlay.mp4"
 
 
 def load_av() -> Any:

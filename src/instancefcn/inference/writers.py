@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from instancefcn.data.paths import output_names as output_names  # offered here too
 from instancefcn.files import writable, write_json
+from instancefcn.inference.download import is_url
 from instancefcn.inference.drawing import draw
 from instancefcn.inference.formats import (
     CutOuts,
@@ -19,6 +21,7 @@ from instancefcn.inference.formats import (
     Table,
     Writer,
     YoloLabels,
+    way,
     write_png,
 )
 from instancefcn.inference.sources import OVERLAY_SUFFIX
@@ -81,7 +84,8 @@ def prediction(name: str | None, instances: Instances) -> dict[str, Any]:
 class CocoSummary:
     """All results of one call as one COCO data set: images, categories, annotations with scores.
 
-    Any COCO reader opens it, to correct what was found and to train on it.
+    Any COCO reader opens it, to correct what was found and to train on it. The names of files are paths below
+    the folder that all of them lie in, which `info.folder` names; URLs stay as they are.
 
     Args:
         class_names, category_ids: the model's.
@@ -110,12 +114,32 @@ class CocoSummary:
     def write(self, out: Path, name: str = SUMMARY_NAME) -> Path:
         """Write `out/predictions.json`, or a file of another name. Annotations are numbered from 1."""
         path = out / name
-        images = [self.images[image_id] for image_id in sorted(self.images)]
-        results = (result for image in images for result in self.results[image["id"]])
-        annotations = [{"id": number, **result} for number, result in enumerate(results, start=1)]
-        whole = {"images": images, "categories": self.categories, "annotations": annotations}
+        numbers = sorted(self.images)
+        results = (result for image_id in numbers for result in self.results[image_id])
+        folder, names = below_one_folder([self.images[image_id]["file_name"] for image_id in numbers])
+        whole = {
+            "info": {"folder": way(folder, out)},
+            "images": [
+                {**self.images[image_id], "file_name": name}
+                for image_id, name in zip(numbers, names, strict=True)
+            ],
+            "categories": self.categories,
+            "annotations": [{"id": number, **result} for number, result in enumerate(results, start=1)],
+        }
         write_json(path, whole, indent=None)
         return path
+
+
+def below_one_folder(sources: Sequence[str]) -> tuple[Path, list[str]]:
+    """The innermost folder that all files lie in or below, and their ways from there, with slashes; files on
+    several drives keep their whole paths, URLs are left alone.
+    """
+    whole = [source if is_url(source) else os.path.abspath(source) for source in sources]
+    try:
+        folder = Path(os.path.commonpath([os.path.dirname(path) for path in whole if not is_url(path)]))
+    except ValueError:  # no file, or several drives
+        return Path.cwd(), whole
+    return folder, [path if is_url(path) else Path(path).relative_to(folder).as_posix() for path in whole]
 
 
 class Overlays(Writer):
