@@ -5,13 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bulk_models import colours
 from instancefcn.bulk.job import Job, prepare, sum_up
 from instancefcn.bulk.listing import list_pictures
 from instancefcn.bulk.worker import Power, Worker
-from instancefcn.errors import ConfigError
+from instancefcn.errors import ConfigError, ImageError
 
 Begin = Callable[..., Job]
 
@@ -62,8 +64,31 @@ def test_foreign_or_damaged_folders_are_refused(photos: Path, begin: Begin, tmp_
     manifest.unlink()
     (tmp_path / "out" / "pictures").mkdir()
     (tmp_path / "out" / "pictures" / "part-000000.parquet").touch()
-    with pytest.raises(ConfigError, match=r"no bulk\.json"):
+    with pytest.raises(
+        ConfigError, match=r"holds listing\.parquet and model\.safetensors and pictures/ but no bulk\.json"
+    ):
         begin(photos)
+
+
+@pytest.mark.parametrize(
+    "name", ["listing.parquet", "model.safetensors", "instances/mine.json", "attempts/a.txt"]
+)
+def test_what_lay_there_before_is_not_touched(photos: Path, begin: Begin, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match=r"but no bulk\.json that says of which job"):
+        begin(photos)
+    assert path.read_text() == "mine"
+
+
+def test_a_table_without_rows_holds_no_picture(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "a.parquet")
+    with pytest.raises(ImageError, match=r"a\.parquet: no picture lies there"):
+        prepare(
+            list_pictures([str(tmp_path / "a.parquet")]), str(tmp_path / "out"), b"", model="m", score=0.5
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_manifest_keeps_no_options_of_addresses(photos: Path, begin: Begin, tmp_path: Path) -> None:
@@ -81,9 +106,14 @@ def test_the_end_counts_what_lies_there(photos: Path, begin: Begin, tmp_path: Pa
         worker.do(chunk)
     left = tmp_path / "out" / "pictures" / ".part-000001-killed.parquet"
     left.touch()
+    (tmp_path / "out" / "attempts" / "000002.json").touch()
+    mine = tmp_path / "out" / "instances" / "notes.txt"
+    mine.touch()
     summary = sum_up(job, 10, 1.0, 0)
     assert (summary.pictures, summary.instances, summary.errors) == (10, 18, 1)
     assert not left.exists()
+    assert not list((tmp_path / "out" / "attempts").iterdir())
+    assert mine.exists()
     parts = tmp_path / "out" / "pictures"
     (parts / "part-000007.parquet").write_bytes((parts / "part-000002.parquet").read_bytes())
     with pytest.raises(ConfigError, match="12 rows are about 10 pictures"):

@@ -15,6 +15,7 @@ from PIL import Image
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.layout import describe, open_datasets, read_split, splits_of
 from instancefcn.data.outlines import rasterize
+from instancefcn.data.paths import pictures_below
 from instancefcn.data.voc_format import VOC_CLASSES
 from instancefcn.errors import DataError
 
@@ -390,6 +391,12 @@ def test_annotations_beside_the_folders_of_splits_are_not_forgotten(labelme: Pat
         splits_of(labelme)
 
 
+def test_what_a_mac_hides_in_an_archive_is_no_list(voc: Path) -> None:
+    lists = voc / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
+    (lists / "._train.txt").write_bytes(b"\0\5\x16\7")
+    assert splits_of(voc) == ["train", "val", "trainval"]
+
+
 # Masks
 
 
@@ -411,6 +418,29 @@ def test_masks_beside_pictures_and_splits(masks_apart: Path) -> None:
     assert splits_of(masks_apart) == ["train", "val"]
     for dataset, name in zip(open_datasets(masks_apart, ("train", "val")), PHOTOS.values(), strict=True):
         same_as_blocks(dataset, name, [0, 1, 2])
+
+
+def test_masks_with_a_palette_are_read_by_their_colours(tmp_path: Path) -> None:
+    """Its first colour may be the white of the object."""
+    place = tmp_path / "train" / "a"
+    for folder in ("images", "masks"):
+        (place / folder).mkdir(parents=True)
+    mask = Image.new("L", (50, 40))
+    mask.paste(255, (5, 5, 15, 15))
+    Image.new("RGB", (50, 40)).save(place / "images" / "a.png")
+    mask.quantize(2).save(place / "masks" / "0.png")
+    with Image.open(place / "masks" / "0.png") as saved:
+        assert saved.mode == "P"
+        assert saved.getpixel((0, 0)) == 1
+    (picture,) = open_datasets(tmp_path, ("train",))[0].pictures
+    assert [annotation.area for annotation in picture.annotations] == [100]
+
+
+def test_pictures_in_hidden_folders_are_left_out(tmp_path: Path) -> None:
+    for name in ("b.png", ".a.png", ".ipynb_checkpoints/b-checkpoint.png", "deep/c.png"):
+        (tmp_path / ".data" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / ".data" / name).touch()
+    assert [path.name for path in pictures_below(tmp_path / ".data")] == ["b.png", "c.png"]
 
 
 @pytest.mark.parametrize("suffix", ["PNG", "Png"])

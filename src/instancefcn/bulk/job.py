@@ -16,8 +16,8 @@ from instancefcn import __version__
 from instancefcn.bulk import journal
 from instancefcn.bulk.listing import SCHEMA, Listing, cut
 from instancefcn.bulk.places import Folder, absolute
-from instancefcn.bulk.shards import INSTANCES_FOLDER, PICTURES_FOLDER, count_results
-from instancefcn.errors import ConfigError
+from instancefcn.bulk.shards import INSTANCES_FOLDER, PART, PICTURES_FOLDER, count_results
+from instancefcn.errors import ConfigError, ImageError
 
 FORMAT = 1
 MANIFEST, MODEL, LISTING = "bulk.json", "model.safetensors", "listing.parquet"
@@ -120,13 +120,16 @@ def prepare(
         chunk = manifest["chunk"] if chunk is None else chunk
         _refuse_changes(manifest, {**wanted, "chunk": chunk}, out)
     else:
-        if folder.names(PICTURES_FOLDER):
+        foreign = [name for name in (LISTING, MODEL) if folder.exists(name)]
+        foreign += [f"{below}/" for below in _FOLDERS if folder.names(below)]
+        if foreign:
             raise ConfigError(
-                f"{out}: holds results but no {MANIFEST} that says of what: choose another --out or empty it"
+                f"{out}: holds {' and '.join(foreign)} but no {MANIFEST} that says of which job:"
+                " choose another --out or empty it"
             )
         manifest = _begin(folder, listing, checkpoint, wanted, model, chunk, workers)
     pictures, chunk = manifest["pictures"], manifest["chunk"]
-    done = {int(found[1]) for name in folder.names(PICTURES_FOLDER) if (found := _PART.fullmatch(name))}
+    done = {int(found[1]) for name in folder.names(PICTURES_FOLDER) if (found := PART.fullmatch(name))}
     todo = tuple(number for number in range(math.ceil(pictures / chunk)) if number not in done)
     return Job(absolute(out), listing.sources, pictures, chunk, todo, score, tile)
 
@@ -138,9 +141,9 @@ def sum_up(job: Job, new_pictures: int, seconds: float, interrupted: int) -> Sum
         ConfigError: a picture is missing, or there twice.
     """
     folder = Folder(job.out)
-    for below in (PICTURES_FOLDER, INSTANCES_FOLDER, journal.FOLDER):
+    for below in _FOLDERS:
         for name in folder.names(below):
-            if not _PART.fullmatch(name):
+            if _LEFT.fullmatch(name):
                 folder.delete(f"{below}/{name}")
     numbers, instances, errors = count_results(folder)
     if numbers != job.pictures:
@@ -151,7 +154,9 @@ def sum_up(job: Job, new_pictures: int, seconds: float, interrupted: int) -> Sum
     return Summary(numbers, instances, errors, new_pictures, seconds, interrupted)
 
 
-_PART = re.compile(r"part-(\d{6,})\.parquet")
+_FOLDERS = (PICTURES_FOLDER, INSTANCES_FOLDER, journal.FOLDER)
+_LEFT = re.compile(r"\.(part-)?\d{6,}-.+|part-\d{6,}\.parquet\.part|\d{6,}\.json(\.part)?")
+"""What dead workers leave: halves of files, and notes on chunks that others have done since."""
 
 
 def _begin(
@@ -168,6 +173,8 @@ def _begin(
 
     counts = listing.counts()
     pictures = sum(counts)
+    if not pictures:
+        raise ImageError(f"{', '.join(listing.sources)}: no picture lies there")
     if chunk is None:
         chunk = max(1, min(LARGEST_CHUNK, math.ceil(pictures / (CHUNKS_PER_WORKER * workers))))
     content = pa.BufferOutputStream()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,6 +92,10 @@ def encode(instances: Instances) -> Found:
     )
 
 
+PART = re.compile(r"part-(\d{6,})\.parquet")
+"""What files of results are called, and the number of their chunk in it."""
+
+
 def part_name(folder: str, chunk: int) -> str:
     """The file of a chunk, below the job's folder."""
     return f"{folder}/part-{chunk:06d}.parquet"
@@ -149,7 +154,10 @@ def count_results(out: Folder) -> tuple[int, int, int]:
 
     tables = {
         name: dataset.dataset(
-            f"{out.path}/{name}", schema=schema, filesystem=out.filesystem, format="parquet"
+            [f"{out.path}/{name}/{part}" for part in sorted(out.names(name)) if PART.fullmatch(part)],
+            schema=schema,
+            filesystem=out.filesystem,
+            format="parquet",
         )
         for name, schema in ((PICTURES_FOLDER, PICTURES), (INSTANCES_FOLDER, INSTANCES))
     }

@@ -132,7 +132,7 @@ def _object_mask(file: Path, height: int, width: int) -> Crop:
     """
     try:
         with open_picture(file) as image:
-            colours = image.mode in ("RGB", "RGBA", "LA")
+            colours = image.mode in ("RGB", "RGBA", "LA", "P", "PA")  # 0 of a palette may be white
             values = np.array(image.convert("L") if colours else image)
     except Exception as error:
         raise ImageError(f"{file}: {describe(error)}") from error

@@ -145,9 +145,12 @@ def at_home(source: str | Path) -> Path:
 
 
 def pictures_below(folder: Path) -> Iterator[Path]:
-    """The pictures in a folder and its subfolders, known by their suffix, sorted; hidden ones left out."""
+    """The pictures in a folder and its subfolders, known by their suffix, sorted; hidden ones and those in
+    hidden subfolders (Jupyter keeps copies in `.ipynb_checkpoints`) left out.
+    """
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file():
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in PICTURE_SUFFIXES and not hidden and path.is_file():
             yield path
 
 

@@ -67,7 +67,8 @@ class VocFolder:
 
     def splits(self) -> list[str]:
         """The names of the lists."""
-        return in_order([p.stem for p in (self.root / "ImageSets" / "Segmentation").glob("*.txt")])
+        lists = (self.root / "ImageSets" / "Segmentation").glob("*.txt")
+        return in_order([path.stem for path in lists if not path.name.startswith(".")])  # a Mac's "._val.txt"
 
     def read(self, split: str, name: str, progress: Progress | None = None) -> tuple[Dataset, list[str]]:
         """The usable part of a split, and what is wrong with the rest. No photograph is opened yet.

@@ -71,7 +71,8 @@ def plot_precision_recall(result: CocoResult, class_names: tuple[str, ...], path
     colours = {label: f"C{place % 10}" for place, label in enumerate(named)}
     for label in shown:
         curve = result.precision[0, :, label]
-        text = f"{class_names[label]}  {curve.mean():.2f}" if label in colours else None
+        name = class_names[label].replace("$", r"\$")  # else Matplotlib reads mathematics
+        text = f"{name}  {curve.mean():.2f}" if label in colours else None
         left.plot(
             RECALLS,
             curve,
