@@ -16,15 +16,24 @@ from typing import Any
 from instancefcn.files import link_or_copy, write_json
 
 
-def merge(folders: list[Path], split: str, images: Path) -> dict[str, Any]:
-    """One COCO document of a split of all `folders`, whose pictures it links into `images`."""
+def category_ids(folders: list[Path], splits: list[str]) -> dict[str, int]:
+    """A number for every category of any split, from 1: splits must agree on them."""
     ids: dict[str, int] = {}
+    for folder in folders:
+        for split in splits:
+            for category in json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))["categories"]:
+                ids.setdefault(category["name"], len(ids) + 1)
+    return ids
+
+
+def merge(folders: list[Path], split: str, images: Path, ids: dict[str, int]) -> dict[str, Any]:
+    """One COCO document of a split of all `folders`, whose pictures it links into `images`; `ids` from
+    `category_ids`.
+    """
     document: dict[str, Any] = {"images": [], "annotations": []}
     for folder in folders:
         own = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
         names = {category["id"]: category["name"] for category in own["categories"]}
-        for name in names.values():
-            ids.setdefault(name, len(ids) + 1)
         first_image, first_annotation = len(document["images"]), len(document["annotations"])
         place = {}
         for number, image in enumerate(own["images"], start=first_image + 1):
@@ -53,10 +62,11 @@ def main() -> None:
     arguments = parser.parse_args()
     images = arguments.out / "images"
     images.mkdir(parents=True)
+    ids = category_ids(arguments.folders, arguments.splits)
     for split in arguments.splits:
         folder = images / split
         folder.mkdir()
-        document = merge(arguments.folders, split, folder)
+        document = merge(arguments.folders, split, folder, ids)
         for image in document["images"]:
             image["file_name"] = f"{split}/{image['file_name']}"
         write_json(arguments.out / f"{split}.json", document)
