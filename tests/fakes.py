@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -45,6 +46,18 @@ class ColourNetwork(nn.Module):
         labels = dense.flatten(1).any(1).nonzero()[:, 0]
         masks = CroppedMasks.from_dense(dense[labels])
         return Instances(masks.tight_boxes(), torch.tensor(SCORES)[labels], labels, masks, NAMES, IDS)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """Ctrl-C when the network has run so often."""
+    forward = ColourNetwork.forward
+
+    def interrupted(self: ColourNetwork, *args: Any, **kwargs: Any) -> Any:
+        if len(self.calls) == call:
+            raise KeyboardInterrupt
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(ColourNetwork, "forward", interrupted)
 
 
 @dataclass

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from fakes import ColourNetwork, save_coloured
+from fakes import interrupt_at, save_coloured
 from instancefcn.cli.main import app
 from instancefcn.models import checkpoint, zoo
 
@@ -207,14 +207,7 @@ def test_an_error_while_writing_ends_the_run(run: Run, photos: Path, tmp_path: P
 def test_an_interrupt_leaves_no_half_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(6):
         save_coloured(tmp_path / "many" / f"{number}.png", 64, 64)
-    forward = ColourNetwork.forward
-
-    def interrupted(self: ColourNetwork, *args: Any, **kwargs: Any) -> Any:
-        if len(self.calls) == 3:
-            raise KeyboardInterrupt
-        return forward(self, *args, **kwargs)
-
-    monkeypatch.setattr(ColourNetwork, "forward", interrupted)
+    interrupt_at(monkeypatch, 3)
     result = run("predict", "many", "--out", "results")
     assert result.exit_code == 130
     assert "Traceback" not in result.output

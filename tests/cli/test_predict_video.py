@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fakes import ColourNetwork, coloured, save_coloured
+from fakes import coloured, interrupt_at, save_coloured
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.inference.sources import find_sources
 from instancefcn.inference.video import Video
@@ -42,6 +42,18 @@ def save_video(path: Path, frames: int = 12, size: tuple[int, int] = (120, 80)) 
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def interrupt_behind(monkeypatch: pytest.MonkeyPatch, frame: int | None, video: str = "") -> None:
+    """Ctrl-C behind so many frames (all of them when None) of a video, any when none is named."""
+    frames = Video.frames
+
+    def interrupted(self: Video, most: int | None = None) -> Any:
+        yield from frames(self, frame or most)
+        if str(self.name).endswith(video):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Video, "frames", interrupted)
 
 
 def times(path: Path) -> list[float]:
@@ -143,14 +155,8 @@ def test_a_webcam_stops_at_an_interrupt_and_keeps_its_results(
     from instancefcn.inference import video
 
     path = save_video(tmp_path / "clip.mp4")
-    frames = Video.frames
-
-    def interrupted(self: Video, most: int | None = None) -> Any:
-        yield from frames(self, 5)
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(video, "_open_webcam", lambda av, number: av.open(str(path)))
-    monkeypatch.setattr(Video, "frames", interrupted)
+    interrupt_behind(monkeypatch, 5)
     result = run("predict", "webcam", "--out", "out")
     assert result.exit_code == 0, result.output
     written = json.loads((tmp_path / "out" / "webcam.coco.json").read_text())
@@ -162,13 +168,7 @@ def test_an_interrupted_video_leaves_no_half_file(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save_video(tmp_path / "clip.mp4")
-    frames = Video.frames
-
-    def interrupted(self: Video, most: int | None = None) -> Any:
-        yield from frames(self, 5)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Video, "frames", interrupted)
+    interrupt_behind(monkeypatch, 5)
     assert run("predict", path, "--out", "out").exit_code == 130
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -178,14 +178,7 @@ def test_an_interrupted_video_keeps_the_table_of_what_came_before(
 ) -> None:
     for name in ("a.mp4", "b.mp4"):
         save_video(tmp_path / name, frames=3)
-    frames = Video.frames
-
-    def interrupted(self: Video, most: int | None = None) -> Any:
-        yield from frames(self, most)
-        if self.name.name == "b.mp4":
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Video, "frames", interrupted)
+    interrupt_behind(monkeypatch, None, "b.mp4")
     result = run("predict", photos / "a.png", "a.mp4", "b.mp4", "--out", "out", "--save", "csv")
     assert result.exit_code == 130, result.output
     rows = [line.split(",") for line in (tmp_path / "out" / "objects.csv").read_text().splitlines()[1:]]
@@ -202,14 +195,7 @@ def test_an_interrupt_before_the_video_keeps_what_is_done(
     save_video(tmp_path / "clip.mp4", frames=1)
     for number in range(6):
         save_coloured(tmp_path / f"{number}.png")
-    forward = ColourNetwork.forward
-
-    def stopped(self: ColourNetwork, *args: Any, **kwargs: Any) -> Any:
-        if len(self.calls) == 3:
-            raise KeyboardInterrupt
-        return forward(self, *args, **kwargs)
-
-    monkeypatch.setattr(ColourNetwork, "forward", stopped)
+    interrupt_at(monkeypatch, 3)
     pictures = [f"{number}.png" for number in range(6)]
     result = run("predict", *pictures, "clip.mp4", "--out", "out", "--save", "coco,csv")
     assert result.exit_code == 130

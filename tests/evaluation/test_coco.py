@@ -16,7 +16,7 @@ from instancefcn.data.coco import read_coco
 from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.shapes import write_shapes
 from instancefcn.evaluation.coco import NAMES, CocoScorer, attainable, ground_truth
-from instancefcn.evaluation.report import table
+from instancefcn.evaluation.report import plot_precision_recall, table
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.evaluation.sheets import truth
 from instancefcn.instances import Instances
@@ -93,6 +93,12 @@ def test_finding_nothing_scores_zero_where_there_are_objects(dataset: Dataset) -
     assert result.summary["AP"] == 0.0
     present = {a.label for p in dataset.pictures for a in p.annotations if not a.crowd}
     assert set(result.per_class) == {dataset.class_names[label] for label in present}
+
+
+def test_dollars_in_the_name_of_a_class_are_no_mathematics(dataset: Dataset, tmp_path: Path) -> None:
+    names = tuple(f"{name}_$x_$" for name in dataset.class_names)
+    plot_precision_recall(CocoScorer(dataset).score(noisy(dataset, 0), "mask"), names, tmp_path / "x.png")
+    assert (tmp_path / "x.png").is_file()
 
 
 def test_a_mask_is_as_large_as_its_own_area() -> None:

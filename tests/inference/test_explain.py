@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,6 +126,12 @@ def test_the_figure_is_written(kind: str, tmp_path: Path, request: pytest.Fixtur
         assert image.width > 1000
         assert len(image.convert("RGB").getcolors(10**6) or []) > 100
     assert [file.name for file in path.parent.iterdir()] == ["x.png"]
+
+
+def test_dollars_in_a_name_are_no_mathematics(of_class: Any, tmp_path: Path) -> None:
+    made, found = of_class
+    found = replace(found, class_names=("b_$x_$", "b_$x_$"))
+    assert write_explanation(tmp_path / "x.png", PICTURE, found, explain(made, PICTURE, found), 0).is_file()
 
 
 def test_the_mask_is_the_softmax_over_the_pair() -> None:

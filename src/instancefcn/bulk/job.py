@@ -176,7 +176,7 @@ def _begin(
     if not pictures:
         raise ImageError(f"{', '.join(listing.sources)}: no picture lies there")
     if chunk is None:
-        chunk = max(1, min(LARGEST_CHUNK, math.ceil(pictures / (CHUNKS_PER_WORKER * workers))))
+        chunk = min(LARGEST_CHUNK, math.ceil(pictures / (CHUNKS_PER_WORKER * workers)))
     content = pa.BufferOutputStream()
     with pq.ParquetWriter(content, SCHEMA, compression="zstd", write_statistics=False) as writer:
         for pieces in cut(listing, counts, chunk):

@@ -20,7 +20,7 @@ from instancefcn.data.images import picture_size
 from instancefcn.data.index_masks import annotations_of, crops_of
 from instancefcn.data.opening import check_size, describe, open_picture
 from instancefcn.data.outlines import outline_problem, to_rle, united
-from instancefcn.data.paths import PictureFinder, pictures_below
+from instancefcn.data.paths import PictureFinder, is_hidden, pictures_below
 from instancefcn.data.reading import read_json
 from instancefcn.errors import DataError, ImageError
 from instancefcn.limits import MAX_CLASSES
@@ -100,7 +100,7 @@ class LabelmeFolder:
 def _json_files(folder: Path) -> Iterator[Path]:
     """The JSON files of a folder and its subfolders, sorted; hidden places left out."""
     for path in sorted(folder.rglob("*.json")):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+        if not is_hidden(path, folder):
             yield path
 
 

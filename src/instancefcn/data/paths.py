@@ -149,9 +149,13 @@ def pictures_below(folder: Path) -> Iterator[Path]:
     hidden subfolders (Jupyter keeps copies in `.ipynb_checkpoints`) left out.
     """
     for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in PICTURE_SUFFIXES and not hidden and path.is_file():
+        if path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path, folder) and path.is_file():
             yield path
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file below `folder`, or a folder on the way to it, has a name that begins with a dot."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:

@@ -71,8 +71,7 @@ def plot_precision_recall(result: CocoResult, class_names: tuple[str, ...], path
     colours = {label: f"C{place % 10}" for place, label in enumerate(named)}
     for label in shown:
         curve = result.precision[0, :, label]
-        name = class_names[label].replace("$", r"\$")  # else Matplotlib reads mathematics
-        text = f"{name}  {curve.mean():.2f}" if label in colours else None
+        text = f"{class_names[label]}  {curve.mean():.2f}" if label in colours else None
         left.plot(
             RECALLS,
             curve,
@@ -140,4 +139,6 @@ def _finish(axes: Any, corner: str, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK)
     if axes.get_lines():
-        axes.legend(frameon=False, fontsize=9, loc=corner, title=title, title_fontsize=9)
+        legend = axes.legend(frameon=False, fontsize=9, loc=corner, title=title, title_fontsize=9)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # dollars in the name of a class are dollars

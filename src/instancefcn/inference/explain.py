@@ -195,7 +195,7 @@ def _figure(picture: Tensor, instances: Instances, found: Explanation, number: i
 
 def _panel(figure: Any, place: Any, title: str) -> Any:
     axes = figure.add_subplot(place)
-    axes.set_title(title, fontsize=10, color=INK)
+    axes.set_title(title, fontsize=10, color=INK, parse_math=False)  # dollars in a class's name are dollars
     axes.set_axis_off()
     return axes
 

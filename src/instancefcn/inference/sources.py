@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -154,22 +154,24 @@ def _found(path: Path, source: str | Path, out: Path | None) -> tuple[list[Path]
     if glob.has_magic(pattern):
         pattern = os.path.join(glob.escape(str(there)), pattern)
         matches = sorted(Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
-        pictures = [match for match in matches if not _is_result(match, out)]
+        pictures = list(_without_results(matches, out))
         other = " but results of an earlier call" if matches else ""
         return pictures, f"{source}: no file{other} matches this pattern (looked in {Path.cwd()})"
     return [], f"{source}: there is no such file or folder{_nearby(path)}"
 
 
-def _is_result(path: Path, out: Path | None) -> bool:
-    """Whether a pattern came upon what an earlier call wrote."""
-    if path.name.lower().endswith((OVERLAY_SUFFIX, MOVIE_SUFFIX)):
-        return True
-    if out is None:
-        return False
-    folder, results = os.path.realpath(path.parent), os.path.realpath(out)
-    if folder == results:
-        return path.suffix.lower() in RESULT_SUFFIXES
-    return folder in {os.path.join(results, name) for name in RESULT_FOLDERS}
+def _without_results(paths: Iterable[Path], out: Path | None) -> Iterator[Path]:
+    """The files that no earlier call wrote, of those that a pattern came upon."""
+    results = "" if out is None else os.path.realpath(out)
+    folders = {os.path.join(results, name) for name in RESULT_FOLDERS}
+    for path in paths:
+        if path.name.lower().endswith((OVERLAY_SUFFIX, MOVIE_SUFFIX)):
+            continue
+        if results:
+            folder = os.path.realpath(path.parent)
+            if folder in folders or (folder == results and path.suffix.lower() in RESULT_SUFFIXES):
+                continue
+        yield path
 
 
 def _is_picture_name(path: Path) -> bool:
