@@ -11,6 +11,7 @@ from pyarrow import parquet as pq
 from pyarrow.fs import LocalFileSystem
 
 from fakes import save_coloured
+from instancefcn.bulk.job import own_files
 from instancefcn.bulk.listing import cut, list_pictures
 from instancefcn.bulk.reading import NotThePicture, fetch
 from instancefcn.errors import ConfigError, ImageError
@@ -53,6 +54,25 @@ def test_what_gives_nothing_is_named(
     monkeypatch.chdir(tree.parent)
     with pytest.raises((ImageError, ConfigError), match=message):
         list_pictures([source])
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+@pytest.mark.parametrize("out", ["", "/deep/out"])
+def test_a_job_does_not_read_what_it_writes(tree: Path, prefix: str, out: str) -> None:
+    own = own_files(f"{tree}{out}")
+    source = f"{prefix}{tree}{'/**/*' if out else ''}"
+    before = list_pictures([source], own).digest()
+    for name in ("listing.parquet", "bulk.json", "model.safetensors", "pictures/part-000000.parquet"):
+        (tree / out[1:] / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / out[1:] / name).write_bytes(b"")
+    assert list_pictures([source], own).digest() == before
+    save_coloured(tree / "pictures" / "new.png")  # only results are left out
+    pq.write_table(pa.table({"image": [b""]}), tree / "deep" / "listing.parquet")
+    assert {"new.png", "listing.parquet"} <= set(
+        map(os.path.basename, list_pictures([f"{tree}/*/*"], own).file)
+    )
+    with pytest.raises(ImageError, match="nothing but results of this job"):
+        list_pictures([f"{tree}{out}/pictures/*.parquet"], own)
 
 
 def test_the_digest_knows_names_sizes_times_and_order(tree: Path) -> None:

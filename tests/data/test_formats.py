@@ -391,6 +391,18 @@ def test_annotations_beside_the_folders_of_splits_are_not_forgotten(labelme: Pat
         splits_of(labelme)
 
 
+def test_labelme_splits_in_a_folder_of_pictures(labelme: Path) -> None:
+    (labelme / "images").mkdir()
+    for split in PHOTOS:
+        (labelme / split).rename(labelme / "images" / split)
+    assert splits_of(labelme) == ["train", "val"]
+    for dataset, name in zip(open_datasets(labelme, ("train", "val")), PHOTOS.values(), strict=True):
+        same_as_blocks(dataset, name, [0, 1, 2])
+    shutil.copytree(labelme / "images" / "train", labelme / "more")
+    with pytest.raises(DataError, match=r"in and beside the splits of .*images: put all of them into"):
+        splits_of(labelme)
+
+
 def test_what_a_mac_hides_in_an_archive_is_no_list(voc: Path) -> None:
     lists = voc / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
     (lists / "._train.txt").write_bytes(b"\0\5\x16\7")
@@ -418,6 +430,36 @@ def test_masks_beside_pictures_and_splits(masks_apart: Path) -> None:
     assert splits_of(masks_apart) == ["train", "val"]
     for dataset, name in zip(open_datasets(masks_apart, ("train", "val")), PHOTOS.values(), strict=True):
         same_as_blocks(dataset, name, [0, 1, 2])
+
+
+def test_masks_in_folders_of_splits(masks_apart: Path) -> None:
+    """images/train with masks/train, as for YOLO's labels."""
+    for split, name in PHOTOS.items():
+        for folder, suffix in (("images", "jpg"), ("masks", "png")):
+            (masks_apart / folder / split).mkdir()
+            place = masks_apart / folder
+            (place / f"{name}.{suffix}").rename(place / split / f"{name}.{suffix}")
+    assert splits_of(masks_apart) == ["train", "val"]
+    for dataset, name in zip(open_datasets(masks_apart, ("train", "val")), PHOTOS.values(), strict=True):
+        same_as_blocks(dataset, name, [0, 1, 2])
+    shutil.copy(masks_apart / "images" / "val" / "tiger.jpg", masks_apart / "images")
+    with pytest.raises(DataError, match=r"beside the folders train/ or val/"):
+        splits_of(masks_apart)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mask"), [("masks_apart", "masks/otter"), ("bowl", "train/otter/masks/more")]
+)
+@pytest.mark.parametrize(("suffix", "options"), [(".png", {}), (".tif", {"compression": "jpeg"})])
+def test_a_mask_that_was_a_jpeg_is_refused(
+    kind: str, mask: str, suffix: str, options: Any, request: pytest.FixtureRequest
+) -> None:
+    data = request.getfixturevalue(kind)
+    (data / f"{mask}.png").unlink(missing_ok=True)
+    image = Image.new("L", size_of("otter")[::-1])
+    image.paste(1, (5, 5, 90, 90))
+    image.save(data / f"{mask}{suffix}", format="TIFF" if options else "JPEG", **options)
+    assert f"{data / mask}{suffix}: is a JPEG, which does not keep a mask's pixels" in problems_of(data)
 
 
 def test_masks_with_a_palette_are_read_by_their_colours(tmp_path: Path) -> None:

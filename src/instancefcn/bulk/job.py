@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +16,8 @@ from pyarrow import parquet as pq
 
 from instancefcn import __version__
 from instancefcn.bulk import journal
-from instancefcn.bulk.listing import SCHEMA, Listing, cut
-from instancefcn.bulk.places import Folder, absolute
+from instancefcn.bulk.listing import SCHEMA, Listing, cut, path_on
+from instancefcn.bulk.places import Folder, absolute, open_place
 from instancefcn.bulk.shards import INSTANCES_FOLDER, PART, PICTURES_FOLDER, count_results
 from instancefcn.errors import ConfigError, ImageError
 
@@ -78,6 +80,27 @@ class Summary:
     new_pictures: int
     seconds: float
     interrupted: int
+
+
+def own_files(out: str) -> Callable[[str], bool]:
+    """What tells the files that a job in `out` writes from pictures, by their listed paths or addresses:
+    `out` may lie among the sources.
+    """
+
+    def place(address: str, path: str) -> tuple[str, str]:
+        scheme = address.partition("://")[0] if "://" in address else "file"
+        return scheme, os.path.realpath(path) if scheme == "file" else path.rstrip("/")
+
+    scheme, top = place(out, open_place(out)[1])
+    below = {(scheme, f"{top}/{name}") for name in _FOLDERS}
+
+    def own(file: str) -> bool:
+        folder, name = os.path.split(file)
+        if _TOP.fullmatch(name):
+            return place(folder, path_on(folder)) == (scheme, top)
+        return bool(PART.fullmatch(name) or _LEFT.fullmatch(name)) and place(folder, path_on(folder)) in below
+
+    return own
 
 
 def prepare(
@@ -154,6 +177,7 @@ def sum_up(job: Job, new_pictures: int, seconds: float, interrupted: int) -> Sum
     return Summary(numbers, instances, errors, new_pictures, seconds, interrupted)
 
 
+_TOP = re.compile(rf"({'|'.join(map(re.escape, (MANIFEST, MODEL, LISTING)))})(\.part)?")
 _FOLDERS = (PICTURES_FOLDER, INSTANCES_FOLDER, journal.FOLDER)
 _LEFT = re.compile(r"\.(part-)?\d{6,}-.+|part-\d{6,}\.parquet\.part|\d{6,}\.json(\.part)?")
 """What dead workers leave: halves of files, and notes on chunks that others have done since."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -89,11 +89,15 @@ class Listing:
         return counts
 
 
-def list_pictures(sources: Sequence[str]) -> Listing:
+def list_pictures(sources: Sequence[str], own: Callable[[str], bool] | None = None) -> Listing:
     """Expand files, folders, patterns and addresses.
 
     Local ones are expanded as `find_pictures` does it; a folder also gives the Parquet files directly in it.
     An address may be a file, a folder or a pattern of `*`, `**` and `[...]` (`?` begins pyarrow's options).
+
+    Args:
+        sources: what a person typed.
+        own: tells the files that the job writes itself, see `job.own_files`; they are left out.
 
     Returns:
         the files in the order of the sources, sorted within one, each once.
@@ -106,10 +110,14 @@ def list_pictures(sources: Sequence[str]) -> Listing:
     problems = []
     for number, source in enumerate(listing.sources):
         try:
-            found = _remote(source) if "://" in source else _local(source)
+            found = list(_remote(source) if "://" in source else _local(source))
         except ImageError as error:
             problems.append(str(error))
             continue
+        if own is not None:
+            found = [one for one in found if not own(one[0])]
+            if not found:
+                problems.append(f"{source}: nothing but results of this job lies there")
         for file, size, modified in found:
             if file not in seen:
                 seen.add(file)

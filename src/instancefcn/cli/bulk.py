@@ -65,12 +65,12 @@ def bulk(
     from instancefcn.bulk import need_ray
 
     need_ray()
+    from instancefcn.bulk.job import own_files, prepare
     from instancefcn.bulk.listing import list_pictures
 
     # Mistakes in the sources and the model show before a cluster is started.
-    listing = list_pictures(sources)
+    listing = list_pictures(sources, own_files(out))
     from instancefcn.bulk.cluster import connected, room, run
-    from instancefcn.bulk.job import prepare
     from instancefcn.bulk.worker import Power
     from instancefcn.models.checkpoint import load_checkpoint, locate
 

@@ -268,7 +268,8 @@ class Reader:
         height, width = picture.height, picture.width
         segmentation = record.get("segmentation")
         crowd = 0 if record.get("iscrowd") is None else record["iscrowd"]
-        wrong: list[str | None] = [outline_problem(segmentation, height, width)]
+        bad_outline = outline_problem(segmentation, height, width)
+        wrong: list[str | None] = [bad_outline]
         if crowd not in (0, 1):
             wrong.append(f"iscrowd is {shown(crowd)}: write 0 or 1")
         box = None
@@ -281,7 +282,7 @@ class Reader:
         for complaint in wrong:
             if complaint:
                 self.complain(where, complaint, "format", picture.path, id_)
-        usable = without_bad_polygons(segmentation, height, width)
+        usable = without_bad_polygons(segmentation, height, width) if bad_outline else segmentation
         if usable is None or crowd not in (0, 1):
             return None
         outline = normalised(usable, height, width)

@@ -30,11 +30,12 @@ def read_index(path: Path) -> NDArray[Any]:
     TIFF's Orientation tag does, as it turns a picture.
 
     Raises:
-        ImageError: the file cannot be read, holds colours, or gray samples of 2 or 4 bits, which Pillow
-            stretches to 8: 1 of 15 would be read as 17.
+        ImageError: the file cannot be read, is a JPEG, holds colours, or gray samples of 2 or 4 bits, which
+            Pillow stretches to 8: 1 of 15 would be read as 17.
     """
     try:
         with open_picture(path) as image:
+            refuse_jpeg(image)
             if image.mode not in _INDEX_MODES:
                 raise ImageError(
                     f"holds colours (mode {image.mode}), not numbers of objects: "
@@ -49,6 +50,19 @@ def read_index(path: Path) -> NDArray[Any]:
     except Exception as error:
         raise ImageError(f"{path}: {describe(error)}") from error
     return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def refuse_jpeg(image: Image.Image) -> None:
+    """JPEG changes pixels, most near edges: around an object few are 0 any more.
+
+    Raises:
+        ImageError: a mask was stored so, whatever its suffix is.
+    """
+    if image.format in ("JPEG", "MPO") or "jpeg" in str(image.info.get("compression")):
+        raise ImageError(
+            "is a JPEG, which does not keep a mask's pixels: save it as PNG where it was drawn (a JPEG that "
+            "is only turned into a PNG keeps the damage)"
+        )
 
 
 def _stretched(image: Image.Image) -> bool:

@@ -34,15 +34,14 @@ _KEYS = (b'"shapes"', b'"imagePath"', b'"imageData"')
 
 
 class LabelmeFolder:
-    """A folder with LabelMe's JSON files, in it or below it. Pictures without one are left out: nobody has
-    annotated them. The classes are the labels of all splits, sorted.
+    """A folder with LabelMe's JSON files, in it or below it; splits are train/ and val/, in it or in a folder
+    of it such as images/. Pictures without a file are left out: nobody has annotated them. The classes are
+    the labels of all splits, sorted.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.folders = folders_of_splits(
-            root, _holds_shapes, lambda place: any(map(_is_labelme, place.glob("*.json")))
-        )
+        self.folders = folders_of_splits(_above_splits(root), _holds_shapes, _holds_shapes_itself)
 
     @classmethod
     def at(cls, data: Path) -> LabelmeFolder | None:
@@ -106,6 +105,34 @@ def _json_files(folder: Path) -> Iterator[Path]:
 
 def _holds_shapes(folder: Path) -> bool:
     return any(map(_is_labelme, _json_files(folder)))
+
+
+def _holds_shapes_itself(folder: Path) -> bool:
+    return any(map(_is_labelme, folder.glob("*.json")))
+
+
+def _above_splits(root: Path) -> Path:
+    """The folder whose train/ and val/ are the splits: the root, or one in it, such as images/.
+
+    Raises:
+        DataError: more data lies beside the latter, of which nothing says to which split it belongs.
+    """
+    if _has_splits(root):
+        return root
+    places = [place for place in sorted(root.iterdir()) if place.is_dir() and not place.name.startswith(".")]
+    above = [place for place in places if _has_splits(place)]
+    if not above:
+        return root
+    if len(above) > 1 or _holds_shapes_itself(root) or any(map(_holds_shapes, set(places) - set(above))):
+        raise DataError(
+            f"{root}: holds annotated pictures in and beside the splits of {above[0]}: put all of them into "
+            f"{root / 'train'} and {root / 'val'}, or give the folder of one dataset"
+        )
+    return above[0]
+
+
+def _has_splits(folder: Path) -> bool:
+    return any((folder / split).is_dir() and _holds_shapes(folder / split) for split in ("train", "val"))
 
 
 def _is_labelme(path: Path) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from instancefcn.data.dataset import OBJECT, Dataset, Picture
 from instancefcn.data.gather import Progress, folders_of_splits, gather
 from instancefcn.data.images import picture_size
-from instancefcn.data.index_masks import Crop, annotations_of, crops_of, read_index
+from instancefcn.data.index_masks import Crop, annotations_of, crops_of, read_index, refuse_jpeg
 from instancefcn.data.opening import describe, open_picture
 from instancefcn.data.paths import PICTURE_SUFFIXES, in_any_case, pictures_below
 from instancefcn.errors import ImageError
@@ -22,13 +22,14 @@ _SUFFIXES = (".png", ".tif", ".tiff")
 
 class MaskFolder:
     """A folder with images/ and masks/ (a mask of object numbers for every picture, 0 is background), or with
-    NAME_mask.png or NAME_masks.png beside every picture. Its one class is "object".
+    NAME_mask.png or NAME_masks.png beside every picture. Splits are train/ and val/, or images/train,
+    masks/train and so on. Its one class is "object".
     """
 
     title = "pictures with masks of object numbers"
 
     def __init__(self, root: Path) -> None:
-        self.folders = folders_of_splits(root, _holds_index_masks, _holds_index_masks)
+        self.places = _places(root)
 
     @classmethod
     def at(cls, data: Path) -> MaskFolder | None:
@@ -38,14 +39,13 @@ class MaskFolder:
 
     def splits(self) -> list[str]:
         """train/ and val/, or "train" alone."""
-        return list(self.folders)
+        return list(self.places)
 
     def read(self, split: str, name: str, progress: Progress | None = None) -> tuple[Dataset, list[str]]:
         """The usable part of a split, and what is wrong with the rest. No picture is opened yet."""
-        folder = self.folders[split]
-        apart = (folder / "masks").is_dir()
-        images, masks = (folder / "images", folder / "masks") if apart else (folder, folder)
-        pictures = list(pictures_below(images)) if apart else _beside(folder)
+        images, masks = self.places[split]
+        apart = images != masks
+        pictures = list(pictures_below(images)) if apart else _beside(images)
         found = {
             p: _mask_of(masks / p.relative_to(images), apart) for p in pictures if not _is_mask(p, apart)
         }
@@ -128,10 +128,11 @@ def _object_mask(file: Path, height: int, width: int) -> Crop:
     """The pixels of a mask file that are not 0 (black).
 
     Raises:
-        ImageError: it cannot be read, has another size than the picture, or no pixel.
+        ImageError: it cannot be read, is a JPEG, has another size than the picture, or no pixel.
     """
     try:
         with open_picture(file) as image:
+            refuse_jpeg(image)
             colours = image.mode in ("RGB", "RGBA", "LA", "P", "PA")  # 0 of a palette may be white
             values = np.array(image.convert("L") if colours else image)
     except Exception as error:
@@ -145,6 +146,27 @@ def _object_mask(file: Path, height: int, width: int) -> Crop:
     if crop is None:
         raise ImageError(f"{file}: has no pixel that is not 0: remove it or draw the object")
     return crop
+
+
+def _places(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Of every split the folders of its pictures and of its masks; one folder, where they lie side by side.
+
+    Raises:
+        DataError: see `folders_of_splits`.
+    """
+    folders = folders_of_splits(root, _holds_index_masks, _holds_index_masks)
+    if list(folders.values()) == [root] and (root / "masks").is_dir():
+        inside = folders_of_splits(
+            root / "images", lambda folder: any(pictures_below(folder)), lambda images: bool(_beside(images))
+        )
+        return {
+            s: (images, root / "masks" / images.relative_to(root / "images")) for s, images in inside.items()
+        }
+    apart = {split: (folder / "masks").is_dir() for split, folder in folders.items()}
+    return {
+        split: (folder / "images", folder / "masks") if apart[split] else (folder, folder)
+        for split, folder in folders.items()
+    }
 
 
 def _holds_index_masks(folder: Path) -> bool:

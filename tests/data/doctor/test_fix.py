@@ -240,6 +240,41 @@ def test_a_repeated_id_and_a_bad_polygon_keep_the_object(tmp_path: Path) -> None
     ]
 
 
+def test_the_annotations_of_all_records_of_a_file_stay(tmp_path: Path) -> None:
+    """A record of the first file with one of its objects again and one more; a copy of the second file with
+    the objects that its own record then lacks.
+    """
+    sick = clean(tmp_path / "data")
+    record, other = sick.train["images"][:2]
+    again, copied = 1000, 1001
+    sick.train["images"] += [record | {"id": again}, other | {"id": copied, "file_name": "copy.png"}]
+    folder = sick.folder / "images"
+    (folder / "copy.png").write_bytes((folder / other["file_name"]).read_bytes())
+    mine = [a for a in sick.train["annotations"] if a["image_id"] == record["id"]]
+    x, y = mine[0]["bbox"][:2]
+    new = [[x + 1, y + 1, x + 6, y + 1, x + 6, y + 6, x + 1, y + 6]]
+    sick.train["annotations"] += [
+        mine[0] | {"id": 1000, "image_id": again},
+        mine[0]
+        | {"id": 1001, "image_id": again, "segmentation": new, "bbox": [x + 1, y + 1, 5, 5], "area": 25},
+    ]
+    moved = [a for a in sick.train["annotations"] if a["image_id"] == other["id"]]
+    for annotation in moved:
+        annotation["image_id"] = copied
+    repairs, left, copy = fixed(sick)
+    content = json.loads((copy / "train.json").read_text())
+    of = {image["file_name"]: image["id"] for image in content["images"]}
+    kept = [a for a in content["annotations"] if a["image_id"] == of[record["file_name"]]]
+    assert [a["id"] for a in kept] == [*(a["id"] for a in mine), 1001]
+    assert other["file_name"] not in of
+    assert len([a for a in content["annotations"] if a["image_id"] == of["copy.png"]]) == len(moved)
+    assert [repair["what"].split(":")[0] for repair in repairs] == [
+        "joined with the first record of this file, to which it adds 1 annotations; 1 were there",
+        "left out, with its 0 annotations",
+    ]
+    assert not left.errors
+
+
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_exif_rotation(tmp_path: Path, orientation: int) -> None:
     """3 turns by 180 degrees: the record fits, so the picture is stored as it is seen. 6 turns by 90: the

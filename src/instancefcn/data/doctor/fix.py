@@ -6,19 +6,20 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from instancefcn.data.check import Look
 from instancefcn.data.coco import Reader
 from instancefcn.data.coco_folder import FIELDS
 from instancefcn.data.dataset import Annotation, Picture
 from instancefcn.data.doctor.case import Split, apart, place_of
 from instancefcn.data.doctor.examine import Report, examine
-from instancefcn.data.doctor.mend import Repairs, Treatment, mended
+from instancefcn.data.doctor.mend import Repairs, Treatment, joined, mended
 from instancefcn.data.images import stored_turn, turn_of
 from instancefcn.data.layout import COCO, recognise
 from instancefcn.data.opening import open_picture
@@ -130,21 +131,12 @@ def _write_split(
         _note_reading(problem, kept_ids, notes)
     written: dict[Path, Treatment] = {}
     pictures: list[tuple[Picture, str]] = []
-    seen: set[bytes] = set()
-    for picture, look in zip(split.dataset.pictures, split.looks, strict=True):
-        if look.digest and (look.digest in seen or place_of(picture) in gone):
-            check = "duplicate-picture" if look.digest in seen else "leak"
-            where = "this split" if look.digest in seen else "another split"
-            what = (
-                f"left out, with its {len(picture.annotations)} annotations: the same picture is in {where}"
-            )
-            notes.add(check, what, picture)
-            continue
-        seen.add(look.digest)
-        result = mended(picture, look, notes)
-        if result is not None:
-            better, written[picture.path] = result
-            pictures.append((better, names[place_of(picture)]))
+    for records in _files(split, gone, notes):
+        results = [result for record in records if (result := mended(*record, notes)) is not None]
+        if results:
+            better, treatment = joined(results, notes)
+            written[better.path] = treatment
+            pictures.append((better, names[place_of(better)]))
     places = {place_of(picture) for picture, _ in pictures}
     for path, treatment in written.items():
         _put(path, folder / "images" / names[os.path.abspath(path)], treatment)
@@ -154,6 +146,31 @@ def _write_split(
     write_json(folder / f"{split.name}.json", content, indent=None)
     (folder / "images").mkdir(exist_ok=True)
     return places
+
+
+def _files(split: Split, gone: set[str], notes: Repairs) -> Iterator[list[tuple[Picture, Look]]]:
+    """What to keep of the split: for each different picture the records of one file, the file with the most
+    annotations where several are equal.
+    """
+    alike: dict[bytes | int, dict[str, list[tuple[Picture, Look]]]] = {}
+    for number, (picture, look) in enumerate(zip(split.dataset.pictures, split.looks, strict=True)):
+        if look.digest and place_of(picture) in gone:
+            _leave_out("leak", "another split", picture, notes)
+        else:
+            files = alike.setdefault(look.digest or number, {})
+            files.setdefault(place_of(picture), []).append((picture, look))
+    for files in alike.values():
+        counts = {place: sum(len(p.annotations) for p, _ in records) for place, records in files.items()}
+        kept = max(counts, key=counts.__getitem__)
+        for place, records in files.items():
+            for picture, _ in records if place != kept else ():
+                _leave_out("duplicate-picture", "this split", picture, notes)
+        yield files[kept]
+
+
+def _leave_out(check: str, where: str, picture: Picture, notes: Repairs) -> None:
+    what = f"left out, with its {len(picture.annotations)} annotations: the same picture is in {where}"
+    notes.add(check, what, picture)
 
 
 def _note_reading(problem: str, kept_ids: set[int], notes: Repairs) -> None:

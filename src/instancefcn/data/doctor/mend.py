@@ -65,6 +65,35 @@ def mended(picture: Picture, look: Look, repairs: Repairs) -> tuple[Picture, Tre
     return replace(picture, annotations=tuple(_mended_annotations(picture, repairs))), treatment
 
 
+def joined(results: Sequence[tuple[Picture, Treatment]], repairs: Repairs) -> tuple[Picture, Treatment]:
+    """One record of what `mended` made of the records of one file: the annotations of all, each object once.
+
+    A record of another size than the first cannot be joined with it and is left out.
+    """
+    first, treatment = results[0]
+    annotations = list(first.annotations)
+    seen = {_drawn(annotation) for annotation in annotations}
+    for picture, other in results[1:]:
+        if (picture.height, picture.width, other) != (first.height, first.width, treatment):
+            what = (
+                f"left out, with its {len(picture.annotations)} annotations: another record is of this file"
+            )
+            repairs.add("duplicate-picture", f"{what}, and of another size", picture)
+            continue
+        new = [annotation for annotation in picture.annotations if _drawn(annotation) not in seen]
+        seen.update(map(_drawn, new))
+        annotations += new
+        what = f"joined with the first record of this file, to which it adds {len(new)} annotations"
+        again = len(picture.annotations) - len(new)
+        repairs.add("duplicate-picture", f"{what}; {again} were there" if again else what, picture)
+    return replace(first, annotations=tuple(annotations)), treatment
+
+
+def _drawn(annotation: Annotation) -> tuple[int, str]:
+    """What annotations of the same object, written twice, have in common."""
+    return annotation.label, json.dumps(annotation.segmentation)
+
+
 def _resized(picture: Picture, size: tuple[int, int], repairs: Repairs) -> Picture:
     """With the record of its real size, where its annotations fit one way or the other."""
     height, width = size
@@ -118,7 +147,7 @@ def _mended_annotations(picture: Picture, repairs: Repairs) -> list[Annotation]:
     kept: list[Annotation] = []
     seen: set[tuple[int, str]] = set()
     for annotation in picture.annotations:
-        key = (annotation.label, json.dumps(annotation.segmentation))
+        key = _drawn(annotation)
         changed = _clipped(annotation, picture, repairs)
         (shape,) = shapes_of(replace(picture, annotations=(changed,)))
         if shape.problem is not None:
