@@ -96,6 +96,18 @@ def test_masks_of_one_pixel_and_of_none_are_drawn() -> None:
     draw(gray(40, 40), instances)
 
 
+@pytest.mark.parametrize("fill", [True, False])
+def test_the_size_of_the_blocks_plays_no_part(monkeypatch: pytest.MonkeyPatch, fill: bool) -> None:
+    picture = torch.randint(0, 256, (3, 300, 420), dtype=torch.uint8)
+    boxes = [(0, 40, 230, 300), (150, 10, 400, 200), (300, 250, 302, 290), (395, 240, 420, 300)]
+    drawn = []
+    for block in (17, 64, 10_000):
+        monkeypatch.setattr("instancefcn.inference.drawing.BLOCK", block)
+        drawn.append(np.asarray(draw(picture, rectangles(boxes, 300, 420), fill=fill)))
+    assert (drawn[0] == drawn[2]).all()
+    assert (drawn[1] == drawn[2]).all()
+
+
 def test_nothing_found_leaves_the_picture() -> None:
     picture = torch.randint(0, 256, (3, 30, 50), dtype=torch.uint8)
     drawn = np.asarray(draw(picture, rectangles([], 30, 50)))

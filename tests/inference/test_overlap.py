@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from instancefcn.inference.overlap import overlapped
+from instancefcn.inference.overlap import ROOM, overlapped
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3, 50])
@@ -48,6 +48,28 @@ def test_no_more_than_so_many_are_under_way(ahead: int) -> None:
     for done, _ in enumerate(overlapped(lambda n: time.sleep(0.001), items(), ahead)):
         most = max(most, begun - done)
     assert most <= ahead + 2
+
+
+def test_large_pictures_are_under_way_alone() -> None:
+    """Sizes in units of ROOM / 4: no two of 3 together, five of 0 and 1 at most."""
+    sizes = [1, 0, 3, 3, 1, 9, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+    under_way: set[int] = set()
+    most: list[int] = []
+    lock = threading.Lock()
+
+    def call(number: int) -> int:
+        with lock:
+            under_way.add(number)
+            most.append(sum(sizes[one] for one in under_way))
+        time.sleep(0.002)
+        with lock:
+            under_way.remove(number)
+        return number
+
+    results = overlapped(call, range(len(sizes)), 4, pixels=lambda n: sizes[n] * ROOM // 4)
+    assert list(results) == list(range(len(sizes)))
+    assert max(most) == 9
+    assert all(total <= 4 or total == 9 for total in most)
 
 
 def test_with_none_ahead_only_what_is_asked_for_is_drawn() -> None:

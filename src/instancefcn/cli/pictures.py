@@ -14,6 +14,7 @@ from instancefcn.cli.wanted import AHEAD, Tally, Wanted, item_of
 from instancefcn.files import writable
 
 if TYPE_CHECKING:
+    from instancefcn.inference.explain import Explanation
     from instancefcn.inference.formats import Item
     from instancefcn.inference.journal import Done, Journal
     from instancefcn.inference.predictor import FileResult, Predictor
@@ -30,7 +31,7 @@ def pictures(
     journal: Journal | None,
 ) -> None:
     """Segment the pictures that the journal does not know as done, write and report."""
-    from instancefcn.inference.explain import Explanation, explain, write_explanation
+    from instancefcn.inference.explain import explain, write_explanation
     from instancefcn.inference.overlap import overlapped
     from instancefcn.inference.writers import write_item
 
@@ -72,7 +73,7 @@ def pictures(
         if before:
             report.line(f"going on: {len(before)} of {len(sources)} pictures were done before")
         todo = (explained(result) for result in results)
-        written = stack.enter_context(closing(overlapped(write, todo, ahead)))
+        written = stack.enter_context(closing(overlapped(write, todo, ahead, pixels=_pixels)))
         for number in range(len(sources)):
             if number in before:
                 done: Done | None = before[number]
@@ -89,6 +90,11 @@ def pictures(
             tally.add(done)
             if wanted.json:
                 typer.echo(json.dumps(as_json(result) if done is None else done.said))
+
+
+def _pixels(work: tuple[int, FileResult, Explanation | None]) -> int:
+    picture = work[1].picture
+    return 0 if picture is None else picture.shape[1] * picture.shape[2]
 
 
 def _done(item: Item, files: list[Path], writers: list[Any], wanted: Wanted, result: FileResult) -> Done:

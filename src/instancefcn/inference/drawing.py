@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -23,6 +24,8 @@ HALO = 0.55
 """Opacity of the dark rim around an outline, which keeps it readable on a background of its own colour."""
 FAINTEST = 0.4
 """The square root of the opacity of the last outline where outlines alone are drawn."""
+BLOCK = 512
+"""Side, in pixels, of what is drawn at once."""
 FEW, CROWDED = 6, 0.15
 """The labels of more than FEW objects that together cover more than this share of a picture, and more than
 the objects themselves do, are left out: they would hide what they name."""
@@ -80,14 +83,14 @@ def draw(picture: Tensor, instances: Instances, *, labels: bool = True, fill: bo
         raise ValueError(
             f"the picture is {width} x {height}, the instances belong to {instances.image_size[::-1]}"
         )
-    canvas = picture.permute(1, 2, 0).cpu().numpy().astype(np.float32)
+    canvas = np.array(picture.permute(1, 2, 0).cpu().numpy(), order="C")
     line = max(1.4, (0.0032 if fill else 0.0022) * (height * width) ** 0.5)
     for index in reversed(range(len(instances))):
         x, y, *_ = instances.masks.rects[index].tolist()
         crop = instances.masks.crop(index).cpu().numpy()
         strength = 1.0 if fill else max(FAINTEST, 1 - index / len(instances)) ** 2
         _blend_mask(canvas, crop, (x, y), colour_of(index), line, FILL if fill else 0.0, strength)
-    image = Image.fromarray(np.clip(canvas + 0.5, 0, 255).astype(np.uint8))
+    image = Image.fromarray(canvas)
     if labels:
         _draw_labels(image, instances)
     return image
@@ -102,10 +105,11 @@ def _blend_mask(
     opacity: float,
     strength: float,
 ) -> None:
-    """Fill and outline one mask (uint8 [h, w] at pixel `corner`) on a float canvas [H, W, 3], in place.
+    """Fill and outline one mask (uint8 [h, w] at pixel `corner`) on a canvas uint8 [H, W, 3], in place.
 
     The outline follows the level 0.5 of the blurred mask. The blur's value tells the distance from there, so
-    the line is smooth and anti-aliased without a polygon being traced.
+    the line is smooth and anti-aliased without a polygon being traced. Block by block: in floats a large
+    picture would take gigabytes.
     """
     if not crop.size:
         return
@@ -116,22 +120,51 @@ def _blend_mask(
     x0, y0 = corner[0] - margin, corner[1] - margin
     x1, y1 = max(0, x0), max(0, y0)
     x2, y2 = min(canvas.shape[1], x0 + padded.shape[1]), min(canvas.shape[0], y0 + padded.shape[0])
-    visible = padded[y1 - y0 : y2 - y0, x1 - x0 : x2 - x0]
-    extended = np.pad(visible, margin, mode="edge")
-    soft = np.asarray(Image.fromarray(extended).filter(ImageFilter.GaussianBlur(blur)))
-    soft = soft[margin : margin + visible.shape[0], margin : margin + visible.shape[1]]
-    distance = _EDGE_DISTANCE[soft] * blur
-    inside = np.clip(distance + 0.5, 0, 1)
-    # A mask thinner than the blur has no level 0.5 anywhere; its own pixels are filled all the same.
-    fill = np.maximum(inside, visible / 255.0 if not (soft > 127).any() else 0)
-    # The line lies just inside, its rim just outside: touching objects keep both their lines.
-    stroke = np.clip(0.5 * line + 0.5 - np.abs(distance - 0.5 * line), 0, 1)
-    rim = np.clip(0.5 * line + 0.5 - np.abs(distance + 0.35 * line), 0, 1)
+    extended = np.pad(padded[y1 - y0 : y2 - y0, x1 - x0 : x2 - x0], margin, mode="edge")
     window = canvas[y1:y2, x1:x2]
+    blocks = [block for block in _blocks(window.shape) if extended[_around(block, margin)].any()]
+    # A mask thinner than the blur has no level 0.5 anywhere; its own pixels are filled all the same.
+    thin = not any((_blurred(extended, block, margin, blur) > 127).any() for block in blocks)
     tint = np.array(colour, np.float32)
-    window *= 1 - (strength * HALO * rim)[:, :, None]
-    window += (opacity * fill)[:, :, None] * (tint - window)
-    window += (strength * stroke)[:, :, None] * (tint - window)
+    for block in blocks:
+        distance = _EDGE_DISTANCE[_blurred(extended, block, margin, blur)] * blur
+        fill = np.clip(distance + 0.5, 0, 1)
+        if thin:
+            fill = np.maximum(fill, extended[margin:-margin, margin:-margin][block] / np.float32(255))
+        # The line lies just inside, its rim just outside: touching objects keep both their lines.
+        stroke = np.clip(0.5 * line + 0.5 - np.abs(distance - 0.5 * line), 0, 1)
+        rim = np.clip(0.5 * line + 0.5 - np.abs(distance + 0.35 * line), 0, 1)
+        pixels = window[block].astype(np.float32)
+        pixels *= 1 - (strength * HALO * rim)[:, :, None]
+        pixels += (opacity * fill)[:, :, None] * (tint - pixels)
+        pixels += (strength * stroke)[:, :, None] * (tint - pixels)
+        window[block] = (pixels + 0.5).astype(np.uint8)
+
+
+Block = tuple[slice, slice]
+"""Rows and columns of a window."""
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[Block]:
+    """Blocks of at most BLOCK x BLOCK pixels that cover [H, W, ..]."""
+    for top in range(0, shape[0], BLOCK):
+        for left in range(0, shape[1], BLOCK):
+            yield slice(top, min(top + BLOCK, shape[0])), slice(left, min(left + BLOCK, shape[1]))
+
+
+def _around(block: Block, margin: int) -> Block:
+    """A block and what lies within `margin` of it, in an array that is wider by that on every side."""
+    rows, columns = block
+    return slice(rows.start, rows.stop + 2 * margin), slice(columns.start, columns.stop + 2 * margin)
+
+
+def _blurred(extended: NDArray[np.uint8], block: Block, margin: int, blur: float) -> NDArray[np.uint8]:
+    """A block of a mask (0 or 255) blurred; `extended` is wider by `margin`, beyond which no blur reaches."""
+    mask = extended[_around(block, margin)]
+    if mask.all():
+        return mask[margin:-margin, margin:-margin]
+    soft = Image.fromarray(np.ascontiguousarray(mask)).filter(ImageFilter.GaussianBlur(blur))
+    return np.asarray(soft)[margin:-margin, margin:-margin]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,16 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
+ROOM = 64_000_000
+"""Pixels of the pictures that may be under way at once; a larger picture is alone."""
+
+
 def overlapped(
-    function: Callable[[In], Out], items: Iterable[In], ahead: int, threads: int = 4
+    function: Callable[[In], Out],
+    items: Iterable[In],
+    ahead: int,
+    threads: int = 4,
+    pixels: Callable[[In], int] = lambda _: 0,
 ) -> Generator[Out, None, None]:
     """`map(function, items)` with the calls in threads: the results come in order, each as soon as it and all
     before it are done.
@@ -25,6 +33,7 @@ def overlapped(
         ahead: items that may be under way beyond the one that is waited for: a bound on memory. 0 calls the
             function in the caller's thread, item by item.
         threads: 1 keeps the calls themselves in order, too.
+        pixels: of an item's picture: no call is begun while those under way would be more than ROOM with it.
 
     Raises:
         what a call raised, when its turn comes. Calls that have not begun are then given up, those that have
@@ -34,13 +43,16 @@ def overlapped(
         yield from map(function, items)
         return
     pool = ThreadPoolExecutor(threads, thread_name_prefix="instancefcn")
-    pending: deque[Future[Out]] = deque()
+    pending: deque[tuple[Future[Out], int]] = deque()
     try:
         for item in items:
-            pending.append(pool.submit(function, item))
-            while pending and (len(pending) > ahead or pending[0].done()):
-                yield pending.popleft().result()
+            size = pixels(item)
+            while pending and sum(other for _, other in pending) + size > ROOM:
+                yield pending.popleft()[0].result()
+            pending.append((pool.submit(function, item), size))
+            while pending and (len(pending) > ahead or pending[0][0].done()):
+                yield pending.popleft()[0].result()
         while pending:
-            yield pending.popleft().result()
+            yield pending.popleft()[0].result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from instancefcn.data.images import to_uint8_rgb
+from instancefcn.data.opening import open_picture
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.inference.download import read_picture
 from instancefcn.inference.overlap import overlapped
@@ -157,7 +159,11 @@ class Predictor:
         """
         if isinstance(paths, (str, Path)):
             raise ConfigError(f"files() takes a list of paths: say files([{str(paths)!r}])")
-        with closing(overlapped(_try_read, paths, ahead)) as read:
+        known = overlapped(_weighed, paths, ahead) if ahead else ((path, 0) for path in paths)
+        with (
+            closing(known) as weighed,
+            closing(overlapped(_try_read, weighed, ahead, pixels=itemgetter(1))) as read,
+        ):
             yield from self.decoded(read, score=score, batch_size=batch_size, tile=tile, top=top)
 
     def decoded(
@@ -296,7 +302,17 @@ def _decode(picture: Any) -> Tensor:
     )
 
 
-def _try_read(path: Path | str) -> FileResult:
+def _weighed(path: Path | str) -> tuple[Path | str, int]:
+    """A file and its pixels, as far as its head tells them."""
+    try:
+        with open_picture(Path(path)) as image:
+            return path, image.width * image.height
+    except Exception:  # reading it will say what is wrong; a URL is not fetched twice
+        return path, 0
+
+
+def _try_read(weighed: tuple[Path | str, int]) -> FileResult:
+    path, _ = weighed
     try:
         return FileResult(path, read_picture(path), None, None)
     except ImageError as error:
