@@ -36,6 +36,19 @@ def prepare(photo: Image.Image, preprocessing: dict[str, Any]) -> tuple[np.ndarr
     return np.ascontiguousarray(tensor), (size[0] / width, size[1] / height)
 
 
+def read_photo(path: str) -> Image.Image:
+    """The photo as RGB of 8 bits, upright. 16 bits and floats are scaled; Pillow alone would cut them off."""
+    photo = ImageOps.exif_transpose(Image.open(path))
+    if photo.mode == "F" or photo.mode.startswith("I"):
+        values = np.asarray(photo).astype(np.float32)
+        if photo.mode != "F":
+            values = values / 257
+        elif values.max() <= 1:
+            values = values * 255
+        photo = Image.fromarray(np.round(values).clip(0, 255).astype(np.uint8))
+    return photo.convert("RGB")
+
+
 def read_mask(
     grid: np.ndarray, box: np.ndarray, size: tuple[int, int], threshold: float
 ) -> tuple[np.ndarray, int, int]:
@@ -67,7 +80,10 @@ def main() -> None:
 
     session = onnxruntime.InferenceSession(wanted.model, providers=["CPUExecutionProvider"])
     model = json.loads(session.get_modelmeta().custom_metadata_map["instancefcn"])
-    photo = ImageOps.exif_transpose(Image.open(wanted.photo)).convert("RGB")
+    try:
+        photo = read_photo(wanted.photo)
+    except OSError as error:
+        parser.error(f"{wanted.photo}: {error}")
     picture, scale = prepare(photo, model["preprocessing"])
     boxes, scores, labels, masks = session.run(None, {"picture": picture})
     boxes = boxes / np.array([*scale, *scale], np.float32)

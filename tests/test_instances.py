@@ -128,6 +128,21 @@ def same(a: Instances, b: Instances) -> None:
     assert (a.class_names, a.category_ids) == (b.class_names, b.category_ids)
 
 
+def test_chosen_by_lists_and_arrays(found: Instances) -> None:
+    same(found[[0, 2]], found[torch.tensor([0, 2])])
+    same(found[np.array([True, False, True])], found[[0, 2]])
+    same(found[[True, False, True]], found[[0, 2]])
+    assert len(found[[]]) == 0
+
+
+def test_from_coco_annotations_with_polygons() -> None:
+    row = {"category_id": 17, "bbox": [1, 1, 2, 2], "segmentation": [[1, 1, 3, 1, 3, 3, 1, 3]]}
+    (mask,) = Instances.from_coco([row], (4, 6), ("cat",), (17,)).dense_masks()
+    assert mask.nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    with pytest.raises(ValueError, match="has 2 points, at least 3 are needed"):
+        Instances.from_coco([row | {"segmentation": [[1, 1, 3, 1]]}], (4, 6), ("cat",), (17,))
+
+
 def test_coco_and_back_in_any_order(found: Instances) -> None:
     rows = found.to_coco(1)
     same(Instances.from_coco(rows[::-1], (4, 6), ("cat", "dog"), (17, 90)), found)

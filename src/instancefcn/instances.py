@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from instancefcn.errors import ConfigError
@@ -76,7 +77,7 @@ class Instances:
     def __len__(self) -> int:
         return self.boxes.shape[0]
 
-    def __getitem__(self, index: Tensor | slice | int) -> Instances:
+    def __getitem__(self, index: Tensor | NDArray[Any] | Sequence[int] | slice | int) -> Instances:
         """The instances at `index` (booleans, rising integers, a slice, or one integer: the result then holds
         that one alone, and iterating gives one after another).
 
@@ -86,6 +87,8 @@ class Instances:
         if isinstance(index, int | np.integer):
             place = range(len(self))[index]
             index = slice(place, place + 1)
+        elif not isinstance(index, slice | Tensor):
+            index = torch.from_numpy(np.asarray(index) if len(index) else np.zeros(0, np.int64))
         return replace(
             self,
             boxes=self.boxes[index],
@@ -149,24 +152,31 @@ class Instances:
         """From COCO results (or annotations) of one picture, in any order; the inverse of `to_coco`.
 
         Args:
-            results: category_id, bbox (x, y, width, height), segmentation (compressed RLE), score (1 where
+            results: category_id, bbox (x, y, width, height), segmentation (RLE or polygons), score (1 where
                 there is none).
             image_size: (height, width) of the picture.
             class_names, category_ids: of all classes, in the order of the labels.
 
         Raises:
-            ValueError: a category id is unknown, or an RLE is of another size.
+            ValueError: a category id is unknown, or an outline is damaged or of another size.
         """
+        from instancefcn.data.outlines import outline_problem, to_rle
+
         labels = {category_id: label for label, category_id in enumerate(category_ids)}
         unknown = {result["category_id"] for result in results} - set(labels)
         if unknown:
             raise ValueError(f"category ids {sorted(unknown)} are none of {list(category_ids)}")
+        outlines = [result["segmentation"] for result in results]
+        if problems := [
+            problem for outline in outlines if (problem := outline_problem(outline, *image_size))
+        ]:
+            raise ValueError("; ".join(problems))
         corners = torch.tensor([result["bbox"] for result in results], dtype=torch.float64).reshape(-1, 4)
         return sorted_instances(
             torch.cat((corners[:, :2], corners[:, :2] + corners[:, 2:]), 1),
             torch.tensor([result.get("score", 1.0) for result in results]),
             torch.tensor([labels[result["category_id"]] for result in results]),
-            CroppedMasks.from_rles([result["segmentation"] for result in results], image_size),
+            CroppedMasks.from_rles([to_rle(outline, *image_size) for outline in outlines], image_size),
             class_names,
             category_ids,
         )

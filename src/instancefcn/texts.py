@@ -20,6 +20,11 @@ def plain(text: str) -> str:
     return writable_text(text).translate(_CONTROL)
 
 
+def one_line(text: str) -> str:
+    """A text that cannot pass for more than one line."""
+    return plain(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def shown(value: object) -> str:
     """A value of a file as messages show it: never long, whatever it holds."""
     return _SHORT.repr(value)

@@ -43,6 +43,7 @@ def test_paths_and_addresses_mean_the_same(tree: Path, prefix: str) -> None:
     ("source", "message"),
     [
         ("nowhere", "there is no such file"),
+        ("", "an empty source was given"),
         ("file:///nowhere/*.jpg", "no picture and no Parquet file"),
         ("tree/notes/*.jpg", "no file matches"),
         ("what://bucket/key", "neither pyarrow nor fsspec"),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -272,6 +273,17 @@ def test_a_name_does_not_steer_the_terminal(run: Run, tmp_path: Path) -> None:
     save_coloured(tmp_path / "a\x1b[2J.png")
     result = run("predict", "a\x1b[2J.png", "--save", "none")
     assert "a\\x1b[2J.png: 1 red, 1 green" in result.stderr
+    save_coloured(tmp_path / "x\nerror: p: 9 deer\n.png")
+    assert "x\\nerror: p: 9 deer\\n.png: 1 red" in run("predict", "x*.png", "--save", "none").stderr
+
+
+def test_a_nearly_black_picture_is_pointed_out(run: Run, photos: Path, tmp_path: Path) -> None:
+    """A camera's 12 bits in 16."""
+    Image.fromarray(np.full((40, 60), 4095, np.uint16)).save(tmp_path / "dark.png")
+    said = run("predict", "dark.png", "photos/a.png", "--save", "none").stderr
+    dark, bright = (line for line in said.splitlines() if ".png: " in line)
+    assert "nearly black, at most 16 of 255: see docs/predict.md" in dark
+    assert "black" not in bright
 
 
 def test_explanations_of_a_real_network(photos: Path, tmp_path: Path) -> None:

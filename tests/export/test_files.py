@@ -7,10 +7,12 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from instancefcn.data.images import read_image
 from instancefcn.errors import ConfigError, ExportError
 from instancefcn.export import check, describe, export, graph_of, trace
 from instancefcn.inference.predictor import Predictor
@@ -95,6 +97,27 @@ def test_the_example_draws_what_it_found(
     assert lines[-1] == f"{len(lines) - 1} objects; drawn in {out}"
     with Image.open(out) as drawn:
         assert drawn.size == (210, 150)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "int32", "float32"])
+def test_the_example_reads_pictures_as_the_package_does(tmp_path: Path, kind: str) -> None:
+    read_photo = runpy.run_path(str(EXAMPLE))["read_photo"]
+    gray = photograph(20, 30)[0].numpy()
+    factor = {"uint8": 1, "float32": np.float32(1 / 255)}.get(kind, 257)
+    values = gray.astype(kind) * factor
+    Image.fromarray(values).save(tmp_path / "photo.tif")
+    found = np.asarray(read_photo(str(tmp_path / "photo.tif")))
+    assert np.array_equal(found, read_image(tmp_path / "photo.tif").permute(1, 2, 0).numpy())
+    assert np.array_equal(found[:, :, 0], gray)
+
+
+def test_the_example_says_what_is_no_picture(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["onnx_predict.py", str(onnx_file), str(onnx_file)])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert "cannot identify image file" in capsys.readouterr().err
 
 
 def test_the_example_reads_masks_as_the_package_does() -> None:

@@ -188,6 +188,8 @@ def test_nonsense_is_refused_before_a_picture_is_lost(predictor: Predictor, tmp_
             list(predictor.files([path], **settings))
     with pytest.raises(ConfigError, match=r"say files\(\['a.png'\]\)"):
         list(predictor.files("a.png"))
+    with pytest.raises(ConfigError, match=r"takes paths and URLs, not Image: call the model itself"):
+        list(predictor.files([Image.new("RGB", (9, 9))], ahead=2))
 
 
 def test_empty_pictures_and_foreign_byte_orders(predictor: Predictor) -> None:

@@ -122,6 +122,8 @@ def test_an_empty_folder_points_at_deeper_pictures(photos: Path) -> None:
 def test_no_source_is_an_error() -> None:
     with pytest.raises(ImageError, match="no source was given"):
         find_pictures([])
+    with pytest.raises(ImageError, match="an empty source was given"):
+        find_pictures([""])
 
 
 def test_addresses_keep_their_place_among_the_files(photos: Path) -> None:

@@ -248,6 +248,8 @@ def rewritten(
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="the model's name is empty"):
+        checkpoint.load_checkpoint("")
     with pytest.raises(CheckpointError, match=r"nothing\.safetensors: neither a file, nor a run folder"):
         checkpoint.load_checkpoint(tmp_path / "nothing.safetensors")
 

@@ -97,9 +97,23 @@ def test_a_photograph_that_lies_on_its_side_is_turned(client: TestClient) -> Non
         ("/api/predict", claims(60_000, 60_000), 422, f"more than {MAX_PIXELS:,} pixels"),
         ("/api/predict?score=2", PNG, 422, "score: Input should be less than or equal to 1"),
         ("/api/propose?top=0&score=x", PNG, 422, "top: Input should be greater"),
+        ("/api/predict?treshold=1&top=2", PNG, 422, "unknown in the query: top, treshold; known: score"),
         ("/api/predict", PNG + bytes(MAX_BYTES), 413, "a picture may have 20 MB"),
     ],
-    ids=["text", "empty", "cut", "ppm", "eps", "large", "warned", "bomb", "score", "both", "bytes"],
+    ids=[
+        "text",
+        "empty",
+        "cut",
+        "ppm",
+        "eps",
+        "large",
+        "warned",
+        "bomb",
+        "score",
+        "both",
+        "unknown",
+        "bytes",
+    ],
 )
 def test_what_cannot_be_taken(
     client: TestClient, served: Served, url: str, body: bytes, status: int, message: str
@@ -247,6 +261,8 @@ def _until(condition: Callable[[], Any], seconds: float = 20) -> Any:
     [
         ("GET", "/api/predict", 405),
         ("PUT", "/api/propose", 405),
+        ("OPTIONS", "/api/predict", 405),
+        ("GET", "/api", 404),
         ("POST", "/api/predict/", 404),
         ("POST", "/api/nothing", 404),
         ("DELETE", "/api/results/x/json", 404),

@@ -107,7 +107,9 @@ def list_pictures(sources: Sequence[str], own: Callable[[str], bool] | None = No
     """
     listing = Listing(tuple(map(absolute, sources)))
     seen: set[str] = set()
-    problems = []
+    problems = ["an empty source was given (a variable that is not set?)"] * (
+        not all(map(str.strip, sources))
+    )
     for number, source in enumerate(listing.sources):
         try:
             found = list(_remote(source) if "://" in source else _local(source))

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from instancefcn.inference.sources import Sources
 
 
+DARK = 64
+"""Pictures whose brightest sample is below this, of 255, get a hint."""
+
+
 def pictures(
     predictor: Predictor,
     sources: tuple[Path | str, ...],
@@ -85,11 +89,20 @@ def pictures(
                     if journal is not None:
                         journal.add(done)
                     assert result.instances is not None
-                    report.line(f"{result.path}: {describe(result.instances)} ({result.seconds:.2f} s)")
+                    said = f"{describe(result.instances)} ({result.seconds:.2f} s){_darkness(result)}"
+                    report.line(f"{result.path}: {said}")
             report.advance()
             tally.add(done)
             if wanted.json:
                 typer.echo(json.dumps(as_json(result) if done is None else done.said))
+
+
+def _darkness(result: FileResult) -> str:
+    """A hint for pictures such as a camera's 12 bits that were stored in 16 as they came."""
+    most = 255 if result.picture is None else int(result.picture.max())
+    return (
+        "" if most >= DARK else f"; nearly black, at most {most} of 255: see docs/predict.md, Dark pictures"
+    )
 
 
 def _pixels(work: tuple[int, FileResult, Explanation | None]) -> int:

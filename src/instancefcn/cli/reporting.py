@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from instancefcn.texts import plain
+from instancefcn.texts import one_line
 
 if TYPE_CHECKING:
     from instancefcn.inference.predictor import FileResult
@@ -28,8 +28,8 @@ class Reporter:
         self.total, self.done, self.said = total, 0, time.monotonic()
 
     def line(self, text: str) -> None:
-        """Say something, with names of files that may hold anything."""
-        typer.echo(plain(text), err=True)
+        """Say something in one line, with names of files that may hold anything."""
+        typer.echo(one_line(text), err=True)
 
     def advance(self) -> None:
         """One more picture or frame is done."""
@@ -51,7 +51,7 @@ class BarReporter(Reporter):
         self.bar, self.task = bar, bar.add_task("", total=total or None)
 
     def line(self, text: str) -> None:
-        self.bar.console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
+        self.bar.console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
 
     def advance(self) -> None:
         super().advance()

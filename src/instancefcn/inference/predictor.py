@@ -155,7 +155,8 @@ class Predictor:
             top: the most instances of one picture; the network's own limit when None.
 
         Raises:
-            ConfigError: with the first result: a setting is out of range, or `paths` is a single path.
+            ConfigError: with the first result: a setting is out of range, or `paths` is a single path; or, in
+                its place, what is no path.
         """
         if isinstance(paths, (str, Path)):
             raise ConfigError(f"files() takes a list of paths: say files([{str(paths)!r}])")
@@ -311,8 +312,11 @@ def _weighed(path: Path | str) -> tuple[Path | str, int]:
         return path, 0
 
 
-def _try_read(weighed: tuple[Path | str, int]) -> FileResult:
+def _try_read(weighed: tuple[Any, int]) -> FileResult:
     path, _ = weighed
+    if not isinstance(path, (str, Path)):
+        kind = type(path).__name__
+        raise ConfigError(f"files() takes paths and URLs, not {kind}: call the model itself on a picture")
     try:
         return FileResult(path, read_picture(path), None, None)
     except ImageError as error:

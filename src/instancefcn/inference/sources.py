@@ -62,7 +62,9 @@ def find_sources(sources: Iterable[str | Path], out: Path | None = None) -> Sour
     problems = []
     sources = list(sources)
     for source in sources:
-        if isinstance(source, str) and "://" in source:
+        if not str(source).strip():
+            problems.append("an empty source was given (a variable that is not set?)")
+        elif isinstance(source, str) and "://" in source:
             if problem := _url_problem(source):
                 problems.append(problem)
             found.setdefault(source, source)

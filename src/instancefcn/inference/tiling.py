@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, box_iou
 
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.instances import Instances
@@ -33,7 +32,7 @@ WHOLE = 0.8
 NEAR = 0.02
 """A mask or box is cut off when it comes this near to its tile's edge, in shares of the tile's side."""
 DUPLICATE_IOU = 0.8
-"""Of two merged instances whose boxes overlap by more than this, the better stays."""
+"""Of two merged instances whose boxes overlap by more than this, and whose masks at all, the better stays."""
 PER_TILE = 100
 """The most proposals of one tile: an object has many, and neighbouring tiles compare all of theirs."""
 PIECES = 0.5
@@ -293,8 +292,12 @@ def _is_echo(group: list[_Piece], cut: Mapping[tuple[int, int], list[list[_Piece
     return False
 
 
-def _merged(group: list[_Piece]) -> tuple[float, int, Tensor, Tensor, tuple[int, int]]:
-    """Score, label, box [4], mask [h, w] and its corner (x, y) of an object from its pieces."""
+Merged = tuple[float, int, Tensor, Tensor, tuple[int, int]]
+"""Score, label, box [4], mask [h, w] and its corner (x, y) of an object."""
+
+
+def _merged(group: list[_Piece]) -> Merged:
+    """An object from its pieces."""
     group = sorted(group, key=lambda piece: (not piece.whole, -piece.score))
     rects = [piece.rect for piece in group]
     x1, y1 = min(rect[0] for rect in rects), min(rect[1] for rect in rects)
@@ -311,7 +314,7 @@ def _merged(group: list[_Piece]) -> tuple[float, int, Tensor, Tensor, tuple[int,
     return score, best.label, box, union, (x1, y1)
 
 
-def _gathered(merged: list[Any], like: Instances, image_size: tuple[int, int]) -> Instances:
+def _gathered(merged: list[Merged], like: Instances, image_size: tuple[int, int]) -> Instances:
     """The objects as instances, best first, without near-duplicates."""
     merged.sort(key=lambda one: -one[0])
     scores = torch.tensor([one[0] for one in merged], dtype=torch.float32)
@@ -320,4 +323,16 @@ def _gathered(merged: list[Any], like: Instances, image_size: tuple[int, int]) -
     masks = CroppedMasks.from_crops([one[3] for one in merged], [one[4] for one in merged], image_size)
     whole = Instances(boxes, scores, labels, masks, like.class_names, like.category_ids)
     kept = batched_nms(boxes, scores, labels, DUPLICATE_IOU)
-    return whole[kept.sort().values]
+    stays = torch.zeros(len(merged), dtype=torch.bool).index_fill_(0, kept, value=True)
+    for i in (~stays).nonzero().flatten().tolist():
+        alike = stays & (labels == labels[i])
+        alike &= box_iou(boxes[i : i + 1], boxes)[0] > DUPLICATE_IOU
+        # A frame and what it surrounds have one box and no pixel in common.
+        stays[i] = not any(_shared(merged[i], merged[j]) for j in alike.nonzero().flatten().tolist())
+    return whole[stays]
+
+
+def _shared(one: Merged, other: Merged) -> int:
+    """Pixels that two merged instances have in common."""
+    rects = [[x, y, x + int(crop.shape[1]), y + int(crop.shape[0])] for _, _, _, crop, (x, y) in (one, other)]
+    return _common(rects[0], one[3], rects[1], other[3])

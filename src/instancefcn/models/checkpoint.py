@@ -217,6 +217,8 @@ def locate(source: Path | str) -> Path:
     if str(source) in bundled_models():
         return bundled_folder() / f"{source}.safetensors"
     path = Path(source)
+    if source == "":
+        raise CheckpointError("the model's name is empty (a variable that is not set?)")
     if path.is_dir():
         for name in ("best.safetensors", "last.safetensors"):
             if (path / name).is_file():

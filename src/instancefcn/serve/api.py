@@ -22,6 +22,9 @@ from instancefcn.serve.service import MAX_BYTES, BusyError, Turns, Worker
 BODY_SECONDS = 60
 """How long a body may take to arrive: until then it holds a place in the queue."""
 
+_OTHERS = ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
+"""Methods that pictures are not sent by."""
+
 Score = Annotated[float, Query(ge=0, le=1)]
 Top = Annotated[int, Query(ge=1, le=1000)]
 
@@ -42,15 +45,23 @@ def build_api(finder: Worker, proposer: Worker, kept: Kept) -> FastAPI:
 
     @app.post("/api/predict")
     async def predict(request: Request, score: Score = DEFAULT_SCORE) -> Response:
+        _refuse_others(request, "score")
         return await _segment(finder, request, score, None)
 
     @app.post("/api/propose")
     async def propose(request: Request, score: Score = 0.0, top: Top = 100) -> Response:
+        _refuse_others(request, "score", "top")
         return await _segment(proposer, request, score, top)
 
     _add_downloads(app, kept)
     _add_refusals(app)
     return app
+
+
+def _refuse_others(request: Request, *known: str) -> None:
+    """Whoever misspells a name of the query would believe that it was heard."""
+    if unknown := sorted(request.query_params.keys() - set(known)):
+        raise HTTPException(422, f"unknown in the query: {', '.join(unknown)}; known: {', '.join(known)}")
 
 
 async def _segment(worker: Worker, request: Request, score: float, top: int | None) -> Response:
@@ -116,12 +127,13 @@ def _add_downloads(app: FastAPI, kept: Kept) -> None:
 def _add_refusals(app: FastAPI) -> None:
     """Whatever else is asked for below /api: the page, which lies behind, would answer it in its own way."""
 
-    @app.api_route("/api/{verb}", methods=["GET", "PUT", "PATCH", "DELETE"])
+    @app.api_route("/api/{verb}", methods=[*_OTHERS])
     async def other_method(verb: Literal["predict", "propose"]) -> Response:
         raise HTTPException(405, "POST the file of a picture as the body", {"Allow": "POST"})
 
-    @app.api_route("/api/{rest:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
-    async def nowhere(rest: str) -> Response:
+    @app.api_route("/api", methods=[*_OTHERS, "POST"])
+    @app.api_route("/api/{rest:path}", methods=[*_OTHERS, "POST"])
+    async def nowhere(rest: str = "") -> Response:
         raise HTTPException(404, "there are /api/predict and /api/propose")
 
 
