@@ -52,6 +52,7 @@ def test_a_jobs_own_script_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> 
     given(monkeypatch, STEP)
     monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
     assert environment() is None
+    assert is_first()
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")  # an interactive shell
     assert environment() is None
 
@@ -61,6 +62,16 @@ def test_srun_must_say_how_many_a_machine_has(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
     with pytest.raises(ConfigError, match="--ntasks-per-node"):
         environment()
+
+
+def test_ranks_without_a_launcher_are_refused_or_mean_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert is_first()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match="one of 4 processes, but neither torchrun nor srun started it"):
+        is_first()
+    monkeypatch.setenv("LOCAL_RANK", "1")  # a child of Lightning's
+    assert not is_first()
 
 
 def test_torchrun_comes_before_slurm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,9 +33,16 @@ def environment() -> ClusterEnvironment | None:
     """What started this process beside others (torchrun or srun); None when nothing did.
 
     Raises:
-        ConfigError: SLURM was not told how many processes each machine should have.
+        ConfigError: SLURM was not told how many processes each machine should have; or this is one of many
+            processes that something else started.
     """
     if not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"} & os.environ.keys():
+        world = os.environ.get("WORLD_SIZE", "1")
+        if "RANK" in os.environ and "LOCAL_RANK" not in os.environ and world != "1":
+            raise ConfigError(
+                f"RANK and WORLD_SIZE say that this is one of {world} processes, but neither torchrun nor "
+                "srun started it: start it with torchrun (docs/distributed.md), or unset RANK"
+            )
         return None  # lightning takes seconds to import
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -56,9 +63,12 @@ def is_first() -> bool:
     """False in all but one of the processes that torchrun, srun or Lightning started together."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank() == 0
-    # SLURM sets its own variable in every job, whoever started the process: the others come first.
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return os.environ.get("RANK", "0") == "0"
+    if "LOCAL_RANK" in os.environ:  # Lightning's children have it
+        return os.environ["LOCAL_RANK"] == "0"
+    # SLURM sets its own variable in every job, whoever started the process.
+    return environment() is None or os.environ.get("SLURM_PROCID", "0") == "0"
 
 
 def started() -> tuple[int, int] | None:

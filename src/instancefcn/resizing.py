@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
@@ -29,3 +33,13 @@ def resize(image: Tensor, short: int, long: int) -> tuple[Tensor, tuple[float, f
     if (new_height, new_width) != (height, width):
         image = vision.resize(image, [new_height, new_width], antialias=True)
     return image.contiguous().float().div_(255), (new_width / width, new_height / height)
+
+
+def of_one_shape(images: Sequence[Tensor]) -> list[list[int]]:
+    """Places of the images that may share a batch: those of one shape, as padding would let a picture's
+    neighbours change its result.
+    """
+    groups: dict[torch.Size, list[int]] = defaultdict(list)
+    for place, image in enumerate(images):
+        groups[image.shape].append(place)
+    return list(groups.values())

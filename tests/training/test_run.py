@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from instancefcn.errors import CheckpointError, ConfigError, DataError, TrainingError
 from instancefcn.models import zoo
+from instancefcn.training.keeper import Interrupted
 from instancefcn.training.log import read_log
-from instancefcn.training.run import Interrupted
 from runs import PowerFailure, assert_same_run, fail_at, state, stop_at
 from tiny_network import TinyNetwork
 
@@ -79,6 +79,29 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     steps = [[row["step"] for row in read_log(tmp_path / name / "log.csv")] for name in ("whole", "parts")]
     assert steps[0] == steps[1]
+    losses = [
+        [row.get("loss") for row in read_log(tmp_path / name / "log.csv")] for name in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_two_interrupts_stop_at_once(
+    tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    run = tmp_path / "my run"
+    for step, said in ((2, "Nothing had been saved yet: then start the run"), (5, "then go on with: ")):
+        with monkeypatch.context() as patch:
+            stop_at(patch, step, twice)
+            with pytest.raises(Interrupted, match=f"^stopped at once. .*{said}") as caught:
+                tiny_train(run, epochs=3)
+        assert caught.value.signal == signal.SIGINT
+        assert "stopping after this step; Ctrl-C stops at once" in capfd.readouterr().err
+    assert f"--out '{run}' --resume" in str(caught.value)
+    assert state(run)["global_step"] == 3
 
 
 def test_a_killed_run_resumes_to_the_same_bits(

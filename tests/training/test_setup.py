@@ -45,7 +45,8 @@ def test_a_checkpoint_of_another_backbone_is_no_start(model: str, start: str, fi
         assert new == ([] if start == "tiny" else ["maps.scores.weight", "maps.scores.bias"])
         assert torch.equal(next(iter(network.parameters())), next(iter(given.parameters())))
     else:
-        with pytest.raises(ConfigError, match=r"init: \d+ of the \d+ tensors of the backbone"):
+        other = "the checkpoint is an InstanceFCN, this|the checkpoint is an FCIS, this model an InstanceFCN"
+        with pytest.raises(ConfigError, match=rf"init: (\d+ of the \d+ tensors of the backbone|{other})"):
             start_from(network, loaded)
         assert torch.equal(next(iter(network.parameters())), before)
 
@@ -73,6 +74,28 @@ def test_maps_of_another_meaning_are_new(changes: dict[str, Any]) -> None:
     network = zoo.build(tiny_spec(), 2, **changes)
     loaded: Any = SimpleNamespace(network=given, class_names=given.classes.names)
     assert {"maps.scores.weight", "maps.scores.bias"} <= set(start_from(network, loaded))
+
+
+def test_a_bias_stays_with_its_filters() -> None:
+    """The RPN's filters do not fit, its biases would."""
+    given = zoo.build(tiny_spec(), 2)
+    torch.nn.init.normal_(given.rpn.deltas.bias)
+    state = given.state_dict()
+    state["rpn.deltas.weight"] = torch.zeros(1)
+    network = zoo.build(tiny_spec(), 2)
+    before = network.rpn.deltas.bias.clone()
+    other = SimpleNamespace(state_dict=lambda: state)
+    loaded: Any = SimpleNamespace(network=given, class_names=given.classes.names)
+    given.state_dict = other.state_dict
+    assert {"rpn.deltas.weight", "rpn.deltas.bias"} == set(start_from(network, loaded))
+    assert torch.equal(network.rpn.deltas.bias, before)
+
+
+def test_small_sides_are_taken(tmp_path: Path) -> None:
+    config = make_config(
+        tmp_path / "run", False, {"data": "d", "out": "o", "short_side": 40, "long_side": 64}
+    )
+    assert config.train_short[0] == 32
 
 
 def test_a_resumed_run_needs_no_weights_to_start_from(

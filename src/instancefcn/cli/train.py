@@ -56,7 +56,7 @@ def train(
     if epochs is not None:
         settings["epochs"] = epochs
     from instancefcn.processes import StoppedElsewhere, is_first
-    from instancefcn.training.run import Interrupted
+    from instancefcn.training.keeper import Interrupted
     from instancefcn.training.run import train as run
 
     main = is_first()

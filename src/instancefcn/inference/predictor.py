@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from instancefcn.inference.download import read_picture
 from instancefcn.inference.overlap import overlapped
 from instancefcn.inference.tiling import PER_TILE, segment_tiled
 from instancefcn.instances import Instances
+from instancefcn.resizing import of_one_shape
 from instancefcn.stages import stage
 
 if TYPE_CHECKING:
@@ -220,13 +220,9 @@ class Predictor:
             return []
         with stage("resize"):
             inputs = [self.preprocessing(picture) for picture in pictures]
-        # Only inputs of one size share a batch: padding would let a picture's neighbours change its result.
-        groups: dict[torch.Size, list[int]] = defaultdict(list)
-        for index, image in enumerate(inputs):
-            groups[image.shape].append(index)
         found: dict[int, Instances] = {}
         limit = {} if top is None else {"max_instances": top}
-        for indices in groups.values():
+        for indices in of_one_shape(inputs):
             sizes = [(pictures[i].shape[1], pictures[i].shape[2]) for i in indices]
             images = [inputs[i].to(self.device) for i in indices]
             with torch.inference_mode():

@@ -22,6 +22,7 @@ from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.evaluation.sheets import compare
 from instancefcn.instances import Instances
 from instancefcn.processes import gathered
+from instancefcn.resizing import of_one_shape
 from instancefcn.training.config import TrainConfig
 from instancefcn.training.log import plot_curves
 from instancefcn.training.module import TrainModule, has_stepped
@@ -117,7 +118,9 @@ class Evaluator(L.Callback):
         # In full precision, as `eval` and `predict` run: bfloat16 moves AP50 by up to a point.
         with torch.autocast(module.device.type, enabled=False):
             pictures = [dataset.pictures[i] for i in chosen]
-            results = predict(network, pictures, self.resize, module.device, config.batch_size)
+            # As `eval` by default; only a GPU gains by more at once.
+            together = 1 if module.device.type == "cpu" else config.batch_size
+            results = predict(network, pictures, self.resize, module.device, together)
             found: dict[int, Predictions] = {id_: encode(instances) for id_, instances in results}
         network.train(was_training)
         found = gathered(found)
@@ -169,9 +172,10 @@ class Evaluator(L.Callback):
 def predict(
     network: nn.Module, pictures: list[Picture], resize: Resize, device: torch.device, batch_size: int = 1
 ) -> Iterator[tuple[int, Instances]]:
-    """(picture id, instances in the picture's own pixels), in order; threads read ahead."""
+    """(picture id, instances in the picture's own pixels), in order; threads read ahead. Of `batch_size`
+    pictures those of one shape run at once, so that the figures are those of `eval`.
+    """
     network.eval()
-    batch_size = 1 if device.type == "cpu" else batch_size  # a CPU gains nothing from padded batches
 
     def read(picture: Picture) -> torch.Tensor:
         return resize(read_image(picture.path))[0]
@@ -183,9 +187,13 @@ def predict(
             batch, waiting = waiting[:batch_size], waiting[batch_size:]
             waiting += [(picture, readers.submit(read, picture)) for picture in islice(rest, batch_size)]
             images = [image.result().to(device) for _, image in batch]
-            results = network(images, image_sizes=[(picture.height, picture.width) for picture, _ in batch])
-            for (picture, _), result in zip(batch, results, strict=True):
-                yield picture.id, result.to("cpu")
+            found: dict[int, Instances] = {}
+            for places in of_one_shape(images):
+                sizes = [(batch[i][0].height, batch[i][0].width) for i in places]
+                results = network([images[i] for i in places], image_sizes=sizes)
+                found |= {i: result.to("cpu") for i, result in zip(places, results, strict=True)}
+            for place, (picture, _) in enumerate(batch):
+                yield picture.id, found[place]
 
 
 def _lookup(metrics: Mapping[str, Any], place: Sequence[str]) -> float | None:

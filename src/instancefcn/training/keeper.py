@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import shlex
 import signal
+import subprocess
 import threading
 import time
 import zipfile
@@ -25,6 +28,20 @@ from instancefcn.training.module import has_stepped
 from instancefcn.training.stream import RunLoader
 
 LAST = "last.ckpt"
+
+
+class Interrupted(Exception):
+    """The run was stopped by a signal; `signal` is its number, `message` says what is saved and how to go
+    on.
+    """
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.signal = number
+
+
+class StoppedAtOnce(BaseException):
+    """Ctrl-C came twice. (Lightning would answer a KeyboardInterrupt by ending the process.)"""
 
 
 class Keeper(L.Callback):
@@ -53,21 +70,24 @@ class Keeper(L.Callback):
         self.stopped_by: signal.Signals | None = None  # of all processes
         self._asked: signal.Signals | None = None  # of this one
         self._saved_at = time.monotonic()
-        self._due = False
+        self._due = self._speaks = False
         self._seen_when_saved = -1
         self._handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Catch Ctrl-C and the polite kill; Lightning's own handler would drop the step at hand."""
         self._saved_at = time.monotonic()
+        self._speaks = trainer.is_global_zero
         if threading.current_thread() is threading.main_thread():
             for name in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[name] = signal.signal(name, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self._asked is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice: do not wait for the step
+            raise StoppedAtOnce(number)  # asked twice: do not wait for the step
         self._asked = signal.Signals(number)
+        if self._speaks:  # print is not safe in a handler
+            os.write(2, b"\nstopping after this step; Ctrl-C stops at once, without saving it\n")
 
     def release_signals(self) -> None:
         """Put back the handlers that were there before."""
@@ -221,9 +241,13 @@ def state_kept(folder: Path, data: str) -> Iterator[None]:
     Raises:
         DataError: in the place of an ImageError or DataError.
         TrainingError: in the place of an OSError, when a file cannot be written.
+        Interrupted: in the place of StoppedAtOnce.
     """
     try:
         yield
+    except StoppedAtOnce:
+        message = f"stopped at once. {_what_is_kept(folder, data, 'then')}"
+        raise Interrupted(signal.SIGINT, message) from None
     except (ImageError, DataError) as error:
         raise DataError(f"{error}\nThe data changed under the run. {_what_is_kept(folder, data)}") from error
     except OSError as error:
@@ -236,10 +260,11 @@ def state_kept(folder: Path, data: str) -> Iterator[None]:
 
 def way_on(folder: Path, data: str) -> str:
     """The command that goes on with a run."""
-    return f"instancefcn train {data} --out {folder} --resume"
+    words = ["instancefcn", "train", data, "--out", str(folder), "--resume"]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
-def _what_is_kept(folder: Path, data: str) -> str:
+def _what_is_kept(folder: Path, data: str, first: str = "mend this and") -> str:
     if not (folder / LAST).is_file():
-        return "Nothing had been saved yet: mend this and start the run again"
-    return f"{LAST} holds the run as it was saved before: mend this and go on with: {way_on(folder, data)}"
+        return f"Nothing had been saved yet: {first} start the run again"
+    return f"{LAST} holds the run as it was saved before: {first} go on with: {way_on(folder, data)}"

@@ -142,4 +142,7 @@ def _tensorboard(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
+    if not step:  # a run that ended before it saved anything may have been here
+        for left in folder.glob("events.out.tfevents.*"):
+            left.unlink()
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

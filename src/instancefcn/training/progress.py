@@ -52,6 +52,14 @@ class Progress(L.Callback):
             self._bar, self._task = _bar(len(self.loader.batches), self.loader.seen)
             self._bar.start()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the next row of the log is a mean of."""
+        return {"sums": dict(self._sums), "count": self._count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with that row."""
+        self._sums, self._count = dict(state_dict["sums"]), int(state_dict["count"])
+
     @property
     def seconds(self) -> float:
         """Seconds of the whole run, earlier attempts and evaluations included."""

@@ -32,6 +32,7 @@ from instancefcn.training.devices import make_trainer, processes_of
 from instancefcn.training.evaluator import DETECTIONS, PROPOSALS, Evaluator
 from instancefcn.training.keeper import (
     LAST,
+    Interrupted,
     Keeper,
     batches_seen,
     check_fit,
@@ -48,14 +49,6 @@ from instancefcn.training.setup import make_augment, make_config, read_splits, r
 from instancefcn.training.stream import RunBatches, RunLoader
 
 METRICS = "metrics.json"
-
-
-class Interrupted(Exception):
-    """The run was stopped by a signal and saved; `signal` is its number, `message` says how to go on."""
-
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(message)
-        self.signal = number
 
 
 def train(

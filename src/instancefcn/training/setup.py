@@ -76,7 +76,7 @@ def _training_sides(preferred: Mapping[str, Any], settings: Mapping[str, Any]) -
         ratios.append(wanted / preferred[side] if number else 1.0)
     short = preferred.get("train_short", (preferred["short_side"], preferred["short_side"]))
     long = round(preferred.get("train_long", preferred["long_side"]) * ratios[1])
-    least, greatest = (round(side * ratios[0]) for side in short)
+    least, greatest = (max(32, round(side * ratios[0])) for side in short)
     sides = () if "train_short" in settings else preferred.get("train_sides", ())
     return {
         "train_short": (least, greatest),
@@ -145,7 +145,14 @@ def start_from(network: FCIS | InstanceFCN, loaded: Loaded) -> list[str]:
         scores = _scores_of(network, loaded.network)
         given = {name: value for name, value in given.items() if not name.startswith(SCORES)} | scores
     left = [name for name in own if name not in given or own[name].shape != given[name].shape]
+    # A bias belongs to its filters.
+    left += [name for name in own if name not in left and f"{name.removesuffix('bias')}weight" in left]
     body = [name for name in own if ".body." in name]  # as `parameter_groups` tells the backbone
+    if type(network) is not type(loaded.network):
+        kinds = type(loaded.network).__name__, type(network).__name__
+        raise ConfigError(
+            "init: the checkpoint is an {}, this model an {}: give one of its kind".format(*kinds)
+        )
     if lacking := [name for name in left if name in body]:
         raise ConfigError(
             f"init: {len(lacking)} of the {len(body)} tensors of the backbone are not in the checkpoint or "
