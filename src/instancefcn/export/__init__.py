@@ -93,7 +93,10 @@ def export(
         problems = [problem for row in rows for problem in row.problems()]
         if problems:
             raise ExportError(
-                "the file does not give the network's results and is not kept:\n  " + "\n  ".join(problems)
+                "the file does not give the network's results and is not kept:\n  "
+                + "\n  ".join(problems)
+                + "\nHas the network hardly been trained? Then many scores are nearly equal, and their order "
+                "is chance: train it further"
             )
     return rows
 
