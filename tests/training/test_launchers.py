@@ -55,5 +55,5 @@ def test_two_devices_stop_together_when_the_first_process_is_asked_to(data: Path
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=900)
     assert process.returncode == 128 + signal.SIGTERM, err
-    assert err.count("stopped by SIGTERM after batch") == 1
-    assert err.count("all is saved. Go on with") == 1
+    assert err.count("stopped by SIGTERM after batch") == 1, err
+    assert err.count("all is saved. Go on with") == 1, err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -83,6 +84,26 @@ def test_a_stopped_run_resumes_to_the_same_bits(
         [row.get("loss") for row in read_log(tmp_path / name / "log.csv")] for name in ("whole", "parts")
     ]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_signals_do_their_usual_work_after_a_run(
+    tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    """Lightning's handler would go on swallowing SIGTERM, and ask processes that have ended."""
+
+    def own(number: int, frame: object) -> None: ...
+
+    before = {number: signal.signal(number, own) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        if stopped:
+            stop_at(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted) if stopped else contextlib.nullcontext():
+            tiny_train(tmp_path / "run", epochs=1)
+        assert [signal.getsignal(number) for number in before] == [own, own]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_two_interrupts_stop_at_once(

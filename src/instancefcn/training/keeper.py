@@ -90,9 +90,10 @@ class Keeper(L.Callback):
             os.write(2, b"\nstopping after this step; Ctrl-C stops at once, without saving it\n")
 
     def release_signals(self) -> None:
-        """Put back the handlers that were there before."""
+        """Put back the handlers before ours: Lightning's, unless it has put back those before its own."""
         for name, handler in self._handlers.items():
-            signal.signal(name, handler)
+            if signal.getsignal(name) == self._stop:
+                signal.signal(name, handler)
         self._handlers = {}
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
