@@ -28,6 +28,8 @@ from instancefcn.models.targets import Target
 from instancefcn.ops import depthwise_convolution
 from instancefcn.training.devices import convolves_in_bfloat16
 
+DTYPES = (torch.float32, torch.bfloat16) if convolves_in_bfloat16() else (torch.float32,)
+
 
 def library(x: Tensor, filters: Tensor, bias: Tensor, stride: int, padding: int, dilation: int) -> Tensor:
     """PyTorch's own, with the same arguments as `depthwise_convolution`."""
@@ -67,8 +69,8 @@ def step_cases(height: int, width: int, batch: int) -> dict[str, Callable[[], No
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
 
     return {
-        f"step, {kind}, {name}": lambda form=form, half=half: step(form, half)
-        for kind, half in (("float32", False), ("bfloat16", True))[: 1 + convolves_in_bfloat16()]
+        f"step, {str(dtype)[6:]}, {name}": lambda form=form, dtype=dtype: step(form, dtype != torch.float32)
+        for dtype in DTYPES
         for name, form in (("library", library), ("ours", depthwise_convolution))
     }
 
@@ -82,7 +84,7 @@ def layer_cases(batch: int) -> dict[str, Callable[[], None]]:
         (1152, 5, 24, 32, 2),
         (1152, 3, 24, 32, 2),
     ):
-        for dtype in (torch.float32, torch.bfloat16)[: 1 + convolves_in_bfloat16()]:
+        for dtype in DTYPES:
             x = torch.randn(batch, channels, height, width).to(dtype, memory_format=torch.channels_last)
             filters = torch.randn(channels, 1, size, size).to(dtype)
             bias = torch.zeros(channels, dtype=dtype)

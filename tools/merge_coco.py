@@ -10,29 +10,28 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from instancefcn.files import link_or_copy, write_json
 
 
-def category_ids(folders: list[Path], splits: list[str]) -> dict[str, int]:
-    """A number for every category of any split, from 1: splits must agree on them."""
+def category_ids(documents: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """A number for every category of any document, from 1: splits must agree on them."""
     ids: dict[str, int] = {}
-    for folder in folders:
-        for split in splits:
-            for category in json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))["categories"]:
-                ids.setdefault(category["name"], len(ids) + 1)
+    for document in documents:
+        for category in document["categories"]:
+            ids.setdefault(category["name"], len(ids) + 1)
     return ids
 
 
-def merge(folders: list[Path], split: str, images: Path, ids: dict[str, int]) -> dict[str, Any]:
-    """One COCO document of a split of all `folders`, whose pictures it links into `images`; `ids` from
-    `category_ids`.
+def merge(documents: dict[Path, dict[str, Any]], images: Path, ids: dict[str, int]) -> dict[str, Any]:
+    """One COCO document of those of one split by their folders, whose pictures it links into `images`; `ids`
+    from `category_ids`.
     """
     document: dict[str, Any] = {"images": [], "annotations": []}
-    for folder in folders:
-        own = json.loads((folder / f"{split}.json").read_text(encoding="utf-8"))
+    for folder, own in documents.items():
         names = {category["id"]: category["name"] for category in own["categories"]}
         first_image, first_annotation = len(document["images"]), len(document["annotations"])
         place = {}
@@ -62,11 +61,16 @@ def main() -> None:
     arguments = parser.parse_args()
     images = arguments.out / "images"
     images.mkdir(parents=True)
-    ids = category_ids(arguments.folders, arguments.splits)
-    for split in arguments.splits:
+    folders, splits = arguments.folders, arguments.splits
+    read = {
+        split: {f: json.loads((f / f"{split}.json").read_text(encoding="utf-8")) for f in folders}
+        for split in splits
+    }
+    ids = category_ids(read[split][folder] for folder in folders for split in splits)
+    for split, documents in read.items():
         folder = images / split
         folder.mkdir()
-        document = merge(arguments.folders, split, folder, ids)
+        document = merge(documents, folder, ids)
         for image in document["images"]:
             image["file_name"] = f"{split}/{image['file_name']}"
         write_json(arguments.out / f"{split}.json", document)

@@ -178,6 +178,7 @@ def sum_up(job: Job, new_pictures: int, seconds: float, interrupted: int) -> Sum
 
 
 _TOP = re.compile(rf"({'|'.join(map(re.escape, (MANIFEST, MODEL, LISTING)))})(\.part)?")
+"""The job's own files in `out` itself, also half-written."""
 _FOLDERS = (PICTURES_FOLDER, INSTANCES_FOLDER, journal.FOLDER)
 _LEFT = re.compile(r"\.(part-)?\d{6,}-.+|part-\d{6,}\.parquet\.part|\d{6,}\.json(\.part)?")
 """What dead workers leave: halves of files, and notes on chunks that others have done since."""

@@ -17,7 +17,7 @@ from instancefcn.bulk.places import absolute, open_place
 from instancefcn.data.paths import PICTURE_SUFFIXES
 from instancefcn.errors import ImageError
 from instancefcn.inference.overlap import overlapped
-from instancefcn.inference.sources import OVERLAY_SUFFIX, find_pictures
+from instancefcn.inference.sources import EMPTY_SOURCE, OVERLAY_SUFFIX, find_pictures
 from instancefcn.texts import writable_text
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -107,9 +107,7 @@ def list_pictures(sources: Sequence[str], own: Callable[[str], bool] | None = No
     """
     listing = Listing(tuple(map(absolute, sources)))
     seen: set[str] = set()
-    problems = ["an empty source was given (a variable that is not set?)"] * (
-        not all(map(str.strip, sources))
-    )
+    problems = [] if all(map(str.strip, sources)) else [EMPTY_SOURCE]
     for number, source in enumerate(listing.sources):
         try:
             found = list(_remote(source) if "://" in source else _local(source))

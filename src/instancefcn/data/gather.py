@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from instancefcn.data.dataset import Annotation, Dataset, Picture, Segmentation
 from instancefcn.data.outlines import extent, to_rle, too_many_pixels
+from instancefcn.data.paths import folders_in
 from instancefcn.data.reading import read_text
 from instancefcn.errors import DataError
 from instancefcn.limits import MAX_PROBLEMS
@@ -114,11 +115,16 @@ def folders_of_splits(
     Raises:
         DataError: there are folders of splits, and `loose` says that more data lies beside them.
     """
-    if not any((root / split).is_dir() and holds(root / split) for split in ("train", "val")):
+    if not has_splits(root, holds):
         return {"train": root}
     if loose(root):
         raise DataError(
             f"{root}: holds annotated pictures beside the folders train/ or val/: move them into one of these"
         )
-    there = {p.name: p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and holds(p)}
+    there = {folder.name: folder for folder in folders_in(root) if holds(folder)}
     return {split: there[split] for split in in_order(list(there))}
+
+
+def has_splits(folder: Path, holds: Callable[[Path], bool]) -> bool:
+    """Whether train/ or val/ in a folder `holds` data."""
+    return any((folder / split).is_dir() and holds(folder / split) for split in ("train", "val"))

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from instancefcn.data.dataset import Annotation, Dataset, Picture, Segmentation
-from instancefcn.data.gather import Progress, folders_of_splits, gather, outlined
+from instancefcn.data.gather import Progress, folders_of_splits, gather, has_splits, outlined
 from instancefcn.data.images import picture_size
 from instancefcn.data.index_masks import annotations_of, crops_of
 from instancefcn.data.opening import check_size, describe, open_picture
 from instancefcn.data.outlines import outline_problem, to_rle, united
-from instancefcn.data.paths import PictureFinder, is_hidden, pictures_below
+from instancefcn.data.paths import PictureFinder, folders_in, is_hidden, pictures_below
 from instancefcn.data.reading import read_json
 from instancefcn.errors import DataError, ImageError
 from instancefcn.limits import MAX_CLASSES
@@ -117,10 +117,10 @@ def _above_splits(root: Path) -> Path:
     Raises:
         DataError: more data lies beside the latter, of which nothing says to which split it belongs.
     """
-    if _has_splits(root):
+    if has_splits(root, _holds_shapes):
         return root
-    places = [place for place in sorted(root.iterdir()) if place.is_dir() and not place.name.startswith(".")]
-    above = [place for place in places if _has_splits(place)]
+    places = folders_in(root)
+    above = [place for place in places if has_splits(place, _holds_shapes)]
     if not above:
         return root
     if len(above) > 1 or _holds_shapes_itself(root) or any(map(_holds_shapes, set(places) - set(above))):
@@ -129,10 +129,6 @@ def _above_splits(root: Path) -> Path:
             f"{root / 'train'} and {root / 'val'}, or give the folder of one dataset"
         )
     return above[0]
-
-
-def _has_splits(folder: Path) -> bool:
-    return any((folder / split).is_dir() and _holds_shapes(folder / split) for split in ("train", "val"))
 
 
 def _is_labelme(path: Path) -> bool:

@@ -12,7 +12,7 @@ from instancefcn.data.gather import Progress, folders_of_splits, gather
 from instancefcn.data.images import picture_size
 from instancefcn.data.index_masks import Crop, annotations_of, crops_of, read_index, refuse_jpeg
 from instancefcn.data.opening import describe, open_picture
-from instancefcn.data.paths import PICTURE_SUFFIXES, in_any_case, pictures_below
+from instancefcn.data.paths import PICTURE_SUFFIXES, folders_in, in_any_case, pictures_below
 from instancefcn.errors import ImageError
 
 _ENDINGS = ("", "_mask", "_masks")
@@ -98,7 +98,7 @@ class ObjectMaskFolder:
         """The usable part of a split, and what is wrong with the rest. Of the pictures only the heads are
         read.
         """
-        places = sorted(p for p in self.folders[split].iterdir() if p.is_dir() and not p.name.startswith("."))
+        places = folders_in(self.folders[split])
         return gather(name, ((OBJECT,), (1,)), places, _read_place, progress)
 
 
@@ -162,9 +162,8 @@ def _places(root: Path) -> dict[str, tuple[Path, Path]]:
         return {
             s: (images, root / "masks" / images.relative_to(root / "images")) for s, images in inside.items()
         }
-    apart = {split: (folder / "masks").is_dir() for split, folder in folders.items()}
     return {
-        split: (folder / "images", folder / "masks") if apart[split] else (folder, folder)
+        split: (folder / "images", folder / "masks") if (folder / "masks").is_dir() else (folder, folder)
         for split, folder in folders.items()
     }
 

@@ -153,6 +153,11 @@ def pictures_below(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """The folders directly in a folder, sorted; hidden ones left out."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path, folder))
+
+
 def is_hidden(path: Path, folder: Path) -> bool:
     """Whether a file below `folder`, or a folder on the way to it, has a name that begins with a dot."""
     return any(part.startswith(".") for part in path.relative_to(folder).parts)

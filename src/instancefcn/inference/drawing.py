@@ -122,12 +122,16 @@ def _blend_mask(
     x2, y2 = min(canvas.shape[1], x0 + padded.shape[1]), min(canvas.shape[0], y0 + padded.shape[0])
     extended = np.pad(padded[y1 - y0 : y2 - y0, x1 - x0 : x2 - x0], margin, mode="edge")
     window = canvas[y1:y2, x1:x2]
-    blocks = [block for block in _blocks(window.shape) if extended[_around(block, margin)].any()]
+    blocks = [
+        (block, _blurred(mask, margin, blur))
+        for block in _blocks(window.shape)
+        if (mask := extended[_around(block, margin)]).any()
+    ]
     # A mask thinner than the blur has no level 0.5 anywhere; its own pixels are filled all the same.
-    thin = not any((_blurred(extended, block, margin, blur) > 127).any() for block in blocks)
+    thin = not any((soft > 127).any() for _, soft in blocks)
     tint = np.array(colour, np.float32)
-    for block in blocks:
-        distance = _EDGE_DISTANCE[_blurred(extended, block, margin, blur)] * blur
+    for block, soft in blocks:
+        distance = _EDGE_DISTANCE[soft] * blur
         fill = np.clip(distance + 0.5, 0, 1)
         if thin:
             fill = np.maximum(fill, extended[margin:-margin, margin:-margin][block] / np.float32(255))
@@ -158,9 +162,8 @@ def _around(block: Block, margin: int) -> Block:
     return slice(rows.start, rows.stop + 2 * margin), slice(columns.start, columns.stop + 2 * margin)
 
 
-def _blurred(extended: NDArray[np.uint8], block: Block, margin: int, blur: float) -> NDArray[np.uint8]:
-    """A block of a mask (0 or 255) blurred; `extended` is wider by `margin`, beyond which no blur reaches."""
-    mask = extended[_around(block, margin)]
+def _blurred(mask: NDArray[np.uint8], margin: int, blur: float) -> NDArray[np.uint8]:
+    """What lies `margin` or more inside a part of a mask (0 or 255), blurred: no blur reaches further."""
     if mask.all():
         return mask[margin:-margin, margin:-margin]
     soft = Image.fromarray(np.ascontiguousarray(mask)).filter(ImageFilter.GaussianBlur(blur))

@@ -128,7 +128,7 @@ class Predictor:
         _at_least_one(batch_size=batch_size)
         if not isinstance(pictures, (list, tuple)):
             return self._segment([pictures], score, batch_size, tile)[0]
-        step = batch_size if tile is None else 1  # tiles fill a batch by themselves
+        step = _together(batch_size, tile)
         starts = range(0, len(pictures), step)
         chunks = (self._segment(pictures[i : i + step], score, batch_size, tile) for i in starts)
         return [instances for chunk in chunks for instances in chunk]
@@ -186,8 +186,7 @@ class Predictor:
 
         _at_least_one(batch_size=batch_size, top=top)
         read = iter(read)
-        together = batch_size if tile is None else 1  # tiles fill a batch by themselves
-        while chunk := list(islice(read, together)):
+        while chunk := list(islice(read, _together(batch_size, tile))):
             pictures = [one.picture for one in chunk if one.picture is not None]
             start = time.perf_counter()
             try:
@@ -277,6 +276,11 @@ def _at_least_one(**settings: int | None) -> None:
     for name, value in settings.items():
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
+
+
+def _together(batch_size: int, tile: int | None) -> int:
+    """How many pictures are taken up at once: tiles fill a batch by themselves."""
+    return batch_size if tile is None else 1
 
 
 def _device(device: torch.device | str | None) -> torch.device:

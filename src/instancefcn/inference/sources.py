@@ -16,6 +16,7 @@ from instancefcn.errors import ImageError
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts", ".mts", ".3gp"}
 )
+EMPTY_SOURCE = "an empty source was given (a variable that is not set?)"
 OVERLAY_SUFFIX, MOVIE_SUFFIX = ".overlay.png", ".overlay.mp4"
 """How overlays end that instancefcn wrote itself; folders and patterns leave them out."""
 RESULT_FOLDERS = ("labels", "labelme", "cutouts", "labelmaps", "explained")
@@ -63,7 +64,7 @@ def find_sources(sources: Iterable[str | Path], out: Path | None = None) -> Sour
     sources = list(sources)
     for source in sources:
         if not str(source).strip():
-            problems.append("an empty source was given (a variable that is not set?)")
+            problems.append(EMPTY_SOURCE)
         elif isinstance(source, str) and "://" in source:
             if problem := _url_problem(source):
                 problems.append(problem)

@@ -84,7 +84,7 @@ class Keeper(L.Callback):
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self._asked is not None and number == signal.SIGINT:
-            raise StoppedAtOnce(number)  # asked twice: do not wait for the step
+            raise StoppedAtOnce  # asked twice: do not wait for the step
         self._asked = signal.Signals(number)
         if self._speaks:  # print is not safe in a handler
             os.write(2, b"\nstopping after this step; Ctrl-C stops at once, without saving it\n")

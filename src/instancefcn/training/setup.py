@@ -127,32 +127,30 @@ def read_splits(config: TrainConfig, check: bool = True) -> tuple[Dataset, Datas
 
 
 def start_from(network: FCIS | InstanceFCN, loaded: Loaded) -> list[str]:
-    """Copy the weights that fit. Of the score maps those of the network's classes are copied when the
-    checkpoint knows all of them, in whatever order; else, and where maps mean something else (`joint`), they
-    stay as they were built.
+    """Copy the weights that fit, a bias with its filters alone. Of the score maps those of the network's
+    classes are copied when the checkpoint knows all of them, in whatever order; else, and where maps mean
+    something else (`joint`), they stay as they were built.
 
     Returns:
         names of the tensors that were not copied.
 
     Raises:
         ConfigError: they were converted from published weights, whose network is another; or they are of
-            another backbone, which would be random.
+            another kind of network, or of another backbone, which would be random.
     """
     if isinstance(loaded.network, PublishedFCIS):
         raise ConfigError("init: converted weights run as they are and cannot be trained further")
+    theirs, ours = type(loaded.network).__name__, type(network).__name__
+    if theirs != ours:
+        raise ConfigError(f"init: the checkpoint is an {theirs}, this model an {ours}: give one of its kind")
     own, given = network.state_dict(), loaded.network.state_dict()
     if isinstance(network, FCIS) and isinstance(loaded.network, FCIS):
         scores = _scores_of(network, loaded.network)
         given = {name: value for name, value in given.items() if not name.startswith(SCORES)} | scores
     left = [name for name in own if name not in given or own[name].shape != given[name].shape]
-    # A bias belongs to its filters.
-    left += [name for name in own if name not in left and f"{name.removesuffix('bias')}weight" in left]
+    filters = [name.removesuffix(".weight") for name in left if name.endswith(".weight")]
+    left += [bias for name in filters if (bias := f"{name}.bias") in own and bias not in left]
     body = [name for name in own if ".body." in name]  # as `parameter_groups` tells the backbone
-    if type(network) is not type(loaded.network):
-        kinds = type(loaded.network).__name__, type(network).__name__
-        raise ConfigError(
-            "init: the checkpoint is an {}, this model an {}: give one of its kind".format(*kinds)
-        )
     if lacking := [name for name in left if name in body]:
         raise ConfigError(
             f"init: {len(lacking)} of the {len(body)} tensors of the backbone are not in the checkpoint or "

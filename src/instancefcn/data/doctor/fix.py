@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +163,9 @@ def _files(split: Split, gone: set[str], notes: Repairs) -> Iterator[list[tuple[
     for files in alike.values():
         counts = {place: sum(len(p.annotations) for p, _ in records) for place, records in files.items()}
         kept = max(counts, key=counts.__getitem__)
-        for place, records in files.items():
-            for picture, _ in records if place != kept else ():
-                _leave_out("duplicate-picture", "this split", picture, notes)
-        yield files[kept]
+        yield files.pop(kept)
+        for picture, _ in chain.from_iterable(files.values()):
+            _leave_out("duplicate-picture", "this split", picture, notes)
 
 
 def _leave_out(check: str, where: str, picture: Picture, notes: Repairs) -> None:
