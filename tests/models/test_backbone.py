@@ -73,7 +73,7 @@ def test_a_folded_convolution_is_convolution_and_norm(make: Callable[[], nn.Conv
     unsettle(pair)
     pair.eval()
     folded = FrozenNormConv2d(conv, norm)
-    x, upstream = torch.randn(2, 4, 9, 10), torch.randn(1)
+    x, upstream = torch.randn(2, 4, 8, 10), torch.randn(1)
     results, gradients = [], []
     for module in (pair, folded):
         conv.weight.grad = None
@@ -93,7 +93,7 @@ def test_folding_needs_statistics() -> None:
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "resnet10t", "tf_efficientnet_lite0"])
 def test_folding_changes_nothing(name: str) -> None:
-    network, x = features(name), torch.randn(1, 3, 49, 70)
+    network, x = features(name), torch.randn(1, 3, 64, 96)  # as `Backbone` fills them
     with torch.no_grad():
         before = network(x)
         fold_frozen_norms(network)

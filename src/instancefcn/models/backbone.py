@@ -30,6 +30,8 @@ from instancefcn.ops import depthwise_convolution
 STRIDES = (8, 16, 16)
 """Pixels per cell of C3, C4 and C5."""
 STRIDE = STRIDES[-1]
+COARSEST = 32
+"""The largest stride of such a network before it is dilated: inputs are filled up to multiples of it."""
 
 
 class FrozenNormConv2d(nn.Module):
@@ -71,14 +73,13 @@ class FrozenNormConv2d(nn.Module):
         return F.conv2d(x, filters, self.shift, self.stride, padding, self.dilation, self.groups)
 
     def padded(self, x: Tensor) -> Tensor:
-        """x with zeros as TensorFlow adds them: as many cells result as strides begin, and an odd zero stands
-        at the end. In whole numbers throughout, which `torch.export` can follow for pictures of any size.
+        """x with zeros as TensorFlow adds them to sides that are multiples of the stride: an odd zero stands at
+        the end. What a cell sees does not depend on the sides, which `Backbone` sees to.
         """
         amounts: list[int] = []
         for axis in (1, 0):
-            size, stride = x.shape[2 + axis], self.stride[axis]
             reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
-            total = ((size + stride - 1) // stride - 1) * stride + reach - size if reach >= stride else 0
+            total = max(0, reach - self.stride[axis])
             amounts += (total // 2, total - total // 2)
         return F.pad(x, amounts)
 
@@ -170,9 +171,27 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised images [N, 3, H, W] to C3, [N, C, ceil(H / 8), ceil(W / 8)], and C4 and C5, each [N, C,
         ceil(H / 16), ceil(W / 16)].
+
+        Zeros fill the images up to multiples of 32 pixels, to the right and below. Some networks pad their
+        strided convolutions by the parity of what comes in; filled, every level is even, so a cell looks at
+        the same pixels around it whatever the size of the image.
         """
-        c3, c4, c5 = self.body(images)
+        height, width = images.shape[2:]
+        c3, c4, c5 = (
+            level[:, :, : (height + stride - 1) // stride, : (width + stride - 1) // stride]
+            for level, stride in zip(self.body(fill(images)), STRIDES, strict=True)
+        )
         return c3, c4, c5
+
+
+def fill(images: Tensor) -> Tensor:
+    """Images [N, C, H, W] with zeros to the right and below, up to multiples of `COARSEST`. In whole numbers
+    throughout, which `torch.export` can follow for images of any size.
+    """
+    height, width = images.shape[2:]
+    right = (width + COARSEST - 1) // COARSEST * COARSEST - width
+    below = (height + COARSEST - 1) // COARSEST * COARSEST - height
+    return F.pad(images, (0, right, 0, below))
 
 
 def _levels(name: str) -> nn.Module:
