@@ -18,7 +18,7 @@ from instancefcn.models.rpn import large_enough
 from instancefcn.models.windows import window_boxes
 from instancefcn.ops import ps_average
 
-NMS_IOU, THRESHOLD = 0.3, 0.4
+NMS_IOU = 0.3
 """As in `instancefcn.ops.vote_masks`."""
 CANDIDATES = 4096
 """Pairs of window and class that compete, the best of all. What is worse matters only where these do not hold
@@ -44,7 +44,7 @@ class FCISGraph(nn.Module):
         super().__init__()
         self.network = network
         self.instances, self.min_score, self.points = instances, min_score, points
-        self.threshold = THRESHOLD
+        self.threshold = network.head.mask_threshold
 
     def forward(self, picture: Tensor) -> Found:
         """A picture uint8 [1, 3, H, W], RGB, to N objects, best first.

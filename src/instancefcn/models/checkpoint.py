@@ -286,7 +286,9 @@ def spec_to_json(spec: StoredSpec) -> dict[str, Any]:
 
 
 def spec_from_json(document: dict[str, Any]) -> StoredSpec:
-    """What `spec_to_json` gave. Raises KeyError, TypeError or ValueError for anything else."""
+    """What `spec_to_json` gave; a field of the head that is younger than the document has its default. Raises
+    KeyError, TypeError or ValueError for anything else.
+    """
     cls = KINDS[document["kind"]]
     types: dict[str, Any] = get_type_hints(cls)
     values: dict[str, Any] = {}

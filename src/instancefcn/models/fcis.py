@@ -301,6 +301,7 @@ class FCIS(nn.Module):
             vote_iou=self.head.vote_iou,
             min_score=max(min_score, LEAST_SCORE),
             max_instances=max_instances,
+            threshold=self.head.mask_threshold,
             extent=self.head.extent,
         )
         names, ids = self.classes.names, self.classes.ids

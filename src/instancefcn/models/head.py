@@ -28,6 +28,7 @@ class HeadSpec:
         joint: True for FCIS; False reads the class from one set of maps and the mask from the other (the
             paper's ablation "separate score maps").
         mask_size: cells of a mask along each side.
+        mask_threshold: a pixel belongs to an object when its voted probability is at least this.
         mask_weight: of the mask loss against the others (10 in the official code, 1 in the paper).
         extent: how far a voted mask reaches: "voters", as in the official code, or only the survivor's "box".
         passes: 2 scores the proposals and, again, the boxes that they are refined to; 1 the proposals alone
@@ -45,6 +46,7 @@ class HeadSpec:
     k: int = 7
     joint: bool = True
     mask_size: int = 21
+    mask_threshold: float = 0.4
     mask_weight: float = 10.0
     extent: Extent = "voters"
     passes: int = 2

@@ -22,6 +22,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "fused_channels": (1, 65_536),
     "k": (1, 64),
     "mask_size": (1, 256),
+    "mask_threshold": (1e-3, 1),
     "rpn_level": (0, 5),
     "instances": (1, 10_000),
     "scales": (1e-3, 1e3),
