@@ -132,3 +132,19 @@ def test_maps_of_fcis_stay_beside_a_larger_image(training: bool) -> None:
         torch.testing.assert_close(
             alone[..., :inside], beside[..., :inside], rtol=1e-4, atol=1e-4 * float(alone.std())
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "shifts"),
+    [("tf_efficientnet_lite0", (3.5, 7.5, 7.5)), ("resnet50", (-3.5, -7.5, -7.5)), ("vgg16", (0.0,))],
+)
+def test_where_the_centre_of_a_view_lies(name: str, shifts: tuple[float, ...]) -> None:
+    """The middle of the pixels that a cell depends on, from the middle of the cell (docs/conventions.md)."""
+    image = torch.rand(3, WIDTH, LENGTH, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for level, shift in zip(backbone(name)(image), shifts, strict=True):
+        stride = LENGTH // level.shape[-1]
+        cell = level.shape[-1] // 2
+        (gradient,) = torch.autograd.grad(level[..., cell].sum(), image, retain_graph=True)
+        seen = gradient.abs().sum((0, 1)).nonzero()[:, 0]
+        middle = (float(seen[0]) + float(seen[-1]) + 1) / 2
+        assert middle - (cell + 0.5) * stride == shift
