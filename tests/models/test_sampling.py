@@ -109,8 +109,8 @@ def test_mask_targets_of_a_table() -> None:
     ]
 
 
-@pytest.mark.parametrize(("shift", "expected"), [(0.59, 1), (0.61, 0)])
-def test_a_cell_belongs_to_the_object_from_two_fifths_on(shift: float, expected: int) -> None:
+@pytest.mark.parametrize(("shift", "expected"), [(0.49, 1), (0.51, 0)])
+def test_a_cell_belongs_to_the_object_from_one_half_on(shift: float, expected: int) -> None:
     described = target([(0, 0, 8, 8)], [0], (16, 16))
     # The last column's centre lies `shift` beyond the centre of the object's last pixel.
     roi = torch.tensor([[shift, 0.0, 8 + shift, 8.0]])
