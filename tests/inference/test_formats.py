@@ -146,6 +146,16 @@ def test_the_label_map_holds_the_better_object_on_top(tmp_path: Path, item: Item
     assert (numbers == np.where(square, 1, np.where(ring, 2, 0))).all()
 
 
+@pytest.mark.parametrize(("better", "expected"), [(2, [1, 1, 2, 2]), (3, [1, 1, 1, 0])])
+def test_a_label_map_leaves_out_what_is_mostly_hidden(better: int, expected: list[int]) -> None:
+    """An object of four pixels, of which a better one leaves half or a quarter."""
+    rects = torch.tensor([(0, 0, better, 1), (0, 0, 4, 1)])
+    masks = CroppedMasks(torch.ones(better + 4, dtype=torch.uint8), rects, (1, 4))
+    labels = torch.zeros(2, dtype=torch.int64)
+    found = Instances(torch.zeros(2, 4), torch.ones(2), labels, masks, NAMES, IDS)
+    assert label_map(found).tolist() == [expected]
+
+
 def test_a_label_map_has_room_for_65535() -> None:
     def many(n: int) -> Instances:
         rects = torch.tensor([(0, 0, 1, 1)] * (n - 1) + [(1, 0, 2, 1)])

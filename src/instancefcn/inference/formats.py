@@ -186,7 +186,8 @@ class LabelMap(Writer):
 
 def label_map(instances: Instances) -> np.ndarray[Any, np.dtype[np.uint16]]:
     """uint16 [H, W]: 0 where nothing is, else the number of the instance, from 1, the better one where masks
-    overlap.
+    overlap. An instance of which better ones leave less than half to see is not drawn: what is left is the rim
+    of an object that they show already.
 
     Raises:
         ConfigError: there are more than 65,535 instances.
@@ -197,9 +198,12 @@ def label_map(instances: Instances) -> np.ndarray[Any, np.dtype[np.uint16]]:
             f" {len(instances):,}: raise --score"
         )
     numbers = np.zeros(instances.image_size, np.uint16)
-    for index in reversed(range(len(instances))):
-        x1, y1, x2, y2 = instances.masks.rects[index].tolist()
-        numbers[y1:y2, x1:x2][instances.masks.crop(index).cpu().numpy() > 0] = index + 1
+    for index, (x1, y1, x2, y2) in enumerate(instances.masks.rects.tolist()):
+        mask = instances.masks.crop(index).cpu().numpy() > 0
+        area = numbers[y1:y2, x1:x2]
+        visible = mask & (area == 0)
+        if 2 * visible.sum() >= mask.sum():
+            area[visible] = index + 1
     return numbers
 
 
