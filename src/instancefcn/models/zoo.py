@@ -157,8 +157,8 @@ FCIS_FINE = replace(
     training={
         **FCIS_LITE.training,
         "learning_rate": 5.6e-3,
-        "train_short": (320, 448),
-        "train_long": 512,
+        "train_short": (384, 512),
+        "train_long": 640,
         "augment": {"crop": 1.0, "turn": 1.0, "colour": 0.3},
     },
 )
