@@ -129,7 +129,7 @@ def alternate(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, flo
 def time_predict(size: tuple[int, int], repeats: int) -> dict[str, float]:
     """Seconds of predict, and of ours the convolutions and all that follows."""
     from instancefcn.inference.timing import CONVOLUTIONS
-    from instancefcn.stages import listen
+    from instancefcn.profiling import listen
 
     ours, peer, image = make_ours().eval(), make_peer(size).eval(), picture(size)
     for network in (ours, peer):

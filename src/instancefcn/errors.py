@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from instancefcn.texts import plain
+from instancefcn.safe_text import plain
 
 
 class InstanceFCNError(Exception):

@@ -14,12 +14,12 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet as pq
 
-from instancefcn import __version__
 from instancefcn.bulk import journal
 from instancefcn.bulk.listing import SCHEMA, Listing, cut, path_on
 from instancefcn.bulk.places import Folder, absolute, open_place
 from instancefcn.bulk.shards import INSTANCES_FOLDER, PART, PICTURES_FOLDER, count_results
 from instancefcn.errors import ConfigError, ImageError
+from instancefcn.version import __version__
 
 FORMAT = 1
 MANIFEST, MODEL, LISTING = "bulk.json", "model.safetensors", "listing.parquet"
@@ -194,7 +194,7 @@ def _begin(
     workers: int,
 ) -> dict[str, Any]:
     """Write model and listing, and then the manifest, with which the job exists."""
-    from instancefcn.training.provenance import versions
+    from instancefcn.provenance import versions
 
     counts = listing.counts()
     pictures = sum(counts)

@@ -18,7 +18,7 @@ from instancefcn.data.paths import PICTURE_SUFFIXES
 from instancefcn.errors import ImageError
 from instancefcn.inference.overlap import overlapped
 from instancefcn.inference.sources import EMPTY_SOURCE, OVERLAY_SUFFIX, find_pictures
-from instancefcn.texts import writable_text
+from instancefcn.safe_text import writable_text
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 FOOTERS_AHEAD = 64

@@ -41,7 +41,7 @@ def check(
     from instancefcn.data.doctor.examine import examine
     from instancefcn.data.doctor.report import as_json, summary, verdict
     from instancefcn.files import check_place, write_json
-    from instancefcn.texts import plain
+    from instancefcn.safe_text import plain
 
     if out is not None:
         check_place(out)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from instancefcn.texts import one_line
+from instancefcn.safe_text import one_line
 
 if TYPE_CHECKING:
     from instancefcn.inference.predictor import FileResult

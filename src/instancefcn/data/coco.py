@@ -28,7 +28,7 @@ from instancefcn.data.problem import Problem
 from instancefcn.data.reading import read_json
 from instancefcn.errors import DataError, ImageError
 from instancefcn.limits import MAX_CLASSES, MAX_PROBLEMS
-from instancefcn.texts import is_name, shown
+from instancefcn.safe_text import is_name, shown
 
 
 def read_coco(

@@ -24,7 +24,7 @@ from instancefcn.data.paths import PictureFinder, folders_in, is_hidden, picture
 from instancefcn.data.reading import read_json
 from instancefcn.errors import DataError, ImageError
 from instancefcn.limits import MAX_CLASSES
-from instancefcn.texts import is_name, shown
+from instancefcn.safe_text import is_name, shown
 
 CROWD = "crowd"
 """The flag of a shape that covers many objects: LabelMe has none of its own, but flags may have any name."""

@@ -18,7 +18,7 @@ from instancefcn.data.sbd import SbdFolder
 from instancefcn.data.voc_format import VocFolder
 from instancefcn.data.yolo import YoloFolder
 from instancefcn.errors import DataError
-from instancefcn.texts import plain
+from instancefcn.safe_text import plain
 
 COCO = CocoFolder | CocoExport | CocoYaml
 """The layouts of COCO JSON, whose `places` say where a split's annotation file and pictures are."""

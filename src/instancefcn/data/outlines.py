@@ -9,7 +9,7 @@ from instancefcn.data.problem import Problem
 from instancefcn.limits import MAX_DRAWN, MAX_MASK_PIXELS
 from instancefcn.masks import CroppedMasks
 from instancefcn.rle import box, decode_crop, run_lengths
-from instancefcn.texts import shown
+from instancefcn.safe_text import shown
 
 _MERGED = 32
 """RLEs that are united at once: the mask API unites one after the other, each with all those before."""

@@ -19,7 +19,7 @@ from instancefcn.data.target import Target
 from instancefcn.data.tracing import one_outline
 from instancefcn.errors import DataError, ImageError
 from instancefcn.limits import MAX_CLASSES
-from instancefcn.texts import is_name, shown
+from instancefcn.safe_text import is_name, shown
 
 EDGE = 0.01
 """How far (in shares of the side) a point may leave the picture: tools round. It is put on the edge."""

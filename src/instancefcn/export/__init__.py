@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from instancefcn import __version__
 from instancefcn.errors import ConfigError, ExportError
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
 from instancefcn.files import atomic_write, check_file
 from instancefcn.models.fcis import FCIS, LEAST_SCORE
 from instancefcn.models.published import PublishedFCIS
 from instancefcn.resizing import resized_size
+from instancefcn.version import __version__
 
 if TYPE_CHECKING:
     from instancefcn.export.check import Row

@@ -13,10 +13,10 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from torch import Tensor
 
-from instancefcn import __version__
 from instancefcn.data.images import decode_image, read_image
 from instancefcn.data.opening import describe
 from instancefcn.errors import ImageError
+from instancefcn.version import __version__
 
 MAX_BYTES = 100 * 2**20
 """Largest download."""

@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from instancefcn import __version__
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write, remove_leftovers, writable
 from instancefcn.inference.predictor import Predictor
 from instancefcn.inference.sources import RESULT_FOLDERS
+from instancefcn.version import __version__
 
 NAME = "unfinished.jsonl"
 

@@ -23,8 +23,8 @@ from instancefcn.inference.download import read_picture
 from instancefcn.inference.overlap import overlapped
 from instancefcn.inference.tiling import PER_TILE, segment_tiled
 from instancefcn.instances import Instances
+from instancefcn.profiling import stage
 from instancefcn.resizing import of_one_shape
-from instancefcn.stages import stage
 
 if TYPE_CHECKING:
     from instancefcn.models.checkpoint import Loaded

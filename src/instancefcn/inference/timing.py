@@ -10,7 +10,7 @@ from pathlib import Path
 
 from instancefcn.data.images import read_image
 from instancefcn.inference.predictor import Predictor
-from instancefcn.stages import listen, stage
+from instancefcn.profiling import listen, stage
 
 CONVOLUTIONS = ("backbone", "score maps", "backbone and score maps")
 """The stages in which the network's convolutions run."""

@@ -37,7 +37,7 @@ from instancefcn.models.sampling import SamplingSpec
 from instancefcn.models.windows import WindowSpec
 from instancefcn.models.zoo import SPECS, AnySpec, ModelSpec, ProposalModelSpec, build
 from instancefcn.resizing import resize
-from instancefcn.texts import shown
+from instancefcn.safe_text import shown
 
 FORMAT = 2
 HEADER = "instancefcn"
@@ -112,7 +112,7 @@ def save_checkpoint(
     Raises:
         OSError: the disk is full, or the file cannot be written there.
     """
-    from instancefcn import __version__
+    from instancefcn.version import __version__
 
     document = {
         "format": FORMAT,

@@ -37,7 +37,7 @@ from instancefcn.models.sampling import RoITargets, SamplingSpec, assign_rois, h
 from instancefcn.models.targets import Target
 from instancefcn.ops import ps_average
 from instancefcn.ops.voting import vote_batch
-from instancefcn.stages import stage
+from instancefcn.profiling import stage
 
 # Standard deviations of box deltas, by which the box branch is scaled (official code).
 DELTA_STD = (0.2, 0.2, 0.5, 0.5)

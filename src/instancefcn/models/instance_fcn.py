@@ -34,7 +34,7 @@ from instancefcn.models.targets import Target
 from instancefcn.models.windows import STRIDE, WindowSpec, label_windows, sample_windows, window_boxes
 from instancefcn.ops import mask_logits
 from instancefcn.ops.voting_step import vote_average
-from instancefcn.stages import stage
+from instancefcn.profiling import stage
 
 OBJECTS = Classes((OBJECT,), (1,))
 

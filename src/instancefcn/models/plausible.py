@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 import timm
 
 from instancefcn.limits import MAX_CLASSES, MAX_INPUT
-from instancefcn.texts import is_name, shown
+from instancefcn.safe_text import is_name, shown
 
 Rule: TypeAlias = Literal["smooth", "truncated", "rounded"]
 """Of scaling pictures (see `checkpoint.Preprocessing`)."""

@@ -29,7 +29,7 @@ from instancefcn.models.head import Classes
 from instancefcn.models.published_input import published_scale
 from instancefcn.models.rpn import AnchorSpec, RegionProposalNetwork, RPNSpec, rank, thin
 from instancefcn.ops import psroi_average_pool, vote_masks
-from instancefcn.stages import stage
+from instancefcn.profiling import stage
 
 NAME = "fcis_resnet101_published"
 K, MASK_SIZE = 7, 21

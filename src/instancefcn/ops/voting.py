@@ -23,7 +23,7 @@ from instancefcn.ops.voting_ballots import Ballot, ReadMasks, Result, Size, ball
 from instancefcn.ops.voting_published import published
 from instancefcn.ops.voting_step import extents, vote_average
 from instancefcn.ops.voting_survivors import Survivors, survivors
-from instancefcn.stages import stage
+from instancefcn.profiling import stage
 
 Order = Literal["paper", "published"]
 Extent = Literal["box", "voters"]

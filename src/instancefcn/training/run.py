@@ -26,7 +26,8 @@ from instancefcn.models.fcis import FCIS
 from instancefcn.models.head import Classes
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.processes import agreed, from_first, is_first, with_started
-from instancefcn.texts import plain
+from instancefcn.provenance import git_revision, versions
+from instancefcn.safe_text import plain
 from instancefcn.training.config import TrainConfig, load_config
 from instancefcn.training.devices import make_trainer, processes_of
 from instancefcn.training.evaluator import DETECTIONS, PROPOSALS, Evaluator
@@ -43,7 +44,6 @@ from instancefcn.training.keeper import (
 from instancefcn.training.log import RunLog, plot_curves
 from instancefcn.training.module import TrainModule
 from instancefcn.training.progress import Progress
-from instancefcn.training.provenance import git_revision, versions
 from instancefcn.training.same_data import RECORD, check_same_data, record_data
 from instancefcn.training.setup import make_augment, make_config, read_splits, reading_processes, start_from
 from instancefcn.training.stream import RunBatches, RunLoader

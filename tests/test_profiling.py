@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from instancefcn.models import zoo
-from instancefcn.stages import listen, stage
+from instancefcn.profiling import listen, stage
 from tiny import tiny_spec
 
 
