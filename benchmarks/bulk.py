@@ -41,10 +41,10 @@ from instancefcn.bulk.places import Folder
 from instancefcn.bulk.shards import encode, part_name, write_chunk
 from instancefcn.bulk.worker import Power
 from instancefcn.bulk.worker import open_model as open_own
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.inference.predictor import load
 from instancefcn.inference.sources import find_pictures
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 from instancefcn.models.checkpoint import locate
 
 LISTED = 200_000

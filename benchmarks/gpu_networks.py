@@ -23,7 +23,7 @@ import torchvision
 from torch import Tensor, nn
 
 from gpu_timing import milliseconds, synchronize
-from instancefcn.masks import CroppedMasks
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.models import zoo
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.targets import Target

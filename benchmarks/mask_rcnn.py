@@ -20,8 +20,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 from instancefcn.models.backbone import fold_frozen_norms, load_features, published_weights
 from instancefcn.models.fcis import LEAST_SCORE
 from instancefcn.models.groups import parameter_groups

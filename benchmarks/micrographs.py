@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 
 import instancefcn
-from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.dataset import Dataset, Picture, rasterize
 from instancefcn.data.layout import open_dataset
-from instancefcn.data.outlines import rasterize
 from instancefcn.evaluation.matching import THRESHOLDS, Matches, match, mean_score
 from instancefcn.inference.formats import label_map
 from instancefcn.inference.predictor import Predictor

@@ -30,18 +30,17 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 import instancefcn
-from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.dataset import Dataset, Picture, rasterize
 from instancefcn.data.images import read_image
 from instancefcn.data.layout import open_dataset
-from instancefcn.data.outlines import rasterize
 from instancefcn.evaluation.encoded import encode
 from instancefcn.evaluation.run import evaluate_predictions, in_order_of
 from instancefcn.files import write_json
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.geometry.resizing import resized_size
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 from instancefcn.models.fcis import FCIS
-from instancefcn.resizing import resized_size
 
 IOU = 0.6
 """Of two masks that match, at least."""

@@ -93,7 +93,7 @@ def predict(network: nn.Module, image: Tensor) -> int:
 
 def make_steps(size: tuple[int, int]) -> dict[str, Callable[[], float]]:
     """A training step, forward and backward, of ours and of the peer: each returns its loss."""
-    from instancefcn.masks import CroppedMasks
+    from instancefcn.geometry.cropped_masks import CroppedMasks
     from instancefcn.models.targets import Target
 
     boxes, labels, masks = objects(size)

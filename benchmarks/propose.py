@@ -19,9 +19,9 @@ import torch
 
 from instancefcn.data.images import read_image
 from instancefcn.data.layout import open_dataset
+from instancefcn.geometry.resizing import resize
 from instancefcn.inference.predictor import load
 from instancefcn.models.instance_fcn import InstanceFCN
-from instancefcn.resizing import resize
 
 LIMIT = 1 / 3
 

@@ -29,8 +29,8 @@ from instancefcn.data.layout import open_dataset
 from instancefcn.evaluation.encoded import Encoded, encode
 from instancefcn.evaluation.proposals import COUNTS, measure_proposals
 from instancefcn.evaluation.report import format_figure
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 
 SEGMENT_SCALES = (150, 300)
 """Of the first segmentations; with HSV and Lab the settings of OpenCV's fast mode."""

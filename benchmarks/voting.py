@@ -21,8 +21,8 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from instancefcn import ops
-from instancefcn.boxes import clip
 from instancefcn.files import write_json
+from instancefcn.geometry.boxes import clip
 from instancefcn.ops import voting_portable
 from instancefcn.ops.voting import vote_masks
 from instancefcn.ops.voting_step import vote_average

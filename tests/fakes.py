@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 from instancefcn.models.checkpoint import Preprocessing
 
 NAMES, IDS = ("red", "green"), (3, 8)

@@ -33,8 +33,8 @@ from instancefcn.data.images import picture_size, read_image
 from instancefcn.data.index_masks import crops_of, read_index
 from instancefcn.data.layout import read_split
 from instancefcn.errors import DataError, ImageError
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.limits import MAX_PIXELS
-from instancefcn.masks import CroppedMasks
 from instancefcn.models import checkpoint, zoo
 from instancefcn.training.config import TrainConfig, load_config
 from instancefcn.training.keeper import read_run

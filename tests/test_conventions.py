@@ -12,11 +12,11 @@ import torch
 from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
-from instancefcn import boxes as box_ops
 from instancefcn.data.images import read_image
+from instancefcn.geometry import boxes as box_ops
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.geometry.resizing import resize
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
-from instancefcn.resizing import resize
 
 ROOT = Path(__file__).resolve().parents[1]
 L_SHAPE = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from instancefcn.errors import ConfigError
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 
 DENSE = torch.zeros(3, 4, 6, dtype=torch.bool)
 DENSE[0, 0:2, 0:3] = True

@@ -8,7 +8,7 @@ from torch import Tensor
 from instancefcn.data.dataset import Picture
 from instancefcn.data.loader import Sample, load_scene, make_target
 from instancefcn.data.transforms import Resize
-from instancefcn.masks import CroppedMasks
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.models.head import HeadSpec
 from instancefcn.models.instance_fcn import ProposalSpec
 from instancefcn.models.rpn import AnchorSpec, RPNSpec

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from instancefcn.errors import ConfigError
-from instancefcn.masks import CroppedMasks
+from instancefcn.geometry.cropped_masks import CroppedMasks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -160,7 +160,7 @@ class Instances:
         Raises:
             ValueError: a category id is unknown, or an outline is damaged or of another size.
         """
-        from instancefcn.data.outlines import outline_problem, to_rle
+        from instancefcn.geometry.outlines import outline_problem, to_rle
 
         labels = {category_id: label for label, category_id in enumerate(category_ids)}
         unknown = {result["category_id"] for result in results} - set(labels)

@@ -16,8 +16,8 @@ from instancefcn.bulk import reading, worker
 from instancefcn.bulk.job import Job
 from instancefcn.bulk.worker import Power, Worker
 from instancefcn.errors import ConfigError, ImageError, InstanceFCNError
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.inference.predictor import Predictor
-from instancefcn.masks import CroppedMasks
 
 Begin = Callable[..., Job]
 

@@ -16,8 +16,7 @@ from PIL import Image
 from instancefcn.data.check import picture_problem
 from instancefcn.data.coco import parse_coco, rasterize, read_coco
 from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.problem import Problem
-from instancefcn.errors import DataError
+from instancefcn.errors import DataError, Problem
 
 Content = dict[str, Any]
 Form = Literal["NFC", "NFD"]

@@ -16,8 +16,8 @@ from instancefcn.data import convert as module
 from instancefcn.data.convert import WRITERS, Conversion, convert
 from instancefcn.data.dataset import Annotation, Dataset
 from instancefcn.data.layout import open_dataset, open_datasets, splits_of
-from instancefcn.data.outlines import to_rle
 from instancefcn.errors import ConfigError, DataError
+from instancefcn.geometry.outlines import to_rle
 
 SPLITS = ("train", "val")
 

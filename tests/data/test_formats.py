@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instancefcn.data.dataset import Dataset
+from instancefcn.data.dataset import Dataset, rasterize
 from instancefcn.data.layout import describe, open_datasets, read_split, splits_of
-from instancefcn.data.outlines import rasterize
 from instancefcn.data.paths import pictures_below
 from instancefcn.data.voc_format import VOC_CLASSES
 from instancefcn.errors import DataError

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from instancefcn.data.dataset import rasterize
 from instancefcn.data.layout import open_dataset
-from instancefcn.data.outlines import rasterize
 from instancefcn.data.shapes import write_shapes
 
 

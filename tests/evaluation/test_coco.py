@@ -19,8 +19,8 @@ from instancefcn.evaluation.coco import NAMES, CocoScorer, attainable, ground_tr
 from instancefcn.evaluation.report import plot_precision_recall, table
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.evaluation.sheets import truth
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
 

@@ -17,8 +17,8 @@ from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.evaluation.coco import ground_truth
 from instancefcn.evaluation.proposals import AR_NAMES, COUNTS, ProposalResult, measure_proposals
 from instancefcn.evaluation.report import plot_recall
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
 

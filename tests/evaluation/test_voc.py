@@ -9,8 +9,8 @@ import torch
 
 from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.evaluation.voc import voc_map
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 
 SIZE = (20, 40)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from instancefcn import boxes as box_ops
 from instancefcn.export import check, graph_of, trace
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.inference.predictor import Predictor
 from small import photograph, predictor_of, small_fcis, small_instance_fcn
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.inference.drawing import _draw_chip, _overlap, colour_of, draw
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 
 
 def rectangles(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fakes import FakeLoaded, coloured
 from instancefcn.errors import ConfigError
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.inference.predictor import Predictor
 from instancefcn.inference.tiling import (
     COVERED,
@@ -27,7 +28,6 @@ from instancefcn.inference.tiling import (
     tile_boxes,
 )
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 from instancefcn.models.instance_fcn import InstanceFCN
 
 NAMES, IDS = ("even", "odd"), (1, 2)
@@ -100,9 +100,9 @@ def test_a_mosaic_of_tiles_gives_what_the_whole_picture_gives(
 
 
 def _connected(mask: Tensor) -> bool:
-    from instancefcn.contours import trace
+    from instancefcn.geometry.contours import trace_contours
 
-    return len(trace(mask.numpy())) == 1
+    return len(trace_contours(mask.numpy())) == 1
 
 
 def test_touching_objects_of_one_class_stay_two() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from instancefcn import boxes as box_ops
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.instances import Instances
 from instancefcn.models import zoo
 from instancefcn.models.class_maps import ClassMaps

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from instancefcn import boxes as box_ops
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.ops.suppression import suppress
 from instancefcn.ops.voting_survivors import one_by_one, side_by_side
 

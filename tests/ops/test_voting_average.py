@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from instancefcn import ops
-from instancefcn.masks import CroppedMasks
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.ops import voting_portable, voting_reference
 from instancefcn.ops.voting_step import extents, vote_average
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fakes import coloured
 from instancefcn.data.dataset import Picture
 from instancefcn.data.transforms import Resize
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 from instancefcn.training.evaluator import predict
 
 

@@ -16,8 +16,7 @@ from PIL import Image
 from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.images import SIDEWAYS, check_samples, stored_turn, turn_of
 from instancefcn.data.opening import describe, open_picture
-from instancefcn.data.problem import Problem
-from instancefcn.errors import ImageError
+from instancefcn.errors import ImageError, Problem
 from instancefcn.limits import MAX_FILE_BYTES
 
 TOLERANCE = 2.0

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-Polygons = list[list[float]]
-Segmentation = Polygons | dict[str, Any]
+from instancefcn.errors import Problem
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.geometry.outlines import Segmentation, extent, to_rle
+from instancefcn.geometry.rle import box, decode_crop
+from instancefcn.limits import MAX_MASK_PIXELS
+
 OBJECT = "object"
 """The one class of a dataset whose classes are left aside."""
 
@@ -79,3 +82,42 @@ class Dataset:
             for picture in self.pictures
         )
         return replace(self, pictures=pictures, class_names=(OBJECT,), category_ids=(1,))
+
+
+def too_many_pixels(picture: Picture) -> Problem | None:
+    """What is wrong with a picture whose masks, each inside its rectangle, would take too much memory."""
+    if len(picture.annotations) * picture.height * picture.width <= MAX_MASK_PIXELS:
+        return None  # as nearly always
+    total: float = sum(_pixels(a.segmentation, picture.height, picture.width) for a in picture.annotations)
+    if total <= MAX_MASK_PIXELS:
+        return None
+    return Problem(
+        f"{picture.path}: image {picture.id}: its {len(picture.annotations)} objects take "
+        f"{total:,.0f} pixels, each inside its rectangle, and at most {MAX_MASK_PIXELS:,} are held: cut the "
+        "picture into tiles, or remove objects that are there several times",
+        "outline",
+        picture=picture.path,
+    )
+
+
+def _pixels(segmentation: Segmentation, height: int, width: int) -> float:
+    if isinstance(segmentation, dict):
+        first, _, last, _ = box(segmentation["counts"], height)
+        return float((last - first) * height)  # whole columns are decoded
+    x1, y1, x2, y2 = extent(segmentation, height, width)
+    return (x2 - x1 + 1) * (y2 - y1 + 1)
+
+
+def rasterize(picture: Picture) -> CroppedMasks:
+    """The masks of a picture's annotations, crowds left out, in their order, equal to pycocotools' pixels.
+
+    An outline thinner than a pixel may have no pixels at all: its mask has an empty rectangle.
+    """
+    crops, corners = [], []
+    for annotation in picture.annotations:
+        if not annotation.crowd:
+            rle = to_rle(annotation.segmentation, picture.height, picture.width)
+            crop, corner = decode_crop(rle["counts"], picture.height)
+            crops.append(crop)
+            corners.append(corner)
+    return CroppedMasks.from_crops(crops, corners, (picture.height, picture.width))

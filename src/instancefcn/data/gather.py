@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from instancefcn.data.dataset import Annotation, Dataset, Picture, Segmentation
-from instancefcn.data.outlines import extent, to_rle, too_many_pixels
+from instancefcn.data.dataset import Annotation, Dataset, Picture, too_many_pixels
 from instancefcn.data.paths import folders_in
 from instancefcn.data.reading import read_text
 from instancefcn.errors import DataError
+from instancefcn.geometry.outlines import Segmentation, extent, to_rle
+from instancefcn.geometry.rle import run_lengths
 from instancefcn.limits import MAX_PROBLEMS
-from instancefcn.rle import run_lengths
 
 Item = TypeVar("Item")
 Progress = Callable[[int, int], None]

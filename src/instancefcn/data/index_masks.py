@@ -13,8 +13,8 @@ from PIL import Image
 from instancefcn.data.dataset import Annotation
 from instancefcn.data.opening import describe, open_picture
 from instancefcn.errors import ImageError
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.limits import MAX_MASK_PIXELS
-from instancefcn.masks import CroppedMasks
 
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 

@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from instancefcn.data.dataset import Annotation, Dataset, Picture, Segmentation
+from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.gather import Progress, folders_of_splits, gather, has_splits, outlined
 from instancefcn.data.images import picture_size
 from instancefcn.data.index_masks import annotations_of, crops_of
 from instancefcn.data.opening import check_size, describe, open_picture
-from instancefcn.data.outlines import outline_problem, to_rle, united
 from instancefcn.data.paths import PictureFinder, folders_in, is_hidden, pictures_below
 from instancefcn.data.reading import read_json
 from instancefcn.errors import DataError, ImageError
+from instancefcn.geometry.outlines import Segmentation, outline_problem, to_rle, united
 from instancefcn.limits import MAX_CLASSES
 from instancefcn.safe_text import is_name, shown
 

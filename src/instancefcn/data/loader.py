@@ -15,9 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
-from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.dataset import Dataset, Picture, rasterize
 from instancefcn.data.images import read_image
-from instancefcn.data.outlines import rasterize
 from instancefcn.data.transforms import Augment, Scene
 from instancefcn.errors import DataError
 from instancefcn.models.targets import Target

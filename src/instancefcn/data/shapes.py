@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from instancefcn.data.outlines import to_rle
 from instancefcn.files import atomic_write, write_json
-from instancefcn.rle import decode_crop, run_lengths
+from instancefcn.geometry.outlines import to_rle
+from instancefcn.geometry.rle import decode_crop, run_lengths
 
 CATEGORIES = {3: "circle", 7: "square", 11: "triangle"}
 """Ids with gaps, as real datasets have them."""

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.dataset import Dataset, Picture, rasterize
 from instancefcn.data.gather import Progress, gather, in_order, read_lines
 from instancefcn.data.index_masks import Crop, annotations_of, crops_of, painted, read_index
-from instancefcn.data.outlines import rasterize, to_rle
 from instancefcn.data.paths import PictureFinder, in_any_case
 from instancefcn.data.target import Losses, Target
 from instancefcn.errors import DataError, ImageError
 from instancefcn.files import atomic_write
-from instancefcn.rle import decode_crop
+from instancefcn.geometry.outlines import to_rle
+from instancefcn.geometry.rle import decode_crop
 
 VOC_CLASSES = (
     "aeroplane",

@@ -10,9 +10,9 @@ from typing import Any
 from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.labelme import CROWD, encode_mask
 from instancefcn.data.target import Losses, Target
-from instancefcn.data.tracing import trace
 from instancefcn.errors import DataError
-from instancefcn.rle import decode_crop
+from instancefcn.geometry.rle import decode_crop
+from instancefcn.geometry.tracing import trace_pixel_edges
 
 VERSION = "5.5.0"
 """The version of LabelMe whose files these are like."""
@@ -70,7 +70,7 @@ def _shapes(a: Annotation, label: str, group: int, picture: Picture, losses: Los
     kind = "polygon"
     if isinstance(rings, dict):
         crop, (x, y) = decode_crop(rings["counts"], picture.height)
-        rings, holes = trace(crop.numpy(), (x, y))
+        rings, holes = trace_pixel_edges(crop.numpy(), (x, y))
         if not rings:
             losses.note("outlines without a pixel were left out")
         elif holes:

@@ -12,12 +12,12 @@ import yaml
 from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.gather import Progress, gather, in_order, outlined, read_lines
 from instancefcn.data.images import picture_size
-from instancefcn.data.outlines import outline_problem
 from instancefcn.data.paths import PictureFinder, is_there, pictures_below
 from instancefcn.data.reading import read_text, read_yaml
 from instancefcn.data.target import Target
-from instancefcn.data.tracing import one_outline
 from instancefcn.errors import DataError, ImageError
+from instancefcn.geometry.outlines import outline_problem
+from instancefcn.geometry.tracing import one_outline
 from instancefcn.limits import MAX_CLASSES
 from instancefcn.safe_text import is_name, shown
 

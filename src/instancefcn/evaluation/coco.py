@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.outlines import to_rle
 from instancefcn.evaluation.encoded import Predictions
+from instancefcn.geometry.outlines import to_rle
 
 Kind = Literal["mask", "box"]
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")

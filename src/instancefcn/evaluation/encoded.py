@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances, coco_rows
-from instancefcn.masks import CroppedMasks
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.outlines import to_rle
 from instancefcn.evaluation.encoded import Predictions
 from instancefcn.evaluation.sheets import compare
+from instancefcn.geometry.outlines import to_rle
 
 SHEET = 10
 """Pictures in one sheet."""

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.dataset import Dataset, Picture, rasterize
 from instancefcn.data.images import read_image
-from instancefcn.data.outlines import rasterize
 from instancefcn.evaluation.encoded import Predictions, decode
 from instancefcn.files import atomic_write
 from instancefcn.inference.drawing import draw

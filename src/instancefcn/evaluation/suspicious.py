@@ -13,17 +13,16 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from instancefcn.data.dataset import Annotation, Picture
+from instancefcn.data.dataset import Annotation, Picture, rasterize
 from instancefcn.data.doctor.case import Box, Finding
-from instancefcn.data.doctor.crossing import crossing
 from instancefcn.data.doctor.examine import CHECKS, Report
 from instancefcn.data.images import read_image
-from instancefcn.data.outlines import rasterize
 from instancefcn.errors import ImageError
 from instancefcn.files import atomic_write
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.geometry.self_crossing import crossing
 from instancefcn.inference.drawing import draw
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 
 TILES, COLUMNS = 24, 4
 WIDTH, HEIGHT, CAPTION, GAP = 380, 270, 92, 14

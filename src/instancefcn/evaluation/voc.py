@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.outlines import to_rle
 from instancefcn.evaluation.encoded import Predictions
+from instancefcn.geometry.outlines import to_rle
 
 
 def voc_map(

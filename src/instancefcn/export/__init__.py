@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from instancefcn.errors import ConfigError, ExportError
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
 from instancefcn.files import atomic_write, check_file
+from instancefcn.geometry.resizing import resized_size
 from instancefcn.models.fcis import FCIS, LEAST_SCORE
 from instancefcn.models.published import PublishedFCIS
-from instancefcn.resizing import resized_size
 from instancefcn.version import __version__
 
 if TYPE_CHECKING:

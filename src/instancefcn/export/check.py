@@ -15,12 +15,12 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.transforms.v2 import functional as vision
 
-from instancefcn import boxes as box_ops
 from instancefcn.data.images import read_image
-from instancefcn.masks import CroppedMasks
+from instancefcn.geometry import boxes as box_ops
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.geometry.resizing import resize_scale
 from instancefcn.models.fcis import LEAST_SCORE
 from instancefcn.ops.voting_step import vote_average
-from instancefcn.resizing import resize_scale
 
 if TYPE_CHECKING:
     from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph

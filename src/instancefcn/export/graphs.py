@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from instancefcn import boxes as box_ops
 from instancefcn.export.grids import FINE, apart, average, front, suppress, tighten
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN, tight_cells
 from instancefcn.models.rpn import large_enough

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from instancefcn import boxes as box_ops
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write
+from instancefcn.geometry import boxes as box_ops
+from instancefcn.geometry.resizing import resize
 from instancefcn.inference.drawing import draw
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
@@ -23,7 +24,6 @@ from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.models.published import PublishedFCIS
 from instancefcn.ops import mask_logits
-from instancefcn.resizing import resize
 
 POINTS = 105
 """Along each side of a map that is read for a figure: a multiple of the usual numbers of parts."""

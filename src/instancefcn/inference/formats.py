@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from instancefcn.contours import Ring, joined, trace
 from instancefcn.data.paths import shortened
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write, write_json
+from instancefcn.geometry.contours import Ring, join_rings, trace_contours
 from instancefcn.instances import Instances
 
 LONGEST_CLASS = 60
@@ -90,7 +90,7 @@ class YoloLabels(Writer):
         lines = []
         for index, label in enumerate(item.instances.labels.tolist()):
             rings = [ring for outline in _outlines(item.instances, index) for ring in outline]
-            shares = (joined(rings) / (width, height)).clip(0, 1).reshape(-1)
+            shares = (join_rings(rings) / (width, height)).clip(0, 1).reshape(-1)
             lines.append(" ".join([str(label), *(f"{share:.6f}" for share in shares.tolist())]) + "\n")
         return [_write_text(self.out / "labels" / f"{item.name}.txt", "".join(lines))]
 
@@ -109,7 +109,7 @@ class LabelMe(Writer):
         height, width = item.instances.image_size
         shapes = []
         for index, name in enumerate(item.instances.names):
-            parts = [joined(outline) for outline in _outlines(item.instances, index)]
+            parts = [join_rings(outline) for outline in _outlines(item.instances, index)]
             for ring in parts:
                 shapes.append(
                     {
@@ -290,7 +290,7 @@ def _centroids(instances: Instances) -> list[tuple[str, str]]:
 def _outlines(instances: Instances, index: int) -> list[list[Ring]]:
     """The parts of one instance, each as its outline and then its holes; of a mask without pixels its box."""
     x1, y1, x2, y2 = instances.masks.rects[index].tolist()
-    parts = trace(instances.masks.crop(index).cpu().numpy(), (x1, y1))
+    parts = trace_contours(instances.masks.crop(index).cpu().numpy(), (x1, y1))
     if not parts:
         x1, y1, x2, y2 = instances.boxes[index].tolist()
         return [[np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])]]

@@ -19,12 +19,12 @@ from torch import Tensor
 from instancefcn.data.images import to_uint8_rgb
 from instancefcn.data.opening import open_picture
 from instancefcn.errors import ConfigError, ImageError
+from instancefcn.geometry.resizing import of_one_shape
 from instancefcn.inference.download import read_picture
 from instancefcn.inference.overlap import overlapped
 from instancefcn.inference.tiling import PER_TILE, segment_tiled
 from instancefcn.instances import Instances
 from instancefcn.profiling import stage
-from instancefcn.resizing import of_one_shape
 
 if TYPE_CHECKING:
     from instancefcn.models.checkpoint import Loaded

@@ -16,9 +16,9 @@ from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
 from instancefcn.errors import ConfigError, ImageError
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
 from instancefcn.limits import MAX_TILES
-from instancefcn.masks import CroppedMasks
 
 MIN_TILE = 32
 OVERLAP = 0.25

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from instancefcn.errors import CheckpointError
 from instancefcn.files import atomic_write
+from instancefcn.geometry.resizing import resize
 from instancefcn.limits import MAX_HEADER_BYTES
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.head import Classes, HeadSpec
@@ -36,7 +37,6 @@ from instancefcn.models.rpn import AnchorSpec, RPNSpec
 from instancefcn.models.sampling import SamplingSpec
 from instancefcn.models.windows import WindowSpec
 from instancefcn.models.zoo import SPECS, AnySpec, ModelSpec, ProposalModelSpec, build
-from instancefcn.resizing import resize
 from instancefcn.safe_text import shown
 
 FORMAT = 2

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instancefcn import boxes as box_ops
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.instances import Instances
 from instancefcn.models import across
 from instancefcn.models.backbone import Backbone

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from instancefcn import boxes as box_ops
 from instancefcn.data.dataset import OBJECT
+from instancefcn.geometry import boxes as box_ops
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 from instancefcn.models import across
 from instancefcn.models.backbone import AtrousVGG
 from instancefcn.models.fusion import FineFeatures

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instancefcn import boxes as box_ops
 from instancefcn.errors import ConfigError
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.instances import Instances
 from instancefcn.models.backbone import STRIDE
 from instancefcn.models.caffe_resnet import CaffeResNet101

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from instancefcn import boxes as box_ops
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.models.targets import Target
 from instancefcn.ops.suppression import suppress
 

@@ -17,8 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from instancefcn import boxes as box_ops
-from instancefcn.masks import CroppedMasks
+from instancefcn.geometry import boxes as box_ops
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.ops.voting_ballots import Ballot, ReadMasks, Result, Size, ballots, read
 from instancefcn.ops.voting_published import published
 from instancefcn.ops.voting_step import extents, vote_average

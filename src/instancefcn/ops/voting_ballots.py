@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from instancefcn import boxes as box_ops
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.ops.voting_survivors import Survivors
 
 ReadMasks = Callable[[Tensor, Tensor], Tensor]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from instancefcn import boxes as box_ops
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.ops.voting_ballots import Ballot, ReadMasks, Result, Size, read
 from instancefcn.ops.voting_step import vote_average
 

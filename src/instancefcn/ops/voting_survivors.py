@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.ops import nms
 
-from instancefcn import boxes as box_ops
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.ops.forms import is_portable
 from instancefcn.ops.suppression import suppress
 

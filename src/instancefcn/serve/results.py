@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.inference.drawing import colour_of
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 from instancefcn.serve.service import decode
 
 SHOWN_SIDE = 1280

@@ -20,9 +20,9 @@ from instancefcn.data.transforms import Resize
 from instancefcn.evaluation.encoded import Predictions, encode
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.evaluation.sheets import compare
+from instancefcn.geometry.resizing import of_one_shape
 from instancefcn.instances import Instances
 from instancefcn.processes import gathered
-from instancefcn.resizing import of_one_shape
 from instancefcn.training.config import TrainConfig
 from instancefcn.training.log import plot_curves
 from instancefcn.training.module import TrainModule, has_stepped

@@ -21,11 +21,11 @@ from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.doctor import alike, pictures
 from instancefcn.data.doctor.alike import near_groups, near_pairs
 from instancefcn.data.doctor.case import Case, Split
-from instancefcn.data.doctor.crossing import MAX_POINTS, crossing
 from instancefcn.data.doctor.examine import CHECKS, examine, examine_dataset
 from instancefcn.data.doctor.report import as_json, brief, summary, verdict
 from instancefcn.data.doctor.sizes import suggested_scales
 from instancefcn.errors import ConfigError, DataError
+from instancefcn.geometry.self_crossing import MAX_POINTS, crossing
 from instancefcn.models.zoo import spec_of
 from sick import SICK, Sick, clean
 

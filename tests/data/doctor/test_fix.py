@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from instancefcn.data.dataset import rasterize
 from instancefcn.data.doctor.examine import Report, examine
 from instancefcn.data.doctor.fix import mend
 from instancefcn.data.doctor.mend import clip_polygon
 from instancefcn.data.images import read_image
 from instancefcn.data.layout import open_datasets, splits_of
-from instancefcn.data.outlines import rasterize
 from instancefcn.errors import ConfigError
 from sick import HEIGHT, SICK, WIDTH, Sick, clean, first
 

@@ -14,8 +14,8 @@ import numpy as np
 from instancefcn.data.check import Look, box_problem
 from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.doctor.alike import near_pairs
-from instancefcn.data.outlines import outline_problem, to_rle
-from instancefcn.data.problem import Problem
+from instancefcn.errors import Problem
+from instancefcn.geometry.outlines import outline_problem, to_rle
 from instancefcn.models.zoo import AnySpec
 
 Severity = Literal["error", "warning", "note"]

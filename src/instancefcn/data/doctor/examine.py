@@ -12,8 +12,7 @@ from instancefcn.data.dataset import Dataset
 from instancefcn.data.doctor import classes, objects, pictures, sizes
 from instancefcn.data.doctor.case import Case, Finding, Split
 from instancefcn.data.layout import read_split, splits_of
-from instancefcn.data.problem import Problem
-from instancefcn.errors import DataError
+from instancefcn.errors import DataError, Problem
 from instancefcn.models.zoo import AnySpec, spec_of
 
 

@@ -24,12 +24,13 @@ from instancefcn.data.doctor.mend import Repairs, Treatment, joined, mended
 from instancefcn.data.images import stored_turn, turn_of
 from instancefcn.data.layout import COCO, recognise
 from instancefcn.data.opening import open_picture
-from instancefcn.data.problem import REPAIRS, Problem
 from instancefcn.data.reading import read_json
-from instancefcn.errors import ConfigError, DataError
+from instancefcn.errors import ConfigError, DataError, Problem
 from instancefcn.files import link_or_copy, new_folder, write_json
 from instancefcn.models.zoo import AnySpec
 
+REPAIRS = "repairs.json"
+"""The list of repairs lies beside the splits of a mended copy and is none of them."""
 _ORIENTATION = 0x0112
 _BACK = {
     Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,

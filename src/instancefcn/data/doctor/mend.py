@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from instancefcn.data.check import TOLERANCE, Look
-from instancefcn.data.dataset import Annotation, Picture, Segmentation
+from instancefcn.data.dataset import Annotation, Picture
 from instancefcn.data.doctor.case import shapes_of
 from instancefcn.data.doctor.objects import areas_agree, boxes_agree
-from instancefcn.data.outlines import outline_problem
-from instancefcn.masks import CroppedMasks
-from instancefcn.rle import decode_crop
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.geometry.outlines import Segmentation, outline_problem
+from instancefcn.geometry.rle import decode_crop
 
 SAME_SHAPE = 0.01
 """Pictures whose ratios of width to height differ by less than this share may be one picture, resized."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from instancefcn.data.check import TOLERANCE
 from instancefcn.data.doctor.case import Box, Case, Finding
-from instancefcn.data.doctor.crossing import MAX_POINTS, crossing
-from instancefcn.data.problem import Problem
+from instancefcn.errors import Problem
+from instancefcn.geometry.self_crossing import MAX_POINTS, crossing
 
 BOX_PIXELS, BOX_SHARE = 3.0, 0.05
 """A box disagrees with its mask when an edge is farther off than this many pixels and this share of the

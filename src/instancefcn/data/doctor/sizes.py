@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instancefcn.data.doctor.case import Case, Finding, Split
+from instancefcn.geometry.resizing import resize_scale
 from instancefcn.models.zoo import ModelSpec, ProposalModelSpec
-from instancefcn.resizing import resize_scale
 
 MANY = 0.05
 """Share of objects of an unsuitable size from which it is a warning."""

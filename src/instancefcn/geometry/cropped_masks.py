@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from instancefcn.rle import decode_crop, run_lengths
+from instancefcn.geometry.rle import decode_crop, run_lengths
 
 
 def _crop_areas(rects: Tensor) -> Tensor:

@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as oracle
 
-from instancefcn.data.dataset import Annotation, Picture
-from instancefcn.data.outlines import (
-    decode_crop,
-    normalised,
-    outline_problem,
-    rasterize,
-    run_lengths,
-    to_rle,
-)
+from instancefcn.data.dataset import Annotation, Picture, rasterize
+from instancefcn.geometry.outlines import decode_crop, normalised, outline_problem, run_lengths, to_rle
 
 # pycocotools' own array type lags behind numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from instancefcn.data.dataset import Picture, Segmentation
-from instancefcn.data.problem import Problem
-from instancefcn.limits import MAX_DRAWN, MAX_MASK_PIXELS
-from instancefcn.masks import CroppedMasks
-from instancefcn.rle import box, decode_crop, run_lengths
+from instancefcn.errors import Problem
+from instancefcn.geometry.rle import box, run_lengths
+from instancefcn.limits import MAX_DRAWN
 from instancefcn.safe_text import shown
+
+Polygons = list[list[float]]
+"""Each x, y, x, y, .. in pixels."""
+Segmentation = Polygons | dict[str, Any]
+"""Polygons, or a COCO RLE: "size" [height, width] and "counts"."""
 
 _MERGED = 32
 """RLEs that are united at once: the mask API unites one after the other, each with all those before."""
@@ -151,30 +154,6 @@ def united(rles: list[dict[str, Any]], height: int, width: int) -> dict[str, Any
     }
 
 
-def too_many_pixels(picture: Picture) -> Problem | None:
-    """What is wrong with a picture whose masks, each inside its rectangle, would take too much memory."""
-    if len(picture.annotations) * picture.height * picture.width <= MAX_MASK_PIXELS:
-        return None  # as nearly always
-    total: float = sum(_pixels(a.segmentation, picture.height, picture.width) for a in picture.annotations)
-    if total <= MAX_MASK_PIXELS:
-        return None
-    return Problem(
-        f"{picture.path}: image {picture.id}: its {len(picture.annotations)} objects take "
-        f"{total:,.0f} pixels, each inside its rectangle, and at most {MAX_MASK_PIXELS:,} are held: cut the "
-        "picture into tiles, or remove objects that are there several times",
-        "outline",
-        picture=picture.path,
-    )
-
-
-def _pixels(segmentation: Segmentation, height: int, width: int) -> float:
-    if isinstance(segmentation, dict):
-        first, _, last, _ = box(segmentation["counts"], height)
-        return float((last - first) * height)  # whole columns are decoded
-    x1, y1, x2, y2 = extent(segmentation, height, width)
-    return (x2 - x1 + 1) * (y2 - y1 + 1)
-
-
 def extent(segmentation: Segmentation, height: int, width: int) -> tuple[float, float, float, float]:
     """The box x1, y1, x2, y2 around the points of (valid) polygons, or around the pixels of an RLE; cut at
     the picture's edge.
@@ -185,18 +164,3 @@ def extent(segmentation: Segmentation, height: int, width: int) -> tuple[float, 
     xs = [min(max(float(x), 0.0), float(width)) for polygon in segmentation for x in polygon[0::2]]
     ys = [min(max(float(y), 0.0), float(height)) for polygon in segmentation for y in polygon[1::2]]
     return min(xs), min(ys), max(xs), max(ys)
-
-
-def rasterize(picture: Picture) -> CroppedMasks:
-    """The masks of a picture's annotations, crowds left out, in their order, equal to pycocotools' pixels.
-
-    An outline thinner than a pixel may have no pixels at all: its mask has an empty rectangle.
-    """
-    crops, corners = [], []
-    for annotation in picture.annotations:
-        if not annotation.crowd:
-            rle = to_rle(annotation.segmentation, picture.height, picture.width)
-            crop, corner = decode_crop(rle["counts"], picture.height)
-            crops.append(crop)
-            corners.append(corner)
-    return CroppedMasks.from_crops(crops, corners, (picture.height, picture.width))

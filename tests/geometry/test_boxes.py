@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from instancefcn import boxes as box_ops
+from instancefcn.geometry import boxes as box_ops
 
 ROIS = torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, 1.0, 3.0, 3.0], [0.0, 1.0, 4.0, 2.0], [2.0, 0.0, 4.0, 4.0]])
 TRUTH = torch.tensor([[0.0, 0.0, 4.0, 4.0], [1.0, 2.0, 5.0, 4.0], [0.0, 0.0, 2.0, 4.0], [1.0, 1.0, 2.0, 2.0]])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as oracle
 
-from instancefcn.data.tracing import joined, one_outline, trace
+from instancefcn.geometry.tracing import join_to_one, one_outline, trace_pixel_edges
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 H, W = 20, 24
@@ -29,7 +29,7 @@ def test_a_square_with_a_hole_and_a_pixel_at_its_corner() -> None:
     mask[:4, :4] = 1
     mask[1, 2] = 0
     mask[4, 4] = 1
-    parts, holes = trace(mask, (10, 3))
+    parts, holes = trace_pixel_edges(mask, (10, 3))
     assert [sorted(zip(p[0::2], p[1::2], strict=True)) for p in parts] == [
         [(10, 3), (10, 7), (14, 3), (14, 7)],
         [(14, 7), (14, 8), (15, 7), (15, 8)],
@@ -42,13 +42,13 @@ def test_a_square_with_a_hole_and_a_pixel_at_its_corner() -> None:
 @given(pixels)
 @settings(deadline=None, max_examples=60)
 def test_traced_and_joined_outlines_have_the_same_pixels(mask: np.ndarray) -> None:
-    parts, holes = trace(mask, (3, 2))
+    parts, holes = trace_pixel_edges(mask, (3, 2))
     full = np.zeros((H, W), dtype=np.uint8)
     full[2 : 2 + mask.shape[0], 3 : 3 + mask.shape[1]] = mask
     if not parts:
         assert not mask.any()
         return
-    np.testing.assert_array_equal(drawn(joined([*parts, *holes])), full)
+    np.testing.assert_array_equal(drawn(join_to_one([*parts, *holes])), full)
     if not holes:
         np.testing.assert_array_equal(drawn(*parts), full)
 

@@ -13,19 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from instancefcn import contours
-from instancefcn.data.dataset import Segmentation
-from instancefcn.data.outlines import to_rle
 from instancefcn.errors import DataError
+from instancefcn.geometry import contours
+from instancefcn.geometry.outlines import Segmentation, to_rle
+from instancefcn.geometry.rle import decode_crop
 from instancefcn.limits import MAX_RINGS
-from instancefcn.rle import decode_crop
 
 Ring = list[float]
 """x, y, x, y, .. in pixels."""
 _Edges = dict[tuple[int, int, int], int]
 
 
-def trace(crop: NDArray[np.uint8], corner: tuple[int, int] = (0, 0)) -> tuple[list[Ring], list[Ring]]:
+def trace_pixel_edges(
+    crop: NDArray[np.uint8], corner: tuple[int, int] = (0, 0)
+) -> tuple[list[Ring], list[Ring]]:
     """The outlines of pixels, along their edges.
 
     Args:
@@ -92,10 +93,10 @@ def _runs(edges: NDArray[np.int8]) -> list[tuple[int, int, int, int]]:
     )
 
 
-def joined(rings: Sequence[Ring]) -> Ring:
+def join_to_one(rings: Sequence[Ring]) -> Ring:
     """One outline from several, each tied to an earlier one by a line that is walked forth and back."""
     corners = [np.array(ring, dtype=np.float64).reshape(-1, 2) for ring in rings]
-    return [float(v) for v in contours.joined(corners).reshape(-1)]
+    return [float(v) for v in contours.join_rings(corners).reshape(-1)]
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,11 @@ def one_outline(segmentation: Segmentation, height: int, width: int) -> OneOutli
     if isinstance(segmentation, list) and all(
         0 <= v <= (height if i & 1 else width) for polygon in segmentation for i, v in enumerate(polygon)
     ):
-        ring = joined(segmentation) if len(segmentation) > 1 else segmentation[0]
+        ring = join_to_one(segmentation) if len(segmentation) > 1 else segmentation[0]
         if len(segmentation) == 1 or to_rle([ring], height, width) == rle:
             return OneOutline(ring, parts=len(segmentation))
     crop, corner = decode_crop(rle["counts"], height)
-    parts, holes = trace(crop.numpy(), corner)
+    parts, holes = trace_pixel_edges(crop.numpy(), corner)
     if not parts:
         return None
     if len(parts) + len(holes) > MAX_RINGS:
@@ -136,4 +137,4 @@ def one_outline(segmentation: Segmentation, height: int, width: int) -> OneOutli
             f"has {len(parts) + len(holes):,} parts and holes, at most {MAX_RINGS:,} are joined "
             "to one outline: choose a format that holds masks (coco, voc, labelme)"
         )
-    return OneOutline(joined([*parts, *holes]), len(parts), len(holes), redrawn=True)
+    return OneOutline(join_to_one([*parts, *holes]), len(parts), len(holes), redrawn=True)

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from matplotlib.path import Path as Polygon
 from numpy.typing import NDArray
 
-from instancefcn.contours import Part, Ring, area, joined, simplify, trace
+from instancefcn.geometry.contours import Part, Ring, area, join_rings, simplify, trace_contours
 
 MASKS = arrays.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 1))
 
@@ -45,14 +45,14 @@ def crossings(ring: Ring, points: NDArray[np.float64]) -> NDArray[np.int64]:
 @given(MASKS)
 @settings(deadline=None)
 def test_without_tolerance_the_outlines_hold_exactly_the_pixels(mask: NDArray[np.uint8]) -> None:
-    parts = trace(mask, tolerance=0)
+    parts = trace_contours(mask, tolerance=0)
     assert (filled(parts, *mask.shape) == mask.astype(bool)).all()
     areas = [area(part.outline) for part in parts]
     assert areas == sorted(areas, reverse=True)
 
 
 def test_a_known_square() -> None:
-    (part,) = trace(np.ones((2, 2), np.uint8), corner=(10, 20), tolerance=0)
+    (part,) = trace_contours(np.ones((2, 2), np.uint8), corner=(10, 20), tolerance=0)
     assert part.holes == ()
     assert sorted(map(tuple, part.outline.tolist())) == [
         (10.0, 20.5),
@@ -64,8 +64,8 @@ def test_a_known_square() -> None:
         (12.0, 20.5),
         (12.0, 21.5),
     ]
-    assert trace(np.zeros((3, 3), np.uint8)) == []
-    assert len(trace(np.eye(3, dtype=np.uint8))) == 3
+    assert trace_contours(np.zeros((3, 3), np.uint8)) == []
+    assert len(trace_contours(np.eye(3, dtype=np.uint8))) == 3
 
 
 @pytest.mark.parametrize("radius", [4, 12, 60])
@@ -73,9 +73,9 @@ def test_a_ring_keeps_its_shape_in_few_points(radius: int) -> None:
     rows, columns = np.mgrid[: 2 * radius + 8, : 2 * radius + 8]
     distance = np.hypot(rows - radius - 3.3, columns - radius - 3.7)
     mask = (distance < radius) & (distance > radius / 2)
-    (part,) = trace(mask)
+    (part,) = trace_contours(mask)
     assert len(part.holes) == 1
-    assert len(part.outline) <= len(trace(mask, tolerance=0)[0].outline) / 4
+    assert len(part.outline) <= len(trace_contours(mask, tolerance=0)[0].outline) / 4
     back = filled([part], *mask.shape)
     iou = (back & mask).sum() / (back | mask).sum()
     assert iou > {4: 0.85, 12: 0.95, 60: 0.99}[radius]
@@ -86,7 +86,7 @@ def test_a_ring_keeps_its_shape_in_few_points(radius: int) -> None:
 def test_no_point_that_is_left_out_is_farther_than_the_tolerance(
     mask: NDArray[np.uint8], tolerance: float
 ) -> None:
-    for whole in trace(mask, tolerance=0):
+    for whole in trace_contours(mask, tolerance=0):
         ring = simplify(whole.outline, tolerance)
         assert len(ring) >= 3
         assert {tuple(p) for p in ring.tolist()} <= {tuple(p) for p in whole.outline.tolist()}
@@ -104,8 +104,8 @@ def _distance(point: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.
 @given(MASKS)
 @settings(deadline=None)
 def test_joined_outlines_hold_the_same_pixels(mask: NDArray[np.uint8]) -> None:
-    rings = [ring for part in trace(mask, tolerance=0) for ring in (part.outline, *part.holes)]
+    rings = [ring for part in trace_contours(mask, tolerance=0) for ring in (part.outline, *part.holes)]
     if rings:
         points = centres(*mask.shape) + np.array([0.013, 0.017])  # not on the line between two corners
-        inside = crossings(joined(rings), points) % 2 == 1
+        inside = crossings(join_rings(rings), points) % 2 == 1
         assert (inside.reshape(mask.shape) == mask.astype(bool)).all()

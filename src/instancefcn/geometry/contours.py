@@ -28,7 +28,9 @@ class Part:
     holes: tuple[Ring, ...]
 
 
-def trace(crop: NDArray[Any], corner: tuple[int, int] = (0, 0), tolerance: float = TOLERANCE) -> list[Part]:
+def trace_contours(
+    crop: NDArray[Any], corner: tuple[int, int] = (0, 0), tolerance: float = TOLERANCE
+) -> list[Part]:
     """The outlines of a mask.
 
     Args:
@@ -100,7 +102,7 @@ def area(ring: Ring) -> float:
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
-def joined(rings: list[Ring]) -> Ring:
+def join_rings(rings: list[Ring]) -> Ring:
     """One polygon from several: each is tied to a near point of those before it by a line that is walked
     forth and back, which leaves no trace when the polygon is filled by the even-odd rule. For formats that
     have one polygon for an object, holes and parts and all.

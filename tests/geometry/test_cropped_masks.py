@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as pycoco_mask
 from torch import Tensor
 
-from instancefcn.masks import CroppedMasks
+from instancefcn.geometry.cropped_masks import CroppedMasks
 
 DENSE = torch.tensor(
     [
