@@ -33,7 +33,6 @@ import torch
 from torch import nn
 
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.images import read_image
 from instancefcn.data.layout import open_datasets
 from instancefcn.data.loader import AspectBatches, TrainSet
 from instancefcn.data.transforms import Resize
@@ -41,6 +40,7 @@ from instancefcn.evaluation.encoded import Predictions, encode
 from instancefcn.evaluation.report import format_figure
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.files import atomic_write, write_json
+from instancefcn.images.decoding import read_image
 from instancefcn.models import zoo
 from instancefcn.models.head import Classes
 from instancefcn.models.zoo import ModelSpec

@@ -31,13 +31,13 @@ from torchvision.ops import box_iou
 
 import instancefcn
 from instancefcn.data.dataset import Dataset, Picture, rasterize
-from instancefcn.data.images import read_image
 from instancefcn.data.layout import open_dataset
 from instancefcn.evaluation.encoded import encode
 from instancefcn.evaluation.run import evaluate_predictions, in_order_of
 from instancefcn.files import write_json
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.resizing import resized_size
+from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
 from instancefcn.models.fcis import FCIS

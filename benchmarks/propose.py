@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from instancefcn.data.images import read_image
 from instancefcn.data.layout import open_dataset
 from instancefcn.geometry.resizing import resize
+from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import load
 from instancefcn.models.instance_fcn import InstanceFCN
 

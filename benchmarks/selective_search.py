@@ -24,12 +24,12 @@ import torch
 from numpy.typing import NDArray
 
 from instancefcn.data.dataset import OBJECT
-from instancefcn.data.images import read_image
 from instancefcn.data.layout import open_dataset
 from instancefcn.evaluation.encoded import Encoded, encode
 from instancefcn.evaluation.proposals import COUNTS, measure_proposals
 from instancefcn.evaluation.report import format_figure
 from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.images.decoding import read_image
 from instancefcn.instances import Instances
 
 SEGMENT_SCALES = (150, 300)

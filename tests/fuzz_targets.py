@@ -29,11 +29,11 @@ from fuzzing import (
 from instancefcn.data.check import look
 from instancefcn.data.coco import parse_coco, rasterize
 from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.images import picture_size, read_image
 from instancefcn.data.index_masks import crops_of, read_index
 from instancefcn.data.layout import read_split
 from instancefcn.errors import DataError, ImageError
 from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.images.decoding import read_image, read_image_size
 from instancefcn.limits import MAX_PIXELS
 from instancefcn.models import checkpoint, zoo
 from instancefcn.training.config import TrainConfig, load_config
@@ -163,7 +163,7 @@ class Targets:
         )
         picture = read_image(path)
         assert picture.dtype == torch.uint8
-        assert picture.shape == (3, *picture_size(path))
+        assert picture.shape == (3, *read_image_size(path))
         assert seen.size is None or seen.size == tuple(picture.shape[1:])
 
     def _index_masks(self) -> list[bytes]:

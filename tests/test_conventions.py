@@ -12,10 +12,10 @@ import torch
 from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
-from instancefcn.data.images import read_image
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.resizing import resize
+from instancefcn.images.decoding import read_image
 from instancefcn.instances import Instances
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,13 +19,13 @@ from instancefcn.data import matlab
 from instancefcn.data.check import look
 from instancefcn.data.coco import parse_coco, rasterize
 from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.images import read_image
 from instancefcn.data.index_masks import crops_of
 from instancefcn.data.layout import read_split
 from instancefcn.errors import CheckpointError, ConfigError, DataError, ImageError, InstanceFCNError
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.outlines import outline_problem, to_rle
 from instancefcn.geometry.tracing import one_outline
+from instancefcn.images.decoding import read_image
 from instancefcn.inference.tiling import segment_tiled
 from instancefcn.training.keeper import read_run
 from instancefcn.training.log import read_log

@@ -12,9 +12,9 @@ from pathlib import Path
 from PIL import Image
 
 import instancefcn
-from instancefcn.data.images import read_image
 from instancefcn.files import atomic_write
-from instancefcn.inference.drawing import draw
+from instancefcn.images.decoding import read_image
+from instancefcn.images.drawing import draw
 from instancefcn.inference.sources import find_pictures
 
 HEIGHT, GAP, COLUMNS = 300, 6, 3

@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from instancefcn.errors import ConfigError
+from instancefcn.geometry.outlines import outline_problem, to_rle
+from instancefcn.images.decoding import to_uint8_rgb
+from instancefcn.images.download import read_file_or_url
+from instancefcn.images.drawing import draw
 from instancefcn.geometry.cropped_masks import CroppedMasks
 
 if TYPE_CHECKING:
@@ -160,7 +164,6 @@ class Instances:
         Raises:
             ValueError: a category id is unknown, or an outline is damaged or of another size.
         """
-        from instancefcn.geometry.outlines import outline_problem, to_rle
 
         labels = {category_id: label for label, category_id in enumerate(category_ids)}
         unknown = {result["category_id"] for result in results} - set(labels)
@@ -277,14 +280,11 @@ class Instances:
             ImageError: the source cannot be read any more.
         """
         # What is above this module is asked for only here, for the sake of a short word in a notebook.
-        from instancefcn.data.images import to_uint8_rgb
-        from instancefcn.inference.download import read_picture
-        from instancefcn.inference.drawing import draw
 
         picture = self.source if picture is None else picture
         if picture is None:
             raise ConfigError("these instances do not know their picture: say instances.show(picture)")
-        pixels = read_picture(picture) if isinstance(picture, (str, Path)) else to_uint8_rgb(picture)
+        pixels = read_file_or_url(picture) if isinstance(picture, (str, Path)) else to_uint8_rgb(picture)
         return draw(pixels, self, labels=labels)
 
     def to_numpy(self) -> dict[str, np.ndarray]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from fakes import ColourNetwork, coloured
-from instancefcn.data.images import to_uint8_rgb
 from instancefcn.evaluation.encoded import decode, encode
+from instancefcn.images.decoding import to_uint8_rgb
 from instancefcn.instances import Instances
 
 

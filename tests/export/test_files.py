@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from instancefcn.data.images import read_image
 from instancefcn.errors import ConfigError, ExportError
 from instancefcn.export import check, describe, export, graph_of, trace
+from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import Predictor
 from small import IDS, NAMES, photograph, predictor_of, small_instance_fcn
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from fakes import coloured
-from instancefcn.data.images import to_uint8_rgb
+from instancefcn.images.decoding import to_uint8_rgb
 from instancefcn.inference.explain import POINTS, Explanation, Reading, explain, write_explanation
 from instancefcn.inference.predictor import Predictor
 from instancefcn.models import zoo

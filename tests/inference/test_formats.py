@@ -17,9 +17,9 @@ from PIL import Image
 
 from fakes import IDS, NAMES, coloured
 from instancefcn.cli.wanted import KINDS
-from instancefcn.data.images import to_uint8_rgb
 from instancefcn.errors import ConfigError
 from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.images.decoding import to_uint8_rgb
 from instancefcn.inference.formats import CutOuts, Item, LabelMap, LabelMe, Table, YoloLabels, label_map
 from instancefcn.inference.writers import WRITERS, finish, write_item
 from instancefcn.instances import Instances

@@ -324,7 +324,7 @@ def test_a_mosaic_of_photographs_gives_what_each_gives_alone() -> None:
     """The bundled model: seams of tiles run through the animals, and each comes out once and whole."""
     from importlib.resources import files
 
-    from instancefcn.data.images import read_image
+    from instancefcn.images.decoding import read_image
     from instancefcn.inference.predictor import load
 
     folder = files("instancefcn") / "assets" / "demo"

@@ -21,8 +21,8 @@ pytest.importorskip("gradio", reason="needs gradio")
 from fastapi.testclient import TestClient
 
 from fakes import coloured
-from instancefcn.data.images import to_uint8_rgb
 from instancefcn.errors import CheckpointError
+from instancefcn.images.decoding import to_uint8_rgb
 from instancefcn.inference.predictor import Predictor
 from instancefcn.inference.writers import prediction
 from instancefcn.serve import api, results

@@ -14,8 +14,8 @@ from instancefcn.bulk.job import LISTING
 from instancefcn.bulk.listing import image_column, open_parquet, path_on
 from instancefcn.bulk.places import Folder, open_place
 from instancefcn.bulk.shards import Head
-from instancefcn.data.images import decode_image
 from instancefcn.errors import ImageError
+from instancefcn.images.decoding import decode_image
 from instancefcn.inference.predictor import FileResult
 
 LARGEST_FILE = 2**31

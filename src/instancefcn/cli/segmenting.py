@@ -86,7 +86,7 @@ def segment(predictor: Predictor, found: Sources, wanted: Wanted) -> None:
     Raises:
         typer.Exit: with status 1, at the end, when something was no picture or video.
     """
-    from instancefcn.inference.download import path_of
+    from instancefcn.images.download import path_of
     from instancefcn.inference.formats import Table
     from instancefcn.inference.writers import WRITERS, Outlines, finish, output_names
 

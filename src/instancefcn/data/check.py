@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.images import SIDEWAYS, check_samples, stored_turn, turn_of
-from instancefcn.data.opening import describe, open_picture
 from instancefcn.errors import ImageError, Problem
+from instancefcn.images.decoding import SIDEWAYS, check_samples, stored_turn, turn_of
+from instancefcn.images.opening import describe_error, open_image
 from instancefcn.limits import MAX_FILE_BYTES
 
 TOLERANCE = 2.0
@@ -113,7 +113,7 @@ def look(picture: Picture) -> Look:
         if picture.path.stat().st_size > MAX_FILE_BYTES:
             raise ImageError(f"has more than {MAX_FILE_BYTES / 2**30:g} GB")
         content = picture.path.read_bytes()
-        with open_picture(content) as image:
+        with open_image(content) as image:
             asked = stored_turn(image)
             turn = turn_of(image)
             width, height = image.size  # after turn_of, which may turn it, and before draft
@@ -124,7 +124,7 @@ def look(picture: Picture) -> Look:
         what = "there is no such picture: add it or remove its record and annotations"
         return _blind(picture, "missing-picture", f"{where}: {what}")
     except Exception as error:
-        return _blind(picture, "unreadable-picture", f"{where}: {describe(error)}: replace the file")
+        return _blind(picture, "unreadable-picture", f"{where}: {describe_error(error)}: replace the file")
     size = (width, height) if turn in SIDEWAYS else (height, width)
     stored = size[::-1] if asked in SIDEWAYS else size
     problem = None if size == (picture.height, picture.width) else _size_problem(picture, stored, size)

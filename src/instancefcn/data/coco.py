@@ -15,11 +15,11 @@ from instancefcn.data.check import box_problem, picture_problems
 from instancefcn.data.dataset import Annotation, Dataset, Picture, too_many_pixels
 from instancefcn.data.dataset import rasterize as rasterize  # offered here too
 from instancefcn.data.gather import given_up, outlined
-from instancefcn.data.opening import check_size
 from instancefcn.data.paths import PictureFinder, is_there
 from instancefcn.data.reading import read_json
 from instancefcn.errors import DataError, ImageError, Problem
 from instancefcn.geometry.outlines import extent, normalised, outline_problem, without_bad_polygons
+from instancefcn.images.opening import check_size
 from instancefcn.limits import MAX_CLASSES, MAX_PROBLEMS
 from instancefcn.safe_text import is_name, shown
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from instancefcn.data.dataset import Annotation
-from instancefcn.data.opening import describe, open_picture
 from instancefcn.errors import ImageError
 from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.images.opening import describe_error, open_image
 from instancefcn.limits import MAX_MASK_PIXELS
 
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -34,7 +34,7 @@ def read_index(path: Path) -> NDArray[Any]:
             Pillow stretches to 8: 1 of 15 would be read as 17.
     """
     try:
-        with open_picture(path) as image:
+        with open_image(path) as image:
             refuse_jpeg(image)
             if image.mode not in _INDEX_MODES:
                 raise ImageError(
@@ -48,7 +48,7 @@ def read_index(path: Path) -> NDArray[Any]:
                 )
             values = np.array(image)
     except Exception as error:
-        raise ImageError(f"{path}: {describe(error)}") from error
+        raise ImageError(f"{path}: {describe_error(error)}") from error
     return values.astype(np.uint8) if values.dtype == bool else values
 
 

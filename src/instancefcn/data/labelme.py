@@ -16,13 +16,13 @@ from PIL import Image
 
 from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.gather import Progress, folders_of_splits, gather, has_splits, outlined
-from instancefcn.data.images import picture_size
 from instancefcn.data.index_masks import annotations_of, crops_of
-from instancefcn.data.opening import check_size, describe, open_picture
 from instancefcn.data.paths import PictureFinder, folders_in, is_hidden, pictures_below
 from instancefcn.data.reading import read_json
 from instancefcn.errors import DataError, ImageError
 from instancefcn.geometry.outlines import Segmentation, outline_problem, to_rle, united
+from instancefcn.images.decoding import read_image_size
+from instancefcn.images.opening import check_size, describe_error, open_image
 from instancefcn.limits import MAX_CLASSES
 from instancefcn.safe_text import is_name, shown
 
@@ -167,7 +167,7 @@ class _Reader:
         size: tuple[Any, Any] = content.get("imageHeight"), content.get("imageWidth")
         if size == (None, None) and path is not None:
             try:
-                size = picture_size(path)
+                size = read_image_size(path)
             except ImageError as error:
                 self.problems.append(str(error))
                 return None, self.problems
@@ -280,10 +280,10 @@ def _mask(text: object, corner: list[float], height: int, width: int) -> Segment
     if not isinstance(text, str):
         raise ValueError("is a mask without the pixels: draw it again")
     try:
-        with open_picture(base64.b64decode(text), ("PNG",)) as image:
+        with open_image(base64.b64decode(text), ("PNG",)) as image:
             values = np.array(image)
     except Exception as error:
-        raise ValueError(f"its mask {describe(error)}: draw it again") from error
+        raise ValueError(f"its mask {describe_error(error)}: draw it again") from error
     x, y = int(corner[0]), int(corner[1])
     if values.ndim != 2 or not (0 <= x < width and 0 <= y < height):
         raise ValueError("its mask is no gray picture inside the picture: draw it again")

@@ -16,9 +16,9 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from instancefcn.data.dataset import Dataset, Picture, rasterize
-from instancefcn.data.images import read_image
 from instancefcn.data.transforms import Augment, Scene
 from instancefcn.errors import DataError
+from instancefcn.images.decoding import read_image
 from instancefcn.models.targets import Target
 
 

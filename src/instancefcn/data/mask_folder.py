@@ -9,11 +9,11 @@ import numpy as np
 
 from instancefcn.data.dataset import OBJECT, Dataset, Picture
 from instancefcn.data.gather import Progress, folders_of_splits, gather
-from instancefcn.data.images import picture_size
 from instancefcn.data.index_masks import Crop, annotations_of, crops_of, read_index, refuse_jpeg
-from instancefcn.data.opening import describe, open_picture
 from instancefcn.data.paths import PICTURE_SUFFIXES, folders_in, in_any_case, pictures_below
 from instancefcn.errors import ImageError
+from instancefcn.images.decoding import read_image_size
+from instancefcn.images.opening import describe_error, open_image
 
 _ENDINGS = ("", "_mask", "_masks")
 """What a mask's name may add to its picture's. Beside the picture it must add something."""
@@ -110,7 +110,7 @@ def _read_place(place: Path) -> tuple[Picture | None, list[str]]:
     if not (place / "masks").is_dir():
         return None, [f"{place}: has no masks/: add it (an empty one where there are no objects)"]
     try:
-        height, width = picture_size(pictures[0])
+        height, width = read_image_size(pictures[0])
     except ImageError as error:
         return None, [str(error)]
     crops: list[Crop] = []
@@ -131,12 +131,12 @@ def _object_mask(file: Path, height: int, width: int) -> Crop:
         ImageError: it cannot be read, is a JPEG, has another size than the picture, or no pixel.
     """
     try:
-        with open_picture(file) as image:
+        with open_image(file) as image:
             refuse_jpeg(image)
             colours = image.mode in ("RGB", "RGBA", "LA", "P", "PA")  # 0 of a palette may be white
             values = np.array(image.convert("L") if colours else image)
     except Exception as error:
-        raise ImageError(f"{file}: {describe(error)}") from error
+        raise ImageError(f"{file}: {describe_error(error)}") from error
     if values.shape != (height, width):
         raise ImageError(
             f"{file}: is {values.shape[1]} x {values.shape[0]} pixels, the picture {width} x {height} "

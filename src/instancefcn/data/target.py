@@ -9,10 +9,10 @@ from pathlib import Path
 
 from instancefcn.data.dataset import Dataset, Picture
 from instancefcn.data.gather import outlined
-from instancefcn.data.opening import describe, open_picture
 from instancefcn.data.paths import PICTURE_SUFFIXES, findable, output_names
 from instancefcn.errors import DataError
 from instancefcn.files import atomic_write, link_or_copy
+from instancefcn.images.opening import describe_error, open_image
 
 
 class Losses:
@@ -97,10 +97,10 @@ def _is_picture(path: Path) -> bool:
 def _suffix_of(path: Path) -> str:
     """That of the format which the file is in."""
     try:
-        with open_picture(path) as image:
+        with open_image(path) as image:
             kind = image.format
     except Exception as error:
-        raise DataError(f"{path}: {describe(error)}") from error
+        raise DataError(f"{path}: {describe_error(error)}") from error
     known = {"PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif", "PPM": ".ppm"}
     return known.get(kind or "", ".jpg")  # JPEG, also with several pictures, which has a name of its own
 

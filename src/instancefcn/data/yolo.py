@@ -11,13 +11,13 @@ import yaml
 
 from instancefcn.data.dataset import Annotation, Dataset, Picture
 from instancefcn.data.gather import Progress, gather, in_order, outlined, read_lines
-from instancefcn.data.images import picture_size
 from instancefcn.data.paths import PictureFinder, is_there, pictures_below
 from instancefcn.data.reading import read_text, read_yaml
 from instancefcn.data.target import Target
 from instancefcn.errors import DataError, ImageError
 from instancefcn.geometry.outlines import outline_problem
 from instancefcn.geometry.tracing import one_outline
+from instancefcn.images.decoding import read_image_size
 from instancefcn.limits import MAX_CLASSES
 from instancefcn.safe_text import is_name, shown
 
@@ -183,7 +183,7 @@ def _pictures_at(place: Path, file: Path, split: str) -> tuple[list[Path], list[
 def _read_picture(path: Path, labels: Mapping[int, int]) -> tuple[Picture | None, list[str]]:
     """One picture and its outlines; without a label file it has no objects."""
     try:
-        height, width = picture_size(path)
+        height, width = read_image_size(path)
     except ImageError as error:
         return None, [str(error)]
     file = label_file(path)

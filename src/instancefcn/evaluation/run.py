@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from instancefcn import processes
 from instancefcn.console import progress
 from instancefcn.data.dataset import OBJECT, Dataset, Picture
-from instancefcn.data.images import read_image
 from instancefcn.data.layout import describe, open_dataset
 from instancefcn.errors import ConfigError, DataError, InstanceFCNError
 from instancefcn.evaluation.coco import CocoResult, CocoScorer, attainable
@@ -21,6 +20,7 @@ from instancefcn.evaluation.report import plot_precision_recall, plot_recall
 from instancefcn.evaluation.review import write_review
 from instancefcn.evaluation.voc import voc_map
 from instancefcn.files import check_place, writable, write_json
+from instancefcn.images.decoding import read_image
 from instancefcn.instances import Instances
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from instancefcn.data.dataset import Dataset, Picture, rasterize
-from instancefcn.data.images import read_image
 from instancefcn.evaluation.encoded import Predictions, decode
 from instancefcn.files import atomic_write
-from instancefcn.inference.drawing import draw
+from instancefcn.images.decoding import read_image
+from instancefcn.images.drawing import draw
 from instancefcn.instances import Instances
 
 HEIGHT, HEADER = 260, 16

@@ -16,12 +16,12 @@ from PIL import Image, ImageDraw, ImageFont
 from instancefcn.data.dataset import Annotation, Picture, rasterize
 from instancefcn.data.doctor.case import Box, Finding
 from instancefcn.data.doctor.examine import CHECKS, Report
-from instancefcn.data.images import read_image
 from instancefcn.errors import ImageError
 from instancefcn.files import atomic_write
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.self_crossing import crossing
-from instancefcn.inference.drawing import draw
+from instancefcn.images.decoding import read_image
+from instancefcn.images.drawing import draw
 from instancefcn.instances import Instances
 
 TILES, COLUMNS = 24, 4

@@ -15,10 +15,10 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.transforms.v2 import functional as vision
 
-from instancefcn.data.images import read_image
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.resizing import resize_scale
+from instancefcn.images.decoding import read_image
 from instancefcn.models.fcis import LEAST_SCORE
 from instancefcn.ops.voting_step import vote_average
 

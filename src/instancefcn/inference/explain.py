@@ -16,7 +16,7 @@ from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.geometry.resizing import resize
-from instancefcn.inference.drawing import draw
+from instancefcn.images.drawing import draw
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
 from instancefcn.models import windows

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from instancefcn.data.images import to_uint8_rgb
-from instancefcn.data.opening import open_picture
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.geometry.resizing import of_one_shape
-from instancefcn.inference.download import read_picture
+from instancefcn.images.decoding import to_uint8_rgb
+from instancefcn.images.download import read_file_or_url
+from instancefcn.images.opening import open_image
 from instancefcn.inference.overlap import overlapped
 from instancefcn.inference.tiling import PER_TILE, segment_tiled
 from instancefcn.instances import Instances
@@ -294,7 +294,7 @@ def _device(device: torch.device | str | None) -> torch.device:
 
 def _decode(picture: Any) -> Tensor:
     if isinstance(picture, (str, Path)):
-        return read_picture(picture)
+        return read_file_or_url(picture)
     if isinstance(picture, (Image.Image, np.ndarray, Tensor)):
         return to_uint8_rgb(picture)
     raise ImageError(
@@ -306,7 +306,7 @@ def _decode(picture: Any) -> Tensor:
 def _weighed(path: Path | str) -> tuple[Path | str, int]:
     """A file and its pixels, as far as its head tells them."""
     try:
-        with open_picture(Path(path)) as image:
+        with open_image(Path(path)) as image:
             return path, image.width * image.height
     except Exception:  # reading it will say what is wrong; a URL is not fetched twice
         return path, 0
@@ -318,6 +318,6 @@ def _try_read(weighed: tuple[Any, int]) -> FileResult:
         kind = type(path).__name__
         raise ConfigError(f"files() takes paths and URLs, not {kind}: call the model itself on a picture")
     try:
-        return FileResult(path, read_picture(path), None, None)
+        return FileResult(path, read_file_or_url(path), None, None)
     except ImageError as error:
         return FileResult(path, None, None, error)

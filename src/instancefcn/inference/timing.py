@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from instancefcn.data.images import read_image
+from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import Predictor
 from instancefcn.profiling import listen, stage
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from instancefcn.data.opening import check_size
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.files import atomic_write
-from instancefcn.inference.drawing import draw
+from instancefcn.images.drawing import draw
+from instancefcn.images.opening import check_size
 from instancefcn.inference.formats import Item, Writer
 from instancefcn.inference.predictor import FileResult
 from instancefcn.inference.sources import MOVIE_SUFFIX

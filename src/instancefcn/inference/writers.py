@@ -11,8 +11,8 @@ from torch import Tensor
 
 from instancefcn.data.paths import output_names as output_names  # offered here too
 from instancefcn.files import writable, write_json
-from instancefcn.inference.download import is_url
-from instancefcn.inference.drawing import draw
+from instancefcn.images.download import is_url
+from instancefcn.images.drawing import draw
 from instancefcn.inference.formats import (
     CutOuts,
     Item,

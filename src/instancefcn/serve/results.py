@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from instancefcn.geometry.cropped_masks import CroppedMasks
-from instancefcn.inference.drawing import colour_of
+from instancefcn.images.drawing import colour_of
 from instancefcn.instances import Instances
 from instancefcn.serve.service import decode
 

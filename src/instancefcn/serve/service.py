@@ -12,9 +12,9 @@ from typing import ParamSpec, TypeVar
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from instancefcn.data.images import to_uint8_rgb
-from instancefcn.data.opening import describe, open_picture
 from instancefcn.errors import ImageError, InstanceFCNError
+from instancefcn.images.decoding import to_uint8_rgb
+from instancefcn.images.opening import describe_error, open_image
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
 
@@ -41,7 +41,7 @@ class BusyError(InstanceFCNError):
 
 
 def decode(data: bytes) -> Tensor:
-    """The picture in a file's bytes: uint8 [3, H, W], RGB, upright, as `instancefcn.data.images.read_image`
+    """The picture in a file's bytes: uint8 [3, H, W], RGB, upright, as `instancefcn.images.decoding.read_image`
     gives it.
 
     Raises:
@@ -49,7 +49,7 @@ def decode(data: bytes) -> Tensor:
     """
     try:
         # Opening reads the header alone.
-        with open_picture(data, FORMATS, MAX_PIXELS) as image:
+        with open_image(data, FORMATS, MAX_PIXELS) as image:
             return to_uint8_rgb(image)
     except UnidentifiedImageError as error:
         raise ImageError(
@@ -58,7 +58,7 @@ def decode(data: bytes) -> Tensor:
     except ImageError as error:
         raise ImageError(f"the picture {error}") from error
     except Exception as error:  # decoders raise nearly anything on a broken file
-        raise ImageError(f"the picture {describe(error)}") from error
+        raise ImageError(f"the picture {describe_error(error)}") from error
 
 
 class Turns:

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.images import read_image
 from instancefcn.data.transforms import Resize
 from instancefcn.evaluation.encoded import Predictions, encode
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.evaluation.sheets import compare
 from instancefcn.geometry.resizing import of_one_shape
+from instancefcn.images.decoding import read_image
 from instancefcn.instances import Instances
 from instancefcn.processes import gathered
 from instancefcn.training.config import TrainConfig

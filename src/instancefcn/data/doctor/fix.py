@@ -21,12 +21,12 @@ from instancefcn.data.dataset import Annotation, Picture
 from instancefcn.data.doctor.case import Split, apart, place_of
 from instancefcn.data.doctor.examine import Report, examine
 from instancefcn.data.doctor.mend import Repairs, Treatment, joined, mended
-from instancefcn.data.images import stored_turn, turn_of
 from instancefcn.data.layout import COCO, recognise
-from instancefcn.data.opening import open_picture
 from instancefcn.data.reading import read_json
 from instancefcn.errors import ConfigError, DataError, Problem
 from instancefcn.files import link_or_copy, new_folder, write_json
+from instancefcn.images.decoding import stored_turn, turn_of
+from instancefcn.images.opening import open_image
 from instancefcn.models.zoo import AnySpec
 
 REPAIRS = "repairs.json"
@@ -195,7 +195,7 @@ def _put(source: Path, target: Path, treatment: Treatment) -> None:
     if treatment == "as it is":
         link_or_copy(source, target)
         return
-    with open_picture(source) as image:
+    with open_image(source) as image:
         asked, turn = stored_turn(image), turn_of(image)
         image.load()
         kind = "JPEG" if image.format in ("JPEG", "MPO") else image.format

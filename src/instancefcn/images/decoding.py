@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from instancefcn.data.opening import check_directory, check_size, describe, open_picture
 from instancefcn.errors import ImageError
+from instancefcn.images.opening import check_directory, check_size, describe_error, open_image
 
 _ORIENTATION = 0x0112  # the EXIF tag that says how a viewer turns the picture
 _RAW_PROFILE = "Raw profile type exif"
@@ -48,34 +48,34 @@ def read_image(path: Path | str) -> Tensor:
     """
     path = Path(path)
     try:
-        with open_picture(path) as image:
+        with open_image(path) as image:
             return to_uint8_rgb(image)
     except Exception as error:
-        raise ImageError(f"{path}: {describe(error)}") from error
+        raise ImageError(f"{path}: {describe_error(error)}") from error
 
 
 def decode_image(content: bytes, name: str) -> Tensor:
     """The same for a picture file's bytes; `name` is what an error calls it. See `read_image`."""
     try:
-        with open_picture(content) as image:
+        with open_image(content) as image:
             return to_uint8_rgb(image)
     except Exception as error:
-        raise ImageError(f"{name}: {describe(error)}") from error
+        raise ImageError(f"{name}: {describe_error(error)}") from error
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def read_image_size(path: Path) -> tuple[int, int]:
     """(height, width) of a picture after EXIF rotation, from the head of the file where that tells it.
 
     Raises:
         ImageError: the file is missing, no picture, or too large.
     """
     try:
-        with open_picture(path) as image:
+        with open_image(path) as image:
             turn = turn_of(image)
             width, height = image.size
             return (width, height) if turn in SIDEWAYS else (height, width)
     except Exception as error:
-        raise ImageError(f"{path}: {describe(error)}") from error
+        raise ImageError(f"{path}: {describe_error(error)}") from error
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
@@ -130,7 +130,7 @@ def to_uint8_rgb(image: Image.Image | NDArray[Any] | Tensor) -> Tensor:
         try:
             return torch.from_numpy(_array_of(image)).permute(2, 0, 1)
         except Exception as error:  # Pillow decodes late
-            raise ImageError(describe(error)) from error
+            raise ImageError(describe_error(error)) from error
     if isinstance(image, Tensor):
         if image.dim() == 3 and image.shape[0] == 3 and image.shape[2] not in (1, 3, 4):
             image = image.permute(1, 2, 0)

@@ -40,7 +40,7 @@ _SCAN, _END, _APP1 = b"\xda", b"\xd9", b"\xe1"
 
 
 @contextmanager
-def open_picture(
+def open_image(
     source: Path | str | bytes, formats: tuple[str, ...] = FORMATS, max_pixels: int | None = None
 ) -> Iterator[Image.Image]:
     """A picture whose head has been read, and asks for no more than `instancefcn.limits` allows.
@@ -96,7 +96,7 @@ def too_large(most: int | None = None) -> str:
     return f"has more than {MAX_PIXELS if most is None else most:,} pixels: shrink it or cut it into tiles"
 
 
-def describe(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """What kept a picture from being decoded. Decoders raise nearly anything on a broken file."""
     if isinstance(error, ImageError):
         return str(error)

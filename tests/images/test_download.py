@@ -13,7 +13,7 @@ import pytest
 
 from fakes import coloured
 from instancefcn.errors import ImageError
-from instancefcn.inference.download import encoded, path_of, read_picture, read_url
+from instancefcn.images.download import encoded, path_of, read_file_or_url, read_url
 
 
 def png() -> bytes:
@@ -70,7 +70,7 @@ def server() -> Iterator[str]:
 
 @pytest.mark.parametrize("path", ["/a.png", "/moved.png", "/a%20b.png?size=1", "/Bär 1.png?größe=a b#x"])
 def test_a_picture(server: str, path: str) -> None:
-    assert read_picture(server + path).shape == (3, 80, 120)
+    assert read_file_or_url(server + path).shape == (3, 80, 120)
     assert Handler.agents[-1].startswith("instancefcn/")
 
 

@@ -6,14 +6,14 @@ import colorsys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
-from instancefcn.instances import Instances
+from instancefcn.geometry.cropped_masks import CroppedMasks
 
 Colour = tuple[int, int, int]
 Rect = tuple[float, float, float, float]
@@ -29,6 +29,21 @@ BLOCK = 512
 FEW, CROWDED = 6, 0.15
 """The labels of more than FEW objects that together cover more than this share of a picture, and more than
 the objects themselves do, are left out: they would hide what they name."""
+
+
+class Drawable(Protocol):
+    """What is drawn: see `instancefcn.instances.Instances`."""
+
+    @property
+    def masks(self) -> CroppedMasks: ...
+    @property
+    def scores(self) -> Tensor: ...
+    @property
+    def names(self) -> list[str]: ...
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+    def __len__(self) -> int: ...
+
 
 # Bright and far apart; an instance takes the next one, so that neighbours in the list never look alike.
 PALETTE: tuple[Colour, ...] = (
@@ -61,7 +76,7 @@ def colour_of(index: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def draw(picture: Tensor, instances: Instances, *, labels: bool = True, fill: bool = True) -> Image.Image:
+def draw(picture: Tensor, instances: Drawable, *, labels: bool = True, fill: bool = True) -> Image.Image:
     """Draw instances on a picture.
 
     Args:
@@ -179,7 +194,7 @@ class _Chip:
     colour: Colour
 
 
-def _draw_labels(image: Image.Image, instances: Instances) -> None:
+def _draw_labels(image: Image.Image, instances: Drawable) -> None:
     # Many objects need smaller letters, or their labels cover them.
     crowding = max(0.7, min(1.0, (12 / max(len(instances), 1)) ** 0.25))
     size = max(11, round(0.026 * crowding * (image.width * image.height) ** 0.5))
@@ -200,7 +215,7 @@ def _draw_labels(image: Image.Image, instances: Instances) -> None:
         _draw_chip(image, chip, font)
 
 
-def _would_hide(instances: Instances, boxes: list[list[float]], font: Any, size: tuple[int, int]) -> bool:
+def _would_hide(instances: Drawable, boxes: list[list[float]], font: Any, size: tuple[int, int]) -> bool:
     """Whether the labels of many objects would cover much of the picture and more than the objects do."""
     if len(instances) <= FEW:
         return False

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instancefcn.geometry.cropped_masks import CroppedMasks
-from instancefcn.inference.drawing import _draw_chip, _overlap, colour_of, draw
+from instancefcn.images.drawing import _draw_chip, _overlap, colour_of, draw
 from instancefcn.instances import Instances
 
 
@@ -36,7 +36,7 @@ def chips(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float, float, fl
         seen.append(chip.rect)
         _draw_chip(image, chip, font)
 
-    monkeypatch.setattr("instancefcn.inference.drawing._draw_chip", note)
+    monkeypatch.setattr("instancefcn.images.drawing._draw_chip", note)
     return seen
 
 
@@ -102,7 +102,7 @@ def test_the_size_of_the_blocks_plays_no_part(monkeypatch: pytest.MonkeyPatch, f
     boxes = [(0, 40, 230, 300), (150, 10, 400, 200), (300, 250, 302, 290), (395, 240, 420, 300)]
     drawn = []
     for block in (17, 64, 10_000):
-        monkeypatch.setattr("instancefcn.inference.drawing.BLOCK", block)
+        monkeypatch.setattr("instancefcn.images.drawing.BLOCK", block)
         drawn.append(np.asarray(draw(picture, rectangles(boxes, 300, 420), fill=fill)))
     assert (drawn[0] == drawn[2]).all()
     assert (drawn[1] == drawn[2]).all()

@@ -13,9 +13,9 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from torch import Tensor
 
-from instancefcn.data.images import decode_image, read_image
-from instancefcn.data.opening import describe
 from instancefcn.errors import ImageError
+from instancefcn.images.decoding import decode_image, read_image
+from instancefcn.images.opening import describe_error
 from instancefcn.version import __version__
 
 MAX_BYTES = 100 * 2**20
@@ -29,7 +29,7 @@ def is_url(source: object) -> bool:
     return isinstance(source, str) and "://" in source
 
 
-def read_picture(source: str | Path) -> Tensor:
+def read_file_or_url(source: str | Path) -> Tensor:
     """Decode a picture file or an http(s) URL: see `read_image`.
 
     Raises:
@@ -62,7 +62,7 @@ def read_url(url: str, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> 
     except (http.client.InvalidURL, UnicodeError) as error:
         raise ImageError(f"{url}: is no address ({error})") from error
     except Exception as error:
-        raise ImageError(f"{url}: {describe(error)}") from error
+        raise ImageError(f"{url}: {describe_error(error)}") from error
     return decode_image(content, url)
 
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from instancefcn.data import opening
 from instancefcn.data.check import look
 from instancefcn.data.dataset import Picture
-from instancefcn.data.images import decode_image, picture_size, read_image, to_uint8_rgb
 from instancefcn.data.index_masks import read_index
 from instancefcn.errors import ImageError
+from instancefcn.images import opening
+from instancefcn.images.decoding import decode_image, read_image, read_image_size, to_uint8_rgb
 
 RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
 
@@ -69,7 +69,7 @@ def test_tiff_orientation(tmp_path: Path, orientation: int, compression: str | N
         colours = np.broadcast_to(seen.reshape(height, width, -1), (height, width, 3))
         np.testing.assert_array_equal(pixels_of(path), colours)
         assert torch.equal(decode_image(path.read_bytes(), "a"), read_image(path))
-        assert picture_size(path) == (height, width)
+        assert read_image_size(path) == (height, width)
         Image.fromarray(seen).save(tmp_path / "seen.png")
         expected = look(Picture(1, tmp_path / "seen.png", height, width))
         found = look(Picture(1, path, height, width))
