@@ -23,9 +23,9 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from instancefcn import ops
 from instancefcn.files import write_json
 from instancefcn.geometry.boxes import clip
-from instancefcn.ops import voting_portable
-from instancefcn.ops.voting import vote_masks
-from instancefcn.ops.voting_step import vote_average
+from instancefcn.ops.voting import portable as voting_portable
+from instancefcn.ops.voting.average import vote_average
+from instancefcn.ops.voting.operator import vote_masks
 
 INSTANCES, VOTERS, CLASSES, M, SIZE = 100, 10, 81, 21, (600, 800)
 LIMIT_MS = 15.0

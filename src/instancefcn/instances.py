@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from instancefcn.errors import ConfigError
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.outlines import outline_problem, to_rle
 from instancefcn.images.decoding import to_uint8_rgb
 from instancefcn.images.download import read_file_or_url
 from instancefcn.images.drawing import draw
-from instancefcn.geometry.cropped_masks import CroppedMasks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -279,8 +279,6 @@ class Instances:
             ConfigError: there is neither a picture nor a source.
             ImageError: the source cannot be read any more.
         """
-        # What is above this module is asked for only here, for the sake of a short word in a notebook.
-
         picture = self.source if picture is None else picture
         if picture is None:
             raise ConfigError("these instances do not know their picture: say instances.show(picture)")

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from instancefcn.models import zoo
 from instancefcn.models.fcis import FCIS, Windows
 from instancefcn.ops import forms
-from instancefcn.ops.voting_survivors import side_by_side
+from instancefcn.ops.voting.survivors import side_by_side
 from tiny import tiny_spec
 
 SIZES = [(64, 96), (50, 60)]

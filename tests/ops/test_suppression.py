@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.ops.suppression import suppress
-from instancefcn.ops.voting_survivors import one_by_one, side_by_side
+from instancefcn.ops.voting.survivors import one_by_one, side_by_side
 
 
 def ranked(seed: int, lists: int, length: int, dtype: torch.dtype, whole: bool = False) -> Tensor:

@@ -20,7 +20,7 @@ from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.resizing import resize_scale
 from instancefcn.images.decoding import read_image
 from instancefcn.models.fcis import LEAST_SCORE
-from instancefcn.ops.voting_step import vote_average
+from instancefcn.ops.voting.average import vote_average
 
 if TYPE_CHECKING:
     from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph

@@ -36,7 +36,7 @@ from instancefcn.models.rpn import Generators, RegionProposalNetwork
 from instancefcn.models.sampling import RoITargets, SamplingSpec, assign_rois, hardest, mask_targets
 from instancefcn.models.targets import Target
 from instancefcn.ops import ps_average
-from instancefcn.ops.voting import vote_batch
+from instancefcn.ops.voting.operator import vote_batch
 from instancefcn.profiling import stage
 
 # Standard deviations of box deltas, by which the box branch is scaled (official code).

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from instancefcn.models.backbone import STRIDE, STRIDES
 from instancefcn.models.class_maps import ClassMaps
 from instancefcn.models.fusion import Fusion
-from instancefcn.ops.voting import Extent
+from instancefcn.ops.voting.operator import Extent
 
 # Windows that overlap a survivor by this much vote for its mask (section 3.2).
 VOTE_IOU = 0.5

@@ -33,7 +33,7 @@ from instancefcn.models.sampling import mask_targets
 from instancefcn.models.targets import Target
 from instancefcn.models.windows import STRIDE, WindowSpec, label_windows, sample_windows, window_boxes
 from instancefcn.ops import mask_logits
-from instancefcn.ops.voting_step import vote_average
+from instancefcn.ops.voting.average import vote_average
 from instancefcn.profiling import stage
 
 OBJECTS = Classes((OBJECT,), (1,))

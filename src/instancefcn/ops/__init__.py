@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from instancefcn.ops import portable, registration
+from instancefcn.ops.checks import check_labels, check_rois
 from instancefcn.ops.forms import HAS_KERNELS, is_portable, using
-from instancefcn.ops.values import check_labels, check_rois
 
 if HAS_KERNELS:
-    from instancefcn.ops import depthwise
+    from instancefcn.ops.numba import depthwise
 
 __all__ = [
     "HAS_KERNELS",
@@ -230,4 +230,4 @@ def _check_size(size: int) -> None:
 
 
 # Last, because voting is built on what stands above.
-from instancefcn.ops.voting import vote_masks  # noqa: E402
+from instancefcn.ops.voting.operator import vote_masks  # noqa: E402

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 try:
-    from instancefcn.ops import parallel
+    from instancefcn.ops.numba import threads as parallel
 except ImportError:  # no Numba, or one that does not fit the installed numpy
     HAS_KERNELS = False
 else:
@@ -48,7 +48,7 @@ def has_triton() -> bool:
     global _triton
     if _triton is None:
         try:
-            importlib.import_module("instancefcn.ops.voting_cuda")  # and with it Triton and `cuda.py`
+            importlib.import_module("instancefcn.ops.triton.voting")  # and with it Triton and `cuda.py`
         except ImportError:
             _triton = False
         else:

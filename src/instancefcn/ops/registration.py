@@ -17,7 +17,7 @@ from torch.library import custom_op
 
 @custom_op("instancefcn::class_scores", mutates_args=(), device_types="cpu")
 def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
-    from instancefcn.ops import cpu
+    from instancefcn.ops.numba import operators as cpu
 
     return cpu.class_scores(maps, rois, stride)
 
@@ -29,7 +29,7 @@ def _(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
 
 @custom_op("instancefcn::class_scores_backward", mutates_args=(), device_types="cpu")
 def class_scores_backward(grad: Tensor, maps: Tensor, rois: Tensor, stride: float) -> Tensor:
-    from instancefcn.ops import cpu
+    from instancefcn.ops.numba import operators as cpu
 
     return cpu.class_scores_backward(grad, maps, rois, stride)
 
@@ -55,7 +55,7 @@ class_scores.register_autograd(_class_scores_grad, setup_context=_class_scores_s
 
 @custom_op("instancefcn::ps_average", mutates_args=(), device_types="cpu")
 def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
-    from instancefcn.ops import cpu
+    from instancefcn.ops.numba import operators as cpu
 
     return cpu.ps_average(maps, rois, stride)
 
@@ -69,7 +69,7 @@ def _(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
 def ps_average_backward(
     grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int
 ) -> Tensor:
-    from instancefcn.ops import cpu
+    from instancefcn.ops.numba import operators as cpu
 
     return cpu.ps_average_backward(grad, rois, stride, n, k, height, width)
 
@@ -100,7 +100,7 @@ ps_average.register_autograd(_ps_average_grad, setup_context=_ps_average_setup)
 
 @custom_op("instancefcn::mask_logits", mutates_args=(), device_types="cpu")
 def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size: int) -> Tensor:
-    from instancefcn.ops import cpu
+    from instancefcn.ops.numba import operators as cpu
 
     return cpu.mask_logits(maps, rois, labels, stride, size)
 
@@ -122,7 +122,7 @@ def mask_logits_backward(
     height: int,
     width: int,
 ) -> Tensor:
-    from instancefcn.ops import cpu
+    from instancefcn.ops.numba import operators as cpu
 
     return cpu.mask_logits_backward(grad, rois, labels, stride, n, k, channels, height, width)
 
@@ -158,7 +158,7 @@ mask_logits.register_autograd(_mask_logits_grad, setup_context=_mask_logits_setu
 
 @custom_op("instancefcn::psroi_average_pool", mutates_args=(), device_types="cpu")
 def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int) -> Tensor:
-    from instancefcn.ops import cpu
+    from instancefcn.ops.numba import operators as cpu
 
     return cpu.psroi_average_pool(maps, rois, stride, size)
 
@@ -172,7 +172,7 @@ def _(maps: Tensor, rois: Tensor, stride: float, size: int) -> Tensor:
 def psroi_average_pool_backward(
     grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int
 ) -> Tensor:
-    from instancefcn.ops import cpu
+    from instancefcn.ops.numba import operators as cpu
 
     return cpu.psroi_average_pool_backward(grad, rois, stride, n, k, height, width)
 
@@ -205,7 +205,7 @@ def _on_gpu(name: str) -> Callable[..., Tensor]:
     """The function of that name in `cuda.py`, which is imported, and Triton with it, at the first call."""
 
     def kernel(*arguments: Any) -> Tensor:
-        from instancefcn.ops import cuda
+        from instancefcn.ops.triton import operators as cuda
 
         return getattr(cuda, name)(*arguments)
 

@@ -44,7 +44,7 @@ def suppress(boxes: Tensor, iou: float, count: int) -> Tensor:
 @custom_op("instancefcn::suppress", mutates_args=())
 def _suppress(boxes: Tensor, iou: float, count: int) -> Tensor:
     if boxes.is_cuda and not is_portable(boxes.device):
-        from instancefcn.ops import suppression_cuda
+        from instancefcn.ops.triton import suppression as suppression_cuda
 
         return suppression_cuda.suppress(boxes, iou, count)
     return with_torchvision(boxes, iou, count)

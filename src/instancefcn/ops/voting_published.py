@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from instancefcn.geometry import boxes as box_ops
-from instancefcn.ops.voting_ballots import Ballot, ReadMasks, Result, Size, read
-from instancefcn.ops.voting_step import vote_average
+from instancefcn.ops.voting.average import vote_average
+from instancefcn.ops.voting.ballots import Ballot, ReadMasks, Result, Size, read
 
 
 def published(

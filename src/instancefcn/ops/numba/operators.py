@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instancefcn.ops import numba_kernels as kernels
-from instancefcn.ops.parallel import threads
-from instancefcn.ops.values import check_labels, check_rois
+from instancefcn.ops.checks import check_labels, check_rois
+from instancefcn.ops.numba import kernels
+from instancefcn.ops.numba.threads import threads
 
 _PAIRED = (0, 5, 6, 1, 2, 3, 4)  # [N, k, k, 2, C, H, W] -> [N, H, W, k, k, 2, C]
 _PLAIN = (0, 4, 5, 1, 2, 3)  # [N, k, k, D, H, W] -> [N, H, W, k, k, D]

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.skipif(not ops.HAS_KERNELS, reason="needs Numba")
 if ops.HAS_KERNELS:
     import numba
 
-    from instancefcn.ops import cpu, numba_kernels, parallel
+    from instancefcn.ops.numba import kernels as numba_kernels
+    from instancefcn.ops.numba import operators as cpu
+    from instancefcn.ops.numba import threads as parallel
 
 
 @pytest.fixture
@@ -145,7 +147,7 @@ def run_script(setup: str, test: str) -> None:
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
 def test_a_forked_process_goes_on_without_the_parents_threads() -> None:
     run_script(
-        setup="import instancefcn.ops.parallel as parallel; parallel.SMALL = -1",
+        setup="import instancefcn.ops.numba.threads as parallel; parallel.SMALL = -1",
         test=(
             "assert ops.HAS_KERNELS and parallel.usable()\n"
             "child = os.fork()\n"

@@ -23,7 +23,7 @@ def vote_average(
     threshold: float | None,
     binarize: float | None,
 ) -> Tensor:
-    """See `instancefcn.ops.voting_step.vote_average`."""
+    """See `instancefcn.ops.voting.average.vote_average`."""
     limits = starts.tolist()
     flat = []
     with torch.autocast(masks.device.type, enabled=False):  # half precision would move the outlines
@@ -39,7 +39,7 @@ def vote_average(
 
 
 def extents(pixels: Tensor, rects: Tensor) -> Tensor:
-    """See `instancefcn.ops.voting_step.extents`."""
+    """See `instancefcn.ops.voting.average.extents`."""
     areas = ((rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])).tolist()
     found = torch.zeros_like(rects)
     for own, crop, rect in zip(found, pixels.split(areas), rects, strict=True):

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from instancefcn.ops.cuda import device_of
+from instancefcn.ops.triton.operators import device_of
 
 
 def suppress(boxes: Tensor, iou: float, count: int) -> Tensor:

@@ -13,7 +13,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from instancefcn.ops import suppression_cuda, triton_geometry, triton_kernels, voting_cuda
+from instancefcn.ops.triton import geometry as triton_geometry
+from instancefcn.ops.triton import kernels as triton_kernels
+from instancefcn.ops.triton import suppression as suppression_cuda
+from instancefcn.ops.triton import voting as voting_cuda
 
 HOPPER = GPUTarget("cuda", 90, 32)
 MAPS, FLOATS, DOUBLES, INTS, LONGS = "*bf16", "*fp32", "*fp64", "*i32", "*i64"

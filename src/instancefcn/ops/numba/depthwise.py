@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.library import custom_op
 from torch.nn.grad import conv2d_input
 
-from instancefcn.ops.numba_kernels import compiled
-from instancefcn.ops.parallel import threads
+from instancefcn.ops.numba.kernels import compiled
+from instancefcn.ops.numba.threads import threads
 
 
 @custom_op("instancefcn::depthwise_conv2d", mutates_args=(), device_types="cpu")

@@ -15,14 +15,7 @@ that begins as zeros; and there would be as many atomic additions as the forward
 import triton
 import triton.language as tl
 
-from instancefcn.ops.triton_geometry import (
-    first_point,
-    is_finite,
-    is_image,
-    on_map,
-    overlap,
-    place_of_point,
-)
+from instancefcn.ops.triton.geometry import first_point, is_finite, is_image, on_map, overlap, place_of_point
 
 
 @triton.jit

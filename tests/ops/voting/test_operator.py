@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from instancefcn.ops import voting, voting_ballots, voting_reference, voting_survivors
-from instancefcn.ops.voting import vote_masks
+from instancefcn.ops.voting import ballots as voting_ballots
+from instancefcn.ops.voting import operator as voting
+from instancefcn.ops.voting import reference as voting_reference
+from instancefcn.ops.voting import survivors as voting_survivors
+from instancefcn.ops.voting.operator import vote_masks
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "voting.npz"
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "voting.npz"
 
 
 def constant(value: float, m: int = 4) -> voting.ReadMasks:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from instancefcn.geometry import boxes as box_ops
-from instancefcn.ops.voting_survivors import Survivors
+from instancefcn.ops.voting.survivors import Survivors
 
 ReadMasks = Callable[[Tensor, Tensor], Tensor]
 Size = tuple[int, int]

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from instancefcn.ops.cuda import device_of
+from instancefcn.ops.triton.operators import device_of
 
 _TILE = (16, 32)  # rows, columns
 
@@ -26,7 +26,7 @@ def vote_average(
     threshold: float | None,
     binarize: float | None,
 ) -> Tensor:
-    """See `instancefcn.ops.voting_step.vote_average`."""
+    """See `instancefcn.ops.voting.average.vote_average`."""
     widths, heights = rects[:, 2] - rects[:, 0], rects[:, 3] - rects[:, 1]
     areas = widths * heights
     tiles = ((heights + _TILE[0] - 1) // _TILE[0]) * ((widths + _TILE[1] - 1) // _TILE[1])
@@ -47,7 +47,7 @@ def vote_average(
 
 
 def extents(pixels: Tensor, rects: Tensor) -> Tensor:
-    """See `instancefcn.ops.voting_step.extents`."""
+    """See `instancefcn.ops.voting.average.extents`."""
     areas = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
     found = torch.empty((len(rects), 4), dtype=torch.int64, device=pixels.device)
     if len(rects):

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.geometry.cropped_masks import CroppedMasks
-from instancefcn.ops.voting_ballots import Ballot, ReadMasks, Result, Size, ballots, read
+from instancefcn.ops.voting.average import extents, vote_average
+from instancefcn.ops.voting.ballots import Ballot, ReadMasks, Result, Size, ballots, read
+from instancefcn.ops.voting.survivors import Survivors, survivors
 from instancefcn.ops.voting_published import published
-from instancefcn.ops.voting_step import extents, vote_average
-from instancefcn.ops.voting_survivors import Survivors, survivors
 from instancefcn.profiling import stage
 
 Order = Literal["paper", "published"]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from instancefcn.ops import voting_portable
 from instancefcn.ops.forms import is_portable
+from instancefcn.ops.voting import portable as voting_portable
 
 
 def vote_average(
@@ -62,10 +62,10 @@ def _vote_average(
     if is_portable(masks.device):
         return voting_portable.vote_average(masks, boxes, index, weights, starts, rects, threshold, binarize)
     if masks.is_cuda:
-        from instancefcn.ops import voting_cuda
+        from instancefcn.ops.triton import voting as voting_cuda
 
         return voting_cuda.vote_average(masks, boxes, index, weights, starts, rects, threshold, binarize)
-    from instancefcn.ops import voting_cpu
+    from instancefcn.ops.numba import voting as voting_cpu
 
     return voting_cpu.vote_average(masks, boxes, index, weights, starts, rects, threshold, binarize)
 
@@ -98,10 +98,10 @@ def extents(pixels: Tensor, rects: Tensor) -> Tensor:
     if is_portable(pixels.device):
         return voting_portable.extents(pixels, rects)
     if pixels.is_cuda:
-        from instancefcn.ops import voting_cuda
+        from instancefcn.ops.triton import voting as voting_cuda
 
         return voting_cuda.extents(pixels, rects)
-    from instancefcn.ops import voting_cpu
+    from instancefcn.ops.numba import voting as voting_cpu
 
     return voting_cpu.extents(pixels, rects)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from instancefcn import ops
-from instancefcn.ops import parallel
+from instancefcn.ops.numba import threads as parallel
 
 pytestmark = pytest.mark.skipif(not ops.HAS_KERNELS, reason="needs Numba")
 

@@ -7,10 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instancefcn.ops import suppression_cuda, voting_cuda, voting_portable
 from instancefcn.ops.suppression import with_torchvision
+from instancefcn.ops.triton import suppression as suppression_cuda
+from instancefcn.ops.triton import voting as voting_cuda
+from instancefcn.ops.voting import portable as voting_portable
 from ops.test_suppression import ranked
-from ops.triton_cases import DEVICE, EXAMPLES
+from ops.triton.triton_cases import DEVICE, EXAMPLES
 
 
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=DEVICE == "cpu", database=None)

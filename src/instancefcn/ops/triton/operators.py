@@ -14,8 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
-from instancefcn.ops import triton_geometry as geometry
-from instancefcn.ops import triton_kernels as kernels
+from instancefcn.ops.triton import geometry, kernels
 
 _PAIRED = (0, 5, 6, 1, 2, 3, 4)  # [N, k, k, 2, C, H, W] -> [N, H, W, k, k, 2, C]
 _PLAIN = (0, 4, 5, 1, 2, 3)  # [N, k, k, D, H, W] -> [N, H, W, k, k, D]

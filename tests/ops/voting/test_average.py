@@ -11,8 +11,9 @@ from torch import Tensor
 
 from instancefcn import ops
 from instancefcn.geometry.cropped_masks import CroppedMasks
-from instancefcn.ops import voting_portable, voting_reference
-from instancefcn.ops.voting_step import extents, vote_average
+from instancefcn.ops.voting import portable as voting_portable
+from instancefcn.ops.voting import reference as voting_reference
+from instancefcn.ops.voting.average import extents, vote_average
 
 needs_kernels = pytest.mark.skipif(not ops.HAS_KERNELS, reason="needs Numba")
 FORMS = ["portable", pytest.param("cpu", marks=needs_kernels)]
@@ -23,7 +24,7 @@ def form(name: str) -> object:
     """One implementation of the step, called directly."""
     if name == "portable":
         return voting_portable.vote_average
-    from instancefcn.ops import voting_cpu
+    from instancefcn.ops.numba import voting as voting_cpu
 
     return voting_cpu.vote_average
 

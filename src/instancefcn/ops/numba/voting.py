@@ -16,8 +16,8 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from instancefcn.ops.numba_kernels import compiled
-from instancefcn.ops.parallel import threads
+from instancefcn.ops.numba.kernels import compiled
+from instancefcn.ops.numba.threads import threads
 
 _BAND_ROWS = 64
 
@@ -32,7 +32,7 @@ def vote_average(
     threshold: float | None,
     binarize: float | None,
 ) -> Tensor:
-    """See `instancefcn.ops.voting_step.vote_average`."""
+    """See `instancefcn.ops.voting.average.vote_average`."""
     _check_values(masks, index, starts, rects)
     areas = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
     offsets = torch.nn.functional.pad(areas.cumsum(0), (1, 0))
@@ -58,7 +58,7 @@ def vote_average(
 
 
 def extents(pixels: Tensor, rects: Tensor) -> Tensor:
-    """See `instancefcn.ops.voting_step.extents`."""
+    """See `instancefcn.ops.voting.average.extents`."""
     areas = (rects[:, 2] - rects[:, 0]) * (rects[:, 3] - rects[:, 1])
     if int(areas.sum()) != len(pixels):
         raise ValueError(f"the rectangles hold {int(areas.sum())} pixels, pixels has {len(pixels)}")

@@ -30,7 +30,7 @@ class VotedInstance:
     """One instance.
 
     Attributes:
-        box, score, row: see `instancefcn.ops.voting.VotedMasks`.
+        box, score, row: see `instancefcn.ops.voting.operator.VotedMasks`.
         class_: place on the class axis, background being 0.
         rect: x1, y1, x2, y2: the pixels of the picture that the mask covers, half-open.
         average: of the votes, before the last threshold: [h, w] on `rect`; with order "published" resized to
@@ -61,7 +61,7 @@ def vote_masks(
     order: str = "paper",
     extent: str = "box",
 ) -> list[VotedInstance]:
-    """`instancefcn.ops.voting.vote_masks`, with `read_mask(row, class)` returning one m x m grid. `order` is
+    """`vote_masks`, with `read_mask(row, class)` returning one m x m grid. `order` is
     "paper" or "published", `extent` "box" or "voters".
     """
     chosen = survivors(boxes, probabilities, nms_iou, min_score, published=order == "published")

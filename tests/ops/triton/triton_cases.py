@@ -17,9 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from instancefcn.ops import cuda, portable, reference, voting_cuda
+from instancefcn.ops import portable, reference
+from instancefcn.ops.triton import operators as cuda
+from instancefcn.ops.triton import voting as voting_cuda
 from ops.test_forms import PAIRED, Case, cases, example, gradient
-from ops.test_voting_average import expected_averages, random_votes
+from ops.voting.test_average import expected_averages, random_votes
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 NAMES = ("class_scores", "ps_average", "mask_logits")
