@@ -13,9 +13,8 @@ from torch import Tensor
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.instances import Instances
 from instancefcn.models import zoo
-from instancefcn.models.class_maps import ClassMaps
 from instancefcn.models.fcis import DELTA_STD, FCIS
-from instancefcn.models.head import HeadSpec
+from instancefcn.models.head import ClassMaps, HeadSpec
 from instancefcn.models.rpn import AnchorSpec
 from instancefcn.models.sampling import RoITargets, SamplingSpec
 from instancefcn.models.targets import Target

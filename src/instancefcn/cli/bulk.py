@@ -72,9 +72,10 @@ def bulk(
     listing = list_pictures(sources, own_files(out))
     from instancefcn.bulk.cluster import connected, room, run
     from instancefcn.bulk.worker import Power
-    from instancefcn.models.checkpoint import load_checkpoint, locate
+    from instancefcn.models.checkpoint import locate
+    from instancefcn.published.checkpoint import load_any_checkpoint
 
-    load_checkpoint(model)
+    load_any_checkpoint(model)
     checkpoint = locate(model).read_bytes()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     power = Power(cpus, "cuda" if gpus else "cpu", batch)

@@ -22,7 +22,7 @@ from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
 from instancefcn.files import atomic_write, check_file
 from instancefcn.geometry.resizing import resized_size
 from instancefcn.models.fcis import FCIS, LEAST_SCORE
-from instancefcn.models.published import PublishedFCIS
+from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.version import __version__
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def graph_of(predictor: Predictor, dynamic: bool, instances: int) -> FCISGraph |
     for converted weights.
     """
     network = predictor.network
-    if isinstance(network, PublishedFCIS):
+    if not isinstance(network, FCIS | InstanceFCN):
         raise ConfigError("converted weights cannot be exported: train fcis_resnet101 for a file to export")
     if isinstance(network, FCIS):
         graph: FCISGraph | InstanceFCNGraph = FCISGraph(network, instances, LEAST_SCORE, POINTS)

@@ -22,7 +22,6 @@ from instancefcn.instances import Instances
 from instancefcn.models import windows
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN
-from instancefcn.models.published import PublishedFCIS
 from instancefcn.ops import mask_logits
 
 POINTS = 105
@@ -81,15 +80,16 @@ def explain(predictor: Predictor, picture: Tensor, instances: Instances, number:
     Raises:
         ConfigError: the model was converted from published weights.
     """
-    if isinstance(predictor.network, PublishedFCIS):
+    network = predictor.network
+    if not isinstance(network, FCIS | InstanceFCN):
         raise ConfigError("the score maps of converted weights cannot be drawn: leave out --explain")
     short, long = predictor.preprocessing.short_side, predictor.preprocessing.long_side
     image = resize(picture, short, long)[0].to(predictor.device)
     one = instances[number : number + 1]
     with torch.inference_mode():
-        if isinstance(predictor.network, InstanceFCN):
-            return _of_proposal(predictor.network, image, one)
-        return _of_object(predictor.network, image, one)
+        if isinstance(network, InstanceFCN):
+            return _of_proposal(network, image, one)
+        return _of_object(network, image, one)
 
 
 def _of_object(network: FCIS, image: Tensor, one: Instances) -> Explanation:

@@ -61,7 +61,7 @@ class Predictor:
     """A network with the preprocessing, classes and device it runs with.
 
     Args:
-        loaded: what `instancefcn.models.checkpoint.load_checkpoint` returns.
+        loaded: what `instancefcn.published.checkpoint.load_any_checkpoint` returns.
         device: a torch device, or None: the first GPU when there is one, else the CPU.
 
     Raises:
@@ -267,9 +267,9 @@ def load(model: str | Path = DEFAULT_MODEL, *, device: torch.device | str | None
         CheckpointError: there is no such model, or it is damaged.
         ConfigError: `device` is no device, or cannot be used here.
     """
-    from instancefcn.models.checkpoint import load_checkpoint
+    from instancefcn.published.checkpoint import load_any_checkpoint
 
-    return Predictor(load_checkpoint(model), device)
+    return Predictor(load_any_checkpoint(model), device)
 
 
 def _at_least_one(**settings: int | None) -> None:

@@ -27,11 +27,9 @@ from torch import Tensor, nn
 
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.instances import Instances
-from instancefcn.models import across
-from instancefcn.models.backbone import Backbone
-from instancefcn.models.class_maps import ClassMaps
-from instancefcn.models.groups import parameter_groups
-from instancefcn.models.head import Classes, HeadSpec, ScoreMaps
+from instancefcn.models import distributed as across
+from instancefcn.models.backbone import Backbone, parameter_groups
+from instancefcn.models.head import Classes, ClassMaps, HeadSpec, ScoreMaps
 from instancefcn.models.rpn import Generators, RegionProposalNetwork
 from instancefcn.models.sampling import RoITargets, SamplingSpec, assign_rois, hardest, mask_targets
 from instancefcn.models.targets import Target

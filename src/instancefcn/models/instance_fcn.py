@@ -23,10 +23,9 @@ from instancefcn.data.dataset import OBJECT
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.models import across
-from instancefcn.models.backbone import AtrousVGG
+from instancefcn.models import distributed as across
+from instancefcn.models.backbone import AtrousVGG, parameter_groups
 from instancefcn.models.fusion import FineFeatures
-from instancefcn.models.groups import parameter_groups
 from instancefcn.models.head import Classes
 from instancefcn.models.rpn import Generators
 from instancefcn.models.sampling import mask_targets

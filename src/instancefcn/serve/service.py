@@ -41,8 +41,8 @@ class BusyError(InstanceFCNError):
 
 
 def decode(data: bytes) -> Tensor:
-    """The picture in a file's bytes: uint8 [3, H, W], RGB, upright, as `instancefcn.images.decoding.read_image`
-    gives it.
+    """The picture in a file's bytes: uint8 [3, H, W], RGB, upright, as
+    `instancefcn.images.decoding.read_image` gives it.
 
     Raises:
         ImageError: it is of none of FORMATS, damaged, or has more than MAX_PIXELS.

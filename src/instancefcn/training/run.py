@@ -21,12 +21,13 @@ from instancefcn.data.transforms import Resize
 from instancefcn.errors import ConfigError
 from instancefcn.files import check_place, remove_leftovers, writable, write_json
 from instancefcn.models import zoo
-from instancefcn.models.checkpoint import load_checkpoint, save_checkpoint, spec_to_json
+from instancefcn.models.checkpoint import save_checkpoint, spec_to_json
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.head import Classes
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.processes import agreed, from_first, is_first, with_started
 from instancefcn.provenance import git_revision, versions
+from instancefcn.published.checkpoint import load_any_checkpoint
 from instancefcn.safe_text import plain
 from instancefcn.training.config import TrainConfig, load_config
 from instancefcn.training.devices import make_trainer, processes_of
@@ -289,7 +290,7 @@ class _Run:
         pretrained = config.pretrained if fresh and config.init is None else False
         network = zoo.build(self.spec, class_names=names, category_ids=ids, pretrained=pretrained)
         if fresh and config.init is not None:
-            self.new = start_from(network, load_checkpoint(config.init))
+            self.new = start_from(network, load_any_checkpoint(config.init))
         return network
 
     def _headline(self) -> str:

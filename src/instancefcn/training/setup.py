@@ -24,7 +24,7 @@ from instancefcn.models import zoo
 from instancefcn.models.checkpoint import Loaded, bundled_models
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN
-from instancefcn.models.published import PublishedFCIS
+from instancefcn.published.network import PublishedFCIS
 from instancefcn.training.config import TrainConfig, load_config, nest, resolve, resume_config
 from instancefcn.training.keeper import LAST
 

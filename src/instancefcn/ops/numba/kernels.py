@@ -2,7 +2,8 @@
 
 Everything here works in map cells with the channels last: maps are `[N, H, W, k, k, (2,) C]`, C-contiguous,
 so one cell's classes are neighbours and the inner loop over them is a vector loop. Windows are float64 rows
-`batch, x1, y1, x2, y2` in cells. `cpu.py` prepares the arrays and checks the values; nothing is checked here.
+`batch, x1, y1, x2, y2` in cells. `operators.py` prepares the arrays and checks the values; nothing is checked
+here.
 
 Results never depend on the number of threads: forward kernels are parallel over windows, backward kernels
 over outputs that no two threads share (rows of the map, or parts), and each output adds its windows in the
@@ -228,57 +229,3 @@ def mask_logits_backward(grad: Any, rois: Any, labels: Any, out: Any) -> None:
                                 amount = grad.dtype.type(share_y * share_x * value)
                                 out[n, i, j, p, q, 0, c] -= amount
                                 out[n, i, j, p, q, 1, c] += amount
-
-
-@compiled(parallel=False)
-def _bin(start: float, end: float, index: int, size: int, cells: int) -> tuple[int, int]:
-    """Cells that bin `index` of the quantised pooling touches, first and one past the last."""
-    step = max(end - start, 0.1) / size
-    return _first(index * step + start, cells), _last((index + 1) * step + start, cells)
-
-
-@compiled(parallel=True)
-def psroi_average_pool(maps: Any, rois: Any, out: Any) -> None:
-    """maps [N, H, W, k, k, D], rois [R, 5] -> out [R, m, m, D]."""
-    height, width, k, channels, size = (
-        maps.shape[1],
-        maps.shape[2],
-        maps.shape[3],
-        maps.shape[5],
-        out.shape[1],
-    )
-    for r in prange(rois.shape[0]):
-        n = int(rois[r, 0])
-        for a in range(size):
-            i0, i1 = _bin(rois[r, 2], rois[r, 4], a, size, height)
-            for b in range(size):
-                j0, j1 = _bin(rois[r, 1], rois[r, 3], b, size, width)
-                out[r, a, b, :] = 0
-                for i in range(i0, i1):
-                    for j in range(j0, j1):
-                        for c in range(channels):
-                            out[r, a, b, c] += maps[n, i, j, a * k // size, b * k // size, c]
-                count = maps.dtype.type(max((i1 - i0) * (j1 - j0), 1))
-                for c in range(channels):
-                    out[r, a, b, c] /= count
-
-
-@compiled(parallel=True)
-def psroi_average_pool_backward(grad: Any, rois: Any, out: Any) -> None:
-    """grad [R, m, m, D] -> out [N, H, W, k, k, D]. Every row of the map belongs to one thread."""
-    images, height, width, k, channels = out.shape[0], out.shape[1], out.shape[2], out.shape[3], out.shape[5]
-    size = grad.shape[1]
-    for line in prange(images * height):
-        n, i = line // height, line % height
-        out[n, i] = 0
-        for r in range(rois.shape[0]):
-            if int(rois[r, 0]) == n:
-                for a in range(size):
-                    i0, i1 = _bin(rois[r, 2], rois[r, 4], a, size, height)
-                    if i0 <= i < i1:
-                        for b in range(size):
-                            j0, j1 = _bin(rois[r, 1], rois[r, 3], b, size, width)
-                            count = grad.dtype.type(max((i1 - i0) * (j1 - j0), 1))
-                            for j in range(j0, j1):
-                                for c in range(channels):
-                                    out[n, i, j, a * k // size, b * k // size, c] += grad[r, a, b, c] / count

@@ -87,27 +87,6 @@ def mask_logits_backward(
     return _logical(out.to(grad.dtype))
 
 
-def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int) -> Tensor:
-    """See `instancefcn.ops.psroi_average_pool`; [R, D, size, size] as a view of [R, size, size, D]."""
-    windows = _windows(rois, maps.shape[0], stride)
-    out = torch.empty((rois.shape[0], size, size, maps.shape[3]), dtype=_working(maps.dtype))
-    with threads(4 * out.numel()):
-        kernels.psroi_average_pool(_channels_last(maps, _PLAIN), windows, out.numpy())
-    return out.to(maps.dtype).permute(0, 3, 1, 2)
-
-
-def psroi_average_pool_backward(
-    grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int
-) -> Tensor:
-    """Gradient of maps [n, k, k, D, height, width] from grad [R, D, size, size]."""
-    out = torch.empty((n, height, width, k, k, grad.shape[1]), dtype=_working(grad.dtype))
-    with threads(out.numel() + 4 * grad.numel()):
-        kernels.psroi_average_pool_backward(
-            _array(grad.permute(0, 2, 3, 1)), _windows(rois, n, stride), out.numpy()
-        )
-    return _logical(out.to(grad.dtype))
-
-
 def _working(dtype: torch.dtype) -> torch.dtype:
     """The precision computed in: float64 for itself, float32 for everything else."""
     return torch.float64 if dtype == torch.float64 else torch.float32

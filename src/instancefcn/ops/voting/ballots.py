@@ -13,7 +13,7 @@ from instancefcn.ops.voting.survivors import Survivors
 
 ReadMasks = Callable[[Tensor, Tensor], Tensor]
 Size = tuple[int, int]
-Result = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # pixels, rects, boxes, averages
+Result = tuple[Tensor, Tensor, Tensor | None]  # pixels, rects, boxes
 
 # Votes are read and averaged in groups of about this many, so that an untrained network, whose every RoI may
 # vote for every class, cannot ask for gigabytes. The votes of a trained network's picture fit in one group.

@@ -4,7 +4,7 @@
 specification; `voting_survivors`, `voting_ballots` and `voting_step` are its steps.
 
 A GPU is waited for three times in a batch, each time because a shape must be known: the number of votes, of
-pixels, and of instances that have any. (Order "published" and more than `MAX_VOTES` votes cost more.)
+pixels, and of instances that have any. (More than `MAX_VOTES` votes cost more.)
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.ops.voting.average import extents, vote_average
 from instancefcn.ops.voting.ballots import Ballot, ReadMasks, Result, Size, ballots, read
 from instancefcn.ops.voting.survivors import Survivors, survivors
-from instancefcn.ops.voting_published import published
 from instancefcn.profiling import stage
 
-Order = Literal["paper", "published"]
 Extent = Literal["box", "voters"]
 
 
@@ -35,13 +33,11 @@ class VotedMasks:
 
     Attributes:
         boxes: float32 [S, 4], half-open, pixels of the picture: the survivors' boxes clipped to it, or the
-            boxes around the voted masks where these may leave the survivor's box (extent "voters", order
-            "published").
+            boxes around the voted masks where these may leave the survivor's box (extent "voters").
         scores: float32 [S]: the survivors' probabilities of their classes.
         classes: int64 [S]: places on the class axis, background being 0 (a label + 1).
         rows: int64 [S]: the RoI that each instance comes from.
         masks: S masks in the picture.
-        probabilities: float32 [S, m, m]: the averaged votes inside `boxes`; None in order "paper".
     """
 
     boxes: Tensor
@@ -49,7 +45,6 @@ class VotedMasks:
     classes: Tensor
     rows: Tensor
     masks: CroppedMasks
-    probabilities: Tensor | None = None
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
@@ -67,7 +62,6 @@ def vote_masks(
     max_instances: int = 100,
     min_score: float = 1e-3,
     threshold: float = 0.4,
-    order: Order = "paper",
     extent: Extent = "box",
 ) -> VotedMasks:
     """Choose the instances of a picture and let the RoIs around each vote its mask.
@@ -76,23 +70,17 @@ def vote_masks(
     that overlaps a survivor votes, with its own probability of the survivor's class as weight (the weights of
     a survivor sum to 1).
 
-    Order "paper": each voter brings its mask of the survivor's class. The probabilities are averaged at the
+    Each voter brings its mask of the survivor's class. The probabilities are averaged at the
     centres of the picture's pixels inside the survivor's box and the average is thresholded once. A voter's m
     x m grid is read bilinearly over its box, clamped at the outermost centres of its cells; outside the box
     its vote is 0.
-
-    Order "published" (the official code and ChainerCV): each voter brings the mask of its own best foreground
-    class, read over its box rounded to whole pixels and thresholded before the average. The pixels whose
-    average reaches `threshold` give the instance's box; the average inside it, resized to m x m, is its
-    probability; that, resized back, is its mask where above `threshold`. Survivors that tie with the last one
-    stay as well, and of equal scores of a class that comes first which numpy's sort puts first.
 
     The result is a decision: nothing is differentiable.
 
     Args:
         read_masks: given rows int64 [V] and classes int64 [V] (on the class axis), returns float [V, m, m],
-            the mask probabilities of these pairs. Called once with all votes (in order "published" with
-            every RoI that votes once); more often beyond `MAX_VOTES` votes.
+            the mask probabilities of these pairs. Called once with all votes; more often beyond
+            `MAX_VOTES` votes.
         boxes: [R, 4] RoIs, half-open x1, y1, x2, y2 in pixels of the picture. A RoI without area takes no
             part.
         probabilities: [R, C] class probabilities, background at 0.
@@ -102,10 +90,8 @@ def vote_masks(
         max_instances: how many survive.
         min_score: survivors have at least this probability.
         threshold: what makes a pixel part of an object, above 0, at most 1.
-        order: "paper" or "published".
-        extent: order "paper" only: "box" averages inside the survivor's box; "voters" wherever a voter
-            reaches, as the published order always does, so that a box that is too small does not cut its
-            object.
+        extent: "box" averages inside the survivor's box; "voters" wherever a voter reaches, so that a box
+            that is too small does not cut its object.
 
     Returns:
         The instances; those without a single pixel are dropped.
@@ -123,7 +109,6 @@ def vote_masks(
         max_instances=max_instances,
         min_score=min_score,
         threshold=threshold,
-        order=order,
         extent=extent,
     )
     return voted
@@ -141,7 +126,6 @@ def vote_batch(
     max_instances: int = 100,
     min_score: float = 1e-3,
     threshold: float = 0.4,
-    order: Order = "paper",
     extent: Extent = "box",
 ) -> list[VotedMasks]:
     """`vote_masks` for N pictures with R RoIs each, of which those without area are padding.
@@ -155,20 +139,16 @@ def vote_batch(
     Returns:
         N results; their `rows` are those of their picture.
     """
-    _check(boxes, probabilities, image_sizes, max_instances, threshold, order, extent)
+    check_votes(boxes, probabilities, image_sizes, max_instances, threshold, extent)
     boxes, probabilities = boxes.detach().float(), probabilities.detach().float()
     with stage("suppression"):
-        as_published = order == "published"
-        chosen = survivors(boxes, probabilities, nms_iou, min_score, max_instances, as_published)
+        chosen = survivors(boxes, probabilities, nms_iou, min_score, max_instances)
     most = chosen[0].shape[1]
     results: list[Result] = []
     for part, ballot in ballots(boxes, probabilities, chosen, vote_iou):
         sizes = [image_sizes[s // most] for s in range(part.start, part.stop)]
         flat = boxes.flatten(0, 1), probabilities.flatten(0, 1)
-        if order == "paper":
-            results.append(_paper(read_masks, *flat, ballot, sizes, threshold, extent))
-        else:
-            results.append(published(read_masks, *flat, ballot, sizes, threshold))
+        results.append(_averaged(read_masks, *flat, ballot, sizes, threshold, extent))
     if not results:
         return [_nothing(size, boxes.device) for size in image_sizes]
     return _by_picture(chosen, results, image_sizes)
@@ -180,7 +160,7 @@ def _clip(boxes: Tensor, sizes: Sequence[Size]) -> Tensor:
     return torch.cat([box_ops.clip(boxes[begin:end], sizes[begin]) for begin, end in pairwise(ends)])
 
 
-def _paper(
+def _averaged(
     read_masks: ReadMasks,
     boxes: Tensor,
     probabilities: Tensor,
@@ -200,7 +180,7 @@ def _paper(
         pixels = vote_average(
             masks, boxes[ballot.rows], every, ballot.weights, ballot.starts, rects, threshold
         )
-    return pixels, rects, clipped if extent == "box" else None, None
+    return pixels, rects, clipped if extent == "box" else None
 
 
 def _reach(boxes: Tensor, ballot: Ballot) -> Tensor:
@@ -223,10 +203,7 @@ def _by_picture(
     scores, rows, classes = chosen
     most = scores.shape[1]
     pixels, rects = (_joined([found[i] for found in results]) for i in (0, 1))  # type: ignore[misc]
-    outlines, averages = (
-        None if results[0][i] is None else _joined([found[i] for found in results])  # type: ignore[misc]
-        for i in (2, 3)
-    )
+    outlines = None if results[0][2] is None else _joined([found[2] for found in results])  # type: ignore[misc]
     with stage("pasting"):
         reached = extents(pixels, rects)
     x1, y1, x2, y2, left, _, right, _ = torch.cat((rects, reached), 1).cpu().unbind(1)
@@ -249,7 +226,6 @@ def _by_picture(
                 classes=classes[n, index],
                 rows=rows[n, index],
                 masks=masks,
-                probabilities=None if averages is None else averages[own][index],
             )
         )
     return voted
@@ -266,15 +242,15 @@ def _nothing(image_size: Size, device: torch.device) -> VotedMasks:
     return VotedMasks(boxes, boxes[:, 0], none, none, CroppedMasks.empty(image_size).to(device))
 
 
-def _check(
+def check_votes(
     boxes: Tensor,
     probabilities: Tensor,
     image_sizes: Sequence[Size],
     max_instances: int,
     threshold: float,
-    order: str,
-    extent: str,
+    extent: str = "box",
 ) -> None:
+    """Raises ValueError for what cannot be voted on."""
     if boxes.dim() != 3 or boxes.shape[2] != 4:
         raise ValueError(f"boxes must be [R, 4] in every picture, got shape {tuple(boxes.shape)} of all")
     if probabilities.dim() != 3 or probabilities.shape[:2] != boxes.shape[:2] or probabilities.shape[2] < 1:
@@ -288,7 +264,5 @@ def _check(
         raise ValueError(f"max_instances must be at least 1, got {max_instances}")
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be above 0 and at most 1, got {threshold}")
-    if order not in ("paper", "published"):
-        raise ValueError(f"order must be 'paper' or 'published', not {order!r}")
     if extent not in ("box", "voters"):
         raise ValueError(f"extent must be 'box' or 'voters', not {extent!r}")

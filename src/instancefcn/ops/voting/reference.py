@@ -33,8 +33,7 @@ class VotedInstance:
         box, score, row: see `instancefcn.ops.voting.operator.VotedMasks`.
         class_: place on the class axis, background being 0.
         rect: x1, y1, x2, y2: the pixels of the picture that the mask covers, half-open.
-        average: of the votes, before the last threshold: [h, w] on `rect`; with order "published" resized to
-            [m, m].
+        average: of the votes, before the last threshold: [h, w] on `rect`.
         mask: bool [h, w], on `rect`.
     """
 
@@ -58,66 +57,50 @@ def vote_masks(
     max_instances: int = 100,
     min_score: float = 1e-3,
     threshold: float = 0.4,
-    order: str = "paper",
     extent: str = "box",
 ) -> list[VotedInstance]:
-    """`vote_masks`, with `read_mask(row, class)` returning one m x m grid. `order` is
-    "paper" or "published", `extent` "box" or "voters".
-    """
-    chosen = survivors(boxes, probabilities, nms_iou, min_score, published=order == "published")
-    if order == "paper":
-        chosen = chosen[:max_instances]
-    elif len(chosen) > max_instances:
-        chosen = [s for s in chosen if s[0] >= chosen[max_instances - 1][0]]
+    """`vote_masks`, with `read_mask(row, class)` returning one m x m grid; `extent` is "box" or "voters"."""
     voted = []
-    instance: _Voted | None
-    for score, class_, row in chosen:
-        near = [
-            r == row or (has_area(box) and iou(boxes[row], box) >= vote_iou) for r, box in enumerate(boxes)
-        ]
-        voters = [r for r in range(len(boxes)) if near[r]]
-        total = sum(probabilities[r][class_] for r in voters)
-        weights = [probabilities[r][class_] / total if total else 0.0 for r in voters]
-        if order == "paper":
-            masks = [read_mask(r, class_) for r in voters]
-            box = boxes[row] if extent == "box" else None
-            instance = _paper(masks, [boxes[r] for r in voters], weights, box, image_size, threshold)
-        else:
-            masks = [read_mask(r, 1 + int(np.argmax(probabilities[r][1:]))) for r in voters]
-            instance = _published(masks, [boxes[r] for r in voters], weights, image_size, threshold)
-        if instance is not None and instance.mask.any():
-            voted.append(
-                VotedInstance(
-                    instance.box, score, class_, row, instance.rect, instance.average, instance.mask
-                )
-            )
+    for score, class_, row in survivors(boxes, probabilities, nms_iou, min_score)[:max_instances]:
+        voters, weights = voters_of(row, class_, boxes, probabilities, vote_iou)
+        masks = [read_mask(r, class_) for r in voters]
+        box = boxes[row] if extent == "box" else None
+        instance = _averaged(masks, [boxes[r] for r in voters], weights, box, image_size, threshold)
+        if instance.mask.any():
+            voted.append(VotedInstance(instance.box, score, class_, row, *instance[1:]))
     return voted
 
 
 def survivors(
-    boxes: Sequence[Box],
-    probabilities: Sequence[Sequence[float]],
-    nms_iou: float,
-    min_score: float,
-    published: bool = False,
+    boxes: Sequence[Box], probabilities: Sequence[Sequence[float]], nms_iou: float, min_score: float
 ) -> list[tuple[float, int, int]]:
-    """(score, class, row) after greedy suppression per class, best first; equals by class, then by row (when
-    `published`, in the order of `numpy.argsort`, reversed).
-    """
+    """(score, class, row) after greedy suppression per class, best first; equals by class, then by row."""
     kept: list[tuple[float, int, int]] = []
     for class_ in range(1, len(probabilities[0]) if len(probabilities) else 0):
         rows = [r for r in range(len(boxes)) if probabilities[r][class_] >= min_score and has_area(boxes[r])]
-        winners: list[int] = []
-        ranked = sorted(rows, key=lambda r: -probabilities[r][class_])
-        if published:
-            solid = [row for row in range(len(boxes)) if has_area(boxes[row])]
-            column = np.array([probabilities[row][class_] for row in solid], np.longdouble)
-            ranked = [row for row in (solid[i] for i in np.argsort(column)[::-1]) if row in rows]
-        for row in ranked:
-            if all(iou(boxes[row], boxes[w]) <= nms_iou for w in winners):
-                winners.append(row)
+        winners = suppress(sorted(rows, key=lambda r: -probabilities[r][class_]), boxes, nms_iou)
         kept += [(float(probabilities[row][class_]), class_, row) for row in winners]
     return sorted(kept, key=lambda found: -found[0])
+
+
+def suppress(rows: Sequence[int], boxes: Sequence[Box], nms_iou: float) -> list[int]:
+    """The rows, which come best first, that no better one which stays suppresses."""
+    winners: list[int] = []
+    for row in rows:
+        if all(iou(boxes[row], boxes[w]) <= nms_iou for w in winners):
+            winners.append(row)
+    return winners
+
+
+def voters_of(
+    row: int, class_: int, boxes: Sequence[Box], probabilities: Sequence[Sequence[float]], vote_iou: float
+) -> tuple[list[int], list[float]]:
+    """The RoIs that vote for a survivor, itself among them, and their weights."""
+    voters = [
+        r for r, box in enumerate(boxes) if r == row or (has_area(box) and iou(boxes[row], box) >= vote_iou)
+    ]
+    total = sum(probabilities[r][class_] for r in voters)
+    return voters, [probabilities[r][class_] / total if total else 0.0 for r in voters]
 
 
 def vote_average(
@@ -177,7 +160,7 @@ def _clip(box: Box, image_size: tuple[int, int]) -> tuple[float, float, float, f
     return x1, y1, x2, y2
 
 
-def _paper(
+def _averaged(
     masks: list[Grid],
     boxes: list[Box],
     weights: list[float],

@@ -7,7 +7,6 @@ by side, whatever they hold.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -23,22 +22,18 @@ pictures with fewer than S survivors others follow, whose scores are -1."""
 
 
 def survivors(
-    boxes: Tensor, probabilities: Tensor, nms_iou: float, min_score: float, limit: int, published: bool
+    boxes: Tensor, probabilities: Tensor, nms_iou: float, min_score: float, limit: int
 ) -> Survivors:
-    """The `limit` best of every picture after suppression per class; in the `published` order also their last
-    one's equals, and equals of a class in the order of `numpy_ranks`.
+    """The `limit` best of every picture after suppression per class.
 
     Args:
         boxes: float32 [N, R, 4].
         probabilities: float32 [N, R, C], background at 0.
         nms_iou, min_score: see `instancefcn.ops.vote_masks`.
     """
-    if boxes.is_cuda and not published and not is_portable(boxes.device):
+    if boxes.is_cuda and not is_portable(boxes.device):
         return side_by_side(boxes, probabilities, nms_iou, min_score, limit)
-    found = [
-        one_by_one(*own, nms_iou, min_score, limit, published)
-        for own in zip(boxes, probabilities, strict=True)
-    ]
+    found = [one_by_one(*own, nms_iou, min_score, limit) for own in zip(boxes, probabilities, strict=True)]
     most = max((len(scores) for scores, _, _ in found), default=0)
     padded = [
         [pad(part, (0, most - len(part)), value=value) for part, value in zip(own, (-1, 0, 0), strict=True)]
@@ -49,35 +44,41 @@ def survivors(
 
 
 def one_by_one(
-    boxes: Tensor, probabilities: Tensor, nms_iou: float, min_score: float, limit: int, published: bool
+    boxes: Tensor, probabilities: Tensor, nms_iou: float, min_score: float, limit: int
 ) -> Survivors:
-    """Of one picture, boxes [R, 4] and probabilities [R, C]: at most `limit`, or more if `published`.
-
-    What suppression leaves of the best n candidates does not depend on worse ones: few are looked at.
-    """
-    count = boxes.shape[0]
+    """Of one picture, boxes [R, 4] and probabilities [R, C]: at most `limit`."""
     foreground = probabilities[:, 1:].t()
     wanted = (foreground >= min_score) & box_ops.have_area(boxes)
-    if published:
-        usable = box_ops.have_area(boxes).nonzero()[:, 0]
-        ranked = usable[numpy_ranks(foreground[:, usable])]
-        places = (ranked + count * torch.arange(len(ranked), device=ranked.device)[:, None]).reshape(-1)
-        places = places[wanted.reshape(-1)[places]]
-    else:
-        places = wanted.reshape(-1).nonzero()[:, 0]
-    scores, order = foreground.reshape(-1)[places].sort(descending=True, stable=True)
-    rows, classes = places[order] % max(count, 1), places[order] // max(count, 1)
+    return best_of(wanted.reshape(-1).nonzero()[:, 0], boxes, foreground, nms_iou, limit)
+
+
+def best_of(
+    candidates: Tensor, boxes: Tensor, foreground: Tensor, nms_iou: float, limit: int, ties: bool = False
+) -> Survivors:
+    """The `limit` best of one picture after suppression per class; with `ties` also their last one's equals.
+
+    What suppression leaves of the best n candidates does not depend on worse ones: few are looked at.
+
+    Args:
+        candidates: int64 [M]: places in `foreground`, flattened, of the pairs that take part; of equal scores
+            the earlier one is the better.
+        boxes: [R, 4].
+        foreground: [C - 1, R]: the probabilities of all classes but background.
+    """
+    count = boxes.shape[0]
+    scores, order = foreground.reshape(-1)[candidates].sort(descending=True, stable=True)
+    rows, classes = candidates[order] % max(count, 1), candidates[order] // max(count, 1)
     # Classes are moved apart so that one suppression serves all; float64 keeps the IoUs exact far from the
     # origin.
-    candidates = boxes[rows].double()
+    moved = boxes[rows].double()
     if len(rows):
-        candidates += (classes * (candidates.amax() - candidates.amin() + 1))[:, None]
+        moved += (classes * (moved.amax() - moved.amin() + 1))[:, None]
     examined = 8 * limit
     while True:
-        kept = nms(candidates[:examined], scores[:examined].double(), nms_iou).sort().values
+        kept = nms(moved[:examined], scores[:examined].double(), nms_iou).sort().values
         done = examined >= len(scores)
         chosen = kept[:limit]
-        if len(chosen) == limit and published:
+        if len(chosen) == limit and ties:
             last = scores[kept[limit - 1]]
             done = done or bool(scores[examined - 1] < last)
             chosen = kept[scores[kept] >= last]
@@ -86,17 +87,6 @@ def one_by_one(
         if done:
             return scores[chosen], rows[chosen], classes[chosen] + 1
         examined *= 4
-
-
-def numpy_ranks(scores: Tensor) -> Tensor:
-    """int64 [C, R]: each class's rows, best first, as the published codes rank `scores` [C, R]: by
-    `numpy.argsort`, reversed.
-
-    A window and its refined box often have exactly equal scores, as they touch the same cells, and which
-    stays is up to the sort. numpy's own for floats has changed since; for its longest float it has not.
-    """
-    array = scores.cpu().numpy().astype(np.longdouble)
-    return torch.from_numpy(np.argsort(array, axis=1)[:, ::-1].copy()).to(scores.device)
 
 
 def side_by_side(

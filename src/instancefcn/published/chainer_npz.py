@@ -19,7 +19,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from instancefcn.convert.stored import MAX_ARRAYS, Stored, refuse
+from instancefcn.published.stored_arrays import MAX_ARRAYS, Stored, refuse
 
 _DAMAGE = (
     zipfile.BadZipFile,

@@ -2,7 +2,7 @@
 ChainerCV.
 
 The two differ from each other and from `FCIS` in small things that change results; `Published` names them
-all; `published_input.py` has the resizing and `caffe_resnet.py` the backbone, and nothing else knows of them.
+all; `resizing.py` has the resizing and `caffe_resnet.py` the backbone, and nothing else knows of them.
 
 Boxes are half-open here as everywhere. The official code counts a box's last pixel by adding one to its sides
 (`inclusive`); with x2 + 1 for x2 its coding of boxes, overlaps and least sides are ours, and what is left is
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +23,14 @@ from instancefcn.errors import ConfigError
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.instances import Instances
 from instancefcn.models.backbone import STRIDE
-from instancefcn.models.caffe_resnet import CaffeResNet101
 from instancefcn.models.fcis import DELTA_STD, LEAST_SCORE
 from instancefcn.models.head import Classes
-from instancefcn.models.published_input import published_scale
 from instancefcn.models.rpn import AnchorSpec, RegionProposalNetwork, RPNSpec, rank, thin
-from instancefcn.ops import psroi_average_pool, vote_masks
 from instancefcn.profiling import stage
+from instancefcn.published.caffe_resnet import CaffeResNet101
+from instancefcn.published.pooling import psroi_average_pool
+from instancefcn.published.resizing import PublishedPreprocessing, published_scale
+from instancefcn.published.voting import vote_published
 
 NAME = "fcis_resnet101_published"
 K, MASK_SIZE = 7, 21
@@ -97,7 +98,7 @@ MXNET = Published(
 
 @dataclass(frozen=True)
 class PublishedSpec:
-    """A published network, whole.
+    """A published network, whole. See `instancefcn.models.checkpoint.StoredSpec`.
 
     Attributes:
         published: whose.
@@ -106,12 +107,23 @@ class PublishedSpec:
         short_side, long_side: pixels of the network's input.
     """
 
+    kind: ClassVar[str] = "published"
+
     published: Published
     scales: tuple[float, ...]
     min_size: float
     name: str = NAME
     short_side: int = 600
     long_side: int = 1000
+
+    def preprocessing(self) -> PublishedPreprocessing:
+        """How the network wants pictures scaled."""
+        rule = "rounded" if self.published.rounded_size else "truncated"
+        return PublishedPreprocessing(self.short_side, self.long_side, rule)
+
+    def network(self, classes: Classes) -> PublishedFCIS:
+        """A new network, with random weights."""
+        return PublishedFCIS(self, classes)
 
 
 class RoundedAnchors(AnchorSpec):
@@ -298,14 +310,13 @@ class PublishedFCIS(nn.Module):
         max_instances: int,
     ) -> Instances:
         """Instances of one picture from windows in its pixels (see `windows`)."""
-        voted = vote_masks(
+        voted = vote_published(
             lambda rows, classes: masks[rows],
             boxes,
             probabilities,
             image_size,
             min_score=max(min_score, LEAST_SCORE),
             max_instances=max_instances,
-            order="published",
         )
         kept = box_ops.sides_at_least(voted.boxes, 2 if self.published.inclusive else 1).nonzero()[:, 0]
         return Instances(

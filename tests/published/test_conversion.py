@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from instancefcn import convert
-from instancefcn.convert.stored import Stored
-from instancefcn.convert.variants import COCO_CLASSES, COCO_IDS
 from instancefcn.errors import CheckpointError, ConfigError
 from instancefcn.models.checkpoint import Loaded, Preprocessing, load_checkpoint
-from instancefcn.models.published import CHAINERCV, MXNET, PublishedFCIS
+from instancefcn.published import conversion as convert
+from instancefcn.published.conversion import COCO_CLASSES, COCO_IDS
+from instancefcn.published.network import CHAINERCV, MXNET, PublishedFCIS
+from instancefcn.published.stored_arrays import Stored
 from published_files import Arrays, as_official, chainer_arrays, write_params
 
 

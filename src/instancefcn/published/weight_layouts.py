@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instancefcn.models.caffe_resnet import UNITS, WIDTHS
-from instancefcn.models.published import CHAINERCV, MXNET, K, Published
+from instancefcn.published.caffe_resnet import UNITS, WIDTHS
+from instancefcn.published.network import CHAINERCV, MXNET, K, Published
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -35,7 +35,7 @@ class Normed:
 
 
 @dataclass(frozen=True)
-class Layout:
+class WeightLayout:
     """A format's names and arrangement.
 
     Attributes:
@@ -56,7 +56,7 @@ class Layout:
     arrange: dict[str, Callable[[Array], Array]]
 
 
-def convolutions(layout: Layout) -> Iterator[tuple[str, Normed, Shape]]:
+def convolutions(layout: WeightLayout) -> Iterator[tuple[str, Normed, Shape]]:
     """(our name, theirs, shape of the weight) of every convolution of the backbone."""
     yield "backbone.stem", layout.stem, (64, 3, 7, 7)
     inputs = 64
@@ -75,7 +75,7 @@ def convolutions(layout: Layout) -> Iterator[tuple[str, Normed, Shape]]:
             inputs = 4 * width
 
 
-def head_shapes(layout: Layout, classes: int, anchors: int) -> dict[str, Shape]:
+def head_shapes(layout: WeightLayout, classes: int, anchors: int) -> dict[str, Shape]:
     """Names in the file and shapes of the heads' weights and biases; `classes` without background."""
     weights = {
         "rpn.hidden": (512, 1024, 3, 3),
@@ -168,7 +168,7 @@ def _chainer_block(stage: int, block: int, name: str) -> Normed:
     return _chainer(f"extractor/res{stage}/{letter}/{'residual_conv' if name == 'shortcut' else name}")
 
 
-MXNET_LAYOUT = Layout(
+MXNET_LAYOUT = WeightLayout(
     published=MXNET,
     title="the official MXNet code's .params",
     stem=_mxnet("conv1", "bn_conv1"),
@@ -194,7 +194,7 @@ MXNET_LAYOUT = Layout(
     },
 )
 
-CHAINERCV_LAYOUT = Layout(
+CHAINERCV_LAYOUT = WeightLayout(
     published=CHAINERCV,
     title="ChainerCV's .npz",
     stem=_chainer("extractor/conv1"),

@@ -21,16 +21,10 @@ from instancefcn.errors import ConfigError
 from instancefcn.export import graph_of
 from instancefcn.inference.explain import explain
 from instancefcn.models import zoo
-from instancefcn.models.caffe_resnet import CaffeResNet101
 from instancefcn.models.head import Classes
-from instancefcn.models.published import (
-    CHAINERCV,
-    MXNET,
-    Published,
-    PublishedFCIS,
-    PublishedSpec,
-)
-from instancefcn.models.published_input import published_size, resize_published
+from instancefcn.published.caffe_resnet import CaffeResNet101
+from instancefcn.published.network import CHAINERCV, MXNET, Published, PublishedFCIS, PublishedSpec
+from instancefcn.published.resizing import published_size, resize_published
 from instancefcn.training.setup import start_from
 
 CLASSES = Classes(("cat", "dog", "hen"), (1, 2, 3))

@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instancefcn.convert.stored import MAX_ARRAYS, Stored, refuse
 from instancefcn.errors import CheckpointError
+from instancefcn.published.stored_arrays import MAX_ARRAYS, Stored, refuse
 
 MAGIC = 0x112
 V1, V2, V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA

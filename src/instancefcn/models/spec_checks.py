@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import timm
 
 from instancefcn.limits import MAX_CLASSES, MAX_INPUT
 from instancefcn.safe_text import is_name, shown
-
-Rule: TypeAlias = Literal["smooth", "truncated", "rounded"]
-"""Of scaling pictures (see `checkpoint.Preprocessing`)."""
 
 _MOST = 1e6
 _RANGES: dict[str, tuple[float, float]] = {
@@ -89,21 +86,3 @@ def check_classes(names: Sequence[object], ids: Sequence[object]) -> None:
     wrong += [id_ for id_ in ids if not isinstance(id_, int) or isinstance(id_, bool) or abs(id_) >= 2**53]
     if wrong or len(set(ids)) < len(ids):
         raise ValueError(f"class_names and category_ids hold {shown(wrong) if wrong else 'an id twice'}")
-
-
-def check_sides(short_side: object, long_side: object) -> None:
-    """Raises ValueError when pictures cannot be scaled to these sides."""
-    if not all(isinstance(side, int) and not isinstance(side, bool) for side in (short_side, long_side)):
-        raise ValueError(f"the sides of pictures are {shown((short_side, long_side))}")
-    if not 1 <= short_side <= long_side <= MAX_INPUT:  # type: ignore[operator]
-        raise ValueError(
-            f"the sides of pictures are {short_side} and {long_side}, at most {MAX_INPUT} are taken"
-        )
-
-
-def check_rule(rule: object) -> None:
-    """Raises ValueError when pictures are not scaled by this rule, or it is none."""
-    if rule not in get_args(Rule):
-        raise ValueError(
-            f"pictures are scaled by the rule {shown(rule)}; there are {', '.join(get_args(Rule))}"
-        )

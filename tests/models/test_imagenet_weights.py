@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from instancefcn.errors import CheckpointError
-from instancefcn.models import imagenet
+from instancefcn.models import imagenet_weights as imagenet
 from instancefcn.models.backbone import Backbone
 
 needs_package = pytest.mark.skipif(

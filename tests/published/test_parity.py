@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from instancefcn.convert import convert_weights
 from instancefcn.inference.predictor import Predictor, load
 from instancefcn.instances import Instances
-from instancefcn.models.published import PublishedFCIS
 from instancefcn.ops import psroi_average_pool
+from instancefcn.published.conversion import convert_weights
+from instancefcn.published.network import PublishedFCIS
 
 LIMITS = {
     "C4, means of channels": 1e-4,

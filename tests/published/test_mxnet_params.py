@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from instancefcn.convert.mxnet_params import read_params
 from instancefcn.errors import CheckpointError
+from instancefcn.published.mxnet_params import read_params
 from published_files import Arrays, params_array, write_params
 
 ARRAYS: Arrays = {

@@ -8,6 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from instancefcn.models.preprocessing import Preprocessing
+
+
+class PublishedPreprocessing(Preprocessing):
+    """Scaling as the published codes do it: to "truncated" sides (ChainerCV) or "rounded" ones (official)."""
+
+    RULES = ("truncated", "rounded")
+
+    def __call__(self, picture: Tensor) -> Tensor:
+        """The network's input, float32 [3, h, w], 0 to 1, of a picture uint8 [3, H, W]."""
+        return resize_published(picture, self.short_side, self.long_side, self.rule == "rounded")
+
 
 def published_scale(height: int, width: int, short: int, long: int, rounded: bool) -> float:
     """Pixels of the input per pixel of the picture, before the sides become whole."""

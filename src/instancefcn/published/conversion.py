@@ -18,20 +18,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from instancefcn.convert.chainer_npz import read_npz
-from instancefcn.convert.layouts import (
+from instancefcn.data.voc_format import VOC_CLASSES
+from instancefcn.errors import CheckpointError, ConfigError
+from instancefcn.models.checkpoint import save_checkpoint
+from instancefcn.models.head import Classes
+from instancefcn.published.chainer_npz import read_npz
+from instancefcn.published.mxnet_params import MAGIC, read_params
+from instancefcn.published.network import Published, PublishedSpec
+from instancefcn.published.stored_arrays import Stored, refuse
+from instancefcn.published.weight_layouts import (
     CHAINERCV_LAYOUT,
     MXNET_LAYOUT,
-    Layout,
     Normed,
+    WeightLayout,
     convolutions,
     head_shapes,
 )
-from instancefcn.convert.mxnet_params import MAGIC, read_params
-from instancefcn.convert.stored import Stored, refuse
-from instancefcn.convert.variants import VARIANTS, Variant
-from instancefcn.errors import CheckpointError, ConfigError
-from instancefcn.models.checkpoint import save_checkpoint
 
 EPSILON = 1e-5
 """Of every batch normalisation but the first."""
@@ -90,7 +92,7 @@ def convert_weights(source: Path | str, target: Path | str) -> Converted:
     )
 
 
-def _open(source: Path) -> tuple[Layout, AbstractContextManager[dict[str, Stored]]]:
+def _open(source: Path) -> tuple[WeightLayout, AbstractContextManager[dict[str, Stored]]]:
     """The format of a file, and its arrays."""
     if not source.is_file():
         raise CheckpointError(f"{source}: there is no such file")
@@ -112,7 +114,7 @@ def _open(source: Path) -> tuple[Layout, AbstractContextManager[dict[str, Stored
     raise CheckpointError(f"{source}: {what}, but what can be converted is {FORMATS}")
 
 
-def _recognise(source: Path, layout: Layout, stored: Mapping[str, Stored]) -> Variant:
+def _recognise(source: Path, layout: WeightLayout, stored: Mapping[str, Stored]) -> Variant:
     """The data set, from the numbers of classes and anchors."""
     telling = [layout.heads[layer] for layer in ("scores", "rpn.logits")]
     missing = [name for names in telling for name in names if name not in stored]
@@ -131,7 +133,7 @@ def _recognise(source: Path, layout: Layout, stored: Mapping[str, Stored]) -> Va
     raise refuse(source, [f"not a published network: {what}"])
 
 
-def _check(source: Path, layout: Layout, variant: Variant, stored: Mapping[str, Stored]) -> set[str]:
+def _check(source: Path, layout: WeightLayout, variant: Variant, stored: Mapping[str, Stored]) -> set[str]:
     """Compare names, shapes and types with what the network needs; the names that it needs."""
     wanted = head_shapes(layout, len(variant.classes), variant.anchors)
     for _, names, shape in convolutions(layout):
@@ -149,7 +151,7 @@ def _check(source: Path, layout: Layout, variant: Variant, stored: Mapping[str, 
     return set(wanted)
 
 
-def _weights(source: Path, layout: Layout, stored: Mapping[str, Stored]) -> dict[str, Tensor]:
+def _weights(source: Path, layout: WeightLayout, stored: Mapping[str, Stored]) -> dict[str, Tensor]:
     """Our network's tensors. Raises CheckpointError when values are damaged or no numbers."""
     weights: dict[str, Tensor] = {}
     problems: list[str] = []
@@ -188,3 +190,47 @@ def _frozen(
 
 def _tensor(values: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.array(values, np.float32, order="C"))
+
+
+_COCO = (
+    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,"
+    " stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe,"
+    " backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat,"
+    " baseball glove, skateboard, surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon,"
+    " bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch,"
+    " potted plant, bed, dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone, microwave,"
+    " oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush"
+)
+COCO_CLASSES = tuple(_COCO.split(", "))
+COCO_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a network was trained for.
+
+    Attributes:
+        title: of the data set.
+        classes: in the published order.
+        scales, min_size: see `PublishedSpec`.
+    """
+
+    title: str
+    classes: Classes
+    scales: tuple[float, ...]
+    min_size: float
+
+    @property
+    def anchors(self) -> int:
+        """Of a cell: three shapes at each scale."""
+        return 3 * len(self.scales)
+
+    def spec(self, published: Published) -> PublishedSpec:
+        """The network of this data set."""
+        return PublishedSpec(published, self.scales, self.min_size)
+
+
+VARIANTS = (
+    Variant("PASCAL VOC", Classes(VOC_CLASSES, tuple(range(1, 21))), (8, 16, 32), 16.0),
+    Variant("COCO", Classes(COCO_CLASSES, COCO_IDS), (4, 8, 16, 32), 2.0),
+)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instancefcn.convert.chainer_npz import read_npz
 from instancefcn.errors import CheckpointError
+from instancefcn.published.chainer_npz import read_npz
 from published_files import Arrays
 
 ARRAYS: Arrays = {
