@@ -15,7 +15,8 @@ from instancefcn.cli.main import app
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write
 from instancefcn.inference.journal import Done, Journal
-from instancefcn.models import checkpoint, zoo
+from instancefcn.models import zoo
+from instancefcn.published import checkpoint
 from tiny import tiny_spec
 
 Disk = Callable[[str], Path]
@@ -42,7 +43,7 @@ def test_predict_on_a_full_disk_goes_on_when_there_is_room(
 ) -> None:
     from typer.testing import CliRunner
 
-    monkeypatch.setattr(checkpoint, "load_checkpoint", lambda _: FakeLoaded())
+    monkeypatch.setattr(checkpoint, "load_any_checkpoint", lambda _: FakeLoaded())
     # At most 6 pictures are under way, of about 3 pages each: the first fits whatever the threads do, and 40
     # do not.
     for number in range(40):

@@ -15,7 +15,7 @@ import pytest
 from fakes import ColourNetwork, FakeLoaded, save_coloured
 from instancefcn.inference import writers
 from instancefcn.inference.formats import Item
-from instancefcn.models import checkpoint
+from instancefcn.published import checkpoint
 
 Run = Callable[..., Any]
 ALL = "overlay,coco,yolo,labelme,cutouts,labelmap,csv"
@@ -76,7 +76,9 @@ def test_a_stopped_call_goes_on_to_the_same_files(
     assert not list((tmp_path / "parts").rglob(".*"))
     networks: list[ColourNetwork] = []
     monkeypatch.setattr(
-        checkpoint, "load_checkpoint", lambda _: networks.append(ColourNetwork()) or FakeLoaded(networks[-1])
+        checkpoint,
+        "load_any_checkpoint",
+        lambda _: networks.append(ColourNetwork()) or FakeLoaded(networks[-1]),
     )
     again = run("predict", many, "--out", "parts", "--resume", *KINDS)
     assert again.exit_code == 1
@@ -133,7 +135,7 @@ def test_another_model_and_other_pictures_are_refused(
     run: Run, many: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_coloured(many / "new.png")
-    monkeypatch.setattr(checkpoint, "load_checkpoint", lambda _: FakeLoaded(metadata={"seed": 1}))
+    monkeypatch.setattr(checkpoint, "load_any_checkpoint", lambda _: FakeLoaded(metadata={"seed": 1}))
     result = run("predict", many, "--out", stopped, "--resume")
     assert result.exit_code == 2
     assert "the model is another; the pictures are not the same (8 then, 9 now)" in result.stderr

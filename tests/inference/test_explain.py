@@ -16,7 +16,6 @@ from instancefcn.images.decoding import to_uint8_rgb
 from instancefcn.inference.explain import POINTS, Explanation, Reading, explain, write_explanation
 from instancefcn.inference.predictor import Predictor
 from instancefcn.models import zoo
-from instancefcn.models.checkpoint import Preprocessing
 from tiny import tiny_proposals, tiny_spec
 
 PICTURE = to_uint8_rgb(coloured(180, 128))
@@ -32,7 +31,7 @@ def predictor(spec: Any, names: tuple[str, ...]) -> Predictor:
             torch.nn.init.normal_(parameter, std=0.3)
     if isinstance(spec, zoo.ProposalModelSpec):
         torch.nn.init.constant_(network.maps.bias, 1.0)
-    preprocessing = Preprocessing.of(spec)
+    preprocessing = spec.preprocessing()
     loaded = SimpleNamespace(
         network=network, class_names=names, category_ids=ids, preprocessing=preprocessing, metadata={}
     )

@@ -98,6 +98,6 @@ def test_both_forms_choose_the_same_survivors(
         alive = together[0][n] >= 0
         assert not alive[int(alive.sum()) :].any()
         for got, wanted in zip(
-            together, one_by_one(boxes[n], probabilities[n], 0.3, 0.2, limit, False), strict=True
+            together, one_by_one(boxes[n], probabilities[n], 0.3, 0.2, limit), strict=True
         ):
             assert torch.equal(got[n][alive], wanted)

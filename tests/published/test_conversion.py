@@ -17,10 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from instancefcn.errors import CheckpointError, ConfigError
-from instancefcn.models.checkpoint import Loaded, Preprocessing, load_checkpoint
+from instancefcn.models.checkpoint import Loaded
 from instancefcn.published import conversion as convert
+from instancefcn.published.checkpoint import load_any_checkpoint
 from instancefcn.published.conversion import COCO_CLASSES, COCO_IDS
 from instancefcn.published.network import CHAINERCV, MXNET, PublishedFCIS
+from instancefcn.published.resizing import PublishedPreprocessing
 from instancefcn.published.stored_arrays import Stored
 from published_files import Arrays, as_official, chainer_arrays, write_params
 
@@ -55,7 +57,7 @@ def official(arrays: Arrays, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     done = convert.convert_weights(folder / "in.params", folder / "out.safetensors")
     assert (done.variant, done.classes, done.anchors) == ("PASCAL VOC", 20, 9)
     assert done.unused == tuple(sorted(copy))
-    tensors, loaded = load_file(folder / "out.safetensors"), load_checkpoint(folder / "out.safetensors")
+    tensors, loaded = load_file(folder / "out.safetensors"), load_any_checkpoint(folder / "out.safetensors")
     for path in folder.iterdir():
         path.unlink()
     return tensors, loaded
@@ -134,7 +136,7 @@ def test_the_checkpoint_says_what_it_is(official: tuple[dict[str, Tensor], Loade
     assert loaded.network.spec.scales == (8, 16, 32)
     assert loaded.class_names[0], loaded.class_names[-1] == ("aeroplane", "tvmonitor")
     assert loaded.category_ids == tuple(range(1, 21))
-    assert loaded.preprocessing == Preprocessing(600, 1000, "rounded")
+    assert loaded.preprocessing == PublishedPreprocessing(600, 1000, "rounded")
     assert loaded.metadata["model"]["name"] == "fcis_resnet101_published"
     provenance = loaded.metadata["training"]
     assert provenance["file"] == "in.params"

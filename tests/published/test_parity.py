@@ -21,9 +21,9 @@ from torch import Tensor
 
 from instancefcn.inference.predictor import Predictor, load
 from instancefcn.instances import Instances
-from instancefcn.ops import psroi_average_pool
 from instancefcn.published.conversion import convert_weights
 from instancefcn.published.network import PublishedFCIS
+from instancefcn.published.pooling import psroi_average_pool
 
 LIMITS = {
     "C4, means of channels": 1e-4,

@@ -47,14 +47,13 @@ def crowded() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def everything() -> list[Tensor]:
-    """Results and gradients of all four operators."""
+    """Results and gradients of all three operators."""
     maps, rois, labels = crowded()
     results = []
     for operator, plain, extra in (
         (ops.class_scores, False, ()),
         (ops.ps_average, True, ()),
         (ops.mask_logits, False, (7,)),
-        (ops.psroi_average_pool, True, (7,)),
     ):
         leaf = (maps[:, :, :, 0] if plain else maps).clone().requires_grad_()
         arguments = (leaf, rois, labels) if operator is ops.mask_logits else (leaf, rois)

@@ -1,8 +1,6 @@
-"""Mask voting: who survives, who votes, hand-computed masks, and the published order's golden data."""
+"""Mask voting: who survives, who votes, and hand-computed masks."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +12,7 @@ from torch import Tensor
 from instancefcn.ops.voting import ballots as voting_ballots
 from instancefcn.ops.voting import operator as voting
 from instancefcn.ops.voting import reference as voting_reference
-from instancefcn.ops.voting import survivors as voting_survivors
 from instancefcn.ops.voting.operator import vote_masks
-
-GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "voting.npz"
 
 
 def constant(value: float, m: int = 4) -> voting.ReadMasks:
@@ -39,7 +34,7 @@ def test_one_box_covers_the_pixels_whose_centres_are_inside() -> None:
     assert torch.equal(voted.masks.dense(), expected)
     assert torch.equal(voted.boxes, boxes)
     assert voted.scores.tolist() == pytest.approx([0.9])
-    assert (voted.classes.tolist(), voted.rows.tolist(), voted.probabilities) == ([1], [0], None)
+    assert (voted.classes.tolist(), voted.rows.tolist()) == ([1], [0])
 
 
 def test_votes_are_weighted_by_the_class_probability() -> None:
@@ -75,17 +70,7 @@ def test_voters_may_reach_beyond_the_box_of_the_survivor() -> None:
     assert reaching.masks.areas().tolist() == [12]
 
 
-def test_published_order_thresholds_before_it_averages() -> None:
-    # Two equal boxes, masks 0.3 and 0.9, weights 2/3 and 1/3: the mean is 0.5; of the thresholded votes it is
-    # 1/3.
-    boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 4.0]])
-    masks = torch.tensor([0.3, 0.9])[:, None, None, None].expand(2, 2, 4, 4)
-    probabilities = torch.tensor([[0.4, 0.6], [0.7, 0.3]])
-    assert len(vote_masks(from_table(masks), boxes, probabilities, (4, 4))) == 1
-    assert len(vote_masks(from_table(masks), boxes, probabilities, (4, 4), order="published")) == 0
-
-
-def test_published_order_asks_for_the_best_foreground_class_and_the_paper_for_the_survivors() -> None:
+def test_masks_are_asked_for_once_of_the_survivors_classes() -> None:
     asked: list[tuple[list[int], list[int]]] = []
 
     def read(rows: Tensor, classes: Tensor) -> Tensor:
@@ -96,8 +81,7 @@ def test_published_order_asks_for_the_best_foreground_class_and_the_paper_for_th
     probabilities = torch.tensor([[0.1, 0.7, 0.2], [0.6, 0.1, 0.3]])
     paper = vote_masks(read, boxes, probabilities, (10, 10))
     assert (paper.classes.tolist(), paper.rows.tolist()) == ([1, 2], [0, 1])
-    vote_masks(read, boxes, probabilities, (10, 10), order="published")
-    assert asked == [([0, 1, 0, 1], [1, 1, 2, 2]), ([0, 1], [1, 2])]
+    assert asked == [([0, 1, 0, 1], [1, 1, 2, 2])]
 
 
 def test_suppression_is_per_class_and_leaves_out_the_background() -> None:
@@ -116,9 +100,6 @@ def test_equal_scores_come_by_class_then_row() -> None:
         (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)
     ]  # fmt: skip
     assert len(vote_masks(constant(1.0), boxes, probabilities, (5, 25), max_instances=4)) == 4
-    # The published rule keeps whatever ties with the last score.
-    tied = vote_masks(constant(1.0), boxes, probabilities, (5, 25), max_instances=4, order="published")
-    assert len(tied) == 6
 
 
 def test_survivors_are_those_of_the_whole_list_when_thousands_overlap() -> None:
@@ -141,23 +122,18 @@ def test_memory_groups_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch)
         calls.append(len(rows))
         return masks[rows, classes]
 
-    orders: tuple[voting.Order, ...] = ("paper", "published")
-    whole = {order: vote_masks(read, boxes, probabilities, size, order=order) for order in orders}
-    assert len(calls) == 2
+    expected = vote_masks(read, boxes, probabilities, size)
+    assert len(calls) == 1
     monkeypatch.setattr(voting_ballots, "MAX_VOTES", 50)
-    for order, expected in whole.items():
-        parts = vote_masks(read, boxes, probabilities, size, order=order)
-        assert torch.equal(parts.masks.pixels, expected.masks.pixels)
-        assert torch.equal(parts.masks.rects, expected.masks.rects)
-        assert torch.equal(parts.scores, expected.scores)
-        if expected.probabilities is not None:
-            assert torch.equal(parts.probabilities, expected.probabilities)
-    assert len(calls) == 6
-    assert max(calls[2:]) <= 50
+    parts = vote_masks(read, boxes, probabilities, size)
+    assert torch.equal(parts.masks.pixels, expected.masks.pixels)
+    assert torch.equal(parts.masks.rects, expected.masks.rects)
+    assert torch.equal(parts.scores, expected.scores)
+    assert len(calls) > 2
+    assert max(calls[1:]) <= 50
 
 
-@pytest.mark.parametrize("order", ["paper", "published"])
-def test_nothing_to_vote_for(order: voting.Order) -> None:
+def test_nothing_to_vote_for() -> None:
     def never(rows: Tensor, classes: Tensor) -> Tensor:
         raise AssertionError("there is nothing to read")
 
@@ -168,34 +144,18 @@ def test_nothing_to_vote_for(order: voting.Order) -> None:
         (torch.tensor([[float("nan"), 2.0, 2.0, 9.0]]), torch.tensor([[0.1, 0.9, 0.0]])),
         (torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([[1.0]])),  # background alone
     ):
-        voted = vote_masks(never, boxes, probabilities, (10, 10), order=order)
+        voted = vote_masks(never, boxes, probabilities, (10, 10))
         assert len(voted) == len(voted.masks) == 0
         assert voted.masks.image_size == (10, 10)
 
 
-@pytest.mark.parametrize("order", ["paper", "published"])
-def test_a_box_without_numbers_or_area_disturbs_nobody(order: voting.Order) -> None:
+def test_a_box_without_numbers_or_area_disturbs_nobody() -> None:
     nan = float("nan")
     boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [nan] * 4, [0.0, 0.0, 8.0, 7.0], [3.0, 3.0, 3.0, 3.0]])
     probabilities = torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.1, 0.8], [0.1, 0.9]])
-    voted = vote_masks(constant(1.0), boxes, probabilities, (10, 10), order=order)
+    voted = vote_masks(constant(1.0), boxes, probabilities, (10, 10))
     assert voted.rows.tolist() == [0]
     assert int(voted.masks.areas()[0]) == 64
-
-
-def test_equals_stand_where_numpys_sort_puts_them_in_the_published_order() -> None:
-    """A short column is sorted stably and reversed; a long one as numpy 1 did it for all floats, which these
-    figures are of (1.23.5).
-    """
-    assert voting_survivors.numpy_ranks(torch.tensor([[0.5, 0.9, 0.5, 0.9]])).tolist() == [[3, 1, 2, 0]]
-    long = (torch.arange(40) * 7 % 5).float()
-    expected = [37, 2, 7, 32, 12, 17, 22, 27, 39, 24, 4, 9, 14, 19, 29, 34, 31, 11, 26, 16]
-    expected += [36, 1, 21, 6, 18, 38, 3, 13, 28, 33, 8, 23, 5, 35, 25, 10, 30, 15, 20, 0]
-    assert voting_survivors.numpy_ranks(long[None]).tolist() == [expected]
-    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 7.0]])
-    tied = torch.tensor([[0.1, 0.9], [0.1, 0.9]])
-    assert vote_masks(constant(1.0), boxes, tied, (10, 10), order="paper").rows.tolist() == [0]
-    assert vote_masks(constant(1.0), boxes, tied, (10, 10), order="published").rows.tolist() == [1]
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
@@ -205,7 +165,7 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         {"probabilities": torch.ones((2, 2))},
         {"max_instances": 0},
         {"threshold": 0.0},
-        {"order": "alphabetical"},
+        {"extent": "wide"},
         {"read_masks": lambda rows, classes: torch.ones((len(rows), 3, 4))},
     ):
         arguments = {"read_masks": constant(1.0), "boxes": boxes, "probabilities": probabilities}
@@ -251,7 +211,6 @@ def random_case(
     axis=st.integers(1, 4),
     m=st.integers(1, 6),
     size=st.tuples(st.integers(1, 24), st.integers(1, 24)),
-    order=st.sampled_from(["paper", "published"]),
     limit=st.sampled_from([1, 3, 100]),
     extent=st.sampled_from(["box", "voters"]),
 )
@@ -261,30 +220,24 @@ def test_equal_to_the_reference(
     axis: int,
     m: int,
     size: tuple[int, int],
-    order: voting.Order,
     limit: int,
     extent: voting.Extent,
 ) -> None:
     masks, boxes, probabilities, _ = random_case(seed, count, axis, m, size)
-    if order == "published":  # as everywhere before this order, boxes are inside the picture
-        boxes = torch.stack((*(boxes[:, i].clamp(0, size[1 - i % 2]) for i in range(4)),), 1)
     wanted = voting_reference.vote_masks(
         lambda row, class_: masks[row, class_].double().numpy(),
         boxes.double().tolist(),
         probabilities.double().tolist(),
         size,
         max_instances=limit,
-        order=order,
         extent=extent,
     )
-    voted = vote_masks(
-        from_table(masks), boxes, probabilities, size, max_instances=limit, order=order, extent=extent
-    )
+    voted = vote_masks(from_table(masks), boxes, probabilities, size, max_instances=limit, extent=extent)
     assert voted.rows.tolist() == [instance.row for instance in wanted]
     assert voted.classes.tolist() == [instance.class_ for instance in wanted]
     for i, instance in enumerate(wanted):
         assert voted.scores[i].item() == pytest.approx(instance.score)
-        if extent == "voters" and order == "paper":
+        if extent == "voters":
             sure = np.abs(instance.average - 0.4) > 1e-5
             assert (voted.masks.paste(i).numpy() == instance.mask)[sure].all()
             if sure.all():
@@ -292,56 +245,5 @@ def test_equal_to_the_reference(
             continue
         assert voted.boxes[i].tolist() == pytest.approx(instance.box, abs=1e-4)
         assert voted.masks.rects[i].tolist() == list(instance.rect)
-        if voted.probabilities is not None:
-            np.testing.assert_allclose(voted.probabilities[i].numpy(), instance.average, atol=1e-5)
-        else:
-            sure = np.abs(instance.average - 0.4) > 1e-5
-            assert (voted.masks.crop(i).bool().numpy() == instance.mask)[sure].all()
-
-
-PRESETS = {
-    "eval": {"min_score": 1e-3},
-    "vis": {"min_score": 0.7},
-    "lim10": {"min_score": 1e-3, "max_instances": 10},
-}
-
-
-def assert_published(
-    inputs: dict[str, np.ndarray], expected: dict[str, np.ndarray], preset: str, atol: float
-) -> None:
-    """The golden data's conventions: boxes y1, x1, y2, x2; results class by class; one mask per RoI."""
-    masks = torch.from_numpy(inputs["seg_prob"])
-    voted = vote_masks(
-        lambda rows, classes: masks[rows],
-        torch.from_numpy(inputs["bbox"])[:, [1, 0, 3, 2]],
-        torch.from_numpy(inputs["cls_prob"]),
-        (int(inputs["size"][0]), int(inputs["size"][1])),
-        order="published",
-        **PRESETS[preset],  # type: ignore[arg-type]
-    )
-    by_class = torch.from_numpy(np.lexsort((-voted.scores.numpy(), voted.classes.numpy())))
-    np.testing.assert_array_equal(voted.classes[by_class].numpy() - 1, expected["label"])
-    np.testing.assert_array_equal(voted.scores[by_class].numpy(), expected["score"])
-    np.testing.assert_array_equal(voted.boxes[by_class].numpy()[:, [1, 0, 3, 2]], expected["bbox"])
-    if "seg_prob" in expected:
-        assert voted.probabilities is not None
-        np.testing.assert_allclose(voted.probabilities[by_class].numpy(), expected["seg_prob"], atol=atol)
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_published_order_equals_the_golden_excerpt(preset: str) -> None:
-    golden = np.load(GOLDEN)
-    expected = {key: golden[f"{preset}_v_{key}"] for key in ("bbox", "label", "score")}
-    if preset == "eval":
-        expected["seg_prob"] = golden["eval_v_seg_prob"].astype(np.float32)  # kept in float16
-    assert_published(dict(golden), expected, preset, atol=5e-4)
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("case", ["a", "b"])
-def test_published_order_equals_the_golden_data(shared: Path, case: str, preset: str) -> None:
-    golden = np.load(shared / "parity" / "golden_ops.npz")
-    inputs = {key: golden[f"vote_{case}_{key}"] for key in ("seg_prob", "bbox", "cls_prob", "size")}
-    results = ("seg_prob", "bbox", "label", "score")
-    expected = {key: golden[f"vote_{case}_{preset}_v_{key}"] for key in results}
-    assert_published(inputs, expected, preset, atol=2e-5)
+        sure = np.abs(instance.average - 0.4) > 1e-5
+        assert (voted.masks.crop(i).bool().numpy() == instance.mask)[sure].all()
