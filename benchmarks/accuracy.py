@@ -33,7 +33,7 @@ import torch
 from torch import nn
 
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.layout import open_datasets
+from instancefcn.data.formats.layouts import open_datasets
 from instancefcn.data.loader import AspectBatches, TrainSet
 from instancefcn.data.transforms import Resize
 from instancefcn.evaluation.encoded import Predictions, encode

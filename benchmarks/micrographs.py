@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 import instancefcn
-from instancefcn.data.dataset import Dataset, Picture, rasterize
-from instancefcn.data.layout import open_dataset
+from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
+from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.evaluation.matching import THRESHOLDS, Matches, match, mean_score
 from instancefcn.inference.formats import label_map
 from instancefcn.inference.predictor import Predictor
@@ -33,7 +33,7 @@ from instancefcn.instances import Instances
 SCORES = tuple(round(0.05 * i, 2) for i in range(1, 20))
 
 
-def truth_of(picture: Picture) -> np.ndarray[Any, Any]:
+def truth_of(picture: ImageRecord) -> np.ndarray[Any, Any]:
     """The annotated objects as a label map [H, W]."""
     masks = rasterize(picture)
     numbers = np.zeros((picture.height, picture.width), np.int64)
@@ -42,12 +42,14 @@ def truth_of(picture: Picture) -> np.ndarray[Any, Any]:
     return numbers
 
 
-def compare(picture: Picture, found: Instances, score: float) -> Matches:
+def compare(picture: ImageRecord, found: Instances, score: float) -> Matches:
     """The picture's annotations and the detections from `score` on."""
     return match(truth_of(picture), label_map(found.filter(score)))
 
 
-def segment(predictor: Predictor, pictures: Sequence[Picture], tile: int | None = None) -> list[Instances]:
+def segment(
+    predictor: Predictor, pictures: Sequence[ImageRecord], tile: int | None = None
+) -> list[Instances]:
     """What is found in the pictures with the least of SCORES or more."""
     found = []
     for done, picture in enumerate(pictures, start=1):

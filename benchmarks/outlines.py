@@ -30,8 +30,8 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 import instancefcn
-from instancefcn.data.dataset import Dataset, Picture, rasterize
-from instancefcn.data.layout import open_dataset
+from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
+from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.evaluation.encoded import encode
 from instancefcn.evaluation.run import evaluate_predictions, in_order_of
 from instancefcn.files import write_json
@@ -71,7 +71,7 @@ class Match:
     iou: float
 
 
-def matches(picture: Picture, found: Instances, input_size: tuple[int, int]) -> Iterable[Match]:
+def matches(picture: ImageRecord, found: Instances, input_size: tuple[int, int]) -> Iterable[Match]:
     """Every annotated object off the border with the detection of its class that overlaps it most."""
     truth = rasterize(picture)  # without crowds
     labels = [annotation.label for annotation in picture.annotations if not annotation.crowd]

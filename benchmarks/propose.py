@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from instancefcn.data.layout import open_dataset
+from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.geometry.resizing import resize
 from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import load

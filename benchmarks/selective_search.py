@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from instancefcn.data.dataset import OBJECT
-from instancefcn.data.layout import open_dataset
+from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.evaluation.encoded import Encoded, encode
 from instancefcn.evaluation.proposals import COUNTS, measure_proposals
 from instancefcn.evaluation.report import format_figure

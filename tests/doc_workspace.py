@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from documented import ROOT
-from instancefcn.data.convert import convert
-from instancefcn.data.shapes import write_shapes
+from instancefcn.data.conversion import convert
+from instancefcn.data.synthetic import write_shapes
 from instancefcn.models import zoo
 from instancefcn.models.checkpoint import save_checkpoint
 from tiny import tiny_proposals, tiny_spec

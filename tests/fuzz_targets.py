@@ -26,11 +26,11 @@ from fuzzing import (
     mutate_text,
     mutate_value,
 )
-from instancefcn.data.check import look
-from instancefcn.data.coco import parse_coco, rasterize
-from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.index_masks import crops_of, read_index
-from instancefcn.data.layout import read_split
+from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
+from instancefcn.data.formats.coco import parse_coco
+from instancefcn.data.formats.index_masks import crops_of, read_index
+from instancefcn.data.formats.layouts import read_split
+from instancefcn.data.image_checks import look
 from instancefcn.errors import DataError, ImageError
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.images.decoding import read_image, read_image_size
@@ -157,7 +157,7 @@ class Targets:
 
     def _picture(self, data: bytes, _: random.Random) -> None:
         path = self._file("picture.jpg", data)
-        seen = look(Picture(1, path, HEIGHT, WIDTH))
+        seen = look(ImageRecord(1, path, HEIGHT, WIDTH))
         assert (seen.size is None) == (
             seen.problem is not None and seen.problem.check == "unreadable-picture"
         )

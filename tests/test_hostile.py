@@ -15,12 +15,11 @@ import torch
 from PIL import Image
 
 from hostile_files import BOMBS, SOUND, encoded
-from instancefcn.data import matlab
-from instancefcn.data.check import look
-from instancefcn.data.coco import parse_coco, rasterize
-from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.index_masks import crops_of
-from instancefcn.data.layout import read_split
+from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
+from instancefcn.data.formats.coco import parse_coco
+from instancefcn.data.formats.index_masks import crops_of
+from instancefcn.data.formats.layouts import read_split
+from instancefcn.data.image_checks import look
 from instancefcn.errors import CheckpointError, ConfigError, DataError, ImageError, InstanceFCNError
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.outlines import outline_problem, to_rle
@@ -51,7 +50,7 @@ def test_pictures_that_ask_for_too_much(tmp_path: Path, name: str) -> None:
     with pytest.raises(ImageError, match=message) as caught:
         read_image(path)
     assert str(path) in str(caught.value)
-    problem = look(Picture(1, path, 9, 9)).problem
+    problem = look(ImageRecord(1, path, 9, 9)).problem
     assert problem is not None
     assert problem.check == "unreadable-picture"
 
@@ -62,7 +61,7 @@ def test_strange_pictures(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     assert read_image(path).shape == (3, *size)
-    assert look(Picture(1, path, *size)).problem is None
+    assert look(ImageRecord(1, path, *size)).problem is None
 
 
 def test_a_list_of_other_files_is_no_video(tmp_path: Path) -> None:
@@ -260,8 +259,8 @@ def test_boxes_that_are_none(tmp_path: Path, box: Any) -> None:
 def test_a_file_in_which_all_is_wrong_is_not_read_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from instancefcn.data import coco as reader
-    from instancefcn.data import gather
+    from instancefcn.data.formats import coco as reader
+    from instancefcn.data.formats import gathering as gather
 
     monkeypatch.setattr(reader, "MAX_PROBLEMS", 50)
     monkeypatch.setattr(gather, "MAX_PROBLEMS", 50)

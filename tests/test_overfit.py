@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from instancefcn.data.layout import open_dataset
+from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.data.loader import Sample
 from instancefcn.data.transforms import Resize
 from instancefcn.evaluation.run import evaluate_predictions

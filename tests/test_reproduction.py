@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from instancefcn.cli.main import app
 from instancefcn.data.dataset import rasterize
-from instancefcn.data.layout import open_dataset
-from instancefcn.data.shapes import write_shapes
+from instancefcn.data.formats.layouts import open_dataset
+from instancefcn.data.synthetic import write_shapes
 from instancefcn.models import zoo
 from tiny import tiny_spec
 

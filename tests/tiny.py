@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from instancefcn.data.dataset import Picture
+from instancefcn.data.dataset import ImageRecord
 from instancefcn.data.loader import Sample, load_scene, make_target
 from instancefcn.data.transforms import Resize
 from instancefcn.geometry.cropped_masks import CroppedMasks
@@ -66,7 +66,7 @@ def target(
     )
 
 
-def resized(picture: Picture, resize: Resize) -> Sample:
+def resized(picture: ImageRecord, resize: Resize) -> Sample:
     """A picture as it is, at the network's size, with its objects."""
     scene = load_scene(picture)
     image, scale = resize(scene.image)

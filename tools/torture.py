@@ -276,7 +276,7 @@ def _read(path: Path) -> None:
 
 def torture_train(campaign: Campaign) -> str:
     """Kill runs until there were enough kills; every run must end like the undisturbed one."""
-    from instancefcn.data.shapes import write_shapes
+    from instancefcn.data.synthetic import write_shapes
 
     folder = campaign.folder
     data = write_shapes(folder / "data", train=8, val=4, size=64, seed=1)
@@ -351,7 +351,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 def torture_predict(campaign: Campaign, pictures: int) -> str:
     """Kill calls over a folder until there were enough kills; all must end like the undisturbed one."""
-    from instancefcn.data.shapes import write_shapes
+    from instancefcn.data.synthetic import write_shapes
 
     folder = campaign.folder
     data = write_shapes(folder / "data", train=pictures, val=0, size=96, seed=2) / "images"

@@ -210,7 +210,7 @@ def test_a_picture_that_vanishes_is_reported_and_the_rest_goes_on(
 def test_a_full_disk_is_an_error_of_every_verb(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from instancefcn.data.shapes import write_shapes
+    from instancefcn.data.synthetic import write_shapes
 
     data = write_shapes(tmp_path / "data", train=2, val=1, size=32)
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from instancefcn.data.dataset import Annotation, Dataset, Picture
-from instancefcn.data.layout import open_dataset
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
+from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.data.loader import (
     AspectBatches,
     PictureStore,
@@ -75,16 +75,16 @@ def test_a_resized_picture_keeps_its_masks(shapes_folder: Path) -> None:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Picture:
+def picture(tmp_path: Path) -> ImageRecord:
     Image.new("RGB", (60, 40), "gray").save(tmp_path / "a.png")
-    return Picture(4, tmp_path / "a.png", 40, 60)
+    return ImageRecord(4, tmp_path / "a.png", 40, 60)
 
 
-def sample_of(picture: Picture) -> Sample:
+def sample_of(picture: ImageRecord) -> Sample:
     return TrainSet(Dataset("d", (picture,), ("cat",), (1,)), Augment((80, 80), 200, flip=0.0), 0)[0, 0]
 
 
-def test_picture_without_objects(picture: Picture) -> None:
+def test_picture_without_objects(picture: ImageRecord) -> None:
     target = sample_of(picture).target
     assert target.boxes.shape == (0, 4)
     assert target.labels.shape == (0,)
@@ -92,7 +92,7 @@ def test_picture_without_objects(picture: Picture) -> None:
     assert target.image_id == 4
 
 
-def test_crowds_are_ignored_and_specks_left_out(picture: Picture) -> None:
+def test_crowds_are_ignored_and_specks_left_out(picture: ImageRecord) -> None:
     square = [[10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0]]
     speck = [[3.1, 3.1, 3.2, 3.1, 3.2, 3.2]]
     annotations = (
@@ -100,15 +100,15 @@ def test_crowds_are_ignored_and_specks_left_out(picture: Picture) -> None:
         Annotation(2, 2, (3.1, 3.1, 3.2, 3.2), speck, 0.1),
         Annotation(3, 1, (10.0, 10.0, 30.0, 30.0), square, 400.0),
     )
-    target = sample_of(Picture(4, picture.path, 40, 60, annotations)).target
+    target = sample_of(ImageRecord(4, picture.path, 40, 60, annotations)).target
     assert target.labels.tolist() == [1]
     assert target.boxes.tolist() == [[20, 20, 60, 60]]
     assert target.crowd_boxes.tolist() == [[0, 0, 18, 18]]
 
 
-def test_pictures_that_changed_on_disk(picture: Picture) -> None:
+def test_pictures_that_changed_on_disk(picture: ImageRecord) -> None:
     with pytest.raises(DataError, match=r"a\.png: is 60 x 40 pixels, its record says 40 x 60"):
-        sample_of(Picture(4, picture.path, 60, 40))
+        sample_of(ImageRecord(4, picture.path, 60, 40))
     picture.path.unlink()
     with pytest.raises(ImageError, match=r"a\.png"):
         sample_of(picture)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from instancefcn.data.coco import read_coco
-from instancefcn.data.dataset import Annotation, Dataset, Picture
-from instancefcn.data.shapes import write_shapes
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
+from instancefcn.data.formats.coco import read_coco
+from instancefcn.data.synthetic import write_shapes
 from instancefcn.evaluation.coco import NAMES, CocoScorer, attainable, ground_truth
 from instancefcn.evaluation.report import plot_precision_recall, table
 from instancefcn.evaluation.run import evaluate_predictions
@@ -108,7 +108,7 @@ def test_a_mask_is_as_large_as_its_own_area() -> None:
     masks = CroppedMasks.from_dense(line[None])
     rle = masks.rles()[0]
     annotation = Annotation(1, 0, (0.0, 0.0, 200.0, 200.0), rle, 200.0, False)
-    lines = Dataset("lines", (Picture(1, Path("line.png"), 200, 200, (annotation,)),), ("line",), (1,))
+    lines = Dataset("lines", (ImageRecord(1, Path("line.png"), 200, 200, (annotation,)),), ("line",), (1,))
     blank = torch.zeros((200, 200), dtype=torch.bool)
     blank[0:199, 0] = True  # a false alarm of the same size, in a narrow box
     crops = CroppedMasks.from_dense(torch.stack((line, blank)))
@@ -145,7 +145,7 @@ def crowded(numbers: Sequence[tuple[int, ...]]) -> Dataset:
             box = (float(x), float(y), float(x + 2), float(y + 2))
             outline = [[float(c) for c in (x, y, x + 2, y, x + 2, y + 2, x, y + 2)]]
             annotations.append(Annotation(1000 * id_ + place, label, box, outline, 4.0))
-        pictures.append(Picture(id_, Path(f"{id_}.png"), 30, 40, tuple(annotations)))
+        pictures.append(ImageRecord(id_, Path(f"{id_}.png"), 30, 40, tuple(annotations)))
     names = tuple(f"class {label}" for label in range(len(numbers[0])))
     return Dataset("crowded", tuple(pictures), names, tuple(range(1, len(names) + 1)))
 

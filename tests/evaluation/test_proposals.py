@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from instancefcn.data.dataset import Annotation, Dataset, Picture
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
 from instancefcn.evaluation.coco import ground_truth
 from instancefcn.evaluation.proposals import AR_NAMES, COUNTS, ProposalResult, measure_proposals
 from instancefcn.evaluation.report import plot_recall
@@ -33,7 +33,7 @@ def filled(boxes: list[Box], size: int) -> CroppedMasks:
     return CroppedMasks.from_dense(dense)
 
 
-def annotated(number: int, boxes: list[Box], size: int, labels: list[int], crowds: int = 0) -> Picture:
+def annotated(number: int, boxes: list[Box], size: int, labels: list[int], crowds: int = 0) -> ImageRecord:
     """A picture whose objects fill their boxes; the last `crowds` of them are crowds."""
     masks = filled(boxes, size)
     annotations = tuple(
@@ -42,7 +42,7 @@ def annotated(number: int, boxes: list[Box], size: int, labels: list[int], crowd
             zip(boxes, labels, masks.rles(), masks.areas().tolist(), strict=True)
         )
     )
-    return Picture(number, Path(f"{number}.png"), size, size, annotations)
+    return ImageRecord(number, Path(f"{number}.png"), size, size, annotations)
 
 
 def proposed(masks: CroppedMasks, boxes: torch.Tensor | None = None, labels: object = None) -> Instances:

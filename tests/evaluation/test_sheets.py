@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.evaluation import sheets
 from instancefcn.evaluation.encoded import Encoded, Predictions
 
@@ -29,12 +29,12 @@ def test_the_pictures_are_spread_from_the_first_to_the_last(
 ) -> None:
     shown: list[int] = []
 
-    def row(picture: Picture, dataset: Dataset, predicted: Predictions, score: float) -> Image.Image:
+    def row(picture: ImageRecord, dataset: Dataset, predicted: Predictions, score: float) -> Image.Image:
         shown.append(picture.id)
         return Image.new("RGB", (10, sheets.HEIGHT + sheets.HEADER))
 
     monkeypatch.setattr(sheets, "_row", row)
-    pictures = tuple(Picture(i, tmp_path / f"{i}.png", 8, 8) for i in range(length))
+    pictures = tuple(ImageRecord(i, tmp_path / f"{i}.png", 8, 8) for i in range(length))
     none = Encoded(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), (), (8, 8), ("cell",), (1,))
     dataset = Dataset("made/val", pictures, ("cell",), (1,))
     sheets.compare(dataset, dict.fromkeys(range(length), none), tmp_path / "sheet.png")

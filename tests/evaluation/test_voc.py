@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from instancefcn.data.dataset import Annotation, Dataset, Picture
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
 from instancefcn.evaluation.voc import voc_map
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
@@ -28,7 +28,7 @@ def make(objects: list[list[tuple[int, int]]]) -> Dataset:
             Annotation(10 * number + i, label, (x, 0, x + 10, 10), square(x), 100.0, False)
             for i, (label, x) in enumerate(content)
         )
-        pictures.append(Picture(number, Path(f"{number}.png"), *SIZE, annotations))
+        pictures.append(ImageRecord(number, Path(f"{number}.png"), *SIZE, annotations))
     return Dataset("hand", tuple(pictures), ("a", "b"), (1, 2))
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as oracle
 
-from instancefcn.data.dataset import Annotation, Picture, rasterize
-from instancefcn.geometry.outlines import decode_crop, normalised, outline_problem, run_lengths, to_rle
+from instancefcn.data.dataset import Annotation, ImageRecord, rasterize
+from instancefcn.geometry.outlines import normalised, outline_problem, to_rle
+from instancefcn.geometry.rle import decode_crop, run_lengths
 
 # pycocotools' own array type lags behind numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -22,12 +23,12 @@ points = st.tuples(st.floats(-10, W + 10), st.floats(-10, H + 10))
 polygons = st.lists(points, min_size=3, max_size=7).map(lambda ps: [v for p in ps for v in p])
 
 
-def picture_of(*segmentations: object, height: int = H, width: int = W) -> Picture:
+def picture_of(*segmentations: object, height: int = H, width: int = W) -> ImageRecord:
     annotations = tuple(
         Annotation(i, 0, (0.0, 0.0, 1.0, 1.0), s, 1.0)  # type: ignore[arg-type]
         for i, s in enumerate(segmentations)
     )
-    return Picture(1, Path("a.png"), height, width, annotations)
+    return ImageRecord(1, Path("a.png"), height, width, annotations)
 
 
 @given(st.lists(polygons, min_size=1, max_size=3))
@@ -74,7 +75,7 @@ def test_parts_are_united_and_crowds_left_out() -> None:
     square, other = [2, 2, 6, 2, 6, 6, 2, 6], [10, 10, 14, 10, 14, 12, 10, 12]
     picture = picture_of([square, other], [other])
     crowd = Annotation(9, 0, (0.0, 0.0, 1.0, 1.0), [square], 1.0, crowd=True)
-    masks = rasterize(Picture(1, picture.path, H, W, (*picture.annotations, crowd)))
+    masks = rasterize(ImageRecord(1, picture.path, H, W, (*picture.annotations, crowd)))
     assert masks.areas().tolist() == [16 + 8, 8]
     assert masks.tight_boxes().tolist() == [[2, 2, 14, 12], [10, 10, 14, 12]]
     assert masks.image_size == (H, W)
@@ -150,7 +151,7 @@ def test_any_string_is_either_runs_or_an_error(text: str) -> None:
 
 
 def test_masks_of_real_data_equal_pycocotools(shared: Path) -> None:
-    from instancefcn.data.layout import open_dataset
+    from instancefcn.data.formats.layouts import open_dataset
 
     dataset = open_dataset(shared / "data" / "coco80", "val", check_pictures=False)
     checked = 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fakes import NAMES, FakeLoaded, coloured, save_coloured
-from instancefcn.data.layout import open_dataset
+from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.images.decoding import to_uint8_rgb
 from instancefcn.inference.predictor import Predictor
 from instancefcn.inference.writers import (

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from instancefcn.ops import using
+from instancefcn.ops.forms import using
 from instancefcn.published import reference
 from instancefcn.published.pooling import psroi_average_pool
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fakes import coloured
-from instancefcn.data.dataset import Picture
+from instancefcn.data.dataset import ImageRecord
 from instancefcn.data.transforms import Resize
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
@@ -43,7 +43,7 @@ def test_pictures_of_one_shape_share_a_batch_and_keep_their_order(tmp_path: Path
         path = tmp_path / f"{number}.png"
         image: Image.Image = coloured(width, height)
         image.save(path)
-        pictures.append(Picture(10 + number, path, height, width))
+        pictures.append(ImageRecord(10 + number, path, height, width))
     network = Sizes()
     found = list(predict(network, pictures, Resize(40, 90), torch.device("cpu"), batch_size=4))
     assert [id_ for id_, _ in found] == [10, 11, 12, 13, 14]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from instancefcn.data.shapes import write_shapes
+from instancefcn.data.synthetic import write_shapes
 from instancefcn.errors import ConfigError, DataError, TrainingError
 from instancefcn.files import atomic_write
 from instancefcn.training.log import read_log

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import tiny_command  # noqa: F401  (the tiny models)
-from instancefcn.data.layout import open_dataset
+from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.data.loader import AspectBatches
 from instancefcn.evaluation.run import evaluate
 from instancefcn.models.fcis import FCIS
@@ -30,7 +30,7 @@ def write_data(folder: Path) -> Path:
     """12 pictures of four sizes, of which only five have objects, and 5 to evaluate on."""
     from PIL import Image
 
-    from instancefcn.data.shapes import write_shapes
+    from instancefcn.data.synthetic import write_shapes
 
     write_shapes(folder, train=12, val=5, size=96, seed=1)
     path = folder / "train.json"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.layout import open_dataset
-from instancefcn.data.shapes import write_shapes
+from instancefcn.data.formats.layouts import open_dataset
+from instancefcn.data.synthetic import write_shapes
 from instancefcn.errors import CheckpointError, DataError
 from instancefcn.training.same_data import check_same_data, record_data
 

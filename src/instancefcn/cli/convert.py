@@ -46,7 +46,7 @@ def convert(
     --val-share keeps back is drawn by their names; those that look nearly the same stay together.
     """
     from instancefcn.console import progress
-    from instancefcn.data.convert import convert as run
+    from instancefcn.data.conversion import convert as run
 
     with progress() as show:
         done = run(data, out, to.value, show, val_share)

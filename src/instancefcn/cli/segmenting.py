@@ -86,9 +86,10 @@ def segment(predictor: Predictor, found: Sources, wanted: Wanted) -> None:
     Raises:
         typer.Exit: with status 1, at the end, when something was no picture or video.
     """
+    from instancefcn.data.paths import output_names
     from instancefcn.images.download import path_of
     from instancefcn.inference.formats import Table
-    from instancefcn.inference.writers import WRITERS, Outlines, finish, output_names
+    from instancefcn.inference.writers import WRITERS, Outlines, finish
 
     start = time.perf_counter()
     tally = Tally()

@@ -39,7 +39,7 @@ class Annotation:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ImageRecord:
     """One picture's file, size in pixels (after EXIF rotation) and annotations."""
 
     id: int
@@ -61,7 +61,7 @@ class Dataset:
     """
 
     name: str
-    pictures: tuple[Picture, ...]
+    pictures: tuple[ImageRecord, ...]
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
 
@@ -84,7 +84,7 @@ class Dataset:
         return replace(self, pictures=pictures, class_names=(OBJECT,), category_ids=(1,))
 
 
-def too_many_pixels(picture: Picture) -> Problem | None:
+def too_many_pixels(picture: ImageRecord) -> Problem | None:
     """What is wrong with a picture whose masks, each inside its rectangle, would take too much memory."""
     if len(picture.annotations) * picture.height * picture.width <= MAX_MASK_PIXELS:
         return None  # as nearly always
@@ -108,7 +108,7 @@ def _pixels(segmentation: Segmentation, height: int, width: int) -> float:
     return (x2 - x1 + 1) * (y2 - y1 + 1)
 
 
-def rasterize(picture: Picture) -> CroppedMasks:
+def rasterize(picture: ImageRecord) -> CroppedMasks:
     """The masks of a picture's annotations, crowds left out, in their order, equal to pycocotools' pixels.
 
     An outline thinner than a pixel may have no pixels at all: its mask has an empty rectangle.

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
-from instancefcn.data.dataset import Dataset, Picture, rasterize
+from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
 from instancefcn.data.transforms import Augment, Scene
 from instancefcn.errors import DataError
 from instancefcn.images.decoding import read_image
@@ -35,7 +35,7 @@ class Sample:
 
     image: Tensor
     target: Target
-    picture: Picture
+    picture: ImageRecord
     scale: tuple[float, float]
 
 
@@ -46,7 +46,7 @@ class PictureStore:
     references.
     """
 
-    def __init__(self, pictures: Sequence[Picture]) -> None:
+    def __init__(self, pictures: Sequence[ImageRecord]) -> None:
         packed = [pickle.dumps(picture, protocol=pickle.HIGHEST_PROTOCOL) for picture in pictures]
         self._ends = np.cumsum([len(p) for p in packed], dtype=np.int64)
         self._bytes = np.frombuffer(b"".join(packed), dtype=np.uint8)
@@ -54,14 +54,14 @@ class PictureStore:
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index: int) -> Picture:
+    def __getitem__(self, index: int) -> ImageRecord:
         start = int(self._ends[index - 1]) if index > 0 else 0
         picture = pickle.loads(self._bytes[start : int(self._ends[index])].data)
-        assert isinstance(picture, Picture)
+        assert isinstance(picture, ImageRecord)
         return picture
 
 
-def load_scene(picture: Picture) -> Scene:
+def load_scene(picture: ImageRecord) -> Scene:
     """Decode a picture and rasterise its objects. Masks without a pixel are left out; crowds become boxes to
     ignore.
 

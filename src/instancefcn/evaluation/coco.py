@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.evaluation.encoded import Predictions
 from instancefcn.geometry.outlines import to_rle
 
@@ -169,7 +169,7 @@ def attainable(dataset: Dataset) -> float | None:
     return float(np.mean(reached)) / len(RECALLS) if reached else None
 
 
-def _pairs(dataset: Dataset) -> list[tuple[Picture, Any]]:
+def _pairs(dataset: Dataset) -> list[tuple[ImageRecord, Any]]:
     return [(picture, annotation) for picture in dataset.pictures for annotation in picture.annotations]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.evaluation.encoded import Predictions
 from instancefcn.evaluation.sheets import compare
 from instancefcn.geometry.outlines import to_rle
@@ -29,7 +29,7 @@ def write_review(dataset: Dataset, found: Mapping[int, Predictions], folder: Pat
     compare(dataset.subset(spread), dict(found), folder / "typical.png", SHEET, SHOWN)
 
 
-def quality(picture: Picture, instances: Predictions) -> float:
+def quality(picture: ImageRecord, instances: Predictions) -> float:
     """Panoptic quality of one picture, 0 to 1: the sum of the mask IoUs of matched pairs (over 0.5, same
     class), divided by the mean of the numbers of objects and predictions. 1 where there is nothing to find
     and nothing was found.

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from instancefcn import processes
 from instancefcn.console import progress
-from instancefcn.data.dataset import OBJECT, Dataset, Picture
-from instancefcn.data.layout import describe, open_dataset
+from instancefcn.data.dataset import OBJECT, Dataset, ImageRecord
+from instancefcn.data.formats.layouts import describe_layout, open_dataset
 from instancefcn.errors import ConfigError, DataError, InstanceFCNError
 from instancefcn.evaluation.coco import CocoResult, CocoScorer, attainable
 from instancefcn.evaluation.encoded import Predictions, encode
@@ -101,7 +101,7 @@ def evaluate(
 def _dataset(data: Path | str, split: str, classes: tuple[str, ...], check: bool) -> Dataset:
     """The split as a model of these classes sees it; one process checks and tells the user what it read."""
     if check:
-        print(describe(data), file=sys.stderr, flush=True)
+        print(describe_layout(data), file=sys.stderr, flush=True)
     dataset = open_dataset(data, split, check_pictures=check)
     if classes == (OBJECT,) and dataset.class_names != (OBJECT,):
         dataset = dataset.as_objects()
@@ -207,7 +207,7 @@ def in_order_of(dataset: Dataset, instances: Instances) -> Instances:
     )
 
 
-def _with_progress(dataset: Dataset) -> Iterator[Picture]:
+def _with_progress(dataset: Dataset) -> Iterator[ImageRecord]:
     """The pictures, while progress is shown."""
     with progress() as show:
         for done, picture in enumerate(dataset.pictures):

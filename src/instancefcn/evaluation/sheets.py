@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from instancefcn.data.dataset import Dataset, Picture, rasterize
+from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
 from instancefcn.evaluation.encoded import Predictions, decode
 from instancefcn.files import atomic_write
 from instancefcn.images.decoding import read_image
@@ -19,7 +19,7 @@ HEIGHT, HEADER = 260, 16
 """Of one picture in the sheet and of the line above it, in pixels."""
 
 
-def truth(picture: Picture, dataset: Dataset) -> Instances:
+def truth(picture: ImageRecord, dataset: Dataset) -> Instances:
     """A picture's annotations (crowds left out) as instances of score 1, in the picture's pixels."""
     masks = rasterize(picture)
     labels = torch.tensor([a.label for a in picture.annotations if not a.crowd], dtype=torch.int64)
@@ -53,7 +53,7 @@ def compare(
         sheet.save(temporary)
 
 
-def _row(picture: Picture, dataset: Dataset, predicted: Predictions, score: float) -> Image.Image:
+def _row(picture: ImageRecord, dataset: Dataset, predicted: Predictions, score: float) -> Image.Image:
     image = read_image(picture.path)
     sides = [draw(image, truth(picture, dataset)), draw(image, decode(predicted.filter(score)))]
     width = max(1, round(picture.width * HEIGHT / picture.height))

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from instancefcn.data.dataset import Annotation, Picture, rasterize
-from instancefcn.data.doctor.case import Box, Finding
+from instancefcn.data.dataset import Annotation, ImageRecord, rasterize
+from instancefcn.data.doctor.checked_data import Box, Finding
 from instancefcn.data.doctor.examine import CHECKS, Report
 from instancefcn.errors import ImageError
 from instancefcn.files import atomic_write
@@ -78,7 +78,7 @@ def suspicious(report: Report) -> list[Finding]:
 class _Records:
     """Records and annotations by what findings name them with."""
 
-    pictures: dict[tuple[str, Path], Picture]
+    pictures: dict[tuple[str, Path], ImageRecord]
     annotations: dict[tuple[str, int], Annotation]
 
     @classmethod
@@ -142,7 +142,7 @@ def _short(name: str, length: int) -> str:
     return name if len(name) <= length else f"{name[: length // 2 - 1]}..{name[-(length // 2 - 1) :]}"
 
 
-def _view(finding: Finding, record: Picture | None, annotation: Annotation | None) -> Image.Image:
+def _view(finding: Finding, record: ImageRecord | None, annotation: Annotation | None) -> Image.Image:
     """The picture, or the part of it around the annotation, with the outline and what is wrong with it."""
     assert finding.picture is not None
     if record is None or annotation is None or annotation.crowd:
@@ -154,7 +154,7 @@ def _view(finding: Finding, record: Picture | None, annotation: Annotation | Non
     if tuple(tensor.shape[1:]) != (record.height, record.width):
         return _fitted(finding.picture, WIDTH)
     image = Image.fromarray(tensor.permute(1, 2, 0).contiguous().numpy())
-    masks = rasterize(Picture(record.id, record.path, record.height, record.width, (annotation,)))
+    masks = rasterize(ImageRecord(record.id, record.path, record.height, record.width, (annotation,)))
     window = _window(annotation, record, masks, finding.check)
     scale = min(WIDTH / (window[2] - window[0]), HEIGHT / (window[3] - window[1]))
     size = (max(1, round((window[2] - window[0]) * scale)), max(1, round((window[3] - window[1]) * scale)))
@@ -191,7 +191,7 @@ def _circle(pen: ImageDraw.ImageDraw, x: float, y: float) -> None:
     pen.ellipse((x - 10, y - 10, x + 10, y + 10), outline=MARK, width=3)
 
 
-def _window(annotation: Annotation, record: Picture, masks: CroppedMasks, check: str) -> Window:
+def _window(annotation: Annotation, record: ImageRecord, masks: CroppedMasks, check: str) -> Window:
     """What to show, in whole pixels: the object and its surroundings inside the picture; of an outline that
     leaves the picture, both.
     """

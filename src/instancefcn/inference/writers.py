@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from instancefcn.data.paths import output_names as output_names  # offered here too
 from instancefcn.files import writable, write_json
 from instancefcn.images.download import is_url
 from instancefcn.images.drawing import draw

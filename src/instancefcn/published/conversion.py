@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from instancefcn.data.voc_format import VOC_CLASSES
+from instancefcn.data.formats.voc import VOC_CLASSES
 from instancefcn.errors import CheckpointError, ConfigError
 from instancefcn.models.checkpoint import save_checkpoint
 from instancefcn.models.head import Classes

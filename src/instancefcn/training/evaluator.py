@@ -14,7 +14,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.data.transforms import Resize
 from instancefcn.evaluation.encoded import Predictions, encode
 from instancefcn.evaluation.run import evaluate_predictions
@@ -170,14 +170,14 @@ class Evaluator(L.Callback):
 
 @torch.no_grad()
 def predict(
-    network: nn.Module, pictures: list[Picture], resize: Resize, device: torch.device, batch_size: int = 1
+    network: nn.Module, pictures: list[ImageRecord], resize: Resize, device: torch.device, batch_size: int = 1
 ) -> Iterator[tuple[int, Instances]]:
     """(picture id, instances in the picture's own pixels), in order; threads read ahead. Of `batch_size`
     pictures those of one shape run at once, so that the figures are those of `eval`.
     """
     network.eval()
 
-    def read(picture: Picture) -> torch.Tensor:
+    def read(picture: ImageRecord) -> torch.Tensor:
         return resize(read_image(picture.path))[0]
 
     with ThreadPoolExecutor(2) as readers:

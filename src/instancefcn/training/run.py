@@ -15,7 +15,7 @@ from typing import Any
 import lightning as L
 
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.layout import describe
+from instancefcn.data.formats.layouts import describe_layout
 from instancefcn.data.loader import AspectBatches, TrainSet
 from instancefcn.data.transforms import Resize
 from instancefcn.errors import ConfigError
@@ -105,7 +105,7 @@ def _read(config: TrainConfig, folder: Path, resume: bool) -> tuple[Dataset, Dat
     """
     main = is_first()
     if main:
-        print(describe(config.data), file=sys.stderr, flush=True)
+        print(describe_layout(config.data), file=sys.stderr, flush=True)
     train_split, val_split, doubts = read_splits(config, check=main)
     print(plain("".join(f"{line}\n" for line in doubts)), end="", file=sys.stderr, flush=True)
     if resume:

@@ -16,7 +16,7 @@ from instancefcn.console import progress
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.doctor.examine import examine
 from instancefcn.data.doctor.report import brief
-from instancefcn.data.layout import open_datasets, splits_of
+from instancefcn.data.formats.layouts import open_datasets, splits_of
 from instancefcn.data.transforms import Augment
 from instancefcn.errors import ConfigError, DataError
 from instancefcn.limits import MAX_INPUT

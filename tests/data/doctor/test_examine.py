@@ -16,14 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instancefcn.data.check import Look
-from instancefcn.data.dataset import Annotation, Dataset, Picture
-from instancefcn.data.doctor import alike, pictures
-from instancefcn.data.doctor.alike import near_groups, near_pairs
-from instancefcn.data.doctor.case import Case, Split
+from instancefcn.data import near_duplicates as alike
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
+from instancefcn.data.doctor import images as pictures
+from instancefcn.data.doctor.checked_data import CheckedData, Split
 from instancefcn.data.doctor.examine import CHECKS, examine, examine_dataset
 from instancefcn.data.doctor.report import as_json, brief, summary, verdict
 from instancefcn.data.doctor.sizes import suggested_scales
+from instancefcn.data.image_checks import Look
+from instancefcn.data.near_duplicates import near_groups, near_pairs
 from instancefcn.errors import ConfigError, DataError
 from instancefcn.geometry.self_crossing import MAX_POINTS, crossing
 from instancefcn.models.zoo import spec_of
@@ -122,7 +123,7 @@ def test_a_dataset_made_in_python(tmp_path: Path) -> None:
     clean(tmp_path / "data")
     bad = Annotation(7, 4, (0.0, 0.0, 100.0, 10.0), [[1.0, 1.0, 2.0, 2.0]], 1.0)
     outside = Annotation(8, 0, (0.0, 0.0, 900.0, 10.0), [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]], 32.0)
-    picture = Picture(1, tmp_path / "data/images/val0.png", 120, 160, (bad, bad, outside))
+    picture = ImageRecord(1, tmp_path / "data/images/val0.png", 120, 160, (bad, bad, outside))
     found = examine_dataset(Dataset("mine", (picture, picture), ("cat",), (1,)))
     errors = "\n".join(f.message for f in found if f.severity == "error")
     for part in ("image 1: this id", "annotation 7: this id", "2 points", "outside", "label 4"):
@@ -246,13 +247,13 @@ def test_near_pairs_of_a_fixed_camera_are_few(tmp_path: Path) -> None:
     train, val = (
         Split(
             name,
-            Dataset(name, tuple(Picture(i, Path(f"{i}.png"), 8, 8) for i in range(1500)), ("cat",), (1,)),
+            Dataset(name, tuple(ImageRecord(i, Path(f"{i}.png"), 8, 8) for i in range(1500)), ("cat",), (1,)),
             (),
             tuple(Look(None, (8, 8), False, thumb.tobytes(), thumb) for thumb in part),
         )
         for name, part in (("train", thumbs[:1500]), ("val", thumbs[1500:]))
     )
-    case = Case((train, val), spec_of("fcis_lite"))
+    case = CheckedData((train, val), spec_of("fcis_lite"))
     tracemalloc.start()
     try:
         assert len(case.alike) == 2 * 1499 + 1500

@@ -17,8 +17,8 @@ from PIL import Image
 from instancefcn.data.dataset import rasterize
 from instancefcn.data.doctor.examine import Report, examine
 from instancefcn.data.doctor.fix import mend
-from instancefcn.data.doctor.mend import clip_polygon
-from instancefcn.data.layout import open_datasets, splits_of
+from instancefcn.data.doctor.repairs import clip_polygon
+from instancefcn.data.formats.layouts import open_datasets, splits_of
 from instancefcn.errors import ConfigError
 from instancefcn.images.decoding import read_image
 from sick import HEIGHT, SICK, WIDTH, Sick, clean, first

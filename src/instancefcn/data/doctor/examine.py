@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from instancefcn.data.check import look_at_all
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.doctor import classes, objects, pictures, sizes
-from instancefcn.data.doctor.case import Case, Finding, Split
-from instancefcn.data.layout import read_split, splits_of
+from instancefcn.data.doctor import classes, objects, sizes
+from instancefcn.data.doctor import images as pictures
+from instancefcn.data.doctor.checked_data import CheckedData, Finding, Split
+from instancefcn.data.formats.layouts import read_split, splits_of
+from instancefcn.data.image_checks import look_at_all
 from instancefcn.errors import DataError, Problem
 from instancefcn.models.zoo import AnySpec, spec_of
 
@@ -26,7 +27,7 @@ class Check:
     """
 
     name: str
-    find: Callable[[Case], Iterator[Finding]] | None
+    find: Callable[[CheckedData], Iterator[Finding]] | None
 
 
 CHECKS = (
@@ -118,7 +119,7 @@ def examine(
         Split(name, dataset, tuple(problems), tuple(next(looks) for _ in dataset.pictures))
         for name, dataset, problems in read
     )
-    report = Report(str(data), examined, tuple(findings_of(Case(examined, spec))), 0.0)
+    report = Report(str(data), examined, tuple(findings_of(CheckedData(examined, spec))), 0.0)
     return replace(report, seconds=time.perf_counter() - start)
 
 
@@ -137,10 +138,10 @@ def examine_dataset(
 ) -> list[Finding]:
     """Run every check on one dataset that is already in memory, as the split `name`."""
     split = Split(name, dataset, (), tuple(look_at_all(dataset.pictures)))
-    return list(findings_of(Case((split,), spec_of(model) if isinstance(model, str) else model)))
+    return list(findings_of(CheckedData((split,), spec_of(model) if isinstance(model, str) else model)))
 
 
-def findings_of(case: Case) -> Iterator[Finding]:
+def findings_of(case: CheckedData) -> Iterator[Finding]:
     """What the readers said, sorted into the checks, and what the checks find, in the order of `CHECKS`."""
     known = {check.name for check in CHECKS}
     said: dict[str, list[Finding]] = {}

@@ -14,15 +14,14 @@ from typing import Any
 
 from PIL import Image
 
-from instancefcn.data.check import Look
-from instancefcn.data.coco import Reader
-from instancefcn.data.coco_folder import FIELDS
-from instancefcn.data.dataset import Annotation, Picture
-from instancefcn.data.doctor.case import Split, apart, place_of
+from instancefcn.data.dataset import Annotation, ImageRecord
+from instancefcn.data.doctor.checked_data import Split, absolute_path, separate_splits
 from instancefcn.data.doctor.examine import Report, examine
-from instancefcn.data.doctor.mend import Repairs, Treatment, joined, mended
-from instancefcn.data.layout import COCO, recognise
-from instancefcn.data.reading import read_json
+from instancefcn.data.doctor.repairs import Repairs, Treatment, merge_records, repaired
+from instancefcn.data.formats.coco import FIELDS, CocoReader
+from instancefcn.data.formats.layouts import COCO, recognise
+from instancefcn.data.image_checks import Look
+from instancefcn.data.text_files import read_json
 from instancefcn.errors import ConfigError, DataError, Problem
 from instancefcn.files import link_or_copy, new_folder, write_json
 from instancefcn.images.decoding import stored_turn, turn_of
@@ -76,7 +75,7 @@ def mend(
     if copy.exists():
         raise ConfigError(f"{copy} is there already: give --fix a new folder")
     repairs: list[dict[str, Any]] = []
-    names, own = _names(report), apart(report.splits)
+    names, own = _names(report), separate_splits(report.splits)
     kept: set[str] = set()
     with new_folder(copy) as folder:
         # Lists of other splits' pictures come last: they lose what those lose.
@@ -96,7 +95,7 @@ def _names(report: Report) -> dict[str, str]:
     """By the place of every picture its name below images/: the path from the folder that holds all of them.
     Where there is none, as on several drives, the folders are numbered.
     """
-    places = {place_of(p) for split in report.splits for p in split.dataset.pictures}
+    places = {absolute_path(p) for split in report.splits for p in split.dataset.pictures}
     folders = sorted({os.path.dirname(place) for place in places})
     try:
         root = os.path.commonpath(folders)
@@ -113,13 +112,13 @@ def _leaked(report: Report, own: set[str], split: Split) -> set[str]:
     after = report.splits[report.splits.index(split) + 1 :]
     later = {look.digest for other in after if other.name in own for look in other.looks}
     pairs = zip(split.dataset.pictures, split.looks, strict=True)
-    return {place_of(picture) for picture, look in pairs if look.digest in later}
+    return {absolute_path(picture) for picture, look in pairs if look.digest in later}
 
 
 def _lost(report: Report, own: set[str], kept: set[str]) -> set[str]:
     """The places of the pictures that no split with pictures of its own has kept."""
     splits = [split for split in report.splits if split.name in own]
-    return {place_of(p) for split in splits for p in split.dataset.pictures} - kept
+    return {absolute_path(p) for split in splits for p in split.dataset.pictures} - kept
 
 
 def _write_split(
@@ -132,14 +131,14 @@ def _write_split(
     for problem in split.problems:
         _note_reading(problem, kept_ids, notes)
     written: dict[Path, Treatment] = {}
-    pictures: list[tuple[Picture, str]] = []
+    pictures: list[tuple[ImageRecord, str]] = []
     for records in _files(split, gone, notes):
-        results = [result for record in records if (result := mended(*record, notes)) is not None]
+        results = [result for record in records if (result := repaired(*record, notes)) is not None]
         if results:
-            better, treatment = joined(results, notes)
+            better, treatment = merge_records(results, notes)
             written[better.path] = treatment
-            pictures.append((better, names[place_of(better)]))
-    places = {place_of(picture) for picture, _ in pictures}
+            pictures.append((better, names[absolute_path(better)]))
+    places = {absolute_path(picture) for picture, _ in pictures}
     for path, treatment in written.items():
         _put(path, folder / "images" / names[os.path.abspath(path)], treatment)
     pictures = _numbered(pictures, notes)
@@ -150,17 +149,17 @@ def _write_split(
     return places
 
 
-def _files(split: Split, gone: set[str], notes: Repairs) -> Iterator[list[tuple[Picture, Look]]]:
+def _files(split: Split, gone: set[str], notes: Repairs) -> Iterator[list[tuple[ImageRecord, Look]]]:
     """What to keep of the split: for each different picture the records of one file, the file with the most
     annotations where several are equal.
     """
-    alike: dict[bytes | int, dict[str, list[tuple[Picture, Look]]]] = {}
+    alike: dict[bytes | int, dict[str, list[tuple[ImageRecord, Look]]]] = {}
     for number, (picture, look) in enumerate(zip(split.dataset.pictures, split.looks, strict=True)):
-        if look.digest and place_of(picture) in gone:
+        if look.digest and absolute_path(picture) in gone:
             _leave_out("leak", "another split", picture, notes)
         else:
             files = alike.setdefault(look.digest or number, {})
-            files.setdefault(place_of(picture), []).append((picture, look))
+            files.setdefault(absolute_path(picture), []).append((picture, look))
     for files in alike.values():
         counts = {place: sum(len(p.annotations) for p, _ in records) for place, records in files.items()}
         kept = max(counts, key=counts.__getitem__)
@@ -169,7 +168,7 @@ def _files(split: Split, gone: set[str], notes: Repairs) -> Iterator[list[tuple[
             _leave_out("duplicate-picture", "this split", picture, notes)
 
 
-def _leave_out(check: str, where: str, picture: Picture, notes: Repairs) -> None:
+def _leave_out(check: str, where: str, picture: ImageRecord, notes: Repairs) -> None:
     what = f"left out, with its {len(picture.annotations)} annotations: the same picture is in {where}"
     notes.add(check, what, picture)
 
@@ -177,7 +176,7 @@ def _leave_out(check: str, where: str, picture: Picture, notes: Repairs) -> None
 def _note_reading(problem: str, kept_ids: set[int], notes: Repairs) -> None:
     """What became of something that the reader could not take as it was."""
     problem = problem if isinstance(problem, Problem) else Problem(problem)
-    picture = None if problem.picture is None else Picture(0, problem.picture, 1, 1)
+    picture = None if problem.picture is None else ImageRecord(0, problem.picture, 1, 1)
     if problem.annotation not in kept_ids:
         what = f"left out: {problem}"
     elif problem.check == "duplicate-id":
@@ -213,7 +212,7 @@ def _put(source: Path, target: Path, treatment: Treatment) -> None:
         turned.save(target, format=kind, **{k: v for k, v in options.items() if v is not None})
 
 
-def _numbered(pictures: list[tuple[Picture, str]], notes: Repairs) -> list[tuple[Picture, str]]:
+def _numbered(pictures: list[tuple[ImageRecord, str]], notes: Repairs) -> list[tuple[ImageRecord, str]]:
     """With new numbers for pictures and annotations whose id another before them has."""
     ids = Counter(p.id for p, _ in pictures)
     fresh_picture = max(ids, default=0)
@@ -241,7 +240,7 @@ def _numbered(pictures: list[tuple[Picture, str]], notes: Repairs) -> list[tuple
 
 
 def _content(
-    report: Report, split: Split, pictures: list[tuple[Picture, str]], notes: Repairs
+    report: Report, split: Split, pictures: list[tuple[ImageRecord, str]], notes: Repairs
 ) -> dict[str, Any]:
     """A COCO file of the pictures, with all the fields of the source's that nothing here concerns."""
     old = _source(report, split)
@@ -286,7 +285,7 @@ def _extra(records: list[Any], kind: str) -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     with contextlib.suppress(DataError):  # too much is wrong: then the reader has read nothing either
         singular = {"images": "image", "annotations": "annotation", "categories": "category"}[kind]
-        for _, id_, record in Reader(Path(), []).records(records, singular):
+        for _, id_, record in CocoReader(Path(), []).records(records, singular):
             found[id_] = {key: value for key, value in record.items() if key not in FIELDS[kind]}
     return found
 

@@ -6,8 +6,8 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 
-from instancefcn.data.check import TOLERANCE
-from instancefcn.data.doctor.case import Box, Case, Finding
+from instancefcn.data.doctor.checked_data import Box, CheckedData, Finding
+from instancefcn.data.image_checks import TOLERANCE
 from instancefcn.errors import Problem
 from instancefcn.geometry.self_crossing import MAX_POINTS, crossing
 
@@ -18,7 +18,7 @@ AREA_SHARE = 0.1
 """A stated area disagrees with its mask when it differs by more than this share (and by 16 pixels)."""
 
 
-def duplicate_ids(case: Case) -> Iterator[Finding]:
+def duplicate_ids(case: CheckedData) -> Iterator[Finding]:
     """Ids that two pictures, or two annotations, of a split share."""
     for split in case.splits:
         pictures = split.dataset.pictures
@@ -34,7 +34,7 @@ def duplicate_ids(case: Case) -> Iterator[Finding]:
                     )
 
 
-def labels(case: Case) -> Iterator[Finding]:
+def labels(case: CheckedData) -> Iterator[Finding]:
     """Labels that are none of the classes."""
     for split in case.splits:
         count = len(split.dataset.class_names)
@@ -45,7 +45,7 @@ def labels(case: Case) -> Iterator[Finding]:
                     yield split.about("unknown-category", "error", what, picture, annotation)
 
 
-def drawable(case: Case, check: str) -> Iterator[Finding]:
+def drawable(case: CheckedData, check: str) -> Iterator[Finding]:
     """Annotations that cannot be drawn, for the reason that `check` names."""
     for split in case.splits:
         for picture, shapes in zip(split.dataset.pictures, split.shapes, strict=True):
@@ -54,17 +54,17 @@ def drawable(case: Case, check: str) -> Iterator[Finding]:
                     yield split.about(check, "error", shape.problem, picture, annotation)
 
 
-def polygon_points(case: Case) -> Iterator[Finding]:
+def polygon_points(case: CheckedData) -> Iterator[Finding]:
     """Polygons of less than three points."""
     return drawable(case, "polygon-points")
 
 
-def outlines(case: Case) -> Iterator[Finding]:
+def outlines(case: CheckedData) -> Iterator[Finding]:
     """Outlines that are missing or damaged."""
     return drawable(case, "outline")
 
 
-def out_of_bounds(case: Case) -> Iterator[Finding]:
+def out_of_bounds(case: CheckedData) -> Iterator[Finding]:
     """Outlines and boxes outside the picture; a little outside is only a warning."""
     yield from drawable(case, "out-of-bounds")
     for split in case.splits:
@@ -81,7 +81,7 @@ def out_of_bounds(case: Case) -> Iterator[Finding]:
                     yield split.about("out-of-bounds", "warning", what, picture, annotation)
 
 
-def zero_area(case: Case) -> Iterator[Finding]:
+def zero_area(case: CheckedData) -> Iterator[Finding]:
     """Boxes without area, and outlines without a pixel."""
     yield from drawable(case, "zero-area")
     for split in case.splits:
@@ -91,7 +91,7 @@ def zero_area(case: Case) -> Iterator[Finding]:
                 yield split.about("zero-area", "warning", what, picture, annotation)
 
 
-def self_intersection(case: Case) -> Iterator[Finding]:
+def self_intersection(case: CheckedData) -> Iterator[Finding]:
     """Polygons that cross themselves."""
     for split in case.splits:
         for picture, annotation, _ in split.objects:
@@ -110,7 +110,7 @@ def self_intersection(case: Case) -> Iterator[Finding]:
                     yield split.about("self-intersection", "warning", what, picture, annotation)
 
 
-def box_against_mask(case: Case) -> Iterator[Finding]:
+def box_against_mask(case: CheckedData) -> Iterator[Finding]:
     """Boxes that are not around their masks."""
     for split in case.splits:
         for picture, annotation, shape in split.objects:
@@ -129,7 +129,7 @@ def boxes_agree(stated: Box, drawn: Box) -> bool:
     return farthest <= max(BOX_PIXELS, BOX_SHARE * side)
 
 
-def area_against_mask(case: Case) -> Iterator[Finding]:
+def area_against_mask(case: CheckedData) -> Iterator[Finding]:
     """Stated areas that are not the mask's."""
     for split in case.splits:
         for picture, annotation, shape in split.objects:
@@ -148,7 +148,7 @@ def areas_agree(stated: float, drawn: float) -> bool:
     return abs(stated - drawn) <= max(16.0, AREA_SHARE * drawn)
 
 
-def duplicate_objects(case: Case) -> Iterator[Finding]:
+def duplicate_objects(case: CheckedData) -> Iterator[Finding]:
     """Annotations that say the same as one before them: same picture, class and outline."""
     for split in case.splits:
         seen: dict[tuple[int, int, str], int] = {}

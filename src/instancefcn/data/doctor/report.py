@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from instancefcn.data.doctor.case import Finding
+from instancefcn.data.doctor.checked_data import Finding
 from instancefcn.data.doctor.examine import CHECKS, Report
 
 EXAMPLES = 3

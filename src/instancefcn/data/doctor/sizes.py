@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from instancefcn.data.doctor.case import Case, Finding, Split
+from instancefcn.data.doctor.checked_data import CheckedData, Finding, Split
 from instancefcn.geometry.resizing import resize_scale
 from instancefcn.models.zoo import ModelSpec, ProposalModelSpec
 
@@ -20,7 +20,7 @@ ENLARGED = 2.0
 """An input larger than this many times the model's own is not suggested: time grows with its square."""
 
 
-def unsuitable_sizes(case: Case) -> Iterator[Finding]:
+def unsuitable_sizes(case: CheckedData) -> Iterator[Finding]:
     """Objects of train that are too small or too large for the model."""
     for split in case.splits:
         if split.name == "train" and (

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from instancefcn.data.dataset import Dataset, Picture, rasterize
-from instancefcn.data.gather import Progress, gather, in_order, read_lines
-from instancefcn.data.index_masks import Crop, annotations_of, crops_of, painted, read_index
+from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
+from instancefcn.data.formats.gathering import OnProgress, gather, in_order, read_lines
+from instancefcn.data.formats.index_masks import Crop, annotations_of, crops_of, painted, read_index
+from instancefcn.data.formats.output import Losses, OutputFolder
 from instancefcn.data.paths import PictureFinder, in_any_case
-from instancefcn.data.target import Losses, Target
 from instancefcn.errors import DataError, ImageError
 from instancefcn.files import atomic_write
 from instancefcn.geometry.outlines import to_rle
@@ -70,7 +70,7 @@ class VocFolder:
         lists = (self.root / "ImageSets" / "Segmentation").glob("*.txt")
         return in_order([path.stem for path in lists if not path.name.startswith(".")])  # a Mac's "._val.txt"
 
-    def read(self, split: str, name: str, progress: Progress | None = None) -> tuple[Dataset, list[str]]:
+    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
         """The usable part of a split, and what is wrong with the rest. No photograph is opened yet.
 
         Raises:
@@ -80,7 +80,7 @@ class VocFolder:
         names = self._class_names()
         finder = PictureFinder(self.root / "JPEGImages")
 
-        def read(stem: str) -> tuple[Picture | None, list[str]]:
+        def read(stem: str) -> tuple[ImageRecord | None, list[str]]:
             path, problem = finder.find_stem(stem)
             if path is None:
                 return None, [f"{self.root}: {split}.txt: {stem}: {problem}"]
@@ -101,7 +101,7 @@ class VocFolder:
             )
         return tuple(lines[1:])
 
-    def _picture(self, stem: str, path: Path, classes: int) -> tuple[Picture | None, list[str]]:
+    def _picture(self, stem: str, path: Path, classes: int) -> tuple[ImageRecord | None, list[str]]:
         folders = (self.root / f"Segmentation{kind}" for kind in ("Object", "Class"))
         files = [in_any_case(folder / f"{stem}.png") for folder in folders]
         missing = [f"{file}: there is no such mask: add it or take {stem} off the list" for file in files]
@@ -128,7 +128,7 @@ class VocFolder:
                 labels.append(kind - 1)
         height, width = objects.shape
         annotations = annotations_of(crops, labels, (height, width))
-        return Picture(0, path, height, width, tuple(annotations)), problems
+        return ImageRecord(0, path, height, width, tuple(annotations)), problems
 
 
 def _class_of(crop: Crop, kinds: NDArray[Any], classes: int) -> tuple[int, str | None]:
@@ -144,7 +144,7 @@ def _class_of(crop: Crop, kinds: NDArray[Any], classes: int) -> tuple[int, str |
     return kind, None
 
 
-def write_voc(splits: Mapping[str, Dataset], target: Target) -> None:
+def write_voc(splits: Mapping[str, Dataset], target: OutputFolder) -> None:
     """Write pictures, masks, lists and, for other classes than VOC's, labelmap.txt.
 
     Crowds, and objects beyond the 254th of a picture, become void. Where objects overlap, the smaller one is
@@ -185,7 +185,7 @@ def write_voc(splits: Mapping[str, Dataset], target: Target) -> None:
         target.write(Path("ImageSets", "Segmentation", f"{split}.txt"), "".join(f"{n}\n" for n in names))
 
 
-def _masks(picture: Picture, losses: Losses) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _masks(picture: ImageRecord, losses: Losses) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Numbers of objects and of classes, uint8 [H, W] each; what they cannot hold is noted."""
     canvas = np.zeros((picture.height, picture.width), dtype=np.uint8)
     crowds = [a for a in picture.annotations if a.crowd]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instancefcn.data.matlab import read_struct
+from instancefcn.data.formats.sbd import read_struct
 
 io = pytest.importorskip("scipy.io", reason="scipy writes the files")
 

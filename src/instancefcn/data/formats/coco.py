@@ -7,17 +7,21 @@ an area (from the outline, the area as its number of pixels) and `iscrowd` (0).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import mmap
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from instancefcn.data.check import box_problem, picture_problems
-from instancefcn.data.dataset import Annotation, Dataset, Picture, too_many_pixels
-from instancefcn.data.dataset import rasterize as rasterize  # offered here too
-from instancefcn.data.gather import given_up, outlined
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord, too_many_pixels
+from instancefcn.data.formats.gathering import OnProgress, given_up, in_order, outlined
+from instancefcn.data.formats.output import OutputFolder
+from instancefcn.data.image_checks import box_problem, picture_problems
 from instancefcn.data.paths import PictureFinder, is_there
-from instancefcn.data.reading import read_json
+from instancefcn.data.text_files import read_json, read_yaml
 from instancefcn.errors import DataError, ImageError, Problem
+from instancefcn.files import write_json
 from instancefcn.geometry.outlines import extent, normalised, outline_problem, without_bad_polygons
 from instancefcn.images.opening import check_size
 from instancefcn.limits import MAX_CLASSES, MAX_PROBLEMS
@@ -75,7 +79,7 @@ def parse_coco(
         problems.append(f"{images}: there is no such folder of pictures: create it or name the right one")
     if content is None or not usable_folder:
         return Dataset(name, (), (), ()), problems
-    reader = Reader(annotations, problems)
+    reader = CocoReader(annotations, problems)
     names = reader.categories(content["categories"])
     ids = tuple(sorted(names))
     pictures = reader.pictures(content["images"], PictureFinder(images))
@@ -83,7 +87,7 @@ def parse_coco(
         content["annotations"], {id_: label for label, id_ in enumerate(ids)}, pictures
     )
     filled = [
-        Picture(p.id, p.path, p.height, p.width, tuple(outlines.get(p.id, ())))
+        ImageRecord(p.id, p.path, p.height, p.width, tuple(outlines.get(p.id, ())))
         for p in pictures.values()
         if p is not None and p.id not in reader.missing
     ]
@@ -132,7 +136,7 @@ def _load(path: Path, problems: list[str]) -> dict[str, Any] | None:
     return content if len(problems) == before else None
 
 
-class Reader:
+class CocoReader:
     """Walks through the records of one file and notes what is wrong with them."""
 
     def __init__(self, path: Path, problems: list[str]) -> None:
@@ -196,9 +200,9 @@ class Reader:
             names[id_] = str(name)
         return names
 
-    def pictures(self, records: list[Any], finder: PictureFinder) -> dict[int, Picture | None]:
+    def pictures(self, records: list[Any], finder: PictureFinder) -> dict[int, ImageRecord | None]:
         """By id. None: the record cannot be used, which is said once and not for each annotation."""
-        pictures: dict[int, Picture | None] = {}
+        pictures: dict[int, ImageRecord | None] = {}
         for called, id_, record in self.records(records, "image"):
             file_name = record.get("file_name")
             height, width = _whole(record.get("height")), _whole(record.get("width"))
@@ -222,14 +226,14 @@ class Reader:
                 self.complain(where, f"width x height is {size}: {error}")
                 continue
             if path is not None:
-                pictures[id_] = Picture(id_, path, height, width)
+                pictures[id_] = ImageRecord(id_, path, height, width)
             else:  # the outlines can still be checked
-                pictures[id_] = Picture(id_, finder.folder / Path(file_name).name, height, width)
+                pictures[id_] = ImageRecord(id_, finder.folder / Path(file_name).name, height, width)
                 self.missing.add(id_)
         return pictures
 
     def annotations(
-        self, records: list[Any], labels: dict[int, int], pictures: dict[int, Picture | None]
+        self, records: list[Any], labels: dict[int, int], pictures: dict[int, ImageRecord | None]
     ) -> dict[int, list[Annotation]]:
         """By image id."""
         found: dict[int, list[Annotation]] = {}
@@ -256,7 +260,7 @@ class Reader:
         return found
 
     def _annotation(
-        self, where: str, id_: int, record: dict[str, Any], label: int, picture: Picture
+        self, where: str, id_: int, record: dict[str, Any], label: int, picture: ImageRecord
     ) -> Annotation | None:
         height, width = picture.height, picture.width
         segmentation = record.get("segmentation")
@@ -308,3 +312,240 @@ def _box(value: object) -> tuple[float, float, float, float] | None:
         return None
     x, y, width, height = map(float, value)
     return x, y, x + width, y + height
+
+
+_USUAL = ("train.json", "val.json")
+FIELDS = {
+    "images": {"id", "file_name", "width", "height"},
+    "annotations": {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"},
+    "categories": {"id", "name"},
+}
+"""The fields of COCO's records that a Dataset keeps."""
+
+
+class CocoFolder:
+    """A folder with SPLIT.json and images/."""
+
+    title = "COCO JSON"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def at(cls, data: Path) -> CocoFolder | None:
+        """The folder at `data`; None when there is no file of COCO's kind in it."""
+        if any(is_coco(data / name) for name in _USUAL):
+            return cls(data)
+        has_pictures = (data / "images").is_dir()
+        return cls(data) if has_pictures and any(is_coco(p) for p in data.glob("*.json")) else None
+
+    def splits(self) -> list[str]:
+        """The names of the annotation files."""
+        return in_order([p.stem for p in self.root.glob("*.json") if p.name in _USUAL or is_coco(p)])
+
+    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
+        """The usable part of a split, and what is wrong with the rest.
+
+        Raises:
+            DataError: its files are not there; the message names what is.
+        """
+        return parse_coco(*self.places(split), name=name)
+
+    def places(self, split: str) -> tuple[Path, Path]:
+        """The annotation file and the folder of pictures. Raises DataError when they are not there."""
+        annotations, images = self.root / f"{split}.json", self.root / "images"
+        problems = []
+        if not annotations.is_file():
+            problems.append(f"{self.root}: has no {split}.json; {there('splits', self.splits())}")
+        if not images.is_dir():
+            folders = sorted(p.name for p in self.root.iterdir() if p.is_dir())
+            problems.append(
+                f"{self.root}: has no folder images/; {there('folders', folders)}. If they lie elsewhere, "
+                "name the places in a YAML file (train: {annotations: .., images: ..}) and give that instead"
+            )
+        if problems:
+            raise DataError(problems)
+        return annotations, images
+
+
+class CocoYaml:
+    """A YAML file that names the annotation file and the folder of pictures of every split.
+
+    Args:
+        file: the YAML file; the paths in it start from its folder.
+        content: what it holds.
+    """
+
+    title = "COCO JSON, named by a YAML file"
+
+    def __init__(self, file: Path, content: Mapping[str, Any]) -> None:
+        # YAML takes a name such as 2017 for a number.
+        self.file, self.content = file, {str(key): value for key, value in content.items()}
+
+    @classmethod
+    def at(cls, file: Path) -> CocoYaml:
+        """Raises DataError when the file is not of this kind."""
+        if file.suffix.lower() not in (".yaml", ".yml"):
+            raise DataError(f"{file}: is neither a folder nor a .yaml file: give the folder of the dataset")
+        try:
+            content: Any = read_yaml(file)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file}: is no YAML file ({error})") from error
+        if not isinstance(content, dict):
+            raise DataError(f"{file}: must hold lines such as 'train: {_FORM}'")
+        return cls(file, content)
+
+    def splits(self) -> list[str]:
+        """The keys."""
+        return in_order(list(self.content))
+
+    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
+        """The usable part of a split, and what is wrong with the rest.
+
+        Raises:
+            DataError: the file does not name it as it should.
+        """
+        return parse_coco(*self.places(split), name=name)
+
+    def places(self, split: str) -> tuple[Path, Path]:
+        """The annotation file and the folder of pictures. Raises DataError when they are not named."""
+        if split not in self.content:
+            raise DataError(f"{self.file}: has no {split!r}; {there('splits', self.splits())}")
+        entry = self.content[split]
+        if not isinstance(entry, dict) or not all(
+            isinstance(entry.get(k), str) for k in ("annotations", "images")
+        ):
+            raise DataError(f"{self.file}: {split} must be {_FORM}")
+        if unknown := sorted(set(map(str, entry)) - {"annotations", "images"}):
+            raise DataError(
+                f"{self.file}: {split} holds {', '.join(unknown)}; only annotations and images are known"
+            )
+        return self.file.parent / entry["annotations"], self.file.parent / entry["images"]
+
+
+_FORM = "{annotations: FILE.json, images: FOLDER}"
+
+
+def there(kind: str, names: Sequence[str]) -> str:
+    """For messages: what there is instead."""
+    return f"{kind} there: {', '.join(names)}" if names else f"there are no {kind}"
+
+
+def is_coco(path: Path) -> bool:
+    """Whether the file holds the names of COCO's lists. A damaged file may: reading it says what is wrong."""
+    if not path.is_file():
+        return False
+    if path.stat().st_size == 0:
+        return path.name in _USUAL
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        listed = content.find(b'"images"') >= 0 and content.find(b'"categories"') >= 0
+        return listed or (path.name in _USUAL and content.find(b'"shapes"') < 0)
+
+
+def other_fields(annotations: Path) -> list[str]:
+    """Fields of a COCO file that a Dataset does not keep, such as "licenses" and "images.license"."""
+    content = read_json(annotations)
+    found = {key for key in content if key not in FIELDS and content[key]}
+    for kind, known in FIELDS.items():
+        for record in content[kind]:
+            found |= {f"{kind}.{key}" for key in record if key not in known}
+    return sorted(found)
+
+
+def write_coco(splits: Mapping[str, Dataset], target: OutputFolder) -> None:
+    """Write images/ and a JSON file for every split, with the ids, boxes, areas and outlines as they are."""
+    for split, dataset in splits.items():
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for name, picture in zip(target.names[split], dataset.pictures, strict=True):
+            file_name = target.place(picture, name, "images").name
+            images.append(
+                {"id": picture.id, "file_name": file_name, "width": picture.width, "height": picture.height}
+            )
+            annotations += [_record(a, picture.id, dataset) for a in picture.annotations]
+        categories = [
+            {"id": id_, "name": name}
+            for id_, name in zip(dataset.category_ids, dataset.class_names, strict=True)
+        ]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        write_json(target.out / f"{split}.json", content, indent=None)
+
+
+def _record(annotation: Annotation, image_id: int, dataset: Dataset) -> dict[str, Any]:
+    x1, y1, x2, y2 = annotation.box
+    return {
+        "id": annotation.id,
+        "image_id": image_id,
+        "category_id": dataset.category_ids[annotation.label],
+        # Differences of floats: a millionth of a pixel is as near as they come to what was written once.
+        "bbox": [x1, y1, round(x2 - x1, 6), round(y2 - y1, 6)],
+        "area": annotation.area,
+        "iscrowd": int(annotation.crowd),
+        "segmentation": annotation.segmentation,
+    }
+
+
+_ROBOFLOW = "_annotations.coco.json"
+_PREFIX = "instances_"
+_VAL = ("valid", "validation")
+
+
+class CocoExport:
+    """A folder whose SPLIT/ holds pictures and _annotations.coco.json, or whose annotations/ holds
+    instances_SPLIT.json for the pictures in SPLIT/, images/SPLIT/ or images/.
+
+    Args:
+        files: the annotation file and the folder of pictures of every split.
+    """
+
+    title = "COCO JSON, as exported"
+
+    def __init__(self, files: Mapping[str, tuple[Path, Path]]) -> None:
+        self.files = dict(files)
+
+    @classmethod
+    def at(cls, data: Path) -> CocoExport | None:
+        """The folder at `data`; None when it is not laid out so."""
+        files = _roboflow(data) or _annotations(data)
+        return cls(files) if files else None
+
+    def splits(self) -> list[str]:
+        """Their names, without COCO's years; "valid" is "val"."""
+        return in_order(list(self.files))
+
+    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
+        """The usable part of a split, and what is wrong with the rest."""
+        return parse_coco(*self.places(split), name=name)
+
+    def places(self, split: str) -> tuple[Path, Path]:
+        """The annotation file and the folder of pictures."""
+        return self.files[split]
+
+
+def _roboflow(data: Path) -> dict[str, tuple[Path, Path]]:
+    files = sorted(data.glob(f"*/{_ROBOFLOW}"))
+    names = _names([file.parent.name for file in files])
+    return {names[file.parent.name]: (file, file.parent) for file in files}
+
+
+def _annotations(data: Path) -> dict[str, tuple[Path, Path]]:
+    files = [file for file in sorted(data.glob("annotations/*.json")) if is_coco(file)]
+    # Beside them COCO has captions_, person_keypoints_ and others of the same pictures.
+    files = [file for file in files if file.name.startswith(_PREFIX)] or files
+    written = {file: file.stem.removeprefix(_PREFIX) for file in files}
+    names = _names(list(written.values()))
+    return {names[as_is]: (file, _pictures(data, as_is, names[as_is])) for file, as_is in written.items()}
+
+
+def _pictures(data: Path, written: str, split: str) -> Path:
+    """The folder of a split's pictures; where there is none, the one that COCO would have."""
+    places = [data / inner / name for name in (written, split) for inner in (".", "images")]
+    return next((place for place in (*places, data / "images") if place.is_dir()), data / written)
+
+
+def _names(written: list[str]) -> dict[str, str]:
+    """Splits by what they are called in files: train of train2017, unless another would be called so, too."""
+    short = {name: re.sub(r"(?<=\D)\d{4}$", "", name) for name in written}
+    short = {name: "val" if plain.lower() in _VAL else plain for name, plain in short.items()}
+    counts = Counter(short.values())
+    return {name: plain if counts[plain] == 1 else name for name, plain in short.items()}

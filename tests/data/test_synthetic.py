@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from instancefcn.data.dataset import rasterize
-from instancefcn.data.layout import open_dataset
-from instancefcn.data.shapes import write_shapes
+from instancefcn.data.formats.layouts import open_dataset
+from instancefcn.data.synthetic import write_shapes
 
 
 def test_same_seed_same_files(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from instancefcn.data.check import Look, box_problem
-from instancefcn.data.dataset import Annotation, Dataset, Picture
-from instancefcn.data.doctor.alike import near_pairs
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
+from instancefcn.data.image_checks import Look, box_problem
+from instancefcn.data.near_duplicates import near_pairs
 from instancefcn.errors import Problem
 from instancefcn.geometry.outlines import outline_problem, to_rle
 from instancefcn.models.zoo import AnySpec
@@ -60,7 +60,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class DrawnAnnotation:
     """An annotation as drawn.
 
     Attributes:
@@ -91,12 +91,12 @@ class Split:
     looks: tuple[Look, ...]
 
     @cached_property
-    def shapes(self) -> list[list[Shape]]:
+    def shapes(self) -> list[list[DrawnAnnotation]]:
         """The annotations of every picture as drawn."""
         return [shapes_of(picture) for picture in self.dataset.pictures]
 
     @cached_property
-    def objects(self) -> list[tuple[Picture, Annotation, Shape]]:
+    def objects(self) -> list[tuple[ImageRecord, Annotation, DrawnAnnotation]]:
         """Every annotation that can be drawn, crowds too."""
         pairs = zip(self.dataset.pictures, self.shapes, strict=True)
         return [
@@ -111,7 +111,7 @@ class Split:
         check: str,
         severity: Severity,
         what: str,
-        picture: Picture | None = None,
+        picture: ImageRecord | None = None,
         annotation: Annotation | None = None,
         other: Path | None = None,
     ) -> Finding:
@@ -133,16 +133,16 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Case:
+class CheckedData:
     """All splits, and the model that is to learn from them."""
 
     splits: tuple[Split, ...]
     spec: AnySpec
 
     @cached_property
-    def apart(self) -> set[str]:
+    def separate(self) -> set[str]:
         """The names of the splits that should share no picture, see `apart`."""
-        return apart(self.splits)
+        return separate_splits(self.splits)
 
     @cached_property
     def alike(self) -> list[tuple[int, int]]:
@@ -158,17 +158,17 @@ class Case:
         return near_pairs(np.stack([look.thumb for look in looks]), splits, files)
 
 
-def place_of(picture: Picture) -> str:
+def absolute_path(picture: ImageRecord) -> str:
     """The path of its file, written in the one way that has no "..". Links are not followed."""
     return os.path.abspath(picture.path)
 
 
-def apart(splits: Sequence[Split]) -> set[str]:
+def separate_splits(splits: Sequence[Split]) -> set[str]:
     """The names of the splits that should share no picture: train, val, test and what has pictures of its
     own. Nothing is measured on a list that only joins these or holds a part of them, or that holds all of
     train, such as VOC's trainval and SBD's train_noval.
     """
-    files = {split.name: {place_of(p) for p in split.dataset.pictures} for split in splits}
+    files = {split.name: {absolute_path(p) for p in split.dataset.pictures} for split in splits}
     named: set[str] = set().union(*(files.get(name, set()) for name in NAMED))
     train = files.get("train", set())
     return {
@@ -176,7 +176,7 @@ def apart(splits: Sequence[Split]) -> set[str]:
     }
 
 
-def shapes_of(picture: Picture) -> list[Shape]:
+def shapes_of(picture: ImageRecord) -> list[DrawnAnnotation]:
     """The annotations of a picture as drawn."""
     from faster_coco_eval.core import mask as coco_mask
 
@@ -194,7 +194,7 @@ def shapes_of(picture: Picture) -> list[Shape]:
     for problem in problems:
         if problem is None:
             area, (x, y, w, h) = next(drawn)
-            shapes.append(Shape(None, int(area), (x, y, x + w, y + h)))
+            shapes.append(DrawnAnnotation(None, int(area), (x, y, x + w, y + h)))
         else:
-            shapes.append(Shape(problem, 0, (0.0, 0.0, 0.0, 0.0)))
+            shapes.append(DrawnAnnotation(problem, 0, (0.0, 0.0, 0.0, 0.0)))
     return shapes

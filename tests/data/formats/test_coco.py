@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from instancefcn.data.check import picture_problem
-from instancefcn.data.coco import parse_coco, rasterize, read_coco
-from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
+from instancefcn.data.formats.coco import parse_coco, read_coco
+from instancefcn.data.image_checks import picture_problem
 from instancefcn.errors import DataError, Problem
 
 Content = dict[str, Any]
@@ -115,7 +115,7 @@ def test_crowd_stays(folder: Path) -> None:
     assert annotation.crowd
     assert isinstance(annotation.segmentation, dict)
     assert isinstance(annotation.segmentation["counts"], str)
-    assert len(rasterize(Picture(1, Path("a"), 40, 60, (annotation,)))) == 0
+    assert len(rasterize(ImageRecord(1, Path("a"), 40, 60, (annotation,)))) == 0
 
 
 def edit(path: str, value: Any) -> Callable[[Content], None]:
@@ -278,8 +278,8 @@ def test_exif_rotation_against_the_record(folder: Path) -> None:
     exif[0x0112] = 6
     path = folder / "images" / "a.jpg"
     Image.new("RGB", (60, 40)).save(path, exif=exif)
-    assert picture_problem(Picture(1, path, 60, 40)) is None
-    problem = picture_problem(Picture(1, path, 40, 60))
+    assert picture_problem(ImageRecord(1, path, 60, 40)) is None
+    problem = picture_problem(ImageRecord(1, path, 40, 60))
     assert problem is not None
     assert "annotated unrotated" in problem
 
@@ -322,7 +322,7 @@ def test_parse_keeps_the_sound_part_of_an_annotation(folder: Path) -> None:
 
 @pytest.mark.parametrize(("name", "count"), [("animals7", 296), ("nuclei", 3043), ("coco80", 2685)])
 def test_real_data(shared: Path, name: str, count: int) -> None:
-    from instancefcn.data.layout import open_dataset
+    from instancefcn.data.formats.layouts import open_dataset
 
     dataset = open_dataset(shared / "data" / name, "val", check_pictures=False)
     assert sum(len(p.annotations) for p in dataset.pictures) == count

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from instancefcn.data.dataset import Dataset, rasterize
-from instancefcn.data.layout import describe, open_datasets, read_split, splits_of
+from instancefcn.data.formats.layouts import describe_layout, open_datasets, read_split, splits_of
+from instancefcn.data.formats.voc import VOC_CLASSES
 from instancefcn.data.paths import pictures_below
-from instancefcn.data.voc_format import VOC_CLASSES
 from instancefcn.errors import DataError
 
 from .conftest import PHOTOS, blocks, labelme_shapes, shape, size_of, yolo_line
@@ -55,7 +55,7 @@ def test_published_layouts(kind: str, request: pytest.FixtureRequest) -> None:
         "labelme": "LabelMe (2 JSON",
         "bowl": "one mask file an object",
     }
-    assert said[kind] in describe(data)
+    assert said[kind] in describe_layout(data)
     train, val = open_datasets(data, ("train", "val"))
     assert train.name == f"{data.name}/train"
     assert train.class_names == val.class_names
@@ -304,7 +304,7 @@ def test_labelme_folder_without_splits(labelme: Path) -> None:
     assert splits_of(folder) == ["train"]
     assert read_split(folder, "train")[0].class_names == ("aeroplane", "bird")
     shutil.copy(folder / "otter.jpg", folder / "other.jpg")
-    assert "1 pictures without a file are left out" in describe(folder)
+    assert "1 pictures without a file are left out" in describe_layout(folder)
 
 
 def test_labelme_classes_of_all_splits(labelme: Path) -> None:

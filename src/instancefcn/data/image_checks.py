@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.errors import ImageError, Problem
 from instancefcn.images.decoding import SIDEWAYS, check_samples, stored_turn, turn_of
 from instancefcn.images.opening import describe_error, open_image
@@ -73,7 +73,7 @@ class Look:
 
 
 def look_at_all(
-    pictures: Sequence[Picture], progress: Callable[[int, int], None] | None = None
+    pictures: Sequence[ImageRecord], progress: Callable[[int, int], None] | None = None
 ) -> list[Look]:
     """Decode every picture once, in threads; what was seen, in the pictures' order.
 
@@ -92,18 +92,18 @@ def look_at_all(
 
 
 def picture_problems(
-    pictures: Sequence[Picture], progress: Callable[[int, int], None] | None = None
+    pictures: Sequence[ImageRecord], progress: Callable[[int, int], None] | None = None
 ) -> list[str]:
     """Decode every picture; what is wrong, in the pictures' order."""
     return [seen.problem for seen in look_at_all(pictures, progress) if seen.problem]
 
 
-def picture_problem(picture: Picture) -> Problem | None:
+def picture_problem(picture: ImageRecord) -> Problem | None:
     """What is wrong with a picture's file: missing, no picture, truncated, too large or of another size."""
     return look(picture).problem
 
 
-def look(picture: Picture) -> Look:
+def look(picture: ImageRecord) -> Look:
     """Decode a picture and compare it with its record.
 
     A JPEG is decoded at down to an eighth of its size, which reads every byte of the file at half the cost.
@@ -131,12 +131,12 @@ def look(picture: Picture) -> Look:
     return Look(problem, size, asked is not None, hashlib.blake2b(content, digest_size=16).digest(), thumb)
 
 
-def _blind(picture: Picture, check: str, text: str) -> Look:
+def _blind(picture: ImageRecord, check: str, text: str) -> Look:
     nothing = np.zeros((THUMB, THUMB), np.uint8)
     return Look(Problem(text, check, picture=picture.path), None, False, b"", nothing)
 
 
-def _size_problem(picture: Picture, stored: tuple[int, int], size: tuple[int, int]) -> Problem:
+def _size_problem(picture: ImageRecord, stored: tuple[int, int], size: tuple[int, int]) -> Problem:
     where = f"{picture.path}: image {picture.id}"
     record = f"its record says {picture.width} x {picture.height}"
     if size != stored == (picture.height, picture.width):

@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from instancefcn.data.dataset import Annotation, Dataset, Picture
-from instancefcn.data.gather import Progress, gather, in_order, outlined, read_lines
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
+from instancefcn.data.formats.gathering import OnProgress, gather, in_order, outlined, read_lines
+from instancefcn.data.formats.output import OutputFolder
 from instancefcn.data.paths import PictureFinder, is_there, pictures_below
-from instancefcn.data.reading import read_text, read_yaml
-from instancefcn.data.target import Target
+from instancefcn.data.text_files import read_text, read_yaml
 from instancefcn.errors import DataError, ImageError
 from instancefcn.geometry.outlines import outline_problem
 from instancefcn.geometry.tracing import one_outline
@@ -73,7 +73,7 @@ class YoloFolder:
         ]
         return in_order([*usual, *others])
 
-    def read(self, split: str, name: str, progress: Progress | None = None) -> tuple[Dataset, list[str]]:
+    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
         """The usable part of a split, and what is wrong with the rest. Of the pictures only the heads are
         read.
 
@@ -98,7 +98,7 @@ class YoloFolder:
                 f"{split}: put the labels there"
             )
 
-        def read(path: Path) -> tuple[Picture | None, list[str]]:
+        def read(path: Path) -> tuple[ImageRecord | None, list[str]]:
             return _read_picture(path, labels)
 
         names = (list(classes.values()), list(classes))
@@ -180,7 +180,7 @@ def _pictures_at(place: Path, file: Path, split: str) -> tuple[list[Path], list[
     return pictures, problems
 
 
-def _read_picture(path: Path, labels: Mapping[int, int]) -> tuple[Picture | None, list[str]]:
+def _read_picture(path: Path, labels: Mapping[int, int]) -> tuple[ImageRecord | None, list[str]]:
     """One picture and its outlines; without a label file it has no objects."""
     try:
         height, width = read_image_size(path)
@@ -199,7 +199,7 @@ def _read_picture(path: Path, labels: Mapping[int, int]) -> tuple[Picture | None
                 annotations.append(_annotation(line.split(), labels, height, width))
             except ValueError as error:
                 problems.append(f"{file}: line {number}: {error}")
-    return Picture(0, path, height, width, tuple(annotations)), problems
+    return ImageRecord(0, path, height, width, tuple(annotations)), problems
 
 
 def _annotation(words: list[str], labels: Mapping[int, int], height: int, width: int) -> Annotation:
@@ -232,7 +232,7 @@ def _annotation(words: list[str], labels: Mapping[int, int], height: int, width:
     return outlined(labels[int(kind)], [polygon], height, width)
 
 
-def write_yolo(splits: Mapping[str, Dataset], target: Target) -> None:
+def write_yolo(splits: Mapping[str, Dataset], target: OutputFolder) -> None:
     """Write data.yaml, images/SPLIT/ and labels/SPLIT/. Crowds are left out; parts and holes of an object are
     joined to one outline with the same pixels.
 
@@ -252,7 +252,7 @@ def write_yolo(splits: Mapping[str, Dataset], target: Target) -> None:
     target.write(Path("data.yaml"), yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def _line(annotation: Annotation, picture: Picture, target: Target) -> str | None:
+def _line(annotation: Annotation, picture: ImageRecord, target: OutputFolder) -> str | None:
     """An annotation's line; None for one that YOLO cannot hold."""
     note = target.losses.note
     if annotation.crowd:

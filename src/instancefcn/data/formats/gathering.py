@@ -9,25 +9,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from instancefcn.data.dataset import Annotation, Dataset, Picture, too_many_pixels
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord, too_many_pixels
 from instancefcn.data.paths import folders_in
-from instancefcn.data.reading import read_text
+from instancefcn.data.text_files import read_text
 from instancefcn.errors import DataError
 from instancefcn.geometry.outlines import Segmentation, extent, to_rle
 from instancefcn.geometry.rle import run_lengths
 from instancefcn.limits import MAX_PROBLEMS
 
-Item = TypeVar("Item")
-Progress = Callable[[int, int], None]
+Source = TypeVar("Source")
+OnProgress = Callable[[int, int], None]
 """Called with (pictures done, pictures)."""
 
 
 def gather(
     name: str,
     classes: tuple[Sequence[str], Sequence[int]],
-    items: Sequence[Item],
-    read: Callable[[Item], tuple[Picture | None, list[str]]],
-    progress: Progress | None = None,
+    items: Sequence[Source],
+    read: Callable[[Source], tuple[ImageRecord | None, list[str]]],
+    progress: OnProgress | None = None,
 ) -> tuple[Dataset, list[str]]:
     """The dataset of what `read` makes of every item, in the items' order, and everything that is wrong.
 
@@ -41,7 +41,7 @@ def gather(
     Raises:
         DataError: more than MAX_PROBLEMS things are wrong.
     """
-    pictures: list[Picture] = []
+    pictures: list[ImageRecord] = []
     problems: list[str] = []
     number = 0
     pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))

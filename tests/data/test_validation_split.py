@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from instancefcn.data import holding_out
-from instancefcn.data.coco import read_coco
-from instancefcn.data.dataset import Annotation, Dataset, Picture
-from instancefcn.data.holding_out import hold_out, with_val
-from instancefcn.data.shapes import write_shapes
+from instancefcn.data import validation_split as holding_out
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
+from instancefcn.data.formats.coco import read_coco
+from instancefcn.data.synthetic import write_shapes
+from instancefcn.data.validation_split import hold_out, with_val
 from instancefcn.errors import ConfigError, DataError
 
 
@@ -73,7 +73,7 @@ def test_pictures_that_look_alike_stay_together(shapes: Dataset, tmp_path: Path)
 def test_no_class_is_left_without_an_object_to_learn_from(labels: list[set[int]], share: float) -> None:
     box = (0.0, 0.0, 2.0, 2.0)
     pictures = [
-        Picture(i, Path(f"{i}.png"), 4, 4, tuple(Annotation(label, label, box, [], 4.0) for label in own))
+        ImageRecord(i, Path(f"{i}.png"), 4, 4, tuple(Annotation(label, label, box, [], 4.0) for label in own))
         for i, own in enumerate(labels)
     ]
     dataset = Dataset("some", tuple(pictures), ("a", "b", "c", "d"), (1, 2, 3, 4))

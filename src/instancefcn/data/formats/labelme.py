@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -14,13 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from instancefcn.data.dataset import Annotation, Dataset, Picture
-from instancefcn.data.gather import Progress, folders_of_splits, gather, has_splits, outlined
-from instancefcn.data.index_masks import annotations_of, crops_of
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
+from instancefcn.data.formats.gathering import OnProgress, folders_of_splits, gather, has_splits, outlined
+from instancefcn.data.formats.index_masks import annotations_of, crops_of
+from instancefcn.data.formats.output import Losses, OutputFolder
 from instancefcn.data.paths import PictureFinder, folders_in, is_hidden, pictures_below
-from instancefcn.data.reading import read_json
+from instancefcn.data.text_files import read_json
 from instancefcn.errors import DataError, ImageError
 from instancefcn.geometry.outlines import Segmentation, outline_problem, to_rle, united
+from instancefcn.geometry.rle import decode_crop
+from instancefcn.geometry.tracing import trace_pixel_edges
 from instancefcn.images.decoding import read_image_size
 from instancefcn.images.opening import check_size, describe_error, open_image
 from instancefcn.limits import MAX_CLASSES
@@ -61,14 +65,14 @@ class LabelmeFolder:
         """train/ and val/, or "train" alone."""
         return list(self.folders)
 
-    def read(self, split: str, name: str, progress: Progress | None = None) -> tuple[Dataset, list[str]]:
+    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
         """The usable part of a split, and what is wrong with the rest. No picture is opened, but for its size
         where the file does not say it.
         """
         labels = {label: number for number, label in enumerate(self._class_names)}
         finder = PictureFinder(self.root)
 
-        def read(path: Path) -> tuple[Picture | None, list[str]]:
+        def read(path: Path) -> tuple[ImageRecord | None, list[str]]:
             content = self._contents[path]
             if isinstance(content, str):
                 return None, [content]
@@ -161,7 +165,7 @@ class _Reader:
         self.path, self.finder, self.labels = path, finder, labels
         self.problems: list[str] = []
 
-    def picture(self, content: dict[str, Any]) -> tuple[Picture | None, list[str]]:
+    def picture(self, content: dict[str, Any]) -> tuple[ImageRecord | None, list[str]]:
         """The picture with its objects, or None, and everything that is wrong."""
         path = self._find(content.get("imagePath"))
         size: tuple[Any, Any] = content.get("imageHeight"), content.get("imageWidth")
@@ -186,7 +190,7 @@ class _Reader:
         annotations = self._objects(content["shapes"], int(height), int(width))
         if path is None:
             return None, self.problems
-        return Picture(0, path, int(height), int(width), annotations), self.problems
+        return ImageRecord(0, path, int(height), int(width), annotations), self.problems
 
     def _find(self, name: object) -> Path | None:
         if not isinstance(name, str) or not name:
@@ -311,3 +315,83 @@ def encode_mask(crop: NDArray[np.uint8]) -> str:
     stream = io.BytesIO()
     Image.fromarray(crop.astype(np.uint8)).save(stream, format="PNG")
     return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+VERSION = "5.5.0"
+"""The version of LabelMe whose files these are like."""
+
+
+def write_labelme(splits: Mapping[str, Dataset], target: OutputFolder) -> None:
+    """Write a folder for every split, with a JSON file beside each picture.
+
+    Parts of an object share a group_id, crowds bear the flag "crowd"; masks with holes become shapes of the
+    kind "mask", other masks polygons along the edges of their pixels.
+
+    Raises:
+        DataError: several splits, none of which is train or val: they would be read back as one.
+    """
+    if not splits.keys() & {"train", "val"}:
+        if len(splits) > 1:
+            raise DataError(
+                f"LabelMe knows splits by the folders train/ and val/; these are {', '.join(splits)}, and "
+                "would be read as one: name them in a YAML file (train: {..}, val: {..}) and convert that, "
+                "or rename them"
+            )
+        target.losses.note("names of splits: one that is not val is read as train", of="splits")
+    class_names = next(iter(splits.values())).class_names
+    used: set[int] = set()
+    for split, dataset in splits.items():
+        for name, picture in zip(target.names[split], dataset.pictures, strict=True):
+            path = target.place(picture, name, split)
+            shapes: list[dict[str, Any]] = []
+            for group, annotation in enumerate(picture.annotations, start=1):
+                found = _shapes(annotation, class_names[annotation.label], group, picture, target.losses)
+                used |= {annotation.label} if found else set()
+                shapes += found
+            content: dict[str, Any] = {
+                "version": VERSION,
+                "flags": {},
+                "shapes": shapes,
+                "imagePath": path.name,
+                "imageData": None,
+                "imageHeight": picture.height,
+                "imageWidth": picture.width,
+            }
+            target.write(Path(split, f"{name}.json"), json.dumps(content, indent=2, allow_nan=False))
+    target.losses.note("classes without an object were left out", len(class_names) - len(used), "classes")
+    same = len(class_names) - len(set(class_names))
+    target.losses.note("classes that share a name became one", same, "classes")
+    kept = [class_names[label] for label in sorted(used)]
+    moved = sum(a != b for a, b in zip(kept, sorted(kept), strict=True))
+    target.losses.note("order of the classes: it follows their names", moved, "classes")
+
+
+def _shapes(
+    a: Annotation, label: str, group: int, picture: ImageRecord, losses: Losses
+) -> list[dict[str, Any]]:
+    """The shapes of one object, its parts in `group`."""
+    rings = a.segmentation
+    extra: dict[str, Any] = {}
+    kind = "polygon"
+    if isinstance(rings, dict):
+        crop, (x, y) = decode_crop(rings["counts"], picture.height)
+        rings, holes = trace_pixel_edges(crop.numpy(), (x, y))
+        if not rings:
+            losses.note("outlines without a pixel were left out")
+        elif holes:
+            kind, extra = "mask", {"mask": encode_mask(crop.numpy())}
+            rings = [[x, y, x + crop.shape[1] - 1, y + crop.shape[0] - 1]]  # its last pixel
+        else:
+            losses.note("run-length masks became polygons along the edges of the same pixels")
+    return [
+        {
+            "label": label,
+            "points": [list(point) for point in zip(ring[0::2], ring[1::2], strict=True)],
+            "group_id": group if len(rings) > 1 else None,
+            "description": "",
+            "shape_type": kind,
+            "flags": {CROWD: True} if a.crowd else {},
+            **extra,
+        }
+        for ring in rings
+    ]

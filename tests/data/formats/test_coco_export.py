@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from instancefcn.data.convert import convert
+from instancefcn.data.conversion import convert
 from instancefcn.data.doctor.examine import examine
 from instancefcn.data.doctor.fix import mend
-from instancefcn.data.layout import describe, open_dataset, open_datasets, splits_of
+from instancefcn.data.formats.layouts import describe_layout, open_dataset, open_datasets, splits_of
 from instancefcn.errors import DataError
 
 ROBOFLOW = ("train/_annotations.coco.json", "train", "valid/_annotations.coco.json", "valid")
@@ -60,7 +60,7 @@ def test_exports_are_the_same_data(
     shapes_folder: Path, tmp_path: Path, places: tuple[str, str, str, str]
 ) -> None:
     folder = exported(shapes_folder, tmp_path / "data", places)
-    assert describe(folder) == f"{folder}: COCO JSON, as exported; splits: train, val"
+    assert describe_layout(folder) == f"{folder}: COCO JSON, as exported; splits: train, val"
     expected = open_datasets(shapes_folder, ("train", "val"))
     for found, original in zip(open_datasets(folder, ("train", "val")), expected, strict=True):
         assert (found.class_names, found.category_ids) == (original.class_names, original.category_ids)

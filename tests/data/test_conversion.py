@@ -12,10 +12,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from instancefcn.data import convert as module
-from instancefcn.data.convert import WRITERS, Conversion, convert
+from instancefcn.data import conversion as module
+from instancefcn.data.conversion import WRITERS, Conversion, convert
 from instancefcn.data.dataset import Annotation, Dataset
-from instancefcn.data.layout import open_dataset, open_datasets, splits_of
+from instancefcn.data.formats.layouts import open_dataset, open_datasets, splits_of
 from instancefcn.errors import ConfigError, DataError
 from instancefcn.geometry.outlines import to_rle
 
@@ -214,7 +214,7 @@ def test_pictures_are_linked_or_copied(
 
 
 def test_more_objects_than_voc_holds(tmp_path: Path) -> None:
-    from instancefcn.data.shapes import write_shapes
+    from instancefcn.data.synthetic import write_shapes
 
     data = write_shapes(tmp_path / "many", train=1, val=0, size=64)
     (data / "val.json").unlink()
@@ -233,7 +233,7 @@ def test_an_interruption_leaves_nothing(rich: Path, tmp_path: Path, monkeypatch:
     def stop(annotation: Annotation, *rest: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("instancefcn.data.yolo._line", stop)
+    monkeypatch.setattr("instancefcn.data.formats.yolo._line", stop)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(KeyboardInterrupt):
         convert(rich, tmp_path / "out", "yolo")

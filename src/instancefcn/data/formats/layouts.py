@@ -6,17 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from instancefcn.data.check import class_problems, picture_problems
-from instancefcn.data.coco_export import CocoExport
-from instancefcn.data.coco_folder import CocoFolder, CocoYaml, there
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.gather import Progress
-from instancefcn.data.labelme import LabelmeFolder
-from instancefcn.data.mask_folder import MaskFolder, ObjectMaskFolder
-from instancefcn.data.reading import read_yaml
-from instancefcn.data.sbd import SbdFolder
-from instancefcn.data.voc_format import VocFolder
-from instancefcn.data.yolo import YoloFolder
+from instancefcn.data.formats.coco import CocoExport, CocoFolder, CocoYaml, there
+from instancefcn.data.formats.gathering import OnProgress
+from instancefcn.data.formats.labelme import LabelmeFolder
+from instancefcn.data.formats.mask_folder import MaskFolder, ObjectMaskFolder
+from instancefcn.data.formats.sbd import SbdFolder
+from instancefcn.data.formats.voc import VocFolder
+from instancefcn.data.formats.yolo import YoloFolder
+from instancefcn.data.image_checks import class_problems, picture_problems
+from instancefcn.data.text_files import read_yaml
 from instancefcn.errors import DataError
 from instancefcn.safe_text import plain
 
@@ -37,7 +36,7 @@ class Layout(Protocol):
     def splits(self) -> list[str]:
         """Their names: "train" first, then "val", then others."""
 
-    def read(self, split: str, name: str, progress: Progress | None = None) -> tuple[Dataset, list[str]]:
+    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
         """The usable part of a split as a dataset called `name`, and what is wrong with the rest.
 
         Raises:
@@ -95,7 +94,7 @@ def _some(folder: Path) -> list[str]:
     return names[:10] + [".."] * (len(names) > 10)
 
 
-def describe(data: Path | str) -> str:
+def describe_layout(data: Path | str) -> str:
     """One line for the person who waits: what `data` was recognised as. Raises DataError when it was not."""
     layout = recognise(data)
     return f"{data}: {layout.title}; splits: {', '.join(layout.splits()) or 'none'}"
@@ -127,7 +126,7 @@ def read_split(
 
 
 def _read(
-    layout: Layout, data: Path, split: str, progress: Progress | None = None
+    layout: Layout, data: Path, split: str, progress: OnProgress | None = None
 ) -> tuple[Dataset, list[str]]:
     if not isinstance(layout, CocoFolder | CocoYaml) and split not in layout.splits():
         raise DataError(f"{data}: has no split {split!r}; {there('splits', layout.splits())}")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from instancefcn.data.dataset import OBJECT, Dataset, Picture
-from instancefcn.data.gather import Progress, folders_of_splits, gather
-from instancefcn.data.index_masks import Crop, annotations_of, crops_of, read_index, refuse_jpeg
+from instancefcn.data.dataset import OBJECT, Dataset, ImageRecord
+from instancefcn.data.formats.gathering import OnProgress, folders_of_splits, gather
+from instancefcn.data.formats.index_masks import Crop, annotations_of, crops_of, read_index, refuse_jpeg
 from instancefcn.data.paths import PICTURE_SUFFIXES, folders_in, in_any_case, pictures_below
 from instancefcn.errors import ImageError
 from instancefcn.images.decoding import read_image_size
@@ -41,7 +41,7 @@ class MaskFolder:
         """train/ and val/, or "train" alone."""
         return list(self.places)
 
-    def read(self, split: str, name: str, progress: Progress | None = None) -> tuple[Dataset, list[str]]:
+    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
         """The usable part of a split, and what is wrong with the rest. No picture is opened yet."""
         images, masks = self.places[split]
         apart = images != masks
@@ -56,7 +56,7 @@ class MaskFolder:
             if mask not in taken
         ]
 
-        def read(item: tuple[Path, Path | None]) -> tuple[Picture | None, list[str]]:
+        def read(item: tuple[Path, Path | None]) -> tuple[ImageRecord | None, list[str]]:
             path, mask = item
             if mask is None:
                 place = masks / f"{path.stem}{'' if apart else '_mask'}.png"
@@ -68,7 +68,7 @@ class MaskFolder:
                 return None, [str(error)]
             height, width = index.shape
             annotations = annotations_of(crops, [0] * len(crops), (height, width))
-            return Picture(0, path, height, width, tuple(annotations)), []
+            return ImageRecord(0, path, height, width, tuple(annotations)), []
 
         dataset, wrong = gather(name, ((OBJECT,), (1,)), list(found.items()), read, progress)
         return dataset, problems + wrong
@@ -94,7 +94,7 @@ class ObjectMaskFolder:
         """train/ and val/, or "train" alone."""
         return list(self.folders)
 
-    def read(self, split: str, name: str, progress: Progress | None = None) -> tuple[Dataset, list[str]]:
+    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
         """The usable part of a split, and what is wrong with the rest. Of the pictures only the heads are
         read.
         """
@@ -102,7 +102,7 @@ class ObjectMaskFolder:
         return gather(name, ((OBJECT,), (1,)), places, _read_place, progress)
 
 
-def _read_place(place: Path) -> tuple[Picture | None, list[str]]:
+def _read_place(place: Path) -> tuple[ImageRecord | None, list[str]]:
     """One picture's folder."""
     pictures = list(pictures_below(place / "images"))
     if len(pictures) != 1:
@@ -121,7 +121,7 @@ def _read_place(place: Path) -> tuple[Picture | None, list[str]]:
         except ImageError as error:
             problems.append(str(error))
     annotations = annotations_of(crops, [0] * len(crops), (height, width))
-    return Picture(0, pictures[0], height, width, tuple(annotations)), problems
+    return ImageRecord(0, pictures[0], height, width, tuple(annotations)), problems
 
 
 def _object_mask(file: Path, height: int, width: int) -> Crop:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.gather import outlined
+from instancefcn.data.dataset import Dataset, ImageRecord
+from instancefcn.data.formats.gathering import outlined
 from instancefcn.data.paths import PICTURE_SUFFIXES, findable, output_names
 from instancefcn.errors import DataError
 from instancefcn.files import atomic_write, link_or_copy
@@ -32,7 +32,7 @@ class Losses:
 
 
 @dataclass
-class Target:
+class OutputFolder:
     """A folder that a converted dataset is written to.
 
     Attributes:
@@ -49,7 +49,7 @@ class Target:
     losses: Losses = field(default_factory=Losses)
 
     @classmethod
-    def of(cls, out: Path, splits: Mapping[str, Dataset], done: Callable[[], None]) -> Target:
+    def of(cls, out: Path, splits: Mapping[str, Dataset], done: Callable[[], None]) -> OutputFolder:
         """The target of these splits; notes which pictures have another name there.
 
         Names that not every layout's reader would find again are changed: `a.jpg` for `.a.jpg`.
@@ -73,7 +73,7 @@ class Target:
         target.losses.note("names that a reader would not find again were changed", lost, "pictures")
         return target
 
-    def place(self, picture: Picture, name: str, folder: str) -> Path:
+    def place(self, picture: ImageRecord, name: str, folder: str) -> Path:
         """Put the picture's file into `folder` below `out`, unless it is there: by a hard link, or a copy."""
         suffix = picture.path.suffix if _is_picture(picture.path) else _suffix_of(picture.path)
         path = self.out / folder / f"{name}{suffix}"

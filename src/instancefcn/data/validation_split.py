@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from instancefcn.data.check import look_at_all
-from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.doctor.alike import near_groups
+from instancefcn.data.dataset import Dataset, ImageRecord
+from instancefcn.data.image_checks import look_at_all
+from instancefcn.data.near_duplicates import near_groups
 from instancefcn.errors import ConfigError, DataError
 
 
@@ -107,7 +107,7 @@ def _nothing(dataset: Dataset, measured: list[list[int]]) -> str:
     )
 
 
-def _labels(picture: Picture) -> set[int]:
+def _labels(picture: ImageRecord) -> set[int]:
     return {annotation.label for annotation in picture.annotations if not annotation.crowd}
 
 

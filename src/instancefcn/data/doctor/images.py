@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from instancefcn.data.doctor.case import Case, Finding, Split
+from instancefcn.data.doctor.checked_data import CheckedData, Finding, Split
 
 
-def missing(case: Case) -> Iterator[Finding]:
+def missing(case: CheckedData) -> Iterator[Finding]:
     """Pictures whose file is not there."""
     return _looks(case, "missing-picture")
 
 
-def unreadable(case: Case) -> Iterator[Finding]:
+def unreadable(case: CheckedData) -> Iterator[Finding]:
     """Files that cannot be decoded whole."""
     return _looks(case, "unreadable-picture")
 
 
-def wrong_size(case: Case) -> Iterator[Finding]:
+def wrong_size(case: CheckedData) -> Iterator[Finding]:
     """Pictures of another size than recorded."""
     return _looks(case, "size-mismatch")
 
 
-def rotation(case: Case) -> Iterator[Finding]:
+def rotation(case: CheckedData) -> Iterator[Finding]:
     """Pictures annotated unrotated (errors), and others whose EXIF data turn them (notes)."""
     yield from _looks(case, "exif-rotation")
     for split in case.splits:
@@ -35,14 +35,14 @@ def rotation(case: Case) -> Iterator[Finding]:
                 yield split.about("exif-rotation", "note", what, picture)
 
 
-def _looks(case: Case, check: str) -> Iterator[Finding]:
+def _looks(case: CheckedData, check: str) -> Iterator[Finding]:
     for split in case.splits:
         for look in split.looks:
             if look.problem is not None and look.problem.check == check:
                 yield Finding(check, "error", split.name, str(look.problem), look.problem.picture)
 
 
-def duplicates(case: Case) -> Iterator[Finding]:
+def duplicates(case: CheckedData) -> Iterator[Finding]:
     """The same file twice in a split."""
     for split in case.splits:
         first: dict[bytes, int] = {}
@@ -55,10 +55,10 @@ def duplicates(case: Case) -> Iterator[Finding]:
                 )
 
 
-def leaks(case: Case) -> Iterator[Finding]:
+def leaks(case: CheckedData) -> Iterator[Finding]:
     """The same file in two splits that should share none."""
     first: dict[bytes, tuple[Split, int]] = {}
-    splits = [split for split in case.splits if split.name in case.apart]
+    splits = [split for split in case.splits if split.name in case.separate]
     for split in reversed(splits):  # what is found is said of train, where it can go
         for i, look in enumerate(split.looks):
             if not look.digest:
@@ -73,7 +73,7 @@ def leaks(case: Case) -> Iterator[Finding]:
                 yield split.about("leak", "warning", what, split.dataset.pictures[i], other=other)
 
 
-def near_duplicates(case: Case) -> Iterator[Finding]:
+def near_duplicates(case: CheckedData) -> Iterator[Finding]:
     """Pictures of one split that look nearly the same."""
     for split, i, there, j in _near(case):
         if split is there:
@@ -82,10 +82,10 @@ def near_duplicates(case: Case) -> Iterator[Finding]:
             yield split.about("near-duplicate", "warning", what, split.dataset.pictures[i], other=other)
 
 
-def near_leaks(case: Case) -> Iterator[Finding]:
+def near_leaks(case: CheckedData) -> Iterator[Finding]:
     """Pictures that look nearly like one of another split, where the two should share none."""
     for split, i, there, j in _near(case):
-        if split is not there and {split.name, there.name} <= case.apart:
+        if split is not there and {split.name, there.name} <= case.separate:
             other = there.dataset.pictures[j].path
             what = (
                 f"looks nearly the same as {other.name} in {there.name}: keep pictures of one scene in one "
@@ -94,7 +94,7 @@ def near_leaks(case: Case) -> Iterator[Finding]:
             yield split.about("near-leak", "warning", what, split.dataset.pictures[i], other=other)
 
 
-def _near(case: Case) -> Iterator[tuple[Split, int, Split, int]]:
+def _near(case: CheckedData) -> Iterator[tuple[Split, int, Split, int]]:
     """(split, index, other split, other index) of nearly equal pictures: each picture with one of its own
     split before it, and with one of every later split. Equal files do not count.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from instancefcn.data.layout import open_dataset, open_datasets, splits_of
+from instancefcn.data.formats.layouts import open_dataset, open_datasets, splits_of
 from instancefcn.errors import DataError
 
 

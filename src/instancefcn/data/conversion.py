@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from instancefcn.data.coco_folder import other_fields, write_coco
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.holding_out import check_share, with_val
-from instancefcn.data.layout import COCO, Layout, open_datasets, recognise
-from instancefcn.data.target import Losses, Target, note_derived
-from instancefcn.data.voc_format import write_voc
-from instancefcn.data.write_labelme import write_labelme
-from instancefcn.data.yolo import write_yolo
+from instancefcn.data.formats.coco import other_fields, write_coco
+from instancefcn.data.formats.labelme import write_labelme
+from instancefcn.data.formats.layouts import COCO, Layout, open_datasets, recognise
+from instancefcn.data.formats.output import Losses, OutputFolder, note_derived
+from instancefcn.data.formats.voc import write_voc
+from instancefcn.data.formats.yolo import write_yolo
+from instancefcn.data.validation_split import check_share, with_val
 from instancefcn.errors import ConfigError, DataError
 from instancefcn.files import new_folder
 
-WRITERS: dict[str, Callable[[Mapping[str, Dataset], Target], None]] = {
+WRITERS: dict[str, Callable[[Mapping[str, Dataset], OutputFolder], None]] = {
     "coco": write_coco,
     "yolo": write_yolo,
     "labelme": write_labelme,
@@ -86,7 +86,7 @@ def convert(
     splits = dict(zip(names, datasets, strict=True))
     written = splits if val_share is None else with_val(splits, val_share, _stage("choosing", progress))
     with new_folder(out) as temporary:
-        target = Target.of(temporary, written, _counter(sum(map(len, datasets)), progress))
+        target = OutputFolder.of(temporary, written, _counter(sum(map(len, datasets)), progress))
         _note_numbers(layout, splits, to, target.losses)
         WRITERS[to](written, target)
     counts = {

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from instancefcn.data.check import TOLERANCE, Look
-from instancefcn.data.dataset import Annotation, Picture
-from instancefcn.data.doctor.case import shapes_of
+from instancefcn.data.dataset import Annotation, ImageRecord
+from instancefcn.data.doctor.checked_data import shapes_of
 from instancefcn.data.doctor.objects import areas_agree, boxes_agree
+from instancefcn.data.image_checks import TOLERANCE, Look
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.outlines import Segmentation, outline_problem
 from instancefcn.geometry.rle import decode_crop
@@ -33,7 +33,7 @@ class Repairs:
     entries: list[dict[str, Any]] = field(default_factory=list)
 
     def add(
-        self, check: str, what: str, picture: Picture | None = None, annotation: int | None = None
+        self, check: str, what: str, picture: ImageRecord | None = None, annotation: int | None = None
     ) -> None:
         """Note a repair: the check whose finding it mends, and what was done to which."""
         place = None if picture is None else str(picture.path)
@@ -42,7 +42,7 @@ class Repairs:
         )
 
 
-def mended(picture: Picture, look: Look, repairs: Repairs) -> tuple[Picture, Treatment] | None:
+def repaired(picture: ImageRecord, look: Look, repairs: Repairs) -> tuple[ImageRecord, Treatment] | None:
     """A picture with everything mended that can be, and what its file needs; None when it must go.
 
     What cannot be mended stays as it is.
@@ -65,7 +65,9 @@ def mended(picture: Picture, look: Look, repairs: Repairs) -> tuple[Picture, Tre
     return replace(picture, annotations=tuple(_mended_annotations(picture, repairs))), treatment
 
 
-def joined(results: Sequence[tuple[Picture, Treatment]], repairs: Repairs) -> tuple[Picture, Treatment]:
+def merge_records(
+    results: Sequence[tuple[ImageRecord, Treatment]], repairs: Repairs
+) -> tuple[ImageRecord, Treatment]:
     """One record of what `mended` made of the records of one file: the annotations of all, each object once.
 
     A record of another size than the first cannot be joined with it and is left out.
@@ -94,7 +96,7 @@ def _drawn(annotation: Annotation) -> tuple[int, str]:
     return annotation.label, json.dumps(annotation.segmentation)
 
 
-def _resized(picture: Picture, size: tuple[int, int], repairs: Repairs) -> Picture:
+def _resized(picture: ImageRecord, size: tuple[int, int], repairs: Repairs) -> ImageRecord:
     """With the record of its real size, where its annotations fit one way or the other."""
     height, width = size
     was = f"{picture.width} x {picture.height}"
@@ -124,7 +126,7 @@ def _fits(annotation: Annotation, height: int, width: int) -> bool:
     return inside and max(xs) <= width + TOLERANCE and max(ys) <= height + TOLERANCE
 
 
-def _scaled(annotation: Annotation, picture: Picture, size: tuple[int, int]) -> Annotation:
+def _scaled(annotation: Annotation, picture: ImageRecord, size: tuple[int, int]) -> Annotation:
     height, width = size
     x, y = width / picture.width, height / picture.height
     outline: Segmentation
@@ -143,7 +145,7 @@ def _scaled(annotation: Annotation, picture: Picture, size: tuple[int, int]) -> 
     return replace(annotation, segmentation=outline, box=box, area=annotation.area * x * y)
 
 
-def _mended_annotations(picture: Picture, repairs: Repairs) -> list[Annotation]:
+def _mended_annotations(picture: ImageRecord, repairs: Repairs) -> list[Annotation]:
     kept: list[Annotation] = []
     seen: set[tuple[int, str]] = set()
     for annotation in picture.annotations:
@@ -169,7 +171,7 @@ def _mended_annotations(picture: Picture, repairs: Repairs) -> list[Annotation]:
     return kept
 
 
-def _clipped(annotation: Annotation, picture: Picture, repairs: Repairs) -> Annotation:
+def _clipped(annotation: Annotation, picture: ImageRecord, repairs: Repairs) -> Annotation:
     """With polygons that leave the picture cut off at its edges, and the box too."""
     polygons = annotation.segmentation
     if not isinstance(polygons, list) or outline_problem(polygons, picture.height, picture.width):
