@@ -36,7 +36,7 @@ from instancefcn.data.dataset import Dataset
 from instancefcn.data.formats.layouts import open_datasets
 from instancefcn.data.loader import AspectBatches, TrainSet
 from instancefcn.data.transforms import Resize
-from instancefcn.evaluation.encoded import Predictions, encode
+from instancefcn.evaluation.predictions import Predictions, encode
 from instancefcn.evaluation.report import format_figure
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.files import atomic_write, write_json

@@ -37,8 +37,8 @@ from PIL import Image
 from instancefcn.bulk.cluster import connected, run
 from instancefcn.bulk.job import LARGEST_CHUNK, prepare
 from instancefcn.bulk.listing import Listing, cut, list_pictures
-from instancefcn.bulk.places import Folder
 from instancefcn.bulk.shards import encode, part_name, write_chunk
+from instancefcn.bulk.storage import Folder
 from instancefcn.bulk.worker import Power
 from instancefcn.bulk.worker import open_model as open_own
 from instancefcn.geometry.cropped_masks import CroppedMasks

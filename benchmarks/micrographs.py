@@ -26,8 +26,8 @@ import instancefcn
 from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
 from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.evaluation.matching import THRESHOLDS, Matches, match, mean_score
-from instancefcn.inference.formats import label_map
 from instancefcn.inference.predictor import Predictor
+from instancefcn.inference.result_formats import label_map
 from instancefcn.instances import Instances
 
 SCORES = tuple(round(0.05 * i, 2) for i in range(1, 20))

@@ -32,7 +32,7 @@ from torchvision.ops import box_iou
 import instancefcn
 from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
 from instancefcn.data.formats.layouts import open_dataset
-from instancefcn.evaluation.encoded import encode
+from instancefcn.evaluation.predictions import encode
 from instancefcn.evaluation.run import evaluate_predictions, in_order_of
 from instancefcn.files import write_json
 from instancefcn.geometry.cropped_masks import CroppedMasks

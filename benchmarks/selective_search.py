@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from instancefcn.data.dataset import OBJECT
 from instancefcn.data.formats.layouts import open_dataset
-from instancefcn.evaluation.encoded import Encoded, encode
+from instancefcn.evaluation.predictions import Encoded, encode
 from instancefcn.evaluation.proposals import COUNTS, measure_proposals
 from instancefcn.evaluation.report import format_figure
 from instancefcn.geometry.cropped_masks import CroppedMasks

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fakes import ColourNetwork, FakeLoaded
-from instancefcn.bulk.places import Folder
+from instancefcn.bulk.storage import Folder
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
 

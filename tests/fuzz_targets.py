@@ -411,8 +411,8 @@ class Targets:
             from fastapi.testclient import TestClient
         except ImportError:
             return []
-        from instancefcn.serve.api import build_api
-        from instancefcn.serve.results import Kept
+        from instancefcn.studio.api import build_api
+        from instancefcn.studio.results import Kept
         from served import Served
 
         served = Served()

@@ -12,7 +12,7 @@ from PIL import Image
 from fakes import NAMES, ColourNetwork, FakeLoaded
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
-from instancefcn.serve.service import Worker
+from instancefcn.studio.service import ModelQueue
 
 
 @dataclass
@@ -49,8 +49,8 @@ class Served:
         self.loads += 1
         return Predictor(FakeLoaded(self.network), "cpu")  # type: ignore[arg-type]
 
-    def worker(self, waiting: int = 16) -> Worker:
-        return Worker(self.load, waiting)
+    def worker(self, waiting: int = 16) -> ModelQueue:
+        return ModelQueue(self.load, waiting)
 
 
 def as_file(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

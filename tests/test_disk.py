@@ -14,7 +14,7 @@ from fakes import FakeLoaded, save_coloured
 from instancefcn.cli.main import app
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write
-from instancefcn.inference.journal import Done, Journal
+from instancefcn.inference.resume_log import Done, ResumeLog
 from instancefcn.models import zoo
 from instancefcn.published import checkpoint
 from tiny import tiny_spec
@@ -68,7 +68,7 @@ def test_predict_on_a_full_disk_goes_on_when_there_is_room(
 
 def test_a_journal_that_is_full_closes_in_peace(disk: Disk) -> None:
     place = disk("64k")
-    journal = Journal(place, {}, ["a.png"], resume=False)
+    journal = ResumeLog(place, {}, ["a.png"], resume=False)
     (place / "rest").write_bytes(bytes(48 * 1024))
     done = Done(0, "a.png", None, ["a.coco.json"], 1, {}, None)
 

@@ -393,7 +393,7 @@ def test_matlab_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, problems = read_split(tmp_path, "train")
     assert [a.label for a in dataset.pictures[0].annotations] == [2]
     assert ["object -5 has no category" in problems[0], "leads out of" in problems[1]] == [True, True]
-    monkeypatch.setattr(matlab, "MAX_PIXELS", 2000)
+    monkeypatch.setattr(sbd, "MAX_PIXELS", 2000)
     with pytest.raises(DataError, match=r"a\.mat: holds no GTinst .*it holds more than 2,000 bytes"):
         read_split(tmp_path, "train")
 

@@ -406,7 +406,7 @@ def _import_everything() -> None:
     """Once, so that no attempt pays for it; nothing may run yet, because threads do not survive a fork. And
     name a network of 0.1 million parameters, for the attempts to be quick.
     """
-    import instancefcn.inference.journal
+    import instancefcn.inference.resume_log
     import instancefcn.inference.writers
     import instancefcn.training.run  # noqa: F401
 

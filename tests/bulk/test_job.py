@@ -12,7 +12,7 @@ import pytest
 from bulk_models import colours
 from instancefcn.bulk.job import Job, prepare, sum_up
 from instancefcn.bulk.listing import list_pictures
-from instancefcn.bulk.worker import Power, Worker
+from instancefcn.bulk.worker import ChunkWorker, Power
 from instancefcn.errors import ConfigError, ImageError
 
 Begin = Callable[..., Job]
@@ -21,7 +21,7 @@ Begin = Callable[..., Job]
 def test_a_job_is_found_again_with_what_is_left(photos: Path, begin: Begin) -> None:
     job = begin(photos)
     assert (job.pictures, job.chunk, job.todo, job.pictures_left) == (10, 4, (0, 1, 2), 10)
-    Worker(job, Power(), colours).do(1)
+    ChunkWorker(job, Power(), colours).do(1)
     again = begin(photos, chunk=None, workers=7)
     assert (again.chunk, again.todo, again.pictures_left) == (4, (0, 2), 6)
 
@@ -101,7 +101,7 @@ def test_the_manifest_keeps_no_options_of_addresses(photos: Path, begin: Begin, 
 
 def test_the_end_counts_what_lies_there(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
-    worker = Worker(job, Power(), colours)
+    worker = ChunkWorker(job, Power(), colours)
     for chunk in job.todo:
         worker.do(chunk)
     left = tmp_path / "out" / "pictures" / ".part-000001-killed.parquet"

@@ -13,7 +13,7 @@ from pyarrow.fs import LocalFileSystem
 from fakes import save_coloured
 from instancefcn.bulk.job import own_files
 from instancefcn.bulk.listing import cut, list_pictures
-from instancefcn.bulk.reading import NotThePicture, fetch
+from instancefcn.bulk.reading import WrongImage, fetch
 from instancefcn.errors import ConfigError, ImageError
 
 
@@ -118,5 +118,5 @@ def test_a_name_that_is_not_utf8_is_a_picture_with_an_error(photos: Path) -> Non
     files = [row["file"] for table in cut(listing, listing.counts(), 4) for row in table.to_pylist()]
     (file,) = (file for file in files if "caf" in file)
     assert file.endswith(r"caf\udce9.png")
-    with pytest.raises(NotThePicture, match="cannot be fetched"):
+    with pytest.raises(WrongImage, match="cannot be fetched"):
         fetch(file, LocalFileSystem())

@@ -14,7 +14,7 @@ from bulk_models import UNWANTED, colours
 from fakes import FakeLoaded, coloured
 from instancefcn.bulk import reading, worker
 from instancefcn.bulk.job import Job
-from instancefcn.bulk.worker import Power, Worker
+from instancefcn.bulk.worker import ChunkWorker, Power
 from instancefcn.errors import ConfigError, ImageError, InstanceFCNError
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.inference.predictor import Predictor
@@ -39,7 +39,7 @@ def rows(out: Path, name: str) -> list[dict[str, Any]]:
 
 
 def do_all(job: Job, **power: Any) -> None:
-    one = Worker(job, Power(**power), colours)
+    one = ChunkWorker(job, Power(**power), colours)
     for chunk in job.todo:
         one.do(chunk)
 
@@ -104,7 +104,7 @@ def test_a_damaged_row_group_costs_its_rows(table: Path, photos: Path, begin: Be
 
 def test_a_chunk_that_is_done_is_not_done_again(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
-    one = Worker(job, Power(), colours)
+    one = ChunkWorker(job, Power(), colours)
     first = one({"chunk": [1, 2]})
     assert first["chunk"] == [1, 2]
     assert (first["pictures"], first["instances"], first["errors"]) == ([4, 2], [6, 4], [1, 0])
@@ -122,8 +122,8 @@ def test_a_picture_that_kills_becomes_an_error(
     job = begin(deadly)
     for _ in range(3):
         with pytest.raises(Died):
-            Worker(job, Power(), colours).do(0)
-    assert Worker(job, Power(), colours).do(0)["interrupted"] == 3
+            ChunkWorker(job, Power(), colours).do(0)
+    assert ChunkWorker(job, Power(), colours).do(0)["interrupted"] == 3
     errors = [row["error"] for row in rows(tmp_path / "out", "pictures")]
     assert [error is None for error in errors] == [True, False, True, True]
     assert "01.png: the process died 2 times" in errors[1]
@@ -137,9 +137,9 @@ def test_a_machine_that_kills_everything_stops_the_job(
         raise Died
 
     job = begin(photos, chunk=10)
-    one = Worker(job, Power(), colours)
+    one = ChunkWorker(job, Power(), colours)
     monkeypatch.setattr(one.predictor.network, "forward", die)
-    monkeypatch.setattr("instancefcn.bulk.journal.MOST_AT_FAULT", 2)
+    monkeypatch.setattr("instancefcn.bulk.attempts.MOST_AT_FAULT", 2)
     for _ in range(1 + 3 * 2):
         with pytest.raises(Died):
             one.do(0)
@@ -160,7 +160,7 @@ def test_a_picture_on_which_the_network_fails_becomes_an_error(
 def test_a_network_that_fails_on_all_stops_the_job(
     photos: Path, begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = Worker(begin(photos, chunk=10), Power(), colours)
+    one = ChunkWorker(begin(photos, chunk=10), Power(), colours)
     monkeypatch.setattr(one.predictor.network, "forward", lambda: None)
     with pytest.raises(InstanceFCNError, match=r"none of its 10 pictures .* of 9 .*TypeError"):
         one.do(0)
@@ -173,21 +173,21 @@ def test_a_lost_device_ends_the_process(
     coloured(*UNWANTED).save(photos / "02.png")
     monkeypatch.setattr(worker, "_lost", lambda device: True)
     with pytest.raises(Died):
-        Worker(begin(photos), Power(), colours).do(0)
+        ChunkWorker(begin(photos), Power(), colours).do(0)
 
 
 def test_pictures_that_all_vanish_stop_the_job(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
     photos.rename(tmp_path / "elsewhere")
     with pytest.raises(InstanceFCNError, match=r"none of its 4 pictures .* cannot be fetched"):
-        Worker(job, Power(), colours).do(0)
+        ChunkWorker(job, Power(), colours).do(0)
     assert begin(tmp_path / "elsewhere", out=str(tmp_path / "other")).pictures == 10
 
 
 def test_a_picture_that_vanishes_is_an_error(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
     (photos / "03.png").unlink()
-    Worker(job, Power(), colours).do(0)
+    ChunkWorker(job, Power(), colours).do(0)
     assert "cannot be fetched" in rows(tmp_path / "out", "pictures")[3]["error"]
 
 

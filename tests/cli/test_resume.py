@@ -14,7 +14,7 @@ import pytest
 
 from fakes import ColourNetwork, FakeLoaded, save_coloured
 from instancefcn.inference import writers
-from instancefcn.inference.formats import Item
+from instancefcn.inference.result_formats import ResultItem
 from instancefcn.published import checkpoint
 
 Run = Callable[..., Any]
@@ -193,7 +193,7 @@ def test_a_picture_that_vanishes_is_reported_and_the_rest_goes_on(
 ) -> None:
     write = writers.write_item
 
-    def vanish(found: Any, item: Item) -> list[Path]:
+    def vanish(found: Any, item: ResultItem) -> list[Path]:
         (many / "7.png").unlink(missing_ok=True)
         return write(found, item)
 

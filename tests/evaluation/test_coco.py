@@ -17,8 +17,8 @@ from instancefcn.data.formats.coco import read_coco
 from instancefcn.data.synthetic import write_shapes
 from instancefcn.evaluation.coco import NAMES, CocoScorer, attainable, ground_truth
 from instancefcn.evaluation.report import plot_precision_recall, table
+from instancefcn.evaluation.review import truth
 from instancefcn.evaluation.run import evaluate_predictions
-from instancefcn.evaluation.sheets import truth
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
 

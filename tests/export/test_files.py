@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from instancefcn.errors import ConfigError, ExportError
-from instancefcn.export import check, describe, export, graph_of, trace
+from instancefcn.export import check, describe, export, graph_of, trace_graph
 from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import Predictor
 from small import IDS, NAMES, photograph, predictor_of, small_instance_fcn
@@ -25,7 +25,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "onnx_predict.py"
 def program(predictor: Predictor) -> torch.export.ExportedProgram:
     """The small FCIS, traced for its one size."""
     example = torch.zeros((1, 3, 96, 144), dtype=torch.uint8)
-    return trace(graph_of(predictor, False, 10), example, False)
+    return trace_graph(graph_of(predictor, False, 10), example, False)
 
 
 def test_no_operator_of_our_own_is_left(program: torch.export.ExportedProgram) -> None:
@@ -140,7 +140,7 @@ def test_a_torch_program_of_one_size(
 ) -> None:
     import instancefcn.export as module
 
-    monkeypatch.setattr(module, "trace", lambda *words: program)
+    monkeypatch.setattr(module, "trace_graph", lambda *words: program)
     rows = export(predictor, tmp_path / "small.pt2", "torch-export", instances=10)
     assert {row.size for row in rows} == {(96, 144)}
     extra = {"instancefcn": ""}
@@ -167,7 +167,7 @@ def test_a_file_that_differs_is_not_kept(
         assert path.stat().st_size > 0
         return lambda picture: (lambda b, s, label, m: (b, s * 0.9, label, m))(*graph(picture))
 
-    monkeypatch.setattr(module, "trace", lambda *words: program)
+    monkeypatch.setattr(module, "trace_graph", lambda *words: program)
     monkeypatch.setattr(check, "runner", wrong)
     with (
         pytest.raises(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from instancefcn.export import check, graph_of, trace
+from instancefcn.export import check, graph_of, trace_graph
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.inference.predictor import Predictor
@@ -108,7 +108,7 @@ def test_instance_fcn_as_a_graph_finds_what_the_network_finds(size: tuple[int, i
 def test_instance_fcn_is_traced_for_one_size() -> None:
     graph = graph_of(predictor_of(small_instance_fcn()), False, 20)
     picture = photograph(96, 144)[None]
-    program = trace(graph, torch.zeros_like(picture), False)
+    program = trace_graph(graph, torch.zeros_like(picture), False)
     with torch.no_grad():
         wanted, found = graph(picture), program.module()(picture)
     assert int((wanted[1] > 0).sum()) > 5

@@ -13,12 +13,12 @@ from PIL import Image
 
 from fakes import NAMES, FakeLoaded, coloured, save_coloured
 from instancefcn.data.formats.layouts import open_dataset
+from instancefcn.data.paths import output_names
 from instancefcn.images.decoding import to_uint8_rgb
 from instancefcn.inference.predictor import Predictor
 from instancefcn.inference.writers import (
     CocoSummary,
     below_one_folder,
-    output_names,
     write_coco_results,
     write_overlay,
 )

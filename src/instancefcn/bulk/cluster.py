@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from instancefcn.bulk.job import Job, Summary, sum_up
-from instancefcn.bulk.worker import OpenModel, Power, Worker, open_model
+from instancefcn.bulk.worker import ChunkWorker, OpenModel, Power, open_model
 from instancefcn.console import progress
 from instancefcn.errors import ConfigError, InstanceFCNError
 
@@ -115,7 +115,7 @@ def _rows(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     chunks = ray.data.from_items([{"chunk": chunk} for chunk in job.todo], override_num_blocks=len(job.todo))
     results = chunks.map_batches(
-        Worker,
+        ChunkWorker,
         batch_size=1,
         # Never `Job.todo`: every actor would get the long list.
         fn_constructor_args=(replace(job, todo=()), power, open_model),

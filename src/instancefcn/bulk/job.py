@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet as pq
 
-from instancefcn.bulk import journal
+from instancefcn.bulk import attempts as journal
 from instancefcn.bulk.listing import SCHEMA, Listing, cut, path_on
-from instancefcn.bulk.places import Folder, absolute, open_place
 from instancefcn.bulk.shards import INSTANCES_FOLDER, PART, PICTURES_FOLDER, count_results
+from instancefcn.bulk.storage import Folder, absolute, open_place
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.version import __version__
 

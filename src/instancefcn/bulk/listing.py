@@ -13,11 +13,11 @@ import pyarrow as pa
 from pyarrow import fs
 from pyarrow import parquet as pq
 
-from instancefcn.bulk.places import absolute, open_place
+from instancefcn.bulk.storage import absolute, open_place
 from instancefcn.data.paths import PICTURE_SUFFIXES
 from instancefcn.errors import ImageError
-from instancefcn.inference.overlap import overlapped
 from instancefcn.inference.sources import EMPTY_SOURCE, OVERLAY_SUFFIX, find_pictures
+from instancefcn.inference.threaded_map import threaded_map
 from instancefcn.safe_text import writable_text
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -82,7 +82,7 @@ class Listing:
 
         if not any(map(is_parquet, self.file)):
             return [1] * len(self.file)
-        with closing(overlapped(count, range(len(self.file)), FOOTERS_AHEAD, threads=16)) as counted:
+        with closing(threaded_map(count, range(len(self.file)), FOOTERS_AHEAD, threads=16)) as counted:
             counts = list(counted)
         if problems:
             raise ImageError("\n".join(sorted(problems)))

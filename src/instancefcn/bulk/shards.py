@@ -12,7 +12,7 @@ from pyarrow import compute as pc
 from pyarrow import dataset
 from pyarrow import parquet as pq
 
-from instancefcn.bulk.places import Folder
+from instancefcn.bulk.storage import Folder
 from instancefcn.instances import Instances
 
 PICTURES_FOLDER, INSTANCES_FOLDER = "pictures", "instances"

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
+from instancefcn.bulk.attempts import AttemptLog
 from instancefcn.bulk.job import MODEL, Job
-from instancefcn.bulk.journal import Journal
-from instancefcn.bulk.places import Folder
-from instancefcn.bulk.reading import NotThePicture, Pick, Reader
+from instancefcn.bulk.reading import ChunkReader, Pick, WrongImage
 from instancefcn.bulk.shards import Found, Head, encode, read_counts, write_chunk
+from instancefcn.bulk.storage import Folder
 from instancefcn.errors import InstanceFCNError
-from instancefcn.inference.overlap import overlapped
 from instancefcn.inference.predictor import FileResult, Predictor, load
+from instancefcn.inference.threaded_map import threaded_map
 
 AHEAD = 4
 """Pictures that are read before their turn, and as many encoded behind; with large batches more."""
@@ -54,7 +54,7 @@ def open_model(out: Folder, device: str) -> Predictor:
         return load(path, device=device)
 
 
-class Worker:
+class ChunkWorker:
     """Holds the model and does chunk after chunk.
 
     Args:
@@ -67,7 +67,7 @@ class Worker:
         torch.set_num_threads(power.threads)
         self.job, self.power = job, power
         self.out = Folder(job.out)
-        self.reader = Reader(self.out, job.sources, job.chunk)
+        self.reader = ChunkReader(self.out, job.sources, job.chunk)
         self.predictor = open_model(self.out, power.device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Worker:
         start = time.perf_counter()
         counts, interrupted = read_counts(self.out, chunk), 0
         if counts is None:
-            journal = Journal(self.out, chunk)
+            journal = AttemptLog(self.out, chunk)
             interrupted = journal.interrupted
             counts = write_chunk(self.out, chunk, self._rows(chunk, journal))
             journal.close()
@@ -104,7 +104,7 @@ class Worker:
             nothing = dict.fromkeys(("pictures", "instances", "errors", "interrupted"), 0)
             return {"chunk": chunk, **nothing, "seconds": 0.0, "fault": str(fault)}
 
-    def _rows(self, chunk: int, journal: Journal) -> list[tuple[Head, Found]]:
+    def _rows(self, chunk: int, journal: AttemptLog) -> list[tuple[Head, Found]]:
         if journal.interrupted:
             rows = list(self._one_by_one(chunk, journal))
         else:
@@ -133,13 +133,13 @@ class Worker:
 
         ahead = max(AHEAD, 2 * self.power.batch)
         with (
-            closing(overlapped(self.reader.read, noted(), ahead)) as read,
-            closing(overlapped(_found, self._segment(read, self.power.batch), ahead, threads=1)) as found,
+            closing(threaded_map(self.reader.read, noted(), ahead)) as read,
+            closing(threaded_map(_found, self._segment(read, self.power.batch), ahead, threads=1)) as found,
         ):
             encoded = list(found)
         return list(zip(heads, encoded, strict=True))
 
-    def _one_by_one(self, chunk: int, journal: Journal | None) -> Iterator[tuple[Head, Found]]:
+    def _one_by_one(self, chunk: int, journal: AttemptLog | None) -> Iterator[tuple[Head, Found]]:
         """Every picture alone, so that one at fault is known by its number."""
         for pick in self.reader.picks(chunk):
             head = pick.head
@@ -171,7 +171,7 @@ class Worker:
 
 def _found(result: FileResult) -> Found:
     if result.instances is None:
-        return Found(str(result.error), doubtful=isinstance(result.error, NotThePicture))
+        return Found(str(result.error), doubtful=isinstance(result.error, WrongImage))
     return encode(result.instances)
 
 

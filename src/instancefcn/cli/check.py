@@ -51,7 +51,7 @@ def check(
     if not json_:
         typer.echo(plain(summary(report)))
     if out is not None:
-        from instancefcn.evaluation.suspicious import write_sheet
+        from instancefcn.evaluation.findings_sheet import write_sheet
 
         write_json(out / "report.json", result)
         shown = write_sheet(report, out / "suspicious.png")

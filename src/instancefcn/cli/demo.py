@@ -30,8 +30,8 @@ def demo(
 
     from rich.console import Console
 
-    from instancefcn.inference.formats import Item
     from instancefcn.inference.predictor import load
+    from instancefcn.inference.result_formats import ResultItem
     from instancefcn.inference.sources import find_pictures
     from instancefcn.inference.writers import WRITERS, finish, write_item
 
@@ -48,7 +48,9 @@ def demo(
             if result.picture is None or result.instances is None:
                 raise RuntimeError(f"a bundled photograph is damaged: {result.error}")
             path = paths[number]
-            written += write_item(writers, Item(number, path.stem, path, result.picture, result.instances))
+            written += write_item(
+                writers, ResultItem(number, path.stem, path, result.picture, result.instances)
+            )
             seconds.append(result.seconds)
             _add_rows(table, path.name, result.instances)
         proposed = _propose(out, next(path for path in paths if path.stem == PROPOSALS_IN))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instancefcn.data.dataset import Dataset, ImageRecord
-from instancefcn.evaluation.encoded import Predictions
+from instancefcn.evaluation.predictions import Predictions
 from instancefcn.geometry.outlines import to_rle
 
 Kind = Literal["mask", "box"]

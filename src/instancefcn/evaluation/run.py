@@ -14,7 +14,7 @@ from instancefcn.data.dataset import OBJECT, Dataset, ImageRecord
 from instancefcn.data.formats.layouts import describe_layout, open_dataset
 from instancefcn.errors import ConfigError, DataError, InstanceFCNError
 from instancefcn.evaluation.coco import CocoResult, CocoScorer, attainable
-from instancefcn.evaluation.encoded import Predictions, encode
+from instancefcn.evaluation.predictions import Predictions, encode
 from instancefcn.evaluation.proposals import ProposalResult, measure_proposals
 from instancefcn.evaluation.report import plot_precision_recall, plot_recall
 from instancefcn.evaluation.review import write_review

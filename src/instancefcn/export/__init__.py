@@ -78,7 +78,7 @@ def export(
     check_file(path)
     graph = graph_of(predictor, dynamic, instances)
     example = torch.zeros((1, 3, *example_size(predictor, dynamic)), dtype=torch.uint8)
-    program = trace(graph, example, dynamic)
+    program = trace_graph(graph, example, dynamic)
     description = json.dumps(describe(predictor, graph, dynamic), allow_nan=False)
     with atomic_write(path) as temporary:
         if form == "onnx":
@@ -153,7 +153,7 @@ def describe(predictor: Predictor, graph: FCISGraph | InstanceFCNGraph, dynamic:
     }
 
 
-def trace(graph: nn.Module, example: Tensor, dynamic: bool) -> torch.export.ExportedProgram:
+def trace_graph(graph: nn.Module, example: Tensor, dynamic: bool) -> torch.export.ExportedProgram:
     """The graph as torch records it. Raises ExportError when an operator of our own is left in it."""
     with _quiet(), torch.no_grad():
         # Bilinear growing and rounded-up pooling make sizes that are equal, but not to a prover.

@@ -21,7 +21,7 @@ from instancefcn.geometry.resizing import of_one_shape
 from instancefcn.images.decoding import to_uint8_rgb
 from instancefcn.images.download import read_file_or_url
 from instancefcn.images.opening import open_image
-from instancefcn.inference.overlap import overlapped
+from instancefcn.inference.threaded_map import threaded_map
 from instancefcn.inference.tiling import PER_TILE, segment_tiled
 from instancefcn.instances import Instances
 from instancefcn.profiling import stage
@@ -33,7 +33,7 @@ DEFAULT_MODEL = "fcis-animals7"
 DEFAULT_SCORE = 0.5
 """What people want to see. Evaluation asks for everything (0)."""
 
-Picture: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
+ImageInput: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,12 +96,12 @@ class Predictor:
 
     @overload
     def __call__(
-        self, pictures: Picture, *, score: float = ..., batch_size: int = ..., tile: int | None = ...
+        self, pictures: ImageInput, *, score: float = ..., batch_size: int = ..., tile: int | None = ...
     ) -> Instances: ...
 
     def __call__(
         self,
-        pictures: Picture | list[Any] | tuple[Any, ...],
+        pictures: ImageInput | list[Any] | tuple[Any, ...],
         *,
         score: float = DEFAULT_SCORE,
         batch_size: int = 4,
@@ -160,10 +160,10 @@ class Predictor:
         """
         if isinstance(paths, (str, Path)):
             raise ConfigError(f"files() takes a list of paths: say files([{str(paths)!r}])")
-        known = overlapped(_weighed, paths, ahead) if ahead else ((path, 0) for path in paths)
+        known = threaded_map(_weighed, paths, ahead) if ahead else ((path, 0) for path in paths)
         with (
             closing(known) as weighed,
-            closing(overlapped(_try_read, weighed, ahead, pixels=itemgetter(1))) as read,
+            closing(threaded_map(_try_read, weighed, ahead, pixels=itemgetter(1))) as read,
         ):
             yield from self.decoded(read, score=score, batch_size=batch_size, tile=tile, top=top)
 
@@ -249,7 +249,7 @@ class Predictor:
         ]
 
     def _segment(
-        self, pictures: Sequence[Picture], score: float, batch_size: int, tile: int | None
+        self, pictures: Sequence[ImageInput], score: float, batch_size: int, tile: int | None
     ) -> list[Instances]:
         found = self._run([_decode(picture) for picture in pictures], score, batch_size, tile)
         sources = [str(picture) if isinstance(picture, (str, Path)) else None for picture in pictures]

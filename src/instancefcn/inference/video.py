@@ -19,8 +19,8 @@ from instancefcn.errors import ConfigError, ImageError
 from instancefcn.files import atomic_write
 from instancefcn.images.drawing import draw
 from instancefcn.images.opening import check_size
-from instancefcn.inference.formats import Item, Writer
 from instancefcn.inference.predictor import FileResult
+from instancefcn.inference.result_formats import ResultItem, Writer
 from instancefcn.inference.sources import MOVIE_SUFFIX
 from instancefcn.inference.writers import COCO_SUFFIX, CocoSummary
 
@@ -176,7 +176,7 @@ class Movie(Writer):
             with suppress(InterruptedError):
                 self._file.__exit__(InterruptedError, unfinished, None)
 
-    def write(self, item: Item) -> list[Path]:
+    def write(self, item: ResultItem) -> list[Path]:
         av = load_av()
         assert item.frame is not None
         picture = np.asarray(draw(item.picture, item.instances, labels=self.labels, fill=self.fill))
@@ -219,7 +219,7 @@ class FrameResults(Writer):
         super().__init__(out, class_names, category_ids)
         self.name, self.summary = name, CocoSummary(class_names, category_ids)
 
-    def write(self, item: Item) -> list[Path]:
+    def write(self, item: ResultItem) -> list[Path]:
         assert item.frame is not None
         self.summary.add(item.frame + 1, item.source, item.instances, item.frame)
         return []

@@ -16,9 +16,9 @@ from torch import nn
 
 from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.data.transforms import Resize
-from instancefcn.evaluation.encoded import Predictions, encode
+from instancefcn.evaluation.predictions import Predictions, encode
+from instancefcn.evaluation.review import write_comparison
 from instancefcn.evaluation.run import evaluate_predictions
-from instancefcn.evaluation.sheets import compare
 from instancefcn.geometry.resizing import of_one_shape
 from instancefcn.images.decoding import read_image
 from instancefcn.instances import Instances
@@ -129,7 +129,7 @@ class Evaluator(L.Callback):
             self.metrics = json.loads(json.dumps(evaluate_predictions(dataset, found)))
             self._report(trainer, self.metrics, epoch, time.monotonic() - started)
             if config.pictures_every and (last or epoch % config.pictures_every == 0):
-                compare(dataset, found, self.out / "pictures" / f"epoch_{epoch:03}.png")
+                write_comparison(dataset, found, self.out / "pictures" / f"epoch_{epoch:03}.png")
         self.metrics = trainer.strategy.broadcast(self.metrics)
         assert self.metrics is not None
         reached = _lookup(self.metrics, self.figures[self.goal])

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.conftest import PHOTOS, blocks, labelme_shapes, shape, size_of, yolo_line
 from instancefcn.data.dataset import Dataset, rasterize
 from instancefcn.data.formats.layouts import describe_layout, open_datasets, read_split, splits_of
 from instancefcn.data.formats.voc import VOC_CLASSES
 from instancefcn.data.paths import pictures_below
 from instancefcn.errors import DataError
-
-from .conftest import PHOTOS, blocks, labelme_shapes, shape, size_of, yolo_line
 
 
 def same_as_blocks(dataset: Dataset, name: str, wanted: list[int], ordered: bool = True) -> None:

@@ -16,11 +16,19 @@ from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
 from fakes import IDS, NAMES, coloured
-from instancefcn.cli.wanted import KINDS
+from instancefcn.cli.prediction_request import KINDS
 from instancefcn.errors import ConfigError
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.images.decoding import to_uint8_rgb
-from instancefcn.inference.formats import CutOuts, Item, LabelMap, LabelMe, Table, YoloLabels, label_map
+from instancefcn.inference.result_formats import (
+    CutOuts,
+    LabelMap,
+    LabelMe,
+    ResultItem,
+    Table,
+    YoloLabels,
+    label_map,
+)
 from instancefcn.inference.writers import WRITERS, finish, write_item
 from instancefcn.instances import Instances
 
@@ -41,8 +49,8 @@ def found() -> Instances:
 
 
 @pytest.fixture
-def item(found: Instances) -> Item:
-    return Item(0, "x", Path("photos/x.png"), to_uint8_rgb(coloured(SIZE[1], SIZE[0])), found)
+def item(found: Instances) -> ResultItem:
+    return ResultItem(0, "x", Path("photos/x.png"), to_uint8_rgb(coloured(SIZE[1], SIZE[0])), found)
 
 
 def polygons(rings: list[list[float]]) -> np.ndarray:
@@ -58,7 +66,7 @@ def test_every_kind_has_its_writer() -> None:
     assert tuple(WRITERS) == KINDS
 
 
-def test_yolo_labels_are_one_polygon_an_object(tmp_path: Path, item: Item) -> None:
+def test_yolo_labels_are_one_polygon_an_object(tmp_path: Path, item: ResultItem) -> None:
     writer = YoloLabels(tmp_path, NAMES, IDS)
     assert writer.write(item) == [tmp_path / "labels" / "x.txt"]
     writer.write(replace(item, name="none", instances=item.instances[:0]))
@@ -78,7 +86,7 @@ def test_yolo_labels_are_one_polygon_an_object(tmp_path: Path, item: Item) -> No
     assert np.array(lines[2][1:], float) * ([60, 40] * 4) == pytest.approx([1, 2, 9, 2, 9, 8, 1, 8], abs=1e-4)
 
 
-def test_labelme_has_a_polygon_a_part(tmp_path: Path, item: Item) -> None:
+def test_labelme_has_a_polygon_a_part(tmp_path: Path, item: ResultItem) -> None:
     photo = tmp_path / "photos" / "x.png"
     (path,) = LabelMe(tmp_path / "out", NAMES, IDS).write(replace(item, source=photo))
     assert path == tmp_path / "out" / "labelme" / "x.json"
@@ -96,7 +104,7 @@ def test_labelme_has_a_polygon_a_part(tmp_path: Path, item: Item) -> None:
     assert iou(polygons(rings[1:3]), dense[1]) > 0.85
 
 
-def test_labelme_finds_the_picture_from_a_linked_folder(tmp_path: Path, item: Item) -> None:
+def test_labelme_finds_the_picture_from_a_linked_folder(tmp_path: Path, item: ResultItem) -> None:
     (tmp_path / "disk" / "deep").mkdir(parents=True)
     (tmp_path / "out").symlink_to(tmp_path / "disk" / "deep", target_is_directory=True)
     photo = tmp_path / "photos" / "x.png"
@@ -106,14 +114,14 @@ def test_labelme_finds_the_picture_from_a_linked_folder(tmp_path: Path, item: It
     assert (path.parent / json.loads(path.read_text())["imagePath"]).samefile(photo)
 
 
-def test_labelme_holds_a_picture_that_has_no_file(tmp_path: Path, item: Item) -> None:
+def test_labelme_holds_a_picture_that_has_no_file(tmp_path: Path, item: ResultItem) -> None:
     (path,) = LabelMe(tmp_path, NAMES, IDS).write(replace(item, source="https://example.org/x.png"))
     inside = base64.b64decode(json.loads(path.read_text())["imageData"])
     with Image.open(io.BytesIO(inside)) as image:
         assert torch.equal(to_uint8_rgb(image), item.picture)
 
 
-def test_cut_outs_are_what_the_mask_covers(tmp_path: Path, item: Item) -> None:
+def test_cut_outs_are_what_the_mask_covers(tmp_path: Path, item: ResultItem) -> None:
     item = replace(item, instances=replace(item.instances, class_names=("red/hot", "green")))
     written = CutOuts(tmp_path, ("red/hot", "green"), IDS).write(item)
     assert [path.name for path in written] == ["x-1-green.png", "x-2-red_hot.png"]
@@ -127,7 +135,7 @@ def test_cut_outs_are_what_the_mask_covers(tmp_path: Path, item: Item) -> None:
         assert int((np.asarray(image)[..., 3] == 255).sum()) == int(item.instances.masks.areas()[1])
 
 
-def test_cut_outs_of_an_earlier_call_go(tmp_path: Path, item: Item) -> None:
+def test_cut_outs_of_an_earlier_call_go(tmp_path: Path, item: ResultItem) -> None:
     """Those of this picture, and no others."""
     CutOuts(tmp_path, NAMES, IDS).write(item)
     others = ["x-1-blue.png", "x-1-green-2-red.png", "x-one-red.png", "y-1-red.png", "x-3.png"]
@@ -137,7 +145,7 @@ def test_cut_outs_of_an_earlier_call_go(tmp_path: Path, item: Item) -> None:
     assert {path.name for path in (tmp_path / "cutouts").iterdir()} == {"x-1-green.png", *others}
 
 
-def test_the_label_map_holds_the_better_object_on_top(tmp_path: Path, item: Item) -> None:
+def test_the_label_map_holds_the_better_object_on_top(tmp_path: Path, item: ResultItem) -> None:
     (path,) = LabelMap(tmp_path, NAMES, IDS).write(item)
     with Image.open(path) as image:
         assert image.mode.startswith("I;16")
@@ -158,7 +166,7 @@ def test_a_label_map_has_room_for_65535() -> None:
         label_map(many(65_536))
 
 
-def test_the_table_has_a_row_an_object_in_the_order_of_the_pictures(tmp_path: Path, item: Item) -> None:
+def test_the_table_has_a_row_an_object_in_the_order_of_the_pictures(tmp_path: Path, item: ResultItem) -> None:
     table = Table(tmp_path, NAMES, IDS)
     table.write(replace(item, number=1, source="https://example.org/y.png", frame=7))
     table.write(item)
@@ -176,7 +184,7 @@ def test_the_table_has_a_row_an_object_in_the_order_of_the_pictures(tmp_path: Pa
     assert (rows[2]["area"], rows[2]["centroid_x"]) == ("0", "")
 
 
-def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, item: Item) -> None:
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, item: ResultItem) -> None:
     (tmp_path / "labels").write_text("a file, not a folder")
     writers = [YoloLabels(tmp_path, NAMES, IDS)]
     with pytest.raises(ConfigError, match=r"labels.*cannot be written"):

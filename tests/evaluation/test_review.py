@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from instancefcn.data.dataset import Dataset, ImageRecord
-from instancefcn.evaluation import sheets
-from instancefcn.evaluation.encoded import Encoded, Predictions
+from instancefcn.evaluation import review as sheets
+from instancefcn.evaluation.predictions import Encoded, Predictions
 
 
 @pytest.mark.parametrize(

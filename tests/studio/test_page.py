@@ -24,7 +24,7 @@ import httpx
 import uvicorn
 
 from fakes import coloured
-from instancefcn.serve.app import build_app
+from instancefcn.studio.app import build_app
 from served import Served, as_file
 
 EVIL = "<img src=x onerror=\"document.title='broken'\">"

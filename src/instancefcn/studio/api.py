@@ -16,8 +16,8 @@ from starlette.requests import ClientDisconnect
 from instancefcn.errors import ImageError, InstanceFCNError
 from instancefcn.inference.predictor import DEFAULT_SCORE
 from instancefcn.inference.writers import prediction
-from instancefcn.serve.results import Kept, plain, write_cutouts
-from instancefcn.serve.service import MAX_BYTES, BusyError, Turns, Worker
+from instancefcn.studio.results import Kept, safe_name, write_cutouts
+from instancefcn.studio.service import MAX_BYTES, BusyError, ModelQueue, Turns
 
 BODY_SECONDS = 60
 """How long a body may take to arrive: until then it holds a place in the queue."""
@@ -29,7 +29,7 @@ Score = Annotated[float, Query(ge=0, le=1)]
 Top = Annotated[int, Query(ge=1, le=1000)]
 
 
-def build_api(finder: Worker, proposer: Worker, kept: Kept) -> FastAPI:
+def build_api(finder: ModelQueue, proposer: ModelQueue, kept: Kept) -> FastAPI:
     """The routes below /api. Every error is answered with {"error": "..."}.
 
     Args:
@@ -64,7 +64,7 @@ def _refuse_others(request: Request, *known: str) -> None:
         raise HTTPException(422, f"unknown in the query: {', '.join(unknown)}; known: {', '.join(known)}")
 
 
-async def _segment(worker: Worker, request: Request, score: float, top: int | None) -> Response:
+async def _segment(worker: ModelQueue, request: Request, score: float, top: int | None) -> Response:
     with worker.turns.place():
         data = await _body(request)
         _, instances = await worker.segment(data, score, top)
@@ -111,7 +111,7 @@ def _add_downloads(app: FastAPI, kept: Kept) -> None:
         if chosen and not 0 <= chosen[0] <= chosen[-1] < len(result.document["instances"]):
             raise HTTPException(422, f"there are {len(result.document['instances'])} instances, from 0")
         if kind == "json":
-            return JSONResponse(result.chosen(chosen), headers=_attachment(f"{plain(result.name)}.json"))
+            return JSONResponse(result.chosen(chosen), headers=_attachment(f"{safe_name(result.name)}.json"))
         file = tempfile.TemporaryFile()  # noqa: SIM115 (closed when it is sent)
         with turns.place():
             await turns.run(write_cutouts, file, result, chosen)
@@ -119,7 +119,7 @@ def _add_downloads(app: FastAPI, kept: Kept) -> None:
         return StreamingResponse(
             iter(lambda: file.read(1 << 16), b""),
             media_type="application/zip",
-            headers=_attachment(f"{plain(result.name)}-cutouts.zip"),
+            headers=_attachment(f"{safe_name(result.name)}-cutouts.zip"),
             background=BackgroundTask(file.close),
         )
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.images.drawing import colour_of
 from instancefcn.instances import Instances
-from instancefcn.serve.service import decode
+from instancefcn.studio.service import decode
 
 SHOWN_SIDE = 1280
 """The longer side, in pixels, of the picture that the page shows. Outlines are traced at this size."""
@@ -33,7 +33,7 @@ KEPT_BYTES = 256_000_000
 
 
 @dataclass(frozen=True)
-class Result:
+class PageResult:
     """One picture and what was found in it.
 
     Attributes:
@@ -55,11 +55,11 @@ class Kept:
     """The latest results, each under a token that only its page knows."""
 
     def __init__(self, budget: int = KEPT_BYTES) -> None:
-        self._results: OrderedDict[str, Result] = OrderedDict()
+        self._results: OrderedDict[str, PageResult] = OrderedDict()
         self._budget, self._used = budget, 0
         self._lock = threading.Lock()
 
-    def add(self, result: Result) -> str:
+    def add(self, result: PageResult) -> str:
         """Keep a result; return its token."""
         token = secrets.token_urlsafe(16)
         with self._lock:
@@ -69,13 +69,13 @@ class Kept:
                 self._used -= _cost(self._results.popitem(last=False)[1])
         return token
 
-    def get(self, token: str) -> Result | None:
+    def get(self, token: str) -> PageResult | None:
         """The result, unless newer ones have taken its place."""
         with self._lock:
             return self._results.get(token)
 
 
-def _cost(result: Result) -> int:
+def _cost(result: PageResult) -> int:
     masks = sum(len(one["segmentation"]["counts"]) for one in result.document["instances"])
     return len(result.data) + masks + 1000 * (1 + len(result.document["instances"]))
 
@@ -152,7 +152,7 @@ def _trace(values: NDArray[np.uint8]) -> list[NDArray[Any]]:
     return [np.asarray(line) for line in generator.lines(127.5)]
 
 
-def write_cutouts(file: IO[bytes], result: Result, keep: Sequence[int]) -> None:
+def write_cutouts(file: IO[bytes], result: PageResult, keep: Sequence[int]) -> None:
     """Write a ZIP of PNG files, one for each chosen instance: the picture inside its mask, transparent
     elsewhere, cut to the mask's tight box.
 
@@ -171,10 +171,12 @@ def write_cutouts(file: IO[bytes], result: Result, keep: Sequence[int]) -> None:
             cut = np.concatenate((picture[y1:y2, x1:x2] * (alpha > 0), alpha), axis=2)
             png = BytesIO()
             Image.fromarray(cut).save(png, "PNG", compress_level=3)
-            archive.writestr(f"{index + 1:03}-{plain(row['class'])}-{row['score']:.2f}.png", png.getvalue())
+            archive.writestr(
+                f"{index + 1:03}-{safe_name(row['class'])}-{row['score']:.2f}.png", png.getvalue()
+            )
 
 
-def plain(name: str) -> str:
+def safe_name(name: str) -> str:
     """A name that is safe in a file's name and in an HTTP header."""
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:80] or "picture"
 

@@ -13,8 +13,8 @@ import gradio as gr
 from instancefcn.errors import InstanceFCNError
 from instancefcn.inference.predictor import DEFAULT_SCORE
 from instancefcn.inference.writers import prediction
-from instancefcn.serve.results import Kept, Result, view
-from instancefcn.serve.service import MAX_BYTES, SUFFIXES, WAITING, Worker
+from instancefcn.studio.results import Kept, PageResult, view
+from instancefcn.studio.service import MAX_BYTES, SUFFIXES, WAITING, ModelQueue
 
 FLOOR = 0.05
 """Objects of classes below this score are not even sent to the page: its slider starts here."""
@@ -34,7 +34,7 @@ CSS = """
 """What Gradio's own look is changed by; the viewer brings its own."""
 
 HOUR = 3600
-PAGE = files("instancefcn") / "serve" / "assets"
+PAGE = files("instancefcn") / "studio" / "assets"
 
 
 class Page:
@@ -47,7 +47,7 @@ class Page:
         examples: picture files to click.
     """
 
-    def __init__(self, finder: Worker, proposer: Worker, kept: Kept, examples: list[Path]) -> None:
+    def __init__(self, finder: ModelQueue, proposer: ModelQueue, kept: Kept, examples: list[Path]) -> None:
         self.workers = {"predict": finder, "propose": proposer}
         self.kept, self.examples = kept, examples
 
@@ -81,7 +81,7 @@ class Page:
         except InstanceFCNError as error:
             return _complain(str(error))
         document = await asyncio.to_thread(prediction, name, found)
-        token = self.kept.add(Result(name, data, document))
+        token = self.kept.add(PageResult(name, data, document))
         scores = found.scores.tolist()
         return token, {
             "token": token,

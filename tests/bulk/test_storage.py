@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from instancefcn.bulk.places import Folder
+from instancefcn.bulk.storage import Folder
 from instancefcn.errors import ConfigError
 
 

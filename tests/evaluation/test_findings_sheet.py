@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageColor, ImageFont
 
 from instancefcn.data.doctor.examine import examine
-from instancefcn.evaluation.suspicious import (
+from instancefcn.evaluation.findings_sheet import (
     CAPTION,
     GAP,
     HEIGHT,

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from instancefcn.cli.reporting import as_json, describe, reporter
-from instancefcn.cli.wanted import AHEAD, Tally, Wanted, item_of
+from instancefcn.cli.prediction_request import AHEAD, PredictionRequest, Tally, item_of
+from instancefcn.cli.progress_report import as_json, count_by_class, reporter
 from instancefcn.files import writable
 
 if TYPE_CHECKING:
     from instancefcn.inference.explain import Explanation
-    from instancefcn.inference.formats import Item
-    from instancefcn.inference.journal import Done, Journal
     from instancefcn.inference.predictor import FileResult, Predictor
+    from instancefcn.inference.result_formats import ResultItem
+    from instancefcn.inference.resume_log import Done, ResumeLog
     from instancefcn.inference.sources import Sources
 
 
@@ -29,14 +29,14 @@ def pictures(
     predictor: Predictor,
     sources: tuple[Path | str, ...],
     names: list[str],
-    wanted: Wanted,
+    wanted: PredictionRequest,
     writers: list[Any],
     tally: Tally,
-    journal: Journal | None,
+    journal: ResumeLog | None,
 ) -> None:
     """Segment the pictures that the journal does not know as done, write and report."""
     from instancefcn.inference.explain import explain, write_explanation
-    from instancefcn.inference.overlap import overlapped
+    from instancefcn.inference.threaded_map import threaded_map
     from instancefcn.inference.writers import write_item
 
     ahead = max(AHEAD, 2 * wanted.batch)
@@ -77,7 +77,7 @@ def pictures(
         if before:
             report.line(f"going on: {len(before)} of {len(sources)} pictures were done before")
         todo = (explained(result) for result in results)
-        written = stack.enter_context(closing(overlapped(write, todo, ahead, pixels=_pixels)))
+        written = stack.enter_context(closing(threaded_map(write, todo, ahead, pixels=_pixels)))
         for number in range(len(sources)):
             if number in before:
                 done: Done | None = before[number]
@@ -89,7 +89,7 @@ def pictures(
                     if journal is not None:
                         journal.add(done)
                     assert result.instances is not None
-                    said = f"{describe(result.instances)} ({result.seconds:.2f} s){_darkness(result)}"
+                    said = f"{count_by_class(result.instances)} ({result.seconds:.2f} s){_darkness(result)}"
                     report.line(f"{result.path}: {said}")
             report.advance()
             tally.add(done)
@@ -111,8 +111,10 @@ def _pixels(work: tuple[int, FileResult, Explanation | None]) -> int:
     return 0 if picture is None else picture.shape[1] * picture.shape[2]
 
 
-def _done(item: Item, files: list[Path], writers: list[Any], wanted: Wanted, result: FileResult) -> Done:
-    from instancefcn.inference.journal import Done, stamp_of
+def _done(
+    item: ResultItem, files: list[Path], writers: list[Any], wanted: PredictionRequest, result: FileResult
+) -> Done:
+    from instancefcn.inference.resume_log import Done, stamp_of
 
     return Done(
         item.number,
@@ -125,11 +127,13 @@ def _done(item: Item, files: list[Path], writers: list[Any], wanted: Wanted, res
     )
 
 
-def open_journal(predictor: Predictor, found: Sources, wanted: Wanted, writers: list[Any]) -> Journal | None:
+def open_journal(
+    predictor: Predictor, found: Sources, wanted: PredictionRequest, writers: list[Any]
+) -> ResumeLog | None:
     """The journal of a call whose results can be completed later, after what it holds was taken up."""
     if found.videos or not wanted.writes:
         return None
-    from instancefcn.inference.journal import NAME, Journal, identity
+    from instancefcn.inference.resume_log import NAME, ResumeLog, identity
 
     asked = {
         "score": wanted.score,
@@ -141,7 +145,7 @@ def open_journal(predictor: Predictor, found: Sources, wanted: Wanted, writers: 
     }
     if not wanted.resume and (wanted.out / NAME).exists():
         typer.echo(f"a stopped call was in {wanted.out}; this one starts anew, without --resume", err=True)
-    journal = Journal(wanted.out, {**identity(predictor), **asked}, found.pictures, wanted.resume)
+    journal = ResumeLog(wanted.out, {**identity(predictor), **asked}, found.pictures, wanted.resume)
     for number, done in journal.done.items():
         for writer in writers:
             writer.restore(number, done.kept[type(writer).__name__])

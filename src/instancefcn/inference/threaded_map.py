@@ -11,11 +11,11 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-ROOM = 64_000_000
+MAX_PIXELS_UNDER_WAY = 64_000_000
 """Pixels of the pictures that may be under way at once; a larger picture is alone."""
 
 
-def overlapped(
+def threaded_map(
     function: Callable[[In], Out],
     items: Iterable[In],
     ahead: int,
@@ -47,7 +47,7 @@ def overlapped(
     try:
         for item in items:
             size = pixels(item)
-            while pending and sum(other for _, other in pending) + size > ROOM:
+            while pending and sum(other for _, other in pending) + size > MAX_PIXELS_UNDER_WAY:
                 yield pending.popleft()[0].result()
             pending.append((pool.submit(function, item), size))
             while pending and (len(pending) > ahead or pending[0][0].done()):

@@ -46,7 +46,7 @@ class Done:
     said: dict[str, Any] | None
 
 
-class Journal:
+class ResumeLog:
     """The file, open for writing.
 
     Args:

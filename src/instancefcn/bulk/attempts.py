@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from instancefcn.bulk.places import Folder
+from instancefcn.bulk.storage import Folder
 from instancefcn.errors import ConfigError
 
 FOLDER = "attempts"
@@ -17,7 +17,7 @@ MOST_AT_FAULT = 8
 """Of one chunk. When more pictures kill their process, the machine is ill."""
 
 
-class Journal:
+class AttemptLog:
     """A note beside the results while a chunk is under way.
 
     The first attempt says only that it has begun. When it is found by a second one, pictures are done one by

@@ -75,7 +75,7 @@ def reporter(total: int) -> Iterator[Reporter]:
         yield BarReporter(total, bar)
 
 
-def describe(instances: Instances) -> str:
+def count_by_class(instances: Instances) -> str:
     """For example "2 deer, 1 tiger", the most frequent first; "nothing" for none."""
     return ", ".join(f"{n} {name}" for name, n in Counter(instances.names).most_common()) or "nothing"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fakes import ColourNetwork, coloured
-from instancefcn.evaluation.encoded import decode, encode
+from instancefcn.evaluation.predictions import decode, encode
 from instancefcn.images.decoding import to_uint8_rgb
 from instancefcn.instances import Instances
 

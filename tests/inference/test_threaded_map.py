@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from instancefcn.inference.overlap import ROOM, overlapped
+from instancefcn.inference.threaded_map import MAX_PIXELS_UNDER_WAY, threaded_map
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3, 50])
@@ -17,7 +17,7 @@ def test_results_keep_their_order(ahead: int) -> None:
         time.sleep(0.004 * (number % 2 == 0))
         return number * number
 
-    assert list(overlapped(slow_when_even, range(20), ahead)) == [n * n for n in range(20)]
+    assert list(threaded_map(slow_when_even, range(20), ahead)) == [n * n for n in range(20)]
 
 
 def test_calls_overlap_with_the_drawing_of_items() -> None:
@@ -32,7 +32,7 @@ def test_calls_overlap_with_the_drawing_of_items() -> None:
     def call(number: int) -> bool:
         return number == 5 or drawn[number + 1].wait(5)
 
-    assert all(overlapped(call, items(), ahead=2))
+    assert all(threaded_map(call, items(), ahead=2))
 
 
 @pytest.mark.parametrize("ahead", [1, 4])
@@ -45,7 +45,7 @@ def test_no_more_than_so_many_are_under_way(ahead: int) -> None:
             begun += 1
             yield number
 
-    for done, _ in enumerate(overlapped(lambda n: time.sleep(0.001), items(), ahead)):
+    for done, _ in enumerate(threaded_map(lambda n: time.sleep(0.001), items(), ahead)):
         most = max(most, begun - done)
     assert most <= ahead + 2
 
@@ -66,7 +66,7 @@ def test_large_pictures_are_under_way_alone() -> None:
             under_way.remove(number)
         return number
 
-    results = overlapped(call, range(len(sizes)), 4, pixels=lambda n: sizes[n] * ROOM // 4)
+    results = threaded_map(call, range(len(sizes)), 4, pixels=lambda n: sizes[n] * MAX_PIXELS_UNDER_WAY // 4)
     assert list(results) == list(range(len(sizes)))
     assert max(most) == 9
     assert all(total <= 4 or total == 9 for total in most)
@@ -77,7 +77,7 @@ def test_with_none_ahead_only_what_is_asked_for_is_drawn() -> None:
         yield 1
         raise AssertionError("drawn too far")
 
-    assert next(overlapped(lambda n: n, items(), 0)) == 1
+    assert next(threaded_map(lambda n: n, items(), 0)) == 1
 
 
 def test_an_error_comes_when_its_turn_does_and_stops_the_rest() -> None:
@@ -89,7 +89,7 @@ def test_an_error_comes_when_its_turn_does_and_stops_the_rest() -> None:
             raise OSError("no room")
         return number
 
-    results = overlapped(call, range(1000), ahead=2, threads=1)
+    results = threaded_map(call, range(1000), ahead=2, threads=1)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(OSError, match="no room"):
         next(results)
@@ -110,11 +110,11 @@ def test_an_interrupt_waits_for_what_has_begun() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(overlapped(call, items(), ahead=4))
+        list(threaded_map(call, items(), ahead=4))
     assert finished == [0]
 
 
 def test_one_thread_keeps_the_calls_in_order() -> None:
     order: list[int] = []
-    list(overlapped(order.append, range(50), ahead=8, threads=1))
+    list(threaded_map(order.append, range(50), ahead=8, threads=1))
     assert order == list(range(50))

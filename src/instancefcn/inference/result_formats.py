@@ -32,7 +32,7 @@ LONGEST_CLASS = 60
 
 
 @dataclass(frozen=True, eq=False)
-class Item:
+class ResultItem:
     """One picture with what was found in it.
 
     Attributes:
@@ -63,7 +63,7 @@ class Writer:
     def __init__(self, out: Path, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
         self.out, self.class_names, self.category_ids = out, tuple(class_names), tuple(category_ids)
 
-    def write(self, item: Item) -> list[Path]:
+    def write(self, item: ResultItem) -> list[Path]:
         """Write what belongs to one picture; return the files. Called from several threads."""
         raise NotImplementedError
 
@@ -85,7 +85,7 @@ class YoloLabels(Writer):
     the one polygon. A picture without objects has an empty file.
     """
 
-    def write(self, item: Item) -> list[Path]:
+    def write(self, item: ResultItem) -> list[Path]:
         height, width = item.instances.image_size
         lines = []
         for index, label in enumerate(item.instances.labels.tolist()):
@@ -104,7 +104,7 @@ class LabelMe(Writer):
     polygon a part; the parts of one object share a group; holes are joined to their part.
     """
 
-    def write(self, item: Item) -> list[Path]:
+    def write(self, item: ResultItem) -> list[Path]:
         path = self.out / "labelme" / f"{item.name}.json"
         height, width = item.instances.image_size
         shapes = []
@@ -150,7 +150,7 @@ class CutOuts(Writer):
             if found := re.fullmatch(rf"(.+)-\d+-(?:{kinds})\.png", path.name, re.DOTALL):
                 self._before[found[1]].append(path)
 
-    def write(self, item: Item) -> list[Path]:
+    def write(self, item: ResultItem) -> list[Path]:
         for path in self._before.pop(item.name, ()):
             path.unlink(missing_ok=True)
         picture = item.picture.permute(1, 2, 0).cpu().numpy()
@@ -178,7 +178,7 @@ class LabelMap(Writer):
     first; where masks overlap the better one.
     """
 
-    def write(self, item: Item) -> list[Path]:
+    def write(self, item: ResultItem) -> list[Path]:
         return [
             write_png(self.out / "labelmaps" / f"{item.name}.png", Image.fromarray(label_map(item.instances)))
         ]
@@ -228,7 +228,7 @@ class Table(Writer):
         super().__init__(out, class_names, category_ids)
         self.rows: dict[int, list[Sequence[object]]] = {}
 
-    def write(self, item: Item) -> list[Path]:
+    def write(self, item: ResultItem) -> list[Path]:
         found = item.instances
         frame = "" if item.frame is None else item.frame
         self.rows[item.number] = [

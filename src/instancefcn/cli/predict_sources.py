@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from instancefcn.cli.pictures import open_journal, pictures
-from instancefcn.cli.reporting import as_json, reporter
-from instancefcn.cli.wanted import AHEAD, KINDS, PICTURES_ONLY, Tally, Wanted, item_of
+from instancefcn.cli.predict_images import open_journal, pictures
+from instancefcn.cli.prediction_request import AHEAD, KINDS, PICTURES_ONLY, PredictionRequest, Tally, item_of
+from instancefcn.cli.progress_report import as_json, reporter
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.files import check_place
 
 if TYPE_CHECKING:
-    from instancefcn.inference.formats import Writer
     from instancefcn.inference.predictor import FileResult, Predictor
+    from instancefcn.inference.result_formats import Writer
     from instancefcn.inference.sources import Sources
 
 
@@ -39,7 +39,7 @@ def chosen_kinds(save: str) -> tuple[str, ...]:
     return kinds
 
 
-def check(found: Sources, wanted: Wanted) -> None:
+def check(found: Sources, wanted: PredictionRequest) -> None:
     """Find what does not go together before a model is read. Raises ConfigError."""
     if wanted.explain and wanted.tile is not None:
         raise ConfigError("--explain shows what the network sees of a whole picture: leave out --tile")
@@ -80,7 +80,7 @@ def apart_from_frames(names: list[str], pictures: int) -> list[str]:
     return result
 
 
-def segment(predictor: Predictor, found: Sources, wanted: Wanted) -> None:
+def segment(predictor: Predictor, found: Sources, wanted: PredictionRequest) -> None:
     """Segment all sources, write the results and sum up.
 
     Raises:
@@ -88,7 +88,7 @@ def segment(predictor: Predictor, found: Sources, wanted: Wanted) -> None:
     """
     from instancefcn.data.paths import output_names
     from instancefcn.images.download import path_of
-    from instancefcn.inference.formats import Table
+    from instancefcn.inference.result_formats import Table
     from instancefcn.inference.writers import WRITERS, Outlines, finish
 
     start = time.perf_counter()
@@ -128,12 +128,12 @@ def _video(
     predictor: Predictor,
     source: Path | int,
     name: str,
-    wanted: Wanted,
+    wanted: PredictionRequest,
     table: list[Any],
     tally: Tally,
 ) -> None:
-    from instancefcn.inference.overlap import overlapped
     from instancefcn.inference.predictor import FileResult
+    from instancefcn.inference.threaded_map import threaded_map
     from instancefcn.inference.video import FrameResults, Movie, Video
     from instancefcn.inference.writers import WRITERS, finish, write_item
 
@@ -170,7 +170,7 @@ def _video(
         total = min(video.count, wanted.frames or video.count) if video.count else wanted.frames or 0
         report = stack.enter_context(reporter(total))
         # One thread: a video is written frame after frame.
-        done = stack.enter_context(closing(overlapped(write, results, AHEAD, threads=1)))
+        done = stack.enter_context(closing(threaded_map(write, results, AHEAD, threads=1)))
         # A webcam has no end but the person who says so.
         with suppress(*([KeyboardInterrupt] if isinstance(source, int) else [])):
             for result in done:
@@ -191,7 +191,7 @@ def _video(
         report.line(f"{video.name}: {objects} objects in {frames_done} frames ({seconds:.2f} s)")
 
 
-def _sum_up(tally: Tally, total: int, wanted: Wanted, seconds: float) -> None:
+def _sum_up(tally: Tally, total: int, wanted: PredictionRequest, seconds: float) -> None:
     where = []
     if total:
         where.append(f"{tally.pictures} of {total} pictures")

@@ -12,13 +12,13 @@ from fastapi import FastAPI
 from instancefcn.errors import ConfigError
 from instancefcn.inference.predictor import DEFAULT_MODEL, load
 from instancefcn.inference.sources import find_pictures
-from instancefcn.serve.results import Kept
-from instancefcn.serve.service import MAX_BYTES, Worker
+from instancefcn.studio.results import Kept
+from instancefcn.studio.service import MAX_BYTES, ModelQueue
 
 PROPOSALS = "instancefcn-objects"
 
 
-def workers(model: str | None) -> tuple[Worker, Worker, str]:
+def workers(model: str | None) -> tuple[ModelQueue, ModelQueue, str]:
     """The two models, and which of them the page begins with: "predict" or "propose".
 
     Args:
@@ -30,16 +30,16 @@ def workers(model: str | None) -> tuple[Worker, Worker, str]:
     """
     from instancefcn.models.instance_fcn import InstanceFCN
 
-    finder, proposer = Worker(partial(load, DEFAULT_MODEL)), Worker(partial(load, PROPOSALS))
+    finder, proposer = ModelQueue(partial(load, DEFAULT_MODEL)), ModelQueue(partial(load, PROPOSALS))
     if model is None:
         return finder, proposer, "predict"
     own = load(model)
     if isinstance(own.network, InstanceFCN):
-        return finder, Worker(lambda: own), "propose"
-    return Worker(lambda: own), proposer, "predict"
+        return finder, ModelQueue(lambda: own), "propose"
+    return ModelQueue(lambda: own), proposer, "predict"
 
 
-def build_app(finder: Worker, proposer: Worker, verb: str = "predict") -> FastAPI:
+def build_app(finder: ModelQueue, proposer: ModelQueue, verb: str = "predict") -> FastAPI:
     """The application, ready for a server.
 
     Args:
@@ -52,8 +52,8 @@ def build_app(finder: Worker, proposer: Worker, verb: str = "predict") -> FastAP
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     import gradio as gr
 
-    from instancefcn.serve.api import build_api
-    from instancefcn.serve.page import CSS, Page, build_page
+    from instancefcn.studio.api import build_api
+    from instancefcn.studio.page import CSS, Page, build_page
 
     kept = Kept()
     api = build_api(finder, proposer, kept)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from instancefcn.inference.formats import Item
-    from instancefcn.inference.journal import Done
     from instancefcn.inference.predictor import FileResult
+    from instancefcn.inference.result_formats import ResultItem
+    from instancefcn.inference.resume_log import Done
 
 KINDS = ("overlay", "coco", "yolo", "labelme", "cutouts", "labelmap", "csv")
 PICTURES_ONLY = ("yolo", "labelme")
@@ -22,7 +22,7 @@ AHEAD = 4
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PredictionRequest:
     """What the options ask for: see `predict`.
 
     Attributes:
@@ -72,10 +72,10 @@ class Tally:
             self.objects += done.objects
 
 
-def item_of(number: int, name: str, result: FileResult) -> Item | None:
+def item_of(number: int, name: str, result: FileResult) -> ResultItem | None:
     """A result for the writers; None when there is nothing to write."""
-    from instancefcn.inference.formats import Item
+    from instancefcn.inference.result_formats import ResultItem
 
     if result.picture is None or result.instances is None:
         return None
-    return Item(number, name, result.path, result.picture, result.instances, result.frame)
+    return ResultItem(number, name, result.path, result.picture, result.instances, result.frame)

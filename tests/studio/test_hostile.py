@@ -11,9 +11,9 @@ pytest.importorskip("gradio", reason="needs gradio")
 from fastapi.testclient import TestClient
 
 from hostile_files import BOMBS, SOUND, png
-from instancefcn.serve import api
-from instancefcn.serve.results import Kept
-from instancefcn.serve.service import MAX_PIXELS
+from instancefcn.studio import api
+from instancefcn.studio.results import Kept
+from instancefcn.studio.service import MAX_PIXELS
 from served import Served
 
 

@@ -25,9 +25,9 @@ from instancefcn.errors import CheckpointError
 from instancefcn.images.decoding import to_uint8_rgb
 from instancefcn.inference.predictor import Predictor
 from instancefcn.inference.writers import prediction
-from instancefcn.serve import api, results
-from instancefcn.serve.results import Kept, Result
-from instancefcn.serve.service import MAX_BYTES, MAX_PIXELS, Worker
+from instancefcn.studio import api, results
+from instancefcn.studio.results import Kept, PageResult
+from instancefcn.studio.service import MAX_BYTES, MAX_PIXELS, ModelQueue
 from served import Served, as_file
 
 PNG = as_file(coloured())
@@ -178,7 +178,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_of_the_server(kept: Kept) -> 
     def load() -> Predictor:
         raise CheckpointError("runs/x: damaged")
 
-    with TestClient(api.build_api(Worker(load), Worker(load), kept)) as client:
+    with TestClient(api.build_api(ModelQueue(load), ModelQueue(load), kept)) as client:
         answer = client.post("/api/predict", content=PNG)
     assert (answer.status_code, answer.json()) == (500, {"error": "runs/x: damaged"})
 
@@ -186,7 +186,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error_of_the_server(kept: Kept) -> 
 @pytest.fixture
 def token(served: Served, kept: Kept) -> str:
     (found,) = served.load()([coloured()])
-    return kept.add(Result('my "cat"\r\nphoto', PNG, prediction("cat", found)))
+    return kept.add(PageResult('my "cat"\r\nphoto', PNG, prediction("cat", found)))
 
 
 def test_downloads_hold_what_was_chosen(client: TestClient, token: str) -> None:
@@ -227,9 +227,9 @@ def test_only_the_latest_results_are_kept(served: Served) -> None:
     (found,) = served.load()([coloured()])
     document = prediction("x", found)
     kept = Kept(budget=250_000)
-    tokens = [kept.add(Result("x", bytes(100_000), document)) for _ in range(4)]
+    tokens = [kept.add(PageResult("x", bytes(100_000), document)) for _ in range(4)]
     assert [kept.get(token) is not None for token in tokens] == [False, False, True, True]
-    last = kept.add(Result("x", bytes(10**6), document))
+    last = kept.add(PageResult("x", bytes(10**6), document))
     assert kept.get(last) is not None
 
 

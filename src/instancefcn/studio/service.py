@@ -91,7 +91,7 @@ class Turns:
         return await asyncio.wrap_future(self._thread.submit(function, *args, **kwargs))
 
 
-class Worker:
+class ModelQueue:
     """A model behind a queue of its own.
 
     Args:
