@@ -23,14 +23,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from instancefcn.data.dataset import OBJECT
 from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.evaluation.predictions import Encoded, encode
 from instancefcn.evaluation.proposals import COUNTS, measure_proposals
 from instancefcn.evaluation.report import format_figure
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.images.decoding import read_image
-from instancefcn.instances import Instances
+from instancefcn.instances import OBJECT, Instances
 
 SEGMENT_SCALES = (150, 300)
 """Of the first segmentations; with HSV and Lab the settings of OpenCV's fast mode."""

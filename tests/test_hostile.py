@@ -16,6 +16,7 @@ from PIL import Image
 
 from hostile_files import BOMBS, SOUND, encoded
 from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
+from instancefcn.data.formats import sbd
 from instancefcn.data.formats.coco import parse_coco
 from instancefcn.data.formats.index_masks import crops_of
 from instancefcn.data.formats.layouts import read_split

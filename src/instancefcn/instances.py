@@ -22,6 +22,9 @@ from instancefcn.images.drawing import draw
 if TYPE_CHECKING:
     from PIL import Image
 
+OBJECT = "object"
+"""The one class where classes are left aside."""
+
 
 @dataclass(frozen=True, eq=False)
 class Instances:

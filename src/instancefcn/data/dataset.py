@@ -10,10 +10,8 @@ from instancefcn.errors import Problem
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.outlines import Segmentation, extent, to_rle
 from instancefcn.geometry.rle import box, decode_crop
+from instancefcn.instances import OBJECT
 from instancefcn.limits import MAX_MASK_PIXELS
-
-OBJECT = "object"
-"""The one class of a dataset whose classes are left aside."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from instancefcn import processes
 from instancefcn.console import progress
-from instancefcn.data.dataset import OBJECT, Dataset, ImageRecord
+from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.data.formats.layouts import describe_layout, open_dataset
 from instancefcn.errors import ConfigError, DataError, InstanceFCNError
 from instancefcn.evaluation.coco import CocoResult, CocoScorer, attainable
@@ -21,7 +21,7 @@ from instancefcn.evaluation.review import write_review
 from instancefcn.evaluation.voc import voc_map
 from instancefcn.files import check_place, writable, write_json
 from instancefcn.images.decoding import read_image
-from instancefcn.instances import Instances
+from instancefcn.instances import OBJECT, Instances
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,10 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from instancefcn.data.dataset import OBJECT
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.geometry.cropped_masks import CroppedMasks
-from instancefcn.instances import Instances
+from instancefcn.instances import OBJECT, Instances
 from instancefcn.models import distributed as across
 from instancefcn.models.backbone import AtrousVGG, parameter_groups
 from instancefcn.models.fusion import FineFeatures

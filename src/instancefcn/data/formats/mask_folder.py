@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from instancefcn.data.dataset import OBJECT, Dataset, ImageRecord
+from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.data.formats.gathering import OnProgress, folders_of_splits, gather
 from instancefcn.data.formats.index_masks import Crop, annotations_of, crops_of, read_index, refuse_jpeg
 from instancefcn.data.paths import PICTURE_SUFFIXES, folders_in, in_any_case, pictures_below
 from instancefcn.errors import ImageError
 from instancefcn.images.decoding import read_image_size
 from instancefcn.images.opening import describe_error, open_image
+from instancefcn.instances import OBJECT
 
 _ENDINGS = ("", "_mask", "_masks")
 """What a mask's name may add to its picture's. Beside the picture it must add something."""
