@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from instancefcn.errors import ConfigError
+from instancefcn.errors import CheckpointError, ConfigError
 from instancefcn.export import graph_of
 from instancefcn.inference.explain import explain
 from instancefcn.models import zoo
 from instancefcn.models.head import Classes
 from instancefcn.published.caffe_resnet import CaffeResNet101
+from instancefcn.published.checkpoint import load_any_checkpoint
 from instancefcn.published.network import CHAINERCV, MXNET, Published, PublishedFCIS, PublishedSpec
 from instancefcn.published.resizing import published_size, resize_published
 from instancefcn.training.setup import start_from
@@ -297,8 +298,10 @@ def test_it_is_not_trained(network: PublishedFCIS) -> None:
     with pytest.raises(ConfigError, match="cannot be trained"):
         network([torch.zeros(3, 32, 32)])
     network.eval()
-    with pytest.raises(ConfigError, match="convert-weights"):
+    with pytest.raises(ConfigError, match="there is no model"):
         zoo.build("fcis_resnet101_published", 20)
+    with pytest.raises(CheckpointError, match="convert-weights"):
+        load_any_checkpoint("fcis_resnet101_published")
 
 
 def test_what_needs_another_network_says_so() -> None:
