@@ -71,10 +71,10 @@ class Match:
     iou: float
 
 
-def matches(picture: ImageRecord, found: Instances, input_size: tuple[int, int]) -> Iterable[Match]:
+def matches(image: ImageRecord, found: Instances, input_size: tuple[int, int]) -> Iterable[Match]:
     """Every annotated object off the border with the detection of its class that overlaps it most."""
-    truth = rasterize(picture)  # without crowds
-    labels = [annotation.label for annotation in picture.annotations if not annotation.crowd]
+    truth = rasterize(image)  # without crowds
+    labels = [annotation.label for annotation in image.annotations if not annotation.crowd]
     inside, detected = off_border(truth), off_border(found.masks)
     near = box_iou(truth.rects.float(), found.masks.rects.float()) > 0
     for index, label in enumerate(labels):
@@ -155,12 +155,12 @@ def measure(predictor: Predictor, dataset: Dataset, score: float) -> dict[str, A
     found: list[Match] = []
     encoded = {}
     sides = predictor.preprocessing.short_side, predictor.preprocessing.long_side
-    for done, picture in enumerate(dataset.pictures, start=1):
-        (instances,) = predictor.run([read_image(picture.path)])
+    for done, image in enumerate(dataset.images, start=1):
+        (instances,) = predictor.run([read_image(image.path)])
         instances = in_order_of(dataset, instances)
-        encoded[picture.id] = encode(instances)
-        size = resized_size(picture.height, picture.width, *sides)
-        found += matches(picture, instances.filter(score), size)
+        encoded[image.id] = encode(instances)
+        size = resized_size(image.height, image.width, *sides)
+        found += matches(image, instances.filter(score), size)
         if done % 20 == 0:
             print(f"{done} of {len(dataset)} images", file=sys.stderr, flush=True)
     masks = evaluate_predictions(dataset, encoded)["mask"]

@@ -52,13 +52,13 @@ def main() -> None:
     predictor = load(options.model, device="cpu")
     network, sides = predictor.network, predictor.preprocessing
     assert isinstance(network, InstanceFCN), "this benchmark is for proposals"
-    dataset = open_dataset(options.data, options.split, check_pictures=False)
+    dataset = open_dataset(options.data, options.split, check_images=False)
     rows = []
     with torch.inference_mode():
-        for number, picture in enumerate(dataset.pictures[: options.pictures + 1]):
-            image = resize(read_image(picture.path), sides.short_side, sides.long_side)[0]
+        for number, image in enumerate(dataset.images[: options.images + 1]):
+            pixels = resize(read_image(image.path), sides.short_side, sides.long_side)[0]
             runs = [
-                measure(network, image, (picture.height, picture.width), options.top)
+                measure(network, pixels, (image.height, image.width), options.top)
                 for _ in range(options.repeats)
             ]
             if number:

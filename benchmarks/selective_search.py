@@ -122,15 +122,15 @@ def main() -> None:
         raise SystemExit("OpenCV is missing: pip install opencv-contrib-python-headless") from None
     cv2.setRNGSeed(0)
     dataset = open_dataset(options.data, options.split)
-    dataset = dataset.subset(range(min(options.pictures or len(dataset), len(dataset))))
+    dataset = dataset.subset(range(min(options.images or len(dataset), len(dataset))))
     found: dict[int, Encoded] = {}
     seconds = 0.0
-    for number, picture in enumerate(dataset.pictures, start=1):
-        image = read_image(picture.path).flip(0).permute(1, 2, 0).contiguous().numpy()
+    for number, image in enumerate(dataset.images, start=1):
+        pixels = read_image(image.path).flip(0).permute(1, 2, 0).contiguous().numpy()
         started = time.perf_counter()
-        proposals = propose(image, COUNTS[-1])
+        proposals = propose(pixels, COUNTS[-1])
         seconds += time.perf_counter() - started
-        found[picture.id] = encode(proposals)
+        found[image.id] = encode(proposals)
         if number % 20 == 0:
             left = seconds / number * (len(dataset) - number)
             print(f"{number}/{len(dataset)} pictures, about {left:.0f} s left", file=sys.stderr, flush=True)

@@ -36,7 +36,7 @@ class Served:
         self.most_at_once = max(self.most_at_once, self.at_once)
         assert self.gate.wait(20)
 
-    def _leave(self, _module: Any, _pictures: Any, found: list[Instances]) -> list[Instances]:
+    def _leave(self, _module: Any, _images: Any, found: list[Instances]) -> list[Instances]:
         self.at_once -= 1
         return [replace(one, class_names=self.names) for one in found]
 

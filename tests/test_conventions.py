@@ -38,7 +38,7 @@ def test_every_named_test_exists() -> None:
         assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{name}"
 
 
-def test_results_belong_to_the_upright_picture(tmp_path: Path) -> None:
+def test_results_belong_to_the_upright_image(tmp_path: Path) -> None:
     upright = np.zeros((2, 3, 3), np.uint8)
     upright[0, 2] = 255  # upper right
     stored = Image.fromarray(np.rot90(upright))  # turned left; orientation 6 turns it right again

@@ -66,11 +66,11 @@ def target(
     )
 
 
-def resized(picture: ImageRecord, resize: Resize) -> Sample:
+def resized(record: ImageRecord, resize: Resize) -> Sample:
     """A picture as it is, at the network's size, with its objects."""
-    scene = load_scene(picture)
+    scene = load_scene(record)
     image, scale = resize(scene.image)
-    return Sample(image, make_target(scene, scale, picture.id), picture, scale)
+    return Sample(image, make_target(scene, scale, record.id), record, scale)
 
 
 def _boxes(boxes: list[tuple[int, int, int, int]]) -> Tensor:

@@ -26,12 +26,12 @@ def main() -> None:
     parser.add_argument("--picture", default="tiger")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     arguments = parser.parse_args()
-    photograph = files("instancefcn") / "assets" / "demo" / f"{arguments.picture}.jpg"
-    with as_file(photograph) as picture, tempfile.TemporaryDirectory() as folder:
+    photograph = files("instancefcn") / "assets" / "demo" / f"{arguments.image}.jpg"
+    with as_file(photograph) as image, tempfile.TemporaryDirectory() as folder:
         for verb, name in SHEETS.items():
-            words = [verb, str(picture), "--explain", "--save", "none", "--out", folder]
+            words = [verb, str(image), "--explain", "--save", "none", "--out", folder]
             subprocess.run([sys.executable, "-m", "instancefcn", *words], check=True)
-            write_small(Path(folder) / "explained" / f"{arguments.picture}.png", arguments.out / name)
+            write_small(Path(folder) / "explained" / f"{arguments.image}.png", arguments.out / name)
 
 
 def write_small(drawn: Path, path: Path) -> None:

@@ -349,19 +349,19 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def torture_predict(campaign: Campaign, pictures: int) -> str:
+def torture_predict(campaign: Campaign, images: int) -> str:
     """Kill calls over a folder until there were enough kills; all must end like the undisturbed one."""
     from instancefcn.data.synthetic import write_shapes
 
     folder = campaign.folder
-    data = write_shapes(folder / "data", train=pictures, val=0, size=96, seed=2) / "images"
+    data = write_shapes(folder / "data", train=images, val=0, size=96, seed=2) / "images"
     model = _untrained(folder / "model.safetensors")
     call = ["predict", str(data), "--model", str(model), "--save", KINDS, "--json", "--score", "0.3"]
     call += ["--device", "cpu"]
     said, seconds = campaign.undisturbed([*call, "--out", str(folder / "whole")])
     whole = _contents(folder / "whole")
     objects = len(json.loads(whole["predictions.json"])["annotations"])
-    assert objects >= pictures, "the model finds too little to be worth the while"
+    assert objects >= images, "the model finds too little to be worth the while"
     calls = 0
     while campaign.kills < campaign.wanted:
         calls += 1
@@ -378,11 +378,11 @@ def torture_predict(campaign: Campaign, pictures: int) -> str:
         found = _contents(out)
         different = sorted(name for name in whole.keys() | found.keys() if whole.get(name) != found.get(name))
         campaign.check(not different, f"call {calls}: these files differ: {different}")
-        images = json.loads(found["predictions.json"])["images"]
-        names = sorted(Path(image["file_name"]).name for image in images)
+        written = json.loads(found["predictions.json"])["images"]
+        names = sorted(Path(record["file_name"]).name for record in written)
         campaign.check(names == sorted(p.name for p in data.iterdir()), f"call {calls}: pictures: {names}")
         shutil.rmtree(out)
-    return f"{calls} calls over {pictures} pictures, {objects} objects ({seconds:.0f} s undisturbed)"
+    return f"{calls} calls over {images} pictures, {objects} objects ({seconds:.0f} s undisturbed)"
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -439,7 +439,7 @@ def main() -> None:
     problems = []
     tortures: dict[str, Callable[[Campaign], str]] = {
         "train": torture_train,
-        "predict": lambda campaign: torture_predict(campaign, arguments.pictures),
+        "predict": lambda campaign: torture_predict(campaign, arguments.images),
     }
     for name, torture in tortures.items():
         if arguments.only not in (None, name):

@@ -25,19 +25,19 @@ class Problem(str):
 
     Attributes:
         check: the dataset doctor's name of this kind of problem; "format" where there is no other.
-        picture: the file it concerns, or None.
+        image: the file it concerns, or None.
         annotation: the id, in the dataset that was read, of the annotation it concerns, or None.
     """
 
     check: str
-    picture: Path | None
+    image: Path | None
     annotation: int | None
 
     def __new__(
-        cls, text: str, check: str = "format", *, picture: Path | None = None, annotation: int | None = None
+        cls, text: str, check: str = "format", *, image: Path | None = None, annotation: int | None = None
     ) -> Self:
         self = super().__new__(cls, text)
-        self.check, self.picture, self.annotation = check, picture, annotation
+        self.check, self.image, self.annotation = check, image, annotation
         return self
 
 

@@ -270,11 +270,11 @@ class Instances:
             category_ids,
         )
 
-    def show(self, picture: Any = None, *, labels: bool = True) -> Image.Image:
+    def show(self, image: Any = None, *, labels: bool = True) -> Image.Image:
         """The picture with the instances drawn on it, as a Pillow image: a notebook shows it.
 
         Args:
-            picture: the picture that they were found in (a path, Pillow image, array or tensor); None reads
+            image: the picture that they were found in (a path, Pillow image, array or tensor); None reads
                 `source` again.
             labels: write class and score beside each.
 
@@ -282,10 +282,10 @@ class Instances:
             ConfigError: there is neither a picture nor a source.
             ImageError: the source cannot be read any more.
         """
-        picture = self.source if picture is None else picture
-        if picture is None:
+        image = self.source if image is None else image
+        if image is None:
             raise ConfigError("these instances do not know their picture: say instances.show(picture)")
-        pixels = read_file_or_url(picture) if isinstance(picture, (str, Path)) else to_uint8_rgb(picture)
+        pixels = read_file_or_url(image) if isinstance(image, (str, Path)) else to_uint8_rgb(image)
         return draw(pixels, self, labels=labels)
 
     def to_numpy(self) -> dict[str, np.ndarray]:

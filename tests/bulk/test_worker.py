@@ -47,20 +47,20 @@ def do_all(job: Job, **power: Any) -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_results_are_those_of_the_predictor(photos: Path, begin: Begin, tmp_path: Path, batch: int) -> None:
     do_all(begin(photos), batch=batch)
-    pictures, instances = rows(tmp_path / "out", "pictures"), rows(tmp_path / "out", "instances")
+    images, instances = rows(tmp_path / "out", "pictures"), rows(tmp_path / "out", "instances")
     paths = sorted(photos.iterdir())
-    assert [(row["picture"], row["file"]) for row in pictures] == list(enumerate(map(str, paths)))
+    assert [(row["picture"], row["file"]) for row in images] == list(enumerate(map(str, paths)))
     predictor = Predictor(FakeLoaded(), "cpu")
     for number, path in enumerate(paths):
         own = [row for row in instances if row["picture"] == number]
         if number == 4:
-            assert "04.png" in pictures[4]["error"]
-            assert pictures[4]["width"] is pictures[4]["instances"] is None
+            assert "04.png" in images[4]["error"]
+            assert images[4]["width"] is images[4]["instances"] is None
             assert own == []
             continue
         found = predictor(path)
-        assert (pictures[number]["height"], pictures[number]["width"]) == found.image_size
-        assert pictures[number]["instances"] == len(own) == len(found) == 2
+        assert (images[number]["height"], images[number]["width"]) == found.image_size
+        assert images[number]["instances"] == len(own) == len(found) == 2
         assert [row["number"] for row in own] == [1, 2]
         assert [row["class"] for row in own] == found.names
         assert [row["category_id"] for row in own] == [3, 8]
@@ -76,11 +76,11 @@ def test_results_are_those_of_the_predictor(photos: Path, begin: Begin, tmp_path
 
 def test_parquet_rows(table: Path, begin: Begin, tmp_path: Path) -> None:
     do_all(begin(table))
-    pictures = rows(tmp_path / "out", "pictures")
-    assert [row["id"] for row in pictures] == [f"p{i}" for i in range(10)]
-    assert [row["file"] for row in pictures] == [f"{table}#{i}" for i in range(10)]
-    assert [row["width"] for row in pictures] == [*range(170, 179), None]
-    assert "no picture in this row" in pictures[9]["error"]
+    images = rows(tmp_path / "out", "pictures")
+    assert [row["id"] for row in images] == [f"p{i}" for i in range(10)]
+    assert [row["file"] for row in images] == [f"{table}#{i}" for i in range(10)]
+    assert [row["width"] for row in images] == [*range(170, 179), None]
+    assert "no picture in this row" in images[9]["error"]
 
 
 def test_parquet_files_of_hugging_face(table: Path, begin: Begin, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_chunk_that_is_done_is_not_done_again(photos: Path, begin: Begin, tmp_
     assert len(one.predictor.network.calls) == calls
 
 
-def test_a_picture_that_kills_becomes_an_error(
+def test_a_image_that_kills_becomes_an_error(
     deadly: Path, begin: Begin, tmp_path: Path, mortal: None
 ) -> None:
     job = begin(deadly)
@@ -147,7 +147,7 @@ def test_a_machine_that_kills_everything_stops_the_job(
         one.do(0)
 
 
-def test_a_picture_on_which_the_network_fails_becomes_an_error(
+def test_a_image_on_which_the_network_fails_becomes_an_error(
     photos: Path, begin: Begin, tmp_path: Path
 ) -> None:
     coloured(*UNWANTED).save(photos / "02.png")
@@ -176,15 +176,15 @@ def test_a_lost_device_ends_the_process(
         ChunkWorker(begin(photos), Power(), colours).do(0)
 
 
-def test_pictures_that_all_vanish_stop_the_job(photos: Path, begin: Begin, tmp_path: Path) -> None:
+def test_images_that_all_vanish_stop_the_job(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
     photos.rename(tmp_path / "elsewhere")
     with pytest.raises(InstanceFCNError, match=r"none of its 4 pictures .* cannot be fetched"):
         ChunkWorker(job, Power(), colours).do(0)
-    assert begin(tmp_path / "elsewhere", out=str(tmp_path / "other")).pictures == 10
+    assert begin(tmp_path / "elsewhere", out=str(tmp_path / "other")).images == 10
 
 
-def test_a_picture_that_vanishes_is_an_error(photos: Path, begin: Begin, tmp_path: Path) -> None:
+def test_a_image_that_vanishes_is_an_error(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
     (photos / "03.png").unlink()
     ChunkWorker(job, Power(), colours).do(0)
@@ -208,11 +208,11 @@ def test_a_store_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImageError, match="is longer"):
         reading.fetch("s3://bucket/key", store)
     store.asked = -1
-    with pytest.raises(reading.NotThePicture, match="503"):
+    with pytest.raises(reading.NotTheImage, match="503"):
         reading.fetch("s3://bucket/key", store)
 
 
-def test_results_and_pictures_in_an_object_store(photos: Path, begin: Begin, tmp_path: Path) -> None:
+def test_results_and_images_in_an_object_store(photos: Path, begin: Begin, tmp_path: Path) -> None:
     import fsspec
 
     store = fsspec.filesystem("memory")

@@ -16,7 +16,7 @@ def run(*arguments: str) -> str:
     return result.stdout
 
 
-def test_stages_of_the_bundled_model_on_the_bundled_pictures() -> None:
+def test_stages_of_the_bundled_model_on_the_bundled_images() -> None:
     found = json.loads(run("--json"))
     assert found["pictures"] >= 3
     assert found["instances"] >= 1

@@ -37,12 +37,12 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, picture: int, error: BaseException) -> None:
+def stop_at(monkeypatch: pytest.MonkeyPatch, image: int, error: BaseException) -> None:
     """Raise when the results of a picture are to be written."""
     write = writers.write_coco_results
 
     def stopped(out: Path, name: str, image_id: int, instances: Any) -> Path:
-        if image_id == picture + 1:
+        if image_id == image + 1:
             raise error
         return write(out, name, image_id, instances)
 
@@ -131,7 +131,7 @@ def test_another_call_is_refused(run: Run, many: Path, stopped: Path, words: lis
     assert content(stopped) == before
 
 
-def test_another_model_and_other_pictures_are_refused(
+def test_another_model_and_other_images_are_refused(
     run: Run, many: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_coloured(many / "new.png")
@@ -188,7 +188,7 @@ def test_what_resume_does_not_go_with(run: Run, many: Path, tmp_path: Path) -> N
     assert "--resume is for pictures" in result.stderr
 
 
-def test_a_picture_that_vanishes_is_reported_and_the_rest_goes_on(
+def test_a_image_that_vanishes_is_reported_and_the_rest_goes_on(
     run: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = writers.write_item

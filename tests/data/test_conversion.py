@@ -30,7 +30,7 @@ def objects(dataset: Dataset, kept: list[int] | None = None) -> Counter[tuple[st
     """Class, pixels and crowd flag of the annotations (of those at `kept`) of all pictures."""
     return Counter(
         (dataset.class_names[a.label], to_rle(a.segmentation, p.height, p.width)["counts"], a.crowd)
-        for p in dataset.pictures
+        for p in dataset.images
         for i, a in enumerate(p.annotations)
         if kept is None or i in kept
     )
@@ -45,7 +45,7 @@ def test_coco_keeps_everything_but_other_fields(rich: Path, tmp_path: Path) -> N
     for split in SPLITS:
         before, after = (open_dataset(data, split) for data in (rich, tmp_path / "out"))
         assert (after.class_names, after.category_ids) == (before.class_names, before.category_ids)
-        for a, b in zip(before.pictures, after.pictures, strict=True):
+        for a, b in zip(before.images, after.images, strict=True):
             assert a.annotations == b.annotations
             assert (a.id, a.height, a.width) == (b.id, b.height, b.width)
             assert a.path.read_bytes() == b.path.read_bytes()
@@ -58,7 +58,7 @@ def test_yolo_keeps_pixels_and_says_the_rest(rich: Path, tmp_path: Path) -> None
         before, after = (open_dataset(data, split) for data in (rich, tmp_path / "out"))
         assert objects(after) == objects(before, [0, 1, 2, 3, 4, 5])
         assert after.class_names == before.class_names
-        assert after.pictures[0].annotations[0].segmentation == before.pictures[0].annotations[0].segmentation
+        assert after.images[0].annotations[0].segmentation == before.images[0].annotations[0].segmentation
     said = lost(done)
     assert said["crowd regions were left out"] == 2
     assert said["several parts were joined by lines without width"] == 2
@@ -83,7 +83,7 @@ def test_labelme_keeps_pixels_parts_and_crowds(rich: Path, tmp_path: Path) -> No
         before, after = (open_dataset(data, split) for data in (rich, tmp_path / "out"))
         assert objects(after) == objects(before)
         for number in (0, 1, 4, 5, 6):
-            ours, theirs = (d.pictures[0].annotations[number].segmentation for d in (before, after))
+            ours, theirs = (d.images[0].annotations[number].segmentation for d in (before, after))
             assert ours == theirs
         assert after.class_names == ("ant", "zebra")
     said = lost(done)
@@ -101,7 +101,7 @@ def test_voc_keeps_what_is_seen(rich: Path, tmp_path: Path) -> None:
         before, after = (open_dataset(data, split) for data in (rich, tmp_path / "out"))
         # The first object is partly behind the sixth; the last is a crowd.
         assert objects(after, [1, 2, 3, 4, 5]) == objects(before, [1, 2, 3, 4, 5])
-        assert len(after.pictures[0].annotations) == 6
+        assert len(after.images[0].annotations) == 6
         assert after.class_names == before.class_names
         void = np.array(Image.open(tmp_path / "out" / "SegmentationObject" / f"{split}_same.png")) == 255
         assert void.sum() == 50 * 50
@@ -122,8 +122,8 @@ def test_every_format_to_every_format(
     seen: list[tuple[str, int, int]] = []
     convert(data, out, to, lambda *now: seen.append(now))
     assert splits_of(out) == splits_of(data)
-    pictures = sum(map(len, open_datasets(data, splits_of(data))))
-    assert seen[-1] == ("writing", pictures, pictures)
+    images = sum(map(len, open_datasets(data, splits_of(data))))
+    assert seen[-1] == ("writing", images, images)
     for split in SPLITS:
         assert objects(open_dataset(out, split)) == objects(open_dataset(data, split))
     assert [p.name for p in out.parent.iterdir()] == ["data"]
@@ -172,14 +172,14 @@ def test_yolo_refuses_a_split_that_its_file_could_not_name(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("to", list(WRITERS))
-def test_pictures_are_found_again_whatever_they_are_called(tmp_path: Path, to: str) -> None:
+def test_images_are_found_again_whatever_they_are_called(tmp_path: Path, to: str) -> None:
     names = [".h.png", "bare", " lead.png", "trail .png", "a.Png", "scan.001", "scan.002", "h.png", "...png"]
     names += ["x\x0by.png", "z.PNG ", "1/same.png", ".2/same.png", "good.png"]
     data = named(tmp_path / "data", {"train": names})
     done = convert(data, tmp_path / "out", to)
     assert lost(done)["names that a reader would not find again were changed"] == 9
     dataset = open_dataset(tmp_path / "out", "train")
-    found = {p.path.name for p in dataset.pictures}
+    found = {p.path.name for p in dataset.images}
     assert len(found) == len(names)
     assert found >= {"1_same.png", "2_same.png", "a.Png", "bare.png", "good.png", "lead.png", "picture.png"}
     assert found >= {"scan_001.png", "scan_002.png", "trail.png", "x_y.png", "z.png"}
@@ -191,11 +191,11 @@ def test_names_that_would_be_other_paths(yolo: Path, tmp_path_factory: pytest.Te
     for to in WRITERS:
         out = tmp_path_factory.mktemp("out") / to
         convert(yolo, out, to)
-        found = {p.path.stem for p in open_dataset(out, "train").pictures}
+        found = {p.path.stem for p in open_dataset(out, "train").images}
         assert found == {"otter", "c_d", "e_f", "g\ufffd"}
 
 
-def test_pictures_are_linked_or_copied(
+def test_images_are_linked_or_copied(
     yolo: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path_factory.mktemp("out")
@@ -226,7 +226,7 @@ def test_more_objects_than_voc_holds(tmp_path: Path) -> None:
     (data / "train.json").write_text(json.dumps(content))
     done = convert(data, tmp_path / "out", "voc")
     assert lost(done)["objects beyond the 254th of a picture became void pixels (255)"] == 6
-    assert len(open_dataset(tmp_path / "out", "train").pictures[0].annotations) == 254
+    assert len(open_dataset(tmp_path / "out", "train").images[0].annotations) == 254
 
 
 def test_an_interruption_leaves_nothing(rich: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

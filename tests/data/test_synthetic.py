@@ -33,12 +33,12 @@ def test_masks_are_exact_apart_and_in_every_form(tmp_path: Path) -> None:
     }
     assert forms == {3: "str", 7: "polygons", 11: "list"}
     content["images"] = content["images"][:1]
-    for picture in open_dataset(folder, "train").pictures:
-        masks = rasterize(picture)
+    for image in open_dataset(folder, "train").images:
+        masks = rasterize(image)
         assert 1 <= len(masks) <= 4
         assert masks.dense().sum(0).max() == 1, "shapes do not overlap"
-        assert masks.areas().tolist() == [a.area for a in picture.annotations]
-        assert masks.tight_boxes().tolist() == [list(a.box) for a in picture.annotations]
+        assert masks.areas().tolist() == [a.area for a in image.annotations]
+        assert masks.tight_boxes().tolist() == [list(a.box) for a in image.annotations]
 
 
 def test_too_small(tmp_path: Path) -> None:

@@ -26,40 +26,40 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def names(dataset: Dataset) -> set[str]:
-    return {picture.path.name for picture in dataset.pictures}
+    return {image.path.name for image in dataset.images}
 
 
-def test_every_picture_is_in_one_part_and_the_share_is_kept(shapes: Dataset) -> None:
+def test_every_image_is_in_one_part_and_the_share_is_kept(shapes: Dataset) -> None:
     rest, kept = hold_out(shapes, 0.2)
     assert (len(rest), len(kept)) == (24, 6)
     assert not names(rest) & names(kept)
-    assert all(picture in (*rest.pictures, *kept.pictures) for picture in shapes.pictures)
-    numbers = [shapes.pictures.index(picture) for picture in kept.pictures]
+    assert all(image in (*rest.images, *kept.images) for image in shapes.images)
+    numbers = [shapes.images.index(image) for image in kept.images]
     assert numbers == sorted(numbers), "the order of the file stays"
     assert numbers != list(range(numbers[0], numbers[0] + 6)), "chance decides, not the order"
 
 
-def test_the_choice_depends_on_names_alone_and_stays_when_pictures_are_added(shapes: Dataset) -> None:
+def test_the_choice_depends_on_names_alone_and_stays_when_images_are_added(shapes: Dataset) -> None:
     _, kept = hold_out(shapes, 0.2)
-    _, again = hold_out(replace(shapes, pictures=shapes.pictures[::-1]), 0.2)
+    _, again = hold_out(replace(shapes, images=shapes.images[::-1]), 0.2)
     assert names(again) == names(kept)
     _, of_fewer = hold_out(shapes.subset(range(25)), 0.2)
     assert len(names(of_fewer) - names(kept)) <= 2
 
 
-def test_pictures_that_look_alike_stay_together(shapes: Dataset, tmp_path: Path) -> None:
+def test_images_that_look_alike_stay_together(shapes: Dataset, tmp_path: Path) -> None:
     """Five pictures, each three times: once again in the same bytes, once encoded anew."""
-    pictures = []
-    for number, picture in enumerate(shapes.pictures[:5]):
+    images = []
+    for number, image in enumerate(shapes.images[:5]):
         for copy in range(3):
             path = tmp_path / f"{copy}_{number}.png"
             if copy < 2:
-                path.write_bytes(picture.path.read_bytes())
+                path.write_bytes(image.path.read_bytes())
             else:
                 path = path.with_suffix(".jpg")
-                Image.open(picture.path).convert("RGB").save(path, quality=90)
-            pictures.append(replace(picture, id=len(pictures) + 1, path=path))
-    _, kept = hold_out(replace(shapes, pictures=tuple(pictures)), 0.45)
+                Image.open(image.path).convert("RGB").save(path, quality=90)
+            images.append(replace(image, id=len(images) + 1, path=path))
+    _, kept = hold_out(replace(shapes, images=tuple(images)), 0.45)
     scenes = [path.split("_")[1].split(".")[0] for path in names(kept)]
     assert len(kept) == 6
     assert all(scenes.count(scene) == 3 for scene in scenes)
@@ -72,11 +72,11 @@ def test_pictures_that_look_alike_stay_together(shapes: Dataset, tmp_path: Path)
 )
 def test_no_class_is_left_without_an_object_to_learn_from(labels: list[set[int]], share: float) -> None:
     box = (0.0, 0.0, 2.0, 2.0)
-    pictures = [
+    images = [
         ImageRecord(i, Path(f"{i}.png"), 4, 4, tuple(Annotation(label, label, box, [], 4.0) for label in own))
         for i, own in enumerate(labels)
     ]
-    dataset = Dataset("some", tuple(pictures), ("a", "b", "c", "d"), (1, 2, 3, 4))
+    dataset = Dataset("some", tuple(images), ("a", "b", "c", "d"), (1, 2, 3, 4))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(holding_out, "_groups", lambda dataset, _: [[i] for i in range(len(dataset))])
         try:
@@ -87,8 +87,8 @@ def test_no_class_is_left_without_an_object_to_learn_from(labels: list[set[int]]
             return
     assert 1 <= len(kept) <= max(1, round(share * len(labels)))
     assert len(rest) >= 1
-    assert any(picture.annotations for picture in kept.pictures)
-    assert {a.label for p in rest.pictures for a in p.annotations} == set().union(*labels)
+    assert any(image.annotations for image in kept.images)
+    assert {a.label for p in rest.images for a in p.annotations} == set().union(*labels)
 
 
 def test_the_only_split_becomes_train_and_others_stay(shapes: Dataset) -> None:
@@ -113,10 +113,10 @@ def in_groups(shapes: Dataset, groups: list[list[int]], share: float) -> list[st
     """Names of what is kept back where `groups` look alike."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(holding_out, "_groups", lambda *_: groups)
-        return [str(picture.path) for picture in hold_out(shapes, share)[1].pictures]
+        return [str(image.path) for image in hold_out(shapes, share)[1].images]
 
 
-def test_pictures_that_look_alike_say_how_large_the_share_must_be(shapes: Dataset) -> None:
+def test_images_that_look_alike_say_how_large_the_share_must_be(shapes: Dataset) -> None:
     groups = [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(10)]
     with pytest.raises(DataError, match=r"at least 3 pictures .* a share of at least 0\.1$"):
         in_groups(shapes, groups, 0.05)
@@ -124,24 +124,21 @@ def test_pictures_that_look_alike_say_how_large_the_share_must_be(shapes: Datase
 
 
 def test_equal_names_in_other_folders_are_drawn_by_chance(shapes: Dataset) -> None:
-    pictures = tuple(
-        replace(picture, path=Path(f"/data/scan{i:02}/image.png"))
-        for i, picture in enumerate(shapes.pictures)
+    images = tuple(
+        replace(image, path=Path(f"/data/scan{i:02}/image.png")) for i, image in enumerate(shapes.images)
     )
-    kept = in_groups(replace(shapes, pictures=pictures), [[i] for i in range(30)], 0.2)
+    kept = in_groups(replace(shapes, images=images), [[i] for i in range(30)], 0.2)
     assert kept != [f"/data/scan{i:02}/image.png" for i in range(6)]
-    moved = tuple(replace(picture, path=Path("/elsewhere") / picture.path) for picture in pictures)
-    assert in_groups(replace(shapes, pictures=moved), [[i] for i in range(30)], 0.2) == kept
+    moved = tuple(replace(image, path=Path("/elsewhere") / image.path) for image in images)
+    assert in_groups(replace(shapes, images=moved), [[i] for i in range(30)], 0.2) == kept
 
 
-def test_a_scene_of_many_pictures_has_one_chance(shapes: Dataset) -> None:
+def test_a_scene_of_many_images_has_one_chance(shapes: Dataset) -> None:
     """Half of the pictures are of one scene each, half of five scenes: over many draws as many are kept."""
     groups = [[i] for i in range(15)] + [[15 + 3 * j + i for i in range(3)] for j in range(5)]
     kept = 0
     for draw in range(40):
-        pictures = tuple(
-            replace(picture, path=Path(f"{draw}_{i}.png")) for i, picture in enumerate(shapes.pictures)
-        )
-        names = in_groups(replace(shapes, pictures=pictures), groups, 0.3)
+        images = tuple(replace(image, path=Path(f"{draw}_{i}.png")) for i, image in enumerate(shapes.images))
+        names = in_groups(replace(shapes, images=images), groups, 0.3)
         kept += sum(int(Path(name).stem.split("_")[1]) >= 15 for name in names)
     assert 0.35 < kept / (40 * 9) < 0.6

@@ -48,7 +48,7 @@ def test_one_tile_for_one_finding(tmp_path: Path, check: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(4000, 4), (4, 4000)])
-def test_a_very_long_picture(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_a_very_long_image(tmp_path: Path, size: tuple[int, int]) -> None:
     """Scaled to the tile its other side has less than half a pixel."""
     sick = clean(tmp_path / "data")
     Image.new("RGB", size).save(sick.image("train0.png"))

@@ -24,19 +24,19 @@ from instancefcn.evaluation.predictions import Encoded, Predictions
         (71, [0, 10, 20, 30, 40, 50, 60, 70]),
     ],
 )
-def test_the_pictures_are_spread_from_the_first_to_the_last(
+def test_the_images_are_spread_from_the_first_to_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, places: list[int]
 ) -> None:
     shown: list[int] = []
 
-    def row(picture: ImageRecord, dataset: Dataset, predicted: Predictions, score: float) -> Image.Image:
-        shown.append(picture.id)
+    def row(image: ImageRecord, dataset: Dataset, predicted: Predictions, score: float) -> Image.Image:
+        shown.append(image.id)
         return Image.new("RGB", (10, sheets.HEIGHT + sheets.HEADER))
 
     monkeypatch.setattr(sheets, "_row", row)
-    pictures = tuple(ImageRecord(i, tmp_path / f"{i}.png", 8, 8) for i in range(length))
+    images = tuple(ImageRecord(i, tmp_path / f"{i}.png", 8, 8) for i in range(length))
     none = Encoded(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), (), (8, 8), ("cell",), (1,))
-    dataset = Dataset("made/val", pictures, ("cell",), (1,))
+    dataset = Dataset("made/val", images, ("cell",), (1,))
     sheets.compare(dataset, dict.fromkeys(range(length), none), tmp_path / "sheet.png")
     assert shown == places
     assert (tmp_path / "sheet.png").is_file()

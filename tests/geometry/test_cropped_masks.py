@@ -31,7 +31,7 @@ def masks() -> CroppedMasks:
 
 
 @st.composite
-def pictures(draw: st.DrawFn) -> Tensor:
+def images(draw: st.DrawFn) -> Tensor:
     count, height, width = draw(st.integers(0, 4)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
     seed, share = draw(st.integers(0, 2**31 - 1)), draw(st.sampled_from((0.05, 0.5, 1.0)))
     random = torch.Generator().manual_seed(seed)
@@ -60,7 +60,7 @@ def test_tight_boxes_may_be_smaller_than_the_rectangles() -> None:
 
 
 @settings(deadline=None)
-@given(dense=pictures())
+@given(dense=images())
 def test_nothing_is_lost(dense: Tensor) -> None:
     masks = CroppedMasks.from_dense(dense)
     assert torch.equal(masks.dense(), dense)
@@ -74,7 +74,7 @@ def test_nothing_is_lost(dense: Tensor) -> None:
 
 
 @settings(deadline=None)
-@given(dense=pictures(), corners=st.tuples(*[st.integers(0, 9)] * 4))
+@given(dense=images(), corners=st.tuples(*[st.integers(0, 9)] * 4))
 def test_cropping_is_that_of_the_dense_masks(dense: Tensor, corners: tuple[int, int, int, int]) -> None:
     height, width = dense.shape[1:]
     x1, x2 = sorted((min(corners[0], width), min(corners[1], width)))
@@ -85,7 +85,7 @@ def test_cropping_is_that_of_the_dense_masks(dense: Tensor, corners: tuple[int, 
 
 
 @settings(deadline=None)
-@given(dense=pictures())
+@given(dense=images())
 def test_transposing_is_that_of_the_dense_masks(dense: Tensor) -> None:
     turned = CroppedMasks.from_dense(dense).transpose()
     assert turned.image_size == (dense.shape[2], dense.shape[1])
@@ -93,7 +93,7 @@ def test_transposing_is_that_of_the_dense_masks(dense: Tensor) -> None:
 
 
 @settings(deadline=None)
-@given(dense=pictures())
+@given(dense=images())
 def test_run_lengths_are_those_of_pycocotools(dense: Tensor) -> None:
     for mask, rle in zip(dense, CroppedMasks.from_dense(dense).rles(), strict=True):
         expected = pycoco_mask.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
@@ -147,7 +147,7 @@ def test_reading_fades_to_zero_beyond_the_rectangle() -> None:
 
 
 @settings(deadline=None)
-@given(dense=pictures(), seed=st.integers(0, 2**31 - 1))
+@given(dense=images(), seed=st.integers(0, 2**31 - 1))
 def test_reading_equals_grid_sample(dense: Tensor, seed: int) -> None:
     if len(dense) == 0:
         return
@@ -213,7 +213,7 @@ def test_an_encoding_of_another_size_is_refused(masks: CroppedMasks) -> None:
         CroppedMasks.from_rles(masks.rles(), (4, 5))
 
 
-def test_memory_follows_the_objects_not_the_picture() -> None:
+def test_memory_follows_the_objects_not_the_image() -> None:
     masks = CroppedMasks.from_crops(
         [torch.ones(2, 2)] * 1000, [(i, i) for i in range(1000)], (20_000, 20_000)
     )

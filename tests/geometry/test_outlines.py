@@ -23,7 +23,7 @@ points = st.tuples(st.floats(-10, W + 10), st.floats(-10, H + 10))
 polygons = st.lists(points, min_size=3, max_size=7).map(lambda ps: [v for p in ps for v in p])
 
 
-def picture_of(*segmentations: object, height: int = H, width: int = W) -> ImageRecord:
+def image_of(*segmentations: object, height: int = H, width: int = W) -> ImageRecord:
     annotations = tuple(
         Annotation(i, 0, (0.0, 0.0, 1.0, 1.0), s, 1.0)  # type: ignore[arg-type]
         for i, s in enumerate(segmentations)
@@ -35,7 +35,7 @@ def picture_of(*segmentations: object, height: int = H, width: int = W) -> Image
 @settings(deadline=None, max_examples=80)
 def test_polygons_equal_pycocotools(parts: list[list[float]]) -> None:
     expected = oracle.decode(oracle.merge(oracle.frPyObjects(parts, H, W)))
-    masks = rasterize(picture_of(parts))
+    masks = rasterize(image_of(parts))
     np.testing.assert_array_equal(masks.paste(0).numpy(), expected.astype(bool))
 
 
@@ -73,21 +73,21 @@ def test_many_runs() -> None:
 
 def test_parts_are_united_and_crowds_left_out() -> None:
     square, other = [2, 2, 6, 2, 6, 6, 2, 6], [10, 10, 14, 10, 14, 12, 10, 12]
-    picture = picture_of([square, other], [other])
+    image = image_of([square, other], [other])
     crowd = Annotation(9, 0, (0.0, 0.0, 1.0, 1.0), [square], 1.0, crowd=True)
-    masks = rasterize(ImageRecord(1, picture.path, H, W, (*picture.annotations, crowd)))
+    masks = rasterize(ImageRecord(1, image.path, H, W, (*image.annotations, crowd)))
     assert masks.areas().tolist() == [16 + 8, 8]
     assert masks.tight_boxes().tolist() == [[2, 2, 14, 12], [10, 10, 14, 12]]
     assert masks.image_size == (H, W)
 
 
 def test_outline_without_pixels_has_an_empty_rectangle() -> None:
-    masks = rasterize(picture_of([[3.1, 3.1, 3.2, 3.1, 3.2, 3.2]], [[2, 2, 6, 2, 6, 6, 2, 6]]))
+    masks = rasterize(image_of([[3.1, 3.1, 3.2, 3.1, 3.2, 3.2]], [[2, 2, 6, 2, 6, 6, 2, 6]]))
     assert masks.areas().tolist() == [0, 16]
 
 
 def test_no_annotations() -> None:
-    assert len(rasterize(picture_of())) == 0
+    assert len(rasterize(image_of())) == 0
 
 
 @pytest.mark.parametrize(
@@ -153,16 +153,16 @@ def test_any_string_is_either_runs_or_an_error(text: str) -> None:
 def test_masks_of_real_data_equal_pycocotools(shared: Path) -> None:
     from instancefcn.data.formats.layouts import open_dataset
 
-    dataset = open_dataset(shared / "data" / "coco80", "val", check_pictures=False)
+    dataset = open_dataset(shared / "data" / "coco80", "val", check_images=False)
     checked = 0
-    for picture in dataset.pictures[:20]:
-        things = [a for a in picture.annotations if not a.crowd]
+    for image in dataset.images[:20]:
+        things = [a for a in image.annotations if not a.crowd]
         if not things:
             continue
-        masks = rasterize(picture)
+        masks = rasterize(image)
         for i, annotation in enumerate(things):
             outline = annotation.segmentation
-            size = (picture.height, picture.width)
+            size = (image.height, image.width)
             rle = oracle.merge(oracle.frPyObjects(outline, *size)) if isinstance(outline, list) else outline
             np.testing.assert_array_equal(masks.paste(i).numpy(), oracle.decode(rle).astype(bool))
             checked += 1

@@ -55,7 +55,7 @@ def test_traced_and_joined_outlines_have_the_same_pixels(mask: np.ndarray) -> No
 
 @given(st.lists(polygons, min_size=1, max_size=3))
 @settings(deadline=None, max_examples=60)
-def test_one_outline_of_any_polygons_has_the_same_pixels_inside_the_picture(parts: list[list[float]]) -> None:
+def test_one_outline_of_any_polygons_has_the_same_pixels_inside_the_image(parts: list[list[float]]) -> None:
     outline = one_outline(parts, H, W)
     wanted = drawn(*parts)
     if outline is None:

@@ -124,7 +124,7 @@ def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
 
 
 def test_gray_palette_alpha_bilevel_cmyk(tmp_path: Path) -> None:
-    picture = Image.fromarray(RGB)
+    image = Image.fromarray(RGB)
     gray = RGB[:, :, 0]
     Image.fromarray(gray).save(tmp_path / "gray.png")
     np.testing.assert_array_equal(pixels_of(tmp_path / "gray.png"), np.repeat(gray[:, :, None], 3, 2))
@@ -133,7 +133,7 @@ def test_gray_palette_alpha_bilevel_cmyk(tmp_path: Path) -> None:
     Image.fromarray(alpha).save(tmp_path / "alpha.png")
     np.testing.assert_array_equal(pixels_of(tmp_path / "alpha.png"), RGB)
 
-    palette = picture.quantize(256)
+    palette = image.quantize(256)
     palette.save(tmp_path / "palette.png", transparency=0)
     np.testing.assert_array_equal(pixels_of(tmp_path / "palette.png"), np.array(palette.convert("RGB")))
 
@@ -275,7 +275,7 @@ def test_arrays() -> None:
         ("a.jpg", "str"),
     ],
 )
-def test_arrays_that_are_no_pictures(value: object, said: str) -> None:
+def test_arrays_that_are_no_images(value: object, said: str) -> None:
     with pytest.raises(ImageError, match=said):
         to_uint8_rgb(value)  # type: ignore[arg-type]
 

@@ -69,7 +69,7 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", ["/a.png", "/moved.png", "/a%20b.png?size=1", "/Bär 1.png?größe=a b#x"])
-def test_a_picture(server: str, path: str) -> None:
+def test_a_image(server: str, path: str) -> None:
     assert read_file_or_url(server + path).shape == (3, 80, 120)
     assert Handler.agents[-1].startswith("instancefcn/")
 
@@ -84,7 +84,7 @@ def test_a_picture(server: str, path: str) -> None:
         ("/to-file", "302"),
     ],
 )
-def test_what_is_no_picture(server: str, path: str, message: str) -> None:
+def test_what_is_no_image(server: str, path: str, message: str) -> None:
     with pytest.raises(ImageError, match=message) as caught:
         read_url(server + path)
     assert server + path in str(caught.value)

@@ -41,13 +41,13 @@ def chips(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float, float, fl
 
 
 def test_the_inside_is_tinted_and_the_rest_stays() -> None:
-    picture = gray(200, 300)
-    drawn = np.asarray(draw(picture, rectangles([(100, 50, 200, 150)], 200, 300), labels=False)).astype(int)
+    image = gray(200, 300)
+    drawn = np.asarray(draw(image, rectangles([(100, 50, 200, 150)], 200, 300), labels=False)).astype(int)
     expected = 128 + 0.38 * (np.array(colour_of(0)) - 128)
     np.testing.assert_allclose(drawn[100, 150], expected, atol=1)
     assert (drawn[100, :80] == 128).all()
     assert (drawn[:35] == 128).all()
-    assert (picture == 128).all()
+    assert (image == 128).all()
 
 
 def test_the_outline_has_the_full_colour_and_a_dark_rim() -> None:
@@ -71,7 +71,7 @@ def test_outlines_alone_leave_the_inside_and_fade_with_the_rank() -> None:
     assert contrasts[0] > 2 * contrasts[1] > 2 * contrasts[2] > 0
 
 
-def test_lines_grow_with_the_picture() -> None:
+def test_lines_grow_with_the_image() -> None:
     def line(size: int) -> int:
         box = (size // 4, size // 4, 3 * size // 4, 3 * size // 4)
         drawn = np.asarray(draw(gray(size, size), rectangles([box], size, size), labels=False)).astype(int)
@@ -80,7 +80,7 @@ def test_lines_grow_with_the_picture() -> None:
     assert line(1500) >= 2 * line(300)
 
 
-def test_no_outline_along_the_border_of_the_picture() -> None:
+def test_no_outline_along_the_border_of_the_image() -> None:
     """What the border cuts is not the object's edge."""
     drawn = np.asarray(draw(gray(200, 200), rectangles([(0, 50, 100, 200)], 200, 200), labels=False)).astype(
         int
@@ -98,20 +98,20 @@ def test_masks_of_one_pixel_and_of_none_are_drawn() -> None:
 
 @pytest.mark.parametrize("fill", [True, False])
 def test_the_size_of_the_blocks_plays_no_part(monkeypatch: pytest.MonkeyPatch, fill: bool) -> None:
-    picture = torch.randint(0, 256, (3, 300, 420), dtype=torch.uint8)
+    image = torch.randint(0, 256, (3, 300, 420), dtype=torch.uint8)
     boxes = [(0, 40, 230, 300), (150, 10, 400, 200), (300, 250, 302, 290), (395, 240, 420, 300)]
     drawn = []
     for block in (17, 64, 10_000):
         monkeypatch.setattr("instancefcn.images.drawing.BLOCK", block)
-        drawn.append(np.asarray(draw(picture, rectangles(boxes, 300, 420), fill=fill)))
+        drawn.append(np.asarray(draw(image, rectangles(boxes, 300, 420), fill=fill)))
     assert (drawn[0] == drawn[2]).all()
     assert (drawn[1] == drawn[2]).all()
 
 
-def test_nothing_found_leaves_the_picture() -> None:
-    picture = torch.randint(0, 256, (3, 30, 50), dtype=torch.uint8)
-    drawn = np.asarray(draw(picture, rectangles([], 30, 50)))
-    assert np.array_equal(drawn, picture.permute(1, 2, 0).numpy())
+def test_nothing_found_leaves_the_image() -> None:
+    image = torch.randint(0, 256, (3, 30, 50), dtype=torch.uint8)
+    drawn = np.asarray(draw(image, rectangles([], 30, 50)))
+    assert np.array_equal(drawn, image.permute(1, 2, 0).numpy())
 
 
 def test_another_size_is_refused() -> None:
@@ -119,7 +119,7 @@ def test_another_size_is_refused() -> None:
         draw(gray(20, 30), rectangles([], 30, 20))
 
 
-def test_labels_stay_on_the_picture_and_apart(chips: list[tuple[float, float, float, float]]) -> None:
+def test_labels_stay_on_the_image_and_apart(chips: list[tuple[float, float, float, float]]) -> None:
     boxes = [(0, 0, 50, 50), (350, 0, 400, 40), (0, 260, 60, 300), (340, 250, 400, 300), (150, 100, 250, 200)]
     draw(gray(300, 400), rectangles(boxes, 300, 400))
     assert len(chips) == 5
@@ -170,7 +170,7 @@ def test_labels_do_not_bury_many_small_objects(chips: list[tuple[float, float, f
     st.lists(st.tuples(*[st.floats(0, 1)] * 4), max_size=12),
 )
 @settings(deadline=None, max_examples=40)
-def test_any_rectangles_on_any_picture(height: int, width: int, shares: list[tuple[float, ...]]) -> None:
+def test_any_rectangles_on_any_image(height: int, width: int, shares: list[tuple[float, ...]]) -> None:
     boxes = []
     for a, b, c, d in shares:
         x1, x2 = sorted((round(a * width), round(c * width)))

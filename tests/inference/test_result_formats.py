@@ -104,7 +104,7 @@ def test_labelme_has_a_polygon_a_part(tmp_path: Path, item: ResultItem) -> None:
     assert iou(polygons(rings[1:3]), dense[1]) > 0.85
 
 
-def test_labelme_finds_the_picture_from_a_linked_folder(tmp_path: Path, item: ResultItem) -> None:
+def test_labelme_finds_the_image_from_a_linked_folder(tmp_path: Path, item: ResultItem) -> None:
     (tmp_path / "disk" / "deep").mkdir(parents=True)
     (tmp_path / "out").symlink_to(tmp_path / "disk" / "deep", target_is_directory=True)
     photo = tmp_path / "photos" / "x.png"
@@ -114,11 +114,11 @@ def test_labelme_finds_the_picture_from_a_linked_folder(tmp_path: Path, item: Re
     assert (path.parent / json.loads(path.read_text())["imagePath"]).samefile(photo)
 
 
-def test_labelme_holds_a_picture_that_has_no_file(tmp_path: Path, item: ResultItem) -> None:
+def test_labelme_holds_a_image_that_has_no_file(tmp_path: Path, item: ResultItem) -> None:
     (path,) = LabelMe(tmp_path, NAMES, IDS).write(replace(item, source="https://example.org/x.png"))
     inside = base64.b64decode(json.loads(path.read_text())["imageData"])
     with Image.open(io.BytesIO(inside)) as image:
-        assert torch.equal(to_uint8_rgb(image), item.picture)
+        assert torch.equal(to_uint8_rgb(image), item.image)
 
 
 def test_cut_outs_are_what_the_mask_covers(tmp_path: Path, item: ResultItem) -> None:
@@ -130,7 +130,7 @@ def test_cut_outs_are_what_the_mask_covers(tmp_path: Path, item: ResultItem) -> 
         pixels = np.asarray(image)
     assert pixels.shape == (10, 20, 4)
     assert (pixels[..., 3] == 255).all()
-    assert (pixels[..., :3] == item.picture.permute(1, 2, 0).numpy()[15:25, 25:45]).all()
+    assert (pixels[..., :3] == item.image.permute(1, 2, 0).numpy()[15:25, 25:45]).all()
     with Image.open(written[1]) as image:
         assert int((np.asarray(image)[..., 3] == 255).sum()) == int(item.instances.masks.areas()[1])
 
@@ -166,7 +166,7 @@ def test_a_label_map_has_room_for_65535() -> None:
         label_map(many(65_536))
 
 
-def test_the_table_has_a_row_an_object_in_the_order_of_the_pictures(tmp_path: Path, item: ResultItem) -> None:
+def test_the_table_has_a_row_an_object_in_the_order_of_the_images(tmp_path: Path, item: ResultItem) -> None:
     table = Table(tmp_path, NAMES, IDS)
     table.write(replace(item, number=1, source="https://example.org/y.png", frame=7))
     table.write(item)

@@ -50,7 +50,7 @@ def test_no_more_than_so_many_are_under_way(ahead: int) -> None:
     assert most <= ahead + 2
 
 
-def test_large_pictures_are_under_way_alone() -> None:
+def test_large_images_are_under_way_alone() -> None:
     """Sizes in units of ROOM / 4: no two of 3 together, five of 0 and 1 at most."""
     sizes = [1, 0, 3, 3, 1, 9, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
     under_way: set[int] = set()

@@ -67,10 +67,10 @@ def chainercv(network: PublishedFCIS, monkeypatch: pytest.MonkeyPatch) -> Publis
     ],
 )
 def test_size_of_the_input(
-    picture: tuple[int, int], truncated: tuple[int, int], rounded: tuple[int, int]
+    image: tuple[int, int], truncated: tuple[int, int], rounded: tuple[int, int]
 ) -> None:
-    assert published_size(*picture, 600, 1000, rounded=False) == truncated
-    assert published_size(*picture, 600, 1000, rounded=True) == rounded
+    assert published_size(*image, 600, 1000, rounded=False) == truncated
+    assert published_size(*image, 600, 1000, rounded=True) == rounded
 
 
 def test_truncation_makes_many_long_sides_one_short() -> None:
@@ -82,8 +82,8 @@ def test_truncation_makes_many_long_sides_one_short() -> None:
 
 
 def test_resizing_reads_two_neighbours_and_smooths_nothing() -> None:
-    picture = torch.tensor([[[0, 100]]], dtype=torch.uint8).expand(3, 2, 2)
-    larger = resize_published(picture, 4, 10, rounded=False) * 255
+    image = torch.tensor([[[0, 100]]], dtype=torch.uint8).expand(3, 2, 2)
+    larger = resize_published(image, 4, 10, rounded=False) * 255
     torch.testing.assert_close(larger[0, 1], torch.tensor([0.0, 25.0, 75.0, 100.0]))
     stripes = torch.tensor([0, 0, 0, 240, 0, 0, 0, 240], dtype=torch.uint8).expand(3, 8, 8)
     smaller = resize_published(stripes, 2, 10, rounded=False)
@@ -92,8 +92,8 @@ def test_resizing_reads_two_neighbours_and_smooths_nothing() -> None:
 
 def test_official_colours_are_whole_levels() -> None:
     generator = torch.Generator().manual_seed(0)
-    picture = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=generator)
-    smooth, levels = (resize_published(picture, 27, 1000, rounded) * 255 for rounded in (False, True))
+    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=generator)
+    smooth, levels = (resize_published(image, 27, 1000, rounded) * 255 for rounded in (False, True))
     assert torch.equal(levels, levels.round())
     # By the scale 1.35 as it is, not by 27 / 20 and 40 / 30: the widths differ by half a pixel.
     assert smooth.shape == levels.shape == (3, 27, 40)
@@ -182,7 +182,7 @@ def test_official_proposals(network: PublishedFCIS) -> None:
     torch.testing.assert_close(found - END, torch.tensor(kept), rtol=0, atol=1e-3)
 
 
-def test_chainercvs_proposals_come_from_all_cells_and_are_large_in_the_picture(
+def test_chainercvs_proposals_come_from_all_cells_and_are_large_in_the_image(
     chainercv: PublishedFCIS,
 ) -> None:
     logits = torch.full((5 * 9 * 9,), -1.0)
@@ -249,7 +249,7 @@ def test_official_windows_are_refined_by_adding_one(network: PublishedFCIS) -> N
 
 def test_official_boxes_are_scaled_by_their_last_pixel(network: PublishedFCIS) -> None:
     boxes = torch.tensor([[10.0, 20.0, 60.0, 70.0], [100.0, 60.0, 130.0, 75.0]])
-    found = network.to_picture(boxes, 1.5, (50, 86)) - END
+    found = network.to_image(boxes, 1.5, (50, 86)) - END
     expected = [[10 / 1.5, 20 / 1.5, 59 / 1.5, 69 / 1.5], [100 / 1.5, 60 / 1.5, 85.0, 49.0]]
     torch.testing.assert_close(found, torch.tensor(expected))
     # The scale is that of before the sides were rounded.
@@ -258,7 +258,7 @@ def test_official_boxes_are_scaled_by_their_last_pixel(network: PublishedFCIS) -
 
 def test_chainercvs_boxes_are_scaled_by_the_widths(chainercv: PublishedFCIS) -> None:
     assert chainercv.scale((599, 854), (281, 400)) == 854 / 400
-    found = chainercv.to_picture(torch.tensor([[10.0, 20.0, 60.0, 75.0]]), 2.0, (36, 65))
+    found = chainercv.to_image(torch.tensor([[10.0, 20.0, 60.0, 75.0]]), 2.0, (36, 65))
     assert found.tolist() == [[5.0, 10.0, 30.0, 36.0]]
 
 
@@ -278,17 +278,17 @@ def test_official_results_of_a_single_row_are_dropped(network: PublishedFCIS) ->
 
 
 @pytest.mark.parametrize("published", [CHAINERCV, MXNET], ids=["chainercv", "mxnet"])
-def test_pictures_of_any_shape_give_instances(published: Published) -> None:
+def test_images_of_any_shape_give_instances(published: Published) -> None:
     torch.manual_seed(0)
     net = PublishedFCIS(PublishedSpec(published, (1, 2), 2.0), CLASSES).eval()
-    pictures = [torch.rand(3, *size) for size in ((40, 70), (1, 1), (2, 90), (90, 1), (64, 64))]
+    images = [torch.rand(3, *size) for size in ((40, 70), (1, 1), (2, 90), (90, 1), (64, 64))]
     sizes = [(20, 35), (1, 1), (2, 90), (90, 1), (64, 64)]
-    results = net(pictures, image_sizes=sizes)
+    results = net(images, image_sizes=sizes)
     assert [found.image_size for found in results] == sizes
     assert len(results[0]) > 0
     for found, (height, width) in zip(results, sizes, strict=True):
         assert bool(((found.boxes >= 0) & (found.boxes <= torch.tensor([width, height] * 2))).all())
-    alone = net([pictures[0]], image_sizes=sizes[:1])[0]
+    alone = net([images[0]], image_sizes=sizes[:1])[0]
     assert torch.equal(alone.scores, results[0].scores)
     assert torch.equal(alone.masks.dense(), results[0].masks.dense())
 

@@ -75,9 +75,9 @@ def golden(shared: Path) -> dict[str, NDArray[Any]]:
 def outcome(predictor: Predictor, golden: dict[str, NDArray[Any]], shared: Path) -> Outcome:
     network = predictor.network
     assert isinstance(network, PublishedFCIS)
-    picture = torch.from_numpy(golden["img"])
+    image = torch.from_numpy(golden["img"])
     with torch.no_grad():
-        figures, proposals = _stages(network, predictor.preprocessing(picture), golden)
+        figures, proposals = _stages(network, predictor.preprocessing(image), golden)
     found = predictor(shared / "parity" / "000000005001.jpg", score=0.0)
     order = found.labels.argsort(stable=True)  # class by class, best first
     ours = found.labels[order].tolist()
@@ -94,9 +94,9 @@ def outcome(predictor: Predictor, golden: dict[str, NDArray[Any]], shared: Path)
 def _stages(
     network: PublishedFCIS, image: Tensor, golden: dict[str, NDArray[Any]]
 ) -> tuple[dict[str, float], tuple[int, int]]:
-    picture_size = (golden["img"].shape[1], golden["img"].shape[2])
+    image_size = (golden["img"].shape[1], golden["img"].shape[2])
     size = (image.shape[1], image.shape[2])
-    scale = network.scale(size, picture_size)
+    scale = network.scale(size, image_size)
     assert scale == float(golden["scale"])
     figures = {}
     c4, c5 = network.backbone(network.normalised(image))
@@ -125,7 +125,7 @@ def _stages(
     pooled = psroi_average_pool(maps, rois, 16, 21).unflatten(1, (2, 21)).transpose(1, 2)
     figures["pooled score maps"] = _far(pooled, golden["roi_cls_ag_seg_scores_first8"])
     boxes, probabilities, masks = network.windows((maps, box_maps), torch.from_numpy(theirs.copy()), size)
-    boxes = network.to_picture(boxes, scale, picture_size)
+    boxes = network.to_image(boxes, scale, image_size)
     figures["windows, pixels"] = _far(boxes, _swapped(golden["voting_in_bbox"]))
     figures["class probabilities"] = _far(probabilities, golden["roi_cls_prob_all"])
     figures["mask probabilities"] = _far(masks, golden["roi_seg_prob_all"])

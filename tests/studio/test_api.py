@@ -59,7 +59,7 @@ def claims(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99))
 
 
-def test_a_picture_gives_what_predict_prints(client: TestClient, served: Served) -> None:
+def test_a_image_gives_what_predict_prints(client: TestClient, served: Served) -> None:
     answer = client.post("/api/predict", content=PNG)
     assert answer.status_code == 200
     (expected,) = served.load()([coloured()])
@@ -142,9 +142,9 @@ def test_a_body_without_a_length_is_measured_while_it_is_read(client: TestClient
 
 def test_concurrent_requests_take_turns_and_all_are_answered(client: TestClient, served: Served) -> None:
     served.gate.clear()
-    pictures = [as_file(coloured(width=100 + 10 * number)) for number in range(8)]
+    images = [as_file(coloured(width=100 + 10 * number)) for number in range(8)]
     with ThreadPoolExecutor(8) as threads:
-        answers = [threads.submit(client.post, "/api/predict", content=data) for data in pictures]
+        answers = [threads.submit(client.post, "/api/predict", content=data) for data in images]
         _until(lambda: served.at_once == 1)
         assert not any(answer.done() for answer in answers)
         served.gate.set()
@@ -234,10 +234,10 @@ def test_only_the_latest_results_are_kept(served: Served) -> None:
 
 
 def test_outlines_follow_the_masks(served: Served) -> None:
-    picture = coloured(width=2560, height=1700)
-    (found,) = served.load()([picture])
+    image = coloured(width=2560, height=1700)
+    (found,) = served.load()([image])
     document = prediction("x", found)
-    shown = results.view(to_uint8_rgb(picture), found, document)
+    shown = results.view(to_uint8_rgb(image), found, document)
     assert (shown["width"], shown["height"]) == (1280, 850)
     numbers = [float(part) for part in re.findall(r"[\d.]+", shown["instances"][0]["outline"])]
     x1, y1, x2, y2 = (side / 2 for side in document["instances"][0]["box"])

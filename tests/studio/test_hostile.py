@@ -29,7 +29,7 @@ def client(served: Served) -> Iterator[TestClient]:
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_pictures_that_ask_for_too_much(client: TestClient, served: Served, name: str) -> None:
+def test_images_that_ask_for_too_much(client: TestClient, served: Served, name: str) -> None:
     content, message = BOMBS[name]
     for route in ("predict", "propose"):
         answer = client.post(f"/api/{route}", content=content)
@@ -40,7 +40,7 @@ def test_pictures_that_ask_for_too_much(client: TestClient, served: Served, name
 
 
 @pytest.mark.parametrize("name", SOUND)
-def test_strange_pictures(client: TestClient, name: str) -> None:
+def test_strange_images(client: TestClient, name: str) -> None:
     content, (height, width) = SOUND[name]
     answer = client.post("/api/predict", content=content)
     assert answer.status_code == 200

@@ -158,7 +158,7 @@ def test_drop_slide_switch_and_download(site: Site, page: Any, tmp_path: Path) -
     assert page.locator("#viewer img").count() == 0
 
 
-def test_proposals_are_made_of_the_same_picture(site: Site, page: Any) -> None:
+def test_proposals_are_made_of_the_same_image(site: Site, page: Any) -> None:
     drop(page, "a.png", PNG)
     shown(page, "2 of 2 shown")
     runs, proposed = site.finder.runs, site.proposer.runs
@@ -175,7 +175,7 @@ def test_an_example_is_clicked(page: Any) -> None:
     assert re.fullmatch(r"\d+ of \d+ shown", page.locator("#viewer .count strong").inner_text())
 
 
-def test_what_is_no_picture_gives_a_message_and_the_next_can_come(page: Any) -> None:
+def test_what_is_no_image_gives_a_message_and_the_next_can_come(page: Any) -> None:
     drop(page, "a.png", b"<script>no picture</script>")
     page.get_by_text("this is no picture: JPEG, PNG").wait_for()
     drop(page, "b.png", PNG)

@@ -231,7 +231,7 @@ def test_saves_between_epochs_by_the_clock(
     assert state(tmp_path / "run")["global_step"] == 2
 
 
-def test_a_loss_that_is_not_finite_names_the_pictures_and_spares_the_checkpoint(
+def test_a_loss_that_is_not_finite_names_the_images_and_spares_the_checkpoint(
     tiny_train: Train, tmp_path: Path, networks: list[TinyNetwork], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -379,7 +379,7 @@ def test_every_problem_of_both_splits_is_listed_before_anything_starts(
     assert networks == []
 
 
-def test_pictures_without_objects_train(tiny_train: Train, tmp_path: Path) -> None:
+def test_images_without_objects_train(tiny_train: Train, tmp_path: Path) -> None:
     from instancefcn.data.synthetic import write_shapes
 
     data = write_shapes(tmp_path / "data", train=4, val=1, size=64)

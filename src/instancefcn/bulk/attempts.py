@@ -9,7 +9,7 @@ from instancefcn.bulk.storage import Folder
 from instancefcn.errors import ConfigError
 
 FOLDER = "attempts"
-DEATHS_OF_A_PICTURE = 2
+DEATHS_OF_A_IMAGE = 2
 """A process that dies so often while one picture is alone in it died of that picture: a machine that is taken
 away does not choose the same one twice.
 """
@@ -36,13 +36,13 @@ class AttemptLog:
         note = self._read()
         self.interrupted: int = note.get("begun", 0)
         """How often the chunk was begun before."""
-        self.deaths: dict[int, int] = {int(picture): n for picture, n in note.get("deaths", {}).items()}
+        self.deaths: dict[int, int] = {int(image): n for image, n in note.get("deaths", {}).items()}
         if (last := note.get("at")) is not None:
             self.deaths[last] = self.deaths.get(last, 0) + 1
         if len(self.at_fault) > MOST_AT_FAULT:
             raise ConfigError(
                 f"chunk {chunk}: {len(self.at_fault)} of its pictures have each killed their process"
-                f" {DEATHS_OF_A_PICTURE} times; more likely a worker has too little memory, or its machine is"
+                f" {DEATHS_OF_A_IMAGE} times; more likely a worker has too little memory, or its machine is"
                 " sick"
             )
         self._write(self.interrupted + 1, None)
@@ -50,11 +50,11 @@ class AttemptLog:
     @property
     def at_fault(self) -> set[int]:
         """Pictures that are not to be touched again."""
-        return {picture for picture, deaths in self.deaths.items() if deaths >= DEATHS_OF_A_PICTURE}
+        return {image for image, deaths in self.deaths.items() if deaths >= DEATHS_OF_A_IMAGE}
 
-    def now_at(self, picture: int) -> None:
+    def now_at(self, image: int) -> None:
         """Note the picture that comes next, alone."""
-        self._write(self.interrupted + 1, picture)
+        self._write(self.interrupted + 1, image)
 
     def close(self) -> None:
         """The chunk is done: nobody needs the note any more."""

@@ -94,11 +94,11 @@ def run(
     done = interrupted = 0
     if job.todo:
         with progress() as show:
-            show("pictures", 0, job.pictures_left)
+            show("pictures", 0, job.images_left)
             for row in _rows(job, power, min(workers, len(job.todo)), gpus, open_model):
                 done += row["pictures"]
                 interrupted += row["interrupted"]
-                show("pictures", done, job.pictures_left)
+                show("pictures", done, job.images_left)
     return sum_up(job, done, time.perf_counter() - start, interrupted)
 
 

@@ -164,11 +164,11 @@ def _contents(
         start, stop = max(begin - position, 0), min(end - position, len(batch))
         wanted = batch.slice(min(start, stop), max(stop - start, 0))
         position += len(batch)
-        pictures = wanted.column("image")
-        if pa.types.is_struct(pictures.type):
-            pictures = pictures.field("bytes")
+        images = wanted.column("image")
+        if pa.types.is_struct(images.type):
+            images = images.field("bytes")
         names = [None] * len(wanted) if column is None else wanted.column(column).to_pylist()
-        for name, content in zip(names, pictures, strict=True):
+        for name, content in zip(names, images, strict=True):
             yield None if name is None else str(name), content.as_py()
         if position >= end:
             return

@@ -143,12 +143,12 @@ class ChunkWorker:
         """Every picture alone, so that one at fault is known by its number."""
         for pick in self.reader.picks(chunk):
             head = pick.head
-            if journal is not None and head.picture in journal.at_fault:
-                deaths = journal.deaths[head.picture]
+            if journal is not None and head.image in journal.at_fault:
+                deaths = journal.deaths[head.image]
                 yield head, Found(f"{head.file}: the process died {deaths} times while working on it")
                 continue
             if journal is not None:
-                journal.now_at(head.picture)
+                journal.now_at(head.image)
             yield head, self._alone(pick)
 
     def _alone(self, pick: Pick) -> Found:

@@ -25,7 +25,7 @@ DARK = 64
 """Pictures whose brightest sample is below this, of 255, get a hint."""
 
 
-def pictures(
+def segment_images(
     predictor: Predictor,
     sources: tuple[Path | str, ...],
     names: list[str],
@@ -47,8 +47,8 @@ def pictures(
     def explained(result: FileResult) -> tuple[int, FileResult, Explanation | None]:
         # Here and not in the writers' threads: the network runs in one thread alone.
         found = None
-        if wanted.explain and result.picture is not None and result.instances:
-            found = explain(predictor, result.picture, result.instances)
+        if wanted.explain and result.image is not None and result.instances:
+            found = explain(predictor, result.image, result.instances)
         return next(numbers), result, found
 
     def write(work: tuple[int, FileResult, Explanation | None]) -> tuple[FileResult, Done | None]:
@@ -60,7 +60,7 @@ def pictures(
         if explanation is not None:
             files.append(wanted.out / "explained" / f"{item.name}.png")
             with writable():
-                write_explanation(files[-1], item.picture, item.instances, explanation, 0)
+                write_explanation(files[-1], item.image, item.instances, explanation, 0)
         return result, _done(item, files, writers, wanted, result)
 
     results = predictor.files(
@@ -100,15 +100,15 @@ def pictures(
 def _darkness(result: FileResult) -> str:
     """A hint for pictures such as a camera's 12 bits that were stored in 16 as they came."""
     # In the order that it lies in memory: twenty times as fast.
-    most = 255 if result.picture is None else int(result.picture.permute(1, 2, 0).max())
+    most = 255 if result.image is None else int(result.image.permute(1, 2, 0).max())
     return (
         "" if most >= DARK else f"; nearly black, at most {most} of 255: see docs/predict.md, Dark pictures"
     )
 
 
 def _pixels(work: tuple[int, FileResult, Explanation | None]) -> int:
-    picture = work[1].picture
-    return 0 if picture is None else picture.shape[1] * picture.shape[2]
+    image = work[1].image
+    return 0 if image is None else image.shape[1] * image.shape[2]
 
 
 def _done(
@@ -145,7 +145,7 @@ def open_journal(
     }
     if not wanted.resume and (wanted.out / NAME).exists():
         typer.echo(f"a stopped call was in {wanted.out}; this one starts anew, without --resume", err=True)
-    journal = ResumeLog(wanted.out, {**identity(predictor), **asked}, found.pictures, wanted.resume)
+    journal = ResumeLog(wanted.out, {**identity(predictor), **asked}, found.images, wanted.resume)
     for number, done in journal.done.items():
         for writer in writers:
             writer.restore(number, done.kept[type(writer).__name__])

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from instancefcn.cli.predict_images import open_journal, pictures
-from instancefcn.cli.prediction_request import AHEAD, KINDS, PICTURES_ONLY, PredictionRequest, Tally, item_of
+from instancefcn.cli.predict_images import open_journal, segment_images
+from instancefcn.cli.prediction_request import AHEAD, IMAGES_ONLY, KINDS, PredictionRequest, Tally, item_of
 from instancefcn.cli.progress_report import as_json, reporter
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.files import check_place
@@ -53,7 +53,7 @@ def check(found: Sources, wanted: PredictionRequest) -> None:
         raise ConfigError("--resume is for pictures, a video is segmented in one go: leave out the videos")
     if wanted.explain:
         raise ConfigError("--explain is for pictures: leave out the videos")
-    alone = [kind for kind in PICTURES_ONLY if kind in wanted.kinds]
+    alone = [kind for kind in IMAGES_ONLY if kind in wanted.kinds]
     if alone:
         raise ConfigError(
             f"--save {','.join(alone)} describes picture files: save the video's frames as pictures first"
@@ -63,18 +63,18 @@ def check(found: Sources, wanted: PredictionRequest) -> None:
     load_av()
 
 
-def apart_from_frames(names: list[str], pictures: int) -> list[str]:
+def apart_from_frames(names: list[str], images: int) -> list[str]:
     """The names of results: of so many pictures as they are; of the videos behind them changed where a
     picture has the name of one of their frames (`clip-000012`).
     """
-    taken = [name.casefold() for name in names[:pictures]]
+    taken = [name.casefold() for name in names[:images]]
 
     def clashes(name: str) -> bool:
         frame = re.compile(re.escape(name.casefold()) + r"-\d{6,}")
         return any(map(frame.fullmatch, taken))
 
-    result = names[:pictures]
-    for name in names[pictures:]:
+    result = names[:images]
+    for name in names[images:]:
         others = (f"{name}-video{number}" for number in count(1))
         result.append(next(other for other in others if not clashes(other)) if clashes(name) else name)
     return result
@@ -94,20 +94,20 @@ def segment(predictor: Predictor, found: Sources, wanted: PredictionRequest) -> 
     start = time.perf_counter()
     tally = Tally()
     moving: list[Path | int] = [*found.videos, *([] if found.webcam is None else [found.webcam])]
-    paths = [*map(path_of, found.pictures), *(Path("webcam") if isinstance(s, int) else s for s in moving)]
-    names = apart_from_frames(output_names(paths), len(found.pictures))
+    paths = [*map(path_of, found.images), *(Path("webcam") if isinstance(s, int) else s for s in moving)]
+    names = apart_from_frames(output_names(paths), len(found.images))
     known = predictor.class_names, predictor.category_ids
     table = [Table(wanted.out, *known)] if "csv" in wanted.kinds else []
     with ExitStack() as stack:
         journal = None
-        if found.pictures:
+        if found.images:
             kinds = WRITERS if wanted.proposals is None else {**WRITERS, "overlay": Outlines}
             writers = [kinds[kind](wanted.out, *known) for kind in wanted.kinds if kind != "csv"]
             journal = open_journal(predictor, found, wanted, writers + table)
             if journal is not None:
                 stack.enter_context(closing(journal))
             try:
-                pictures(predictor, found.pictures, names, wanted, writers + table, tally, journal)
+                segment_images(predictor, found.images, names, wanted, writers + table, tally, journal)
             except KeyboardInterrupt:
                 if journal is not None:
                     typer.echo("stopped; the same command with --resume goes on from here", err=True)
@@ -115,13 +115,13 @@ def segment(predictor: Predictor, found: Sources, wanted: PredictionRequest) -> 
                     finish(writers + table)  # nothing goes on from here
                 raise
             finish(writers + table)
-        tally.numbers = count(len(found.pictures))
-        for source, name in zip(moving, names[len(found.pictures) :], strict=True):
+        tally.numbers = count(len(found.images))
+        for source, name in zip(moving, names[len(found.images) :], strict=True):
             _video(predictor, source, name, wanted, table, tally)
             finish(table)  # already now: the next one may be stopped
         if journal is not None:
             journal.remove()
-    _sum_up(tally, len(found.pictures), wanted, time.perf_counter() - start)
+    _sum_up(tally, len(found.images), wanted, time.perf_counter() - start)
 
 
 def _video(
@@ -194,10 +194,10 @@ def _video(
 def _sum_up(tally: Tally, total: int, wanted: PredictionRequest, seconds: float) -> None:
     where = []
     if total:
-        where.append(f"{tally.pictures} of {total} pictures")
+        where.append(f"{tally.images} of {total} pictures")
     if tally.frames or not total:
         where.append(f"{tally.frames} frames")
-    done = tally.frames or tally.pictures
+    done = tally.frames or tally.images
     place = f"; written to {wanted.out}" if wanted.writes and done else ""
     typer.echo(f"{tally.objects} objects in {' and '.join(where)}, {seconds:.1f} s{place}", err=True)
     if tally.failed:

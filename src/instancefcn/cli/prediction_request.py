@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from instancefcn.inference.resume_log import Done
 
 KINDS = ("overlay", "coco", "yolo", "labelme", "cutouts", "labelmap", "csv")
-PICTURES_ONLY = ("yolo", "labelme")
+IMAGES_ONLY = ("yolo", "labelme")
 """Kinds that stand beside a picture file, which the frames of a video have not."""
 
 AHEAD = 4
@@ -57,7 +57,7 @@ class PredictionRequest:
 class Tally:
     """What was done so far; `numbers` counts frames, after the pictures."""
 
-    pictures: int = 0
+    images: int = 0
     frames: int = 0
     objects: int = 0
     failed: int = 0
@@ -68,7 +68,7 @@ class Tally:
         if done is None:
             self.failed += 1
         else:
-            self.pictures += 1
+            self.images += 1
             self.objects += done.objects
 
 
@@ -76,6 +76,6 @@ def item_of(number: int, name: str, result: FileResult) -> ResultItem | None:
     """A result for the writers; None when there is nothing to write."""
     from instancefcn.inference.result_formats import ResultItem
 
-    if result.picture is None or result.instances is None:
+    if result.image is None or result.instances is None:
         return None
-    return ResultItem(number, name, result.path, result.picture, result.instances, result.frame)
+    return ResultItem(number, name, result.path, result.image, result.instances, result.frame)

@@ -90,7 +90,7 @@ def convert(
         _note_numbers(layout, splits, to, target.losses)
         WRITERS[to](written, target)
     counts = {
-        name: {"pictures": len(dataset), "annotations": sum(len(p.annotations) for p in dataset.pictures)}
+        name: {"pictures": len(dataset), "annotations": sum(len(p.annotations) for p in dataset.images)}
         for name, dataset in written.items()
     }
     return Conversion(layout.title, counts, target.losses.rows())

@@ -73,7 +73,7 @@ class Look:
 
 
 def look_at_all(
-    pictures: Sequence[ImageRecord], progress: Callable[[int, int], None] | None = None
+    images: Sequence[ImageRecord], progress: Callable[[int, int], None] | None = None
 ) -> list[Look]:
     """Decode every picture once, in threads; what was seen, in the pictures' order.
 
@@ -82,75 +82,75 @@ def look_at_all(
     looks: list[Look] = []
     pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
     try:
-        for done, seen in enumerate(pool.map(look, pictures), start=1):
+        for done, seen in enumerate(pool.map(look, images), start=1):
             looks.append(seen)
             if progress:
-                progress(done, len(pictures))
+                progress(done, len(images))
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt need not wait for the other pictures
     return looks
 
 
-def picture_problems(
-    pictures: Sequence[ImageRecord], progress: Callable[[int, int], None] | None = None
+def image_problems(
+    images: Sequence[ImageRecord], progress: Callable[[int, int], None] | None = None
 ) -> list[str]:
     """Decode every picture; what is wrong, in the pictures' order."""
-    return [seen.problem for seen in look_at_all(pictures, progress) if seen.problem]
+    return [seen.problem for seen in look_at_all(images, progress) if seen.problem]
 
 
-def picture_problem(picture: ImageRecord) -> Problem | None:
+def image_problem(image: ImageRecord) -> Problem | None:
     """What is wrong with a picture's file: missing, no picture, truncated, too large or of another size."""
-    return look(picture).problem
+    return look(image).problem
 
 
-def look(picture: ImageRecord) -> Look:
+def look(image: ImageRecord) -> Look:
     """Decode a picture and compare it with its record.
 
     A JPEG is decoded at down to an eighth of its size, which reads every byte of the file at half the cost.
     """
-    where = f"{picture.path}: image {picture.id}"
+    where = f"{image.path}: image {image.id}"
     try:
-        if picture.path.stat().st_size > MAX_FILE_BYTES:
+        if image.path.stat().st_size > MAX_FILE_BYTES:
             raise ImageError(f"has more than {MAX_FILE_BYTES / 2**30:g} GB")
-        content = picture.path.read_bytes()
-        with open_image(content) as image:
-            asked = stored_turn(image)
-            turn = turn_of(image)
-            width, height = image.size  # after turn_of, which may turn it, and before draft
-            image.draft("RGB", (64, 64))
-            image.load()
-            thumb = _thumb(image if turn is None else image.transpose(turn))
+        content = image.path.read_bytes()
+        with open_image(content) as opened:
+            asked = stored_turn(opened)
+            turn = turn_of(opened)
+            width, height = opened.size  # after turn_of, which may turn it, and before draft
+            opened.draft("RGB", (64, 64))
+            opened.load()
+            thumb = _thumb(opened if turn is None else opened.transpose(turn))
     except FileNotFoundError:
         what = "there is no such picture: add it or remove its record and annotations"
-        return _blind(picture, "missing-picture", f"{where}: {what}")
+        return _blind(image, "missing-picture", f"{where}: {what}")
     except Exception as error:
-        return _blind(picture, "unreadable-picture", f"{where}: {describe_error(error)}: replace the file")
+        return _blind(image, "unreadable-picture", f"{where}: {describe_error(error)}: replace the file")
     size = (width, height) if turn in SIDEWAYS else (height, width)
     stored = size[::-1] if asked in SIDEWAYS else size
-    problem = None if size == (picture.height, picture.width) else _size_problem(picture, stored, size)
+    problem = None if size == (image.height, image.width) else _size_problem(image, stored, size)
     return Look(problem, size, asked is not None, hashlib.blake2b(content, digest_size=16).digest(), thumb)
 
 
-def _blind(picture: ImageRecord, check: str, text: str) -> Look:
+def _blind(image: ImageRecord, check: str, text: str) -> Look:
     nothing = np.zeros((THUMB, THUMB), np.uint8)
-    return Look(Problem(text, check, picture=picture.path), None, False, b"", nothing)
+    return Look(Problem(text, check, image=image.path), None, False, b"", nothing)
 
 
-def _size_problem(picture: ImageRecord, stored: tuple[int, int], size: tuple[int, int]) -> Problem:
-    where = f"{picture.path}: image {picture.id}"
-    record = f"its record says {picture.width} x {picture.height}"
-    if size != stored == (picture.height, picture.width):
+def _size_problem(image: ImageRecord, stored: tuple[int, int], size: tuple[int, int]) -> Problem:
+    where = f"{image.path}: image {image.id}"
+    record = f"its record says {image.width} x {image.height}"
+    if size != stored == (image.height, image.width):
         return Problem(
             f"{where}: is {size[1]} x {size[0]} as its EXIF rotation shows it, {record}: "
             "it was annotated unrotated. Remove the EXIF orientation from the file",
             "exif-rotation",
-            picture=picture.path,
+            image=image.path,
         )
     return Problem(
         f"{where}: is {size[1]} x {size[0]} pixels, {record}: "
         "mend the record, and scale its annotations if they fit it",
         "size-mismatch",
-        picture=picture.path,
+        image=image.path,
     )
 
 

@@ -40,7 +40,7 @@ def write_shapes(folder: Path | str, *, train: int = 8, val: int = 4, size: int 
         annotations: list[dict[str, Any]] = []
         for number in range(count):
             random = np.random.default_rng([seed, stream, number])
-            pixels, objects = _picture(size, random)
+            pixels, objects = _image(size, random)
             name = f"{split}_{number:04d}.png"
             with atomic_write(folder / "images" / name) as temporary:
                 Image.fromarray(pixels).save(temporary)
@@ -55,7 +55,7 @@ def write_shapes(folder: Path | str, *, train: int = 8, val: int = 4, size: int 
     return folder
 
 
-def _picture(size: int, random: np.random.Generator) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
+def _image(size: int, random: np.random.Generator) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
     """uint8 [size, size, 3] and the annotations' outline, box, area and category."""
     canvas = _texture(size, random, random.uniform(40, 110, 3), 25)
     taken = np.zeros((size, size), dtype=bool)

@@ -72,7 +72,7 @@ def hold_out(
     """
     wanted = max(1, round(share * len(dataset)))
     groups = _by_chance(dataset, _groups(dataset, progress))
-    left = Counter(label for picture in dataset.pictures for label in _labels(picture))
+    left = Counter(label for image in dataset.images for label in _labels(image))
     kept: set[int] = set()
 
     def spare(group: list[int]) -> bool:
@@ -107,18 +107,18 @@ def _nothing(dataset: Dataset, measured: list[list[int]]) -> str:
     )
 
 
-def _labels(picture: ImageRecord) -> set[int]:
-    return {annotation.label for annotation in picture.annotations if not annotation.crowd}
+def _labels(image: ImageRecord) -> set[int]:
+    return {annotation.label for annotation in image.annotations if not annotation.crowd}
 
 
 def _count(dataset: Dataset, group: list[int]) -> Counter[int]:
     """In how many pictures of a group each class is."""
-    return Counter(label for i in group for label in _labels(dataset.pictures[i]))
+    return Counter(label for i in group for label in _labels(dataset.images[i]))
 
 
 def _groups(dataset: Dataset, progress: Callable[[int, int], None] | None) -> list[list[int]]:
     """The pictures by number; equal and nearly equal ones are in one group."""
-    looks = look_at_all(dataset.pictures, progress)
+    looks = look_at_all(dataset.images, progress)
     first: dict[bytes, int] = {}
     files = np.array([first.setdefault(look.digest, i) for i, look in enumerate(looks)])
     groups: dict[int, list[int]] = {}
@@ -129,8 +129,8 @@ def _groups(dataset: Dataset, progress: Callable[[int, int], None] | None) -> li
 
 def _by_chance(dataset: Dataset, groups: list[list[int]]) -> list[list[int]]:
     """The groups in an order that only the names of the files decide; one draw for each group."""
-    common = os.path.commonpath([picture.path.parent for picture in dataset.pictures])
-    names = [Path(os.path.relpath(picture.path, common)).as_posix() for picture in dataset.pictures]
+    common = os.path.commonpath([image.path.parent for image in dataset.images])
+    names = [Path(os.path.relpath(image.path, common)).as_posix() for image in dataset.images]
 
     def drawn(group: list[int]) -> bytes:
         name = min(names[i] for i in group)

@@ -65,7 +65,7 @@ def suspicious(report: Report) -> list[Finding]:
     groups = []
     for severities in (("error", "warning"), ("note",)):
         for check in CHECKS:
-            found = [f for f in report.of(check.name) if f.picture is not None and f.severity in severities]
+            found = [f for f in report.of(check.name) if f.image is not None and f.severity in severities]
             groups.append(found)
         chosen = [f for turn in zip_longest(*groups) for f in turn if f is not None][:TILES]
         if chosen:
@@ -78,43 +78,43 @@ def suspicious(report: Report) -> list[Finding]:
 class _Records:
     """Records and annotations by what findings name them with."""
 
-    pictures: dict[tuple[str, Path], ImageRecord]
+    images: dict[tuple[str, Path], ImageRecord]
     annotations: dict[tuple[str, int], Annotation]
 
     @classmethod
     def of(cls, report: Report) -> _Records:
-        pictures, annotations = {}, {}
+        images, annotations = {}, {}
         for split in report.splits:
-            for picture in split.dataset.pictures:
-                pictures[split.name, picture.path] = picture
-                annotations.update({(split.name, a.id): a for a in picture.annotations})
-        return cls(pictures, annotations)
+            for image in split.dataset.images:
+                images[split.name, image.path] = image
+                annotations.update({(split.name, a.id): a for a in image.annotations})
+        return cls(images, annotations)
 
 
 def _tile(finding: Finding, records: _Records) -> Image.Image:
-    assert finding.picture is not None
+    assert finding.image is not None
     tile = Image.new("RGB", (WIDTH, HEIGHT + CAPTION), PAPER)
     if finding.other is None:
-        record = records.pictures.get((finding.split, finding.picture))
+        record = records.images.get((finding.split, finding.image))
         annotation = None
         if finding.annotation is not None:
             annotation = records.annotations.get((finding.split, finding.annotation))
         tile.paste(_view(finding, record, annotation), (0, 0))
     else:
         half = (WIDTH - 4) // 2
-        tile.paste(_fitted(finding.picture, half), (0, 0))
+        tile.paste(_fitted(finding.image, half), (0, 0))
         tile.paste(_fitted(finding.other, half), (half + 4, 0))
     _write_caption(tile, finding)
     return tile
 
 
 def _write_caption(tile: Image.Image, finding: Finding) -> None:
-    assert finding.picture is not None
+    assert finding.image is not None
     pen, top = ImageDraw.Draw(tile), HEIGHT + 6
     bold, small = ImageFont.load_default(15), ImageFont.load_default(12)
     pen.rectangle((0, top + 1, 5, top + 15), COLOURS[finding.severity])
     pen.text((12, top), finding.check, COLOURS[finding.severity], bold)
-    place = f"{finding.split}, {_short(finding.picture.name, 30)}"
+    place = f"{finding.split}, {_short(finding.image.name, 30)}"
     if finding.annotation is not None:
         place += f", annotation {finding.annotation}"
     pen.text((12, top + 19), place, FAINT, small)
@@ -144,15 +144,15 @@ def _short(name: str, length: int) -> str:
 
 def _view(finding: Finding, record: ImageRecord | None, annotation: Annotation | None) -> Image.Image:
     """The picture, or the part of it around the annotation, with the outline and what is wrong with it."""
-    assert finding.picture is not None
+    assert finding.image is not None
     if record is None or annotation is None or annotation.crowd:
-        return _fitted(finding.picture, WIDTH)
+        return _fitted(finding.image, WIDTH)
     try:
-        tensor = read_image(finding.picture)
+        tensor = read_image(finding.image)
     except ImageError as error:
         return _placeholder(error, WIDTH)
     if tuple(tensor.shape[1:]) != (record.height, record.width):
-        return _fitted(finding.picture, WIDTH)
+        return _fitted(finding.image, WIDTH)
     image = Image.fromarray(tensor.permute(1, 2, 0).contiguous().numpy())
     masks = rasterize(ImageRecord(record.id, record.path, record.height, record.width, (annotation,)))
     window = _window(annotation, record, masks, finding.check)

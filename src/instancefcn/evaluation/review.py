@@ -27,14 +27,14 @@ def write_review(dataset: Dataset, found: Mapping[int, Predictions], folder: Pat
     """Write worst.png and typical.png: the ten worst pictures, and ten evenly spread over the ranking."""
     if not len(dataset):
         return
-    qualities = [quality(picture, found[picture.id]) for picture in dataset.pictures]
+    qualities = [quality(image, found[image.id]) for image in dataset.images]
     ranking = np.argsort(qualities, kind="stable").tolist()
     write_comparison(dataset.subset(ranking[:SHEET]), dict(found), folder / "worst.png", SHEET, SHOWN)
     spread = [ranking[i] for i in np.linspace(0, len(ranking) - 1, min(SHEET, len(ranking))).astype(int)]
     write_comparison(dataset.subset(spread), dict(found), folder / "typical.png", SHEET, SHOWN)
 
 
-def quality(picture: ImageRecord, instances: Predictions) -> float:
+def quality(image: ImageRecord, instances: Predictions) -> float:
     """Panoptic quality of one picture, 0 to 1: the sum of the mask IoUs of matched pairs (over 0.5, same
     class), divided by the mean of the numbers of objects and predictions. 1 where there is nothing to find
     and nothing was found.
@@ -42,12 +42,12 @@ def quality(picture: ImageRecord, instances: Predictions) -> float:
     from faster_coco_eval.core import mask as coco_mask
 
     shown = instances.filter(SHOWN)
-    truth = [a for a in picture.annotations if not a.crowd]
+    truth = [a for a in image.annotations if not a.crowd]
     if not truth and not len(shown):
         return 1.0
     if not truth or not len(shown):
         return 0.0
-    outlines = [to_rle(a.segmentation, picture.height, picture.width) for a in truth]
+    outlines = [to_rle(a.segmentation, image.height, image.width) for a in truth]
     iou = np.asarray(coco_mask.iou(shown.rles(), outlines, [0] * len(truth))).reshape(len(shown), len(truth))
     same = shown.labels.numpy()[:, None] == np.array([a.label for a in truth])[None, :]
     iou = np.where(same, iou, 0.0)
@@ -64,10 +64,10 @@ HEIGHT, HEADER = 260, 16
 """Of one picture in the sheet and of the line above it, in pixels."""
 
 
-def truth(picture: ImageRecord, dataset: Dataset) -> Instances:
+def truth(image: ImageRecord, dataset: Dataset) -> Instances:
     """A picture's annotations (crowds left out) as instances of score 1, in the picture's pixels."""
-    masks = rasterize(picture)
-    labels = torch.tensor([a.label for a in picture.annotations if not a.crowd], dtype=torch.int64)
+    masks = rasterize(image)
+    labels = torch.tensor([a.label for a in image.annotations if not a.crowd], dtype=torch.int64)
     return Instances(
         masks.tight_boxes(), torch.ones(len(masks)), labels, masks, dataset.class_names, dataset.category_ids
     )
@@ -83,8 +83,8 @@ def write_comparison(
         score: predictions below it are not drawn.
     """
     places = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
-    chosen = [dataset.pictures[place] for place in places]
-    rows = [_row(picture, dataset, found[picture.id], score) for picture in chosen]
+    chosen = [dataset.images[place] for place in places]
+    rows = [_row(image, dataset, found[image.id], score) for image in chosen]
     columns = 1 if len(rows) < 4 else 2
     lines = [rows[start : start + columns] for start in range(0, len(rows), columns)]
     width = max(sum(row.width for row in line) for line in lines)
@@ -98,10 +98,10 @@ def write_comparison(
         sheet.save(temporary)
 
 
-def _row(picture: ImageRecord, dataset: Dataset, predicted: Predictions, score: float) -> Image.Image:
-    image = read_image(picture.path)
-    sides = [draw(image, truth(picture, dataset)), draw(image, decode(predicted.filter(score)))]
-    width = max(1, round(picture.width * HEIGHT / picture.height))
+def _row(image: ImageRecord, dataset: Dataset, predicted: Predictions, score: float) -> Image.Image:
+    pixels = read_image(image.path)
+    sides = [draw(pixels, truth(image, dataset)), draw(pixels, decode(predicted.filter(score)))]
+    width = max(1, round(image.width * HEIGHT / image.height))
     row = Image.new("RGB", (2 * width + 12, HEIGHT + HEADER), "white")
     for number, (side, title) in enumerate(zip(sides, ("truth", "predicted"), strict=True)):
         left = number * (width + 2)

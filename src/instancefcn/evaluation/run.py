@@ -102,7 +102,7 @@ def _dataset(data: Path | str, split: str, classes: tuple[str, ...], check: bool
     """The split as a model of these classes sees it; one process checks and tells the user what it read."""
     if check:
         print(describe_layout(data), file=sys.stderr, flush=True)
-    dataset = open_dataset(data, split, check_pictures=check)
+    dataset = open_dataset(data, split, check_images=check)
     if classes == (OBJECT,) and dataset.class_names != (OBJECT,):
         dataset = dataset.as_objects()
     check_classes(dataset, classes)
@@ -113,15 +113,15 @@ def _predict(predictor: Predictor, dataset: Dataset, show: bool) -> tuple[dict[i
     """Predictions by picture id, and the seconds that they took."""
     found: dict[int, Predictions] = {}
     seconds = 0.0
-    for picture in _with_progress(dataset) if show else dataset.pictures:
-        image = read_image(picture.path)
+    for image in _with_progress(dataset) if show else dataset.images:
+        pixels = read_image(image.path)
         if not found:
             for _ in range(WARM_UP):
-                predictor.run([image])
+                predictor.run([pixels])
         started = time.perf_counter()
-        (instances,) = predictor.run([image])
+        (instances,) = predictor.run([pixels])
         seconds += time.perf_counter() - started
-        found[picture.id] = encode(in_order_of(dataset, instances))
+        found[image.id] = encode(in_order_of(dataset, instances))
     return found, seconds
 
 
@@ -210,6 +210,6 @@ def in_order_of(dataset: Dataset, instances: Instances) -> Instances:
 def _with_progress(dataset: Dataset) -> Iterator[ImageRecord]:
     """The pictures, while progress is shown."""
     with progress() as show:
-        for done, picture in enumerate(dataset.pictures):
+        for done, image in enumerate(dataset.images):
             show(f"evaluating {dataset.name}", done, len(dataset))
-            yield picture
+            yield image

@@ -87,8 +87,8 @@ def export(
             write_program(program, description, temporary)
         run = check.runner(temporary, form)
         rows = [
-            check.compare(name, picture, predictor, graph, run)
-            for name, picture in check.pictures(predictor, dynamic)
+            check.compare(name, image, predictor, graph, run)
+            for name, image in check.demo_images(predictor, dynamic)
         ]
         problems = [problem for row in rows for problem in row.problems()]
         if problems:

@@ -76,11 +76,11 @@ def colour_of(index: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def draw(picture: Tensor, instances: Drawable, *, labels: bool = True, fill: bool = True) -> Image.Image:
+def draw(image: Tensor, instances: Drawable, *, labels: bool = True, fill: bool = True) -> Image.Image:
     """Draw instances on a picture.
 
     Args:
-        picture: uint8 [3, H, W], RGB, of the size that the instances belong to. It is not changed.
+        image: uint8 [3, H, W], RGB, of the size that the instances belong to. It is not changed.
         instances: what to draw; the best ones lie on top.
         labels: write class and score beside each, unless the objects are so many and small that the labels
             would hide them and a good part of the picture.
@@ -93,22 +93,22 @@ def draw(picture: Tensor, instances: Drawable, *, labels: bool = True, fill: boo
     Raises:
         ValueError: the picture is of another size.
     """
-    height, width = int(picture.shape[1]), int(picture.shape[2])
+    height, width = int(image.shape[1]), int(image.shape[2])
     if (height, width) != instances.image_size:
         raise ValueError(
             f"the picture is {width} x {height}, the instances belong to {instances.image_size[::-1]}"
         )
-    canvas = np.array(picture.permute(1, 2, 0).cpu().numpy(), order="C")
+    canvas = np.array(image.permute(1, 2, 0).cpu().numpy(), order="C")
     line = max(1.4, (0.0032 if fill else 0.0022) * (height * width) ** 0.5)
     for index in reversed(range(len(instances))):
         x, y, *_ = instances.masks.rects[index].tolist()
         crop = instances.masks.crop(index).cpu().numpy()
         strength = 1.0 if fill else max(FAINTEST, 1 - index / len(instances)) ** 2
         _blend_mask(canvas, crop, (x, y), colour_of(index), line, FILL if fill else 0.0, strength)
-    image = Image.fromarray(canvas)
+    drawn = Image.fromarray(canvas)
     if labels:
-        _draw_labels(image, instances)
-    return image
+        _draw_labels(drawn, instances)
+    return drawn
 
 
 def _blend_mask(

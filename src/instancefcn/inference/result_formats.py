@@ -39,7 +39,7 @@ class ResultItem:
         number: of the picture in the call, from 0.
         name: of its results, different for every picture.
         source: the file or URL.
-        picture: uint8 [3, H, W], RGB, upright.
+        image: uint8 [3, H, W], RGB, upright.
         instances: what was found.
         frame: which frame of the video `source` it is, from 0; None for a picture.
     """
@@ -47,7 +47,7 @@ class ResultItem:
     number: int
     name: str
     source: Path | str
-    picture: Tensor
+    image: Tensor
     instances: Instances
     frame: int | None = None
 
@@ -122,7 +122,7 @@ class LabelMe(Writer):
                         "mask": None,
                     }
                 )
-        inside = None if isinstance(item.source, Path) else _png_text(item.picture)
+        inside = None if isinstance(item.source, Path) else _png_text(item.image)
         whole: dict[str, Any] = {
             "version": "5.5.0",
             "flags": {},
@@ -153,14 +153,14 @@ class CutOuts(Writer):
     def write(self, item: ResultItem) -> list[Path]:
         for path in self._before.pop(item.name, ()):
             path.unlink(missing_ok=True)
-        picture = item.picture.permute(1, 2, 0).cpu().numpy()
+        image = item.image.permute(1, 2, 0).cpu().numpy()
         written = []
         for index, name in enumerate(item.instances.names):
             crop = item.instances.masks.crop(index).cpu().numpy()
             if not crop.any():
                 continue
             x, y, *_ = item.instances.masks.rects[index].tolist()
-            colours = picture[y : y + crop.shape[0], x : x + crop.shape[1]]
+            colours = image[y : y + crop.shape[0], x : x + crop.shape[1]]
             cut = Image.fromarray(np.dstack((colours, crop * np.uint8(255))))
             cut = cut.crop(cut.getchannel("A").getbbox())
             path = self.out / "cutouts" / f"{item.name}-{index + 1}-{_kind(name)}.png"
@@ -309,9 +309,9 @@ def way(source: Path | str, folder: Path) -> str:
         return str(Path(source).absolute())
 
 
-def _png_text(picture: Tensor) -> str:
+def _png_text(image: Tensor) -> str:
     content = io.BytesIO()
-    Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(content, format="PNG", compress_level=3)
+    Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(content, format="PNG", compress_level=3)
     return base64.b64encode(content.getvalue()).decode("ascii")
 
 

@@ -52,7 +52,7 @@ class ResumeLog:
     Args:
         out: the folder of the results.
         wanted: what the results depend on, by the name of the option: JSON values.
-        pictures: files and URLs in their order.
+        images: files and URLs in their order.
         resume: go on with what `out` holds, if it holds anything.
 
     Attributes:
@@ -65,14 +65,14 @@ class ResumeLog:
     """
 
     def __init__(
-        self, out: Path, wanted: Mapping[str, Any], pictures: Sequence[Path | str], resume: bool
+        self, out: Path, wanted: Mapping[str, Any], images: Sequence[Path | str], resume: bool
     ) -> None:
         self.out, self.path = out, out / NAME
         self.done: dict[int, Done] = {}
         # The name of a file may be any bytes: those that are no UTF-8 are lone surrogates in Python.
-        text = "\n".join(map(str, pictures)).encode("utf-8", "surrogatepass")
+        text = "\n".join(map(str, images)).encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(text, digest_size=8).hexdigest()
-        head = json.loads(json.dumps({**wanted, "pictures": [len(pictures), digest]}))
+        head = json.loads(json.dumps({**wanted, "pictures": [len(images), digest]}))
         if resume:
             for place in (".", *RESULT_FOLDERS):
                 remove_leftovers(out / place)

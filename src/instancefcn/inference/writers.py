@@ -31,10 +31,10 @@ SUMMARY_NAME = "predictions.json"
 
 
 def write_overlay(
-    out: Path, name: str, picture: Tensor, instances: Instances, *, labels: bool = True, fill: bool = True
+    out: Path, name: str, image: Tensor, instances: Instances, *, labels: bool = True, fill: bool = True
 ) -> Path:
     """Write `out/name.overlay.png`: the picture, uint8 [3, H, W] RGB, with the instances drawn on it."""
-    drawn = draw(picture, instances, labels=labels, fill=fill)
+    drawn = draw(image, instances, labels=labels, fill=fill)
     return write_png(out / f"{name}{OVERLAY_SUFFIX}", drawn)
 
 
@@ -145,14 +145,14 @@ class Overlays(Writer):
     """`NAME.overlay.png`: the picture with the objects drawn on it, named."""
 
     def write(self, item: ResultItem) -> list[Path]:
-        return [write_overlay(self.out, item.name, item.picture, item.instances)]
+        return [write_overlay(self.out, item.name, item.image, item.instances)]
 
 
 class Outlines(Writer):
     """`NAME.overlay.png` with outlines alone: a hundred proposals on top of each other hide a picture."""
 
     def write(self, item: ResultItem) -> list[Path]:
-        return [write_overlay(self.out, item.name, item.picture, item.instances, labels=False, fill=False)]
+        return [write_overlay(self.out, item.name, item.image, item.instances, labels=False, fill=False)]
 
 
 class CocoResults(Writer):

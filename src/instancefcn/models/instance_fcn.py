@@ -141,8 +141,8 @@ class InstanceFCN(nn.Module):
         an outside of zero, and objectness logits [h, w]; h = ceil(H / 8).
         """
         mean, std = self.features.mean, self.features.std
-        picture = ((image.to(mean) - mean) / std)[None].contiguous(memory_format=torch.channels_last)
-        features = self.features(picture)
+        normalised = ((image.to(mean) - mean) / std)[None].contiguous(memory_format=torch.channels_last)
+        features = self.features(normalised)
         maps = self.maps(F.relu(self.reduce(features)))
         inside = maps.unflatten(1, (self.spec.k, self.spec.k)).unsqueeze(3)
         logits = self.objectness(F.relu(self.hidden(features)))[0, 0].float()

@@ -27,9 +27,9 @@ class Preprocessing:
     long_side: int
     rule: str = "smooth"
 
-    def __call__(self, picture: Tensor) -> Tensor:
+    def __call__(self, image: Tensor) -> Tensor:
         """The network's input, float32 [3, h, w], 0 to 1, of a picture uint8 [3, H, W]."""
-        return resize(picture, self.short_side, self.long_side)[0]
+        return resize(image, self.short_side, self.long_side)[0]
 
     def check(self) -> None:
         """Raises ValueError when pictures cannot be scaled to these sides, or not by this rule."""

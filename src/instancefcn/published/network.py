@@ -50,7 +50,7 @@ class Published:
         all_cells: the last row and column of cells propose too where the input's sides are no multiples
             of 16.
         foreground_logit: proposals are ranked by their foreground logit alone, not by the probability.
-        min_size_in_picture: the least side of a proposal is in the picture's pixels, not in the input's.
+        min_size_in_image: the least side of a proposal is in the picture's pixels, not in the input's.
         rounded_rois: windows have whole pixels as corners when they are pooled.
         background_masks: a window that background explains best votes with background's mask, not with that
             of its best class.
@@ -64,7 +64,7 @@ class Published:
     rounded_anchors: bool
     all_cells: bool
     foreground_logit: bool
-    min_size_in_picture: bool
+    min_size_in_image: bool
     rounded_rois: bool
     background_masks: bool
     inclusive: bool
@@ -77,7 +77,7 @@ CHAINERCV = Published(
     rounded_anchors=False,
     all_cells=True,
     foreground_logit=True,
-    min_size_in_picture=True,
+    min_size_in_image=True,
     rounded_rois=False,
     background_masks=True,
     inclusive=False,
@@ -89,7 +89,7 @@ MXNET = Published(
     rounded_anchors=True,
     all_cells=False,
     foreground_logit=False,
-    min_size_in_picture=False,
+    min_size_in_image=False,
     rounded_rois=True,
     background_masks=False,
     inclusive=True,
@@ -206,7 +206,7 @@ class PublishedFCIS(nn.Module):
                 proposals = self.proposals(logits[0], deltas[0], cells, size, scale)
             with stage("scoring"):
                 rois, probabilities, masks = self.windows(maps, proposals, size)
-            boxes = self.to_picture(rois, scale, image_size)
+            boxes = self.to_image(rois, scale, image_size)
             results.append(self.vote(boxes, probabilities, masks, image_size, min_score, max_instances))
         return results
 
@@ -250,7 +250,7 @@ class PublishedFCIS(nn.Module):
             whole[: size[0] // STRIDE, : size[1] // STRIDE] = True
             logits = logits.masked_fill(~whole.flatten(), -torch.inf)
         candidates = self.clipped(box_ops.decode(grid, deltas, math.inf), size)
-        least = self.spec.min_size * (scale if self.published.min_size_in_picture else 1.0)
+        least = self.spec.min_size * (scale if self.published.min_size_in_image else 1.0)
         spec = replace(self.rpn.spec, min_size=least)
         boxes = thin(rank(logits, candidates, size, spec)[None], spec)[0]
         return boxes[box_ops.have_area(boxes)]
@@ -294,7 +294,7 @@ class PublishedFCIS(nn.Module):
         last = boxes.new_tensor((size[1], size[0])) - 1
         return torch.cat((boxes[:, :2].minimum(last), boxes[:, 2:].clamp(min=1)), 1)
 
-    def to_picture(self, boxes: Tensor, scale: float, image_size: tuple[int, int]) -> Tensor:
+    def to_image(self, boxes: Tensor, scale: float, image_size: tuple[int, int]) -> Tensor:
         """`boxes` [R, 4] of the input in pixels of the picture, inside it."""
         end = 1 if self.published.inclusive else 0
         scaled = torch.cat((boxes[:, :2] / scale, (boxes[:, 2:] - end) / scale + end), 1)

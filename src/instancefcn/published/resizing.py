@@ -16,9 +16,9 @@ class PublishedPreprocessing(Preprocessing):
 
     RULES = ("truncated", "rounded")
 
-    def __call__(self, picture: Tensor) -> Tensor:
+    def __call__(self, image: Tensor) -> Tensor:
         """The network's input, float32 [3, h, w], 0 to 1, of a picture uint8 [3, H, W]."""
-        return resize_published(picture, self.short_side, self.long_side, self.rule == "rounded")
+        return resize_published(image, self.short_side, self.long_side, self.rule == "rounded")
 
 
 def published_scale(height: int, width: int, short: int, long: int, rounded: bool) -> float:
@@ -38,7 +38,7 @@ def published_size(height: int, width: int, short: int, long: int, rounded: bool
     return max(1, whole(height * scale)), max(1, whole(width * scale))
 
 
-def resize_published(picture: Tensor, short: int, long: int, rounded: bool) -> Tensor:
+def resize_published(image: Tensor, short: int, long: int, rounded: bool) -> Tensor:
     """The network's input of a picture uint8 [3, H, W]: float32 [3, h, w], 0 to 1, bilinear as in OpenCV,
     that is without smoothing.
 
@@ -46,14 +46,14 @@ def resize_published(picture: Tensor, short: int, long: int, rounded: bool) -> T
         short, long: pixels: of the short side, and the limit of the long one.
         rounded: round the sides, and the colours to whole levels (official), or neither (ChainerCV).
     """
-    height, width = picture.shape[1:]
+    height, width = image.shape[1:]
     new_height, new_width = published_size(height, width, short, long, rounded)
     if not rounded:
-        image = _along(picture.float(), 2, new_width, width / new_width)
-        return _along(image, 1, new_height, height / new_height) / 255
+        stretched = _along(image.float(), 2, new_width, width / new_width)
+        return _along(stretched, 1, new_height, height / new_height) / 255
     # The official code names the scale, not the sides, so that the right and lower edges are not quite met.
     step = 1 / published_scale(height, width, short, long, rounded)
-    return _in_whole_numbers(picture.int(), new_height, new_width, step) / 255
+    return _in_whole_numbers(image.int(), new_height, new_width, step) / 255
 
 
 def _neighbours(image: Tensor, axis: int, length: int, step: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from instancefcn.errors import ConfigError
 from instancefcn.inference.predictor import DEFAULT_MODEL, load
-from instancefcn.inference.sources import find_pictures
+from instancefcn.inference.sources import find_images
 from instancefcn.studio.results import Kept
 from instancefcn.studio.service import MAX_BYTES, ModelQueue
 
@@ -58,7 +58,7 @@ def build_app(finder: ModelQueue, proposer: ModelQueue, verb: str = "predict") -
     kept = Kept()
     api = build_api(finder, proposer, kept)
     with as_file(files("instancefcn") / "assets" / "demo") as folder:
-        examples = find_pictures([folder])
+        examples = find_images([folder])
         page = build_page(Page(finder, proposer, kept, examples), verb)
         # Only then does Gradio refuse paths of a client that are not uploads; mounting alone leaves it unset.
         page.has_launched = True

@@ -77,7 +77,7 @@ class Page:
         worker = self.workers[verb]
         try:
             with worker.turns.place():
-                picture, found = await worker.segment(data, FLOOR if verb == "predict" else 0.0, TOP)
+                image, found = await worker.segment(data, FLOOR if verb == "predict" else 0.0, TOP)
         except InstanceFCNError as error:
             return _complain(str(error))
         document = await asyncio.to_thread(prediction, name, found)
@@ -88,7 +88,7 @@ class Page:
             "verb": verb,
             "labels": len(found.class_names) > 1,
             "score": DEFAULT_SCORE if verb == "predict" else min(scores[:FIRST], default=0.0),
-            **await asyncio.to_thread(view, picture, found, document),
+            **await asyncio.to_thread(view, image, found, document),
         }
 
 

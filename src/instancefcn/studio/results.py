@@ -80,11 +80,11 @@ def _cost(result: PageResult) -> int:
     return len(result.data) + masks + 1000 * (1 + len(result.document["instances"]))
 
 
-def view(picture: Tensor, instances: Instances, document: dict[str, Any]) -> dict[str, Any]:
+def view(image: Tensor, instances: Instances, document: dict[str, Any]) -> dict[str, Any]:
     """What the browser draws.
 
     Args:
-        picture: uint8 [3, H, W], RGB.
+        image: uint8 [3, H, W], RGB.
         instances: what was found in it.
         document: the same, as JSON.
 
@@ -93,9 +93,9 @@ def view(picture: Tensor, instances: Instances, document: dict[str, Any]) -> dic
         show every format that we read); for every instance its class, score, area (in the original's
         pixels), colour, and outline as the "d" of an SVG path in the shown picture's pixels.
     """
-    image = Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
-    scale = min(1.0, SHOWN_SIDE / max(image.size))
-    shown = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    original = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    scale = min(1.0, SHOWN_SIDE / max(original.size))
+    shown = original.resize((max(1, round(original.width * scale)), max(1, round(original.height * scale))))
     file = BytesIO()
     shown.save(file, "JPEG", quality=88)
     return {
@@ -160,15 +160,15 @@ def write_cutouts(file: IO[bytes], result: PageResult, keep: Sequence[int]) -> N
         IndexError: an instance is not there.
     """
     rows = result.chosen(keep)["instances"]
-    picture = decode(result.data).permute(1, 2, 0).numpy()
+    image = decode(result.data).permute(1, 2, 0).numpy()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
         for index, row in zip(keep, rows, strict=True):
-            masks = CroppedMasks.from_rles([row["segmentation"]], picture.shape[:2])
+            masks = CroppedMasks.from_rles([row["segmentation"]], image.shape[:2])
             x1, y1, x2, y2 = masks.rects[0].tolist()
             if x1 == x2:
                 continue
             alpha = masks.crop(0).numpy()[:, :, None] * np.uint8(255)
-            cut = np.concatenate((picture[y1:y2, x1:x2] * (alpha > 0), alpha), axis=2)
+            cut = np.concatenate((image[y1:y2, x1:x2] * (alpha > 0), alpha), axis=2)
             png = BytesIO()
             Image.fromarray(cut).save(png, "PNG", compress_level=3)
             archive.writestr(

@@ -122,8 +122,8 @@ class ModelQueue:
         return await self.turns.run(self._segment, data, score, top)
 
     def _segment(self, data: bytes, score: float, top: int | None) -> tuple[Tensor, Instances]:
-        picture = decode(data)
+        image = decode(data)
         if self._predictor is None:
             self._predictor = self._load()
-        (found,) = self._predictor.run([picture], score, top)
-        return picture, found
+        (found,) = self._predictor.run([image], score, top)
+        return image, found

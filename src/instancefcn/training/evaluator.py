@@ -117,7 +117,7 @@ class Evaluator(L.Callback):
         chosen = range(trainer.global_rank, len(dataset), trainer.world_size)
         # In full precision, as `eval` and `predict` run: bfloat16 moves AP50 by up to a point.
         with torch.autocast(module.device.type, enabled=False):
-            pictures = [dataset.pictures[i] for i in chosen]
+            pictures = [dataset.images[i] for i in chosen]
             # As `eval` by default; only a GPU gains by more at once.
             together = 1 if module.device.type == "cpu" else config.batch_size
             results = predict(network, pictures, self.resize, module.device, together)

@@ -53,7 +53,7 @@ def check_same_data(path: Path, splits: Mapping[str, Dataset]) -> None:
 
 def _describe(split: Dataset) -> dict[str, Any]:
     classes = [[name, id_] for name, id_ in zip(split.class_names, split.category_ids, strict=True)]
-    return {"classes": classes, "pictures": {str(p.path): _digest(p) for p in split.pictures}}
+    return {"classes": classes, "pictures": {str(p.path): _digest(p) for p in split.images}}
 
 
 def _digest(picture: ImageRecord) -> str:

@@ -120,7 +120,7 @@ def read_splits(config: TrainConfig, check: bool = True) -> tuple[Dataset, Datas
                 NOT_MEASURED + (f"; or call one of those that are there so: {others}" if others else "")
             )
     else:
-        found = open_datasets(data, names, check_pictures=False)
+        found = open_datasets(data, names, check_images=False)
     if isinstance(spec, zoo.ProposalModelSpec):
         found = [split.as_objects() for split in found]
     return found[0], found[1] if len(found) > 1 else None, doubts

@@ -15,7 +15,7 @@ from PIL import Image
 
 from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
 from instancefcn.data.formats.coco import parse_coco, read_coco
-from instancefcn.data.image_checks import picture_problem
+from instancefcn.data.image_checks import image_problem
 from instancefcn.errors import DataError, Problem
 
 Content = dict[str, Any]
@@ -64,11 +64,11 @@ def test_labels_boxes_and_order(folder: Path) -> None:
     dataset = read(folder, good())
     assert dataset.category_ids == (3, 70)
     assert dataset.class_names == ("dog", "cat")
-    assert [p.id for p in dataset.pictures] == [5, 2, 9]
-    assert [[a.label for a in p.annotations] for p in dataset.pictures] == [[1], [0], []]
-    assert dataset.pictures[0].annotations[0].box == (10.0, 10.0, 30.0, 30.0)
-    assert dataset.pictures[1].path == folder / "images" / "deep" / "b.jpg"
-    assert (dataset.pictures[0].height, dataset.pictures[0].width) == (40, 60)
+    assert [p.id for p in dataset.images] == [5, 2, 9]
+    assert [[a.label for a in p.annotations] for p in dataset.images] == [[1], [0], []]
+    assert dataset.images[0].annotations[0].box == (10.0, 10.0, 30.0, 30.0)
+    assert dataset.images[1].path == folder / "images" / "deep" / "b.jpg"
+    assert (dataset.images[0].height, dataset.images[0].width) == (40, 60)
     assert len(dataset.subset([2, 0])) == 2
 
 
@@ -79,7 +79,7 @@ def test_what_other_tools_leave_out(folder: Path) -> None:
     runs = [40 * 5 + 2, 3, 37, 3, 40 * 60 - 245]  # columns 5 and 6, rows 2 to 4
     content["annotations"][1]["segmentation"] = {"size": [40, 60], "counts": runs}
     content["images"][0]["id"] = content["annotations"][0]["image_id"] = 5.0
-    first, second, _ = read(folder, content).pictures
+    first, second, _ = read(folder, content).images
     assert first.id == 5
     assert first.annotations[0].box == (10, 10, 30, 30)
     assert first.annotations[0].area == 400
@@ -96,7 +96,7 @@ def test_a_missing_area_is_the_number_of_pixels(folder: Path) -> None:
         "area": None,
         "segmentation": {"size": [40, 60], "counts": [202, 3, 37, 3, 2155]},
     }
-    first, second, _ = read(folder, content).pictures
+    first, second, _ = read(folder, content).images
     assert first.annotations[0].area == rasterize(first).areas()[0] < 20 * 20 / 1.5
     assert second.annotations[0].area == 6
 
@@ -104,14 +104,14 @@ def test_a_missing_area_is_the_number_of_pixels(folder: Path) -> None:
 def test_null_is_as_good_as_missing(folder: Path) -> None:
     content = good()
     content["annotations"][0] |= {"bbox": None, "area": None, "iscrowd": None}
-    annotation = read(folder, content).pictures[0].annotations[0]
+    annotation = read(folder, content).images[0].annotations[0]
     assert (annotation.box, annotation.area, annotation.crowd) == ((10, 10, 30, 30), 400, False)
 
 
 def test_crowd_stays(folder: Path) -> None:
     content = good()
     content["annotations"][0] |= {"iscrowd": 1, "segmentation": {"size": [40, 60], "counts": [80, 40, 2280]}}
-    annotation = read(folder, content).pictures[0].annotations[0]
+    annotation = read(folder, content).images[0].annotations[0]
     assert annotation.crowd
     assert isinstance(annotation.segmentation, dict)
     assert isinstance(annotation.segmentation["counts"], str)
@@ -246,7 +246,7 @@ def test_names_that_begin_with_the_folder(folder: Path) -> None:
     content = good()
     content["images"][0]["file_name"] = "images/a.jpg"
     content["images"][1]["file_name"] = "images\\deep\\b.jpg"
-    assert read(folder, content).pictures[0].path == folder / "images" / "a.jpg"
+    assert read(folder, content).images[0].path == folder / "images" / "a.jpg"
 
 
 @pytest.mark.parametrize(("written", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
@@ -259,13 +259,13 @@ def test_names_with_accents_composed_or_not(folder: Path, written: Form, stored:
     content = good()
     for name in ("tête/é.jpg", "images/tête/é.jpg"):
         content["images"][0]["file_name"] = normal(written, name)
-        assert read(folder, content).pictures[0].path == path
+        assert read(folder, content).images[0].path == path
     exact = folder / "images" / normal(written, "é.jpg")
     other = folder / "images" / normal(stored, "é.jpg")
     for place in (exact, other):
         shutil.copy(path, place)
     content["images"][0]["file_name"] = exact.name
-    assert read(folder, content).pictures[0].path == exact
+    assert read(folder, content).images[0].path == exact
     other.unlink()
     exact.unlink()
     assert f'is "{path.relative_to(folder / "images").as_posix()}" meant?' in problems_of(folder, content)[0]
@@ -278,8 +278,8 @@ def test_exif_rotation_against_the_record(folder: Path) -> None:
     exif[0x0112] = 6
     path = folder / "images" / "a.jpg"
     Image.new("RGB", (60, 40)).save(path, exif=exif)
-    assert picture_problem(ImageRecord(1, path, 60, 40)) is None
-    problem = picture_problem(ImageRecord(1, path, 40, 60))
+    assert image_problem(ImageRecord(1, path, 60, 40)) is None
+    problem = image_problem(ImageRecord(1, path, 40, 60))
     assert problem is not None
     assert "annotated unrotated" in problem
 
@@ -290,7 +290,7 @@ def test_progress_and_no_check(folder: Path) -> None:
     read_coco(folder / "train.json", folder / "images", progress=lambda *now: seen.append(now))
     assert seen == [(1, 3), (2, 3), (3, 3)]
     (folder / "images" / "a.jpg").write_bytes(b"nothing")
-    assert len(read_coco(folder / "train.json", folder / "images", check_pictures=False)) == 3
+    assert len(read_coco(folder / "train.json", folder / "images", check_images=False)) == 3
 
 
 def test_parse_keeps_what_is_usable(folder: Path) -> None:
@@ -300,7 +300,7 @@ def test_parse_keeps_what_is_usable(folder: Path) -> None:
     shutil.rmtree(folder / "images" / "deep")
     dataset, problems = parse_coco(folder / "train.json", folder / "images", name="mine")
     assert dataset.name == "mine"
-    assert [p.id for p in dataset.pictures] == [5, 9]
+    assert [p.id for p in dataset.images] == [5, 9]
     assert len(problems) == 2
 
 
@@ -310,7 +310,7 @@ def test_parse_keeps_the_sound_part_of_an_annotation(folder: Path) -> None:
     content["annotations"][1] |= {"id": 100, "bbox": [500, 10, 20, 20]}
     (folder / "train.json").write_text(json.dumps(content))
     dataset, problems = parse_coco(folder / "train.json", folder / "images")
-    first, second = (picture.annotations[0] for picture in dataset.pictures[:2])
+    first, second = (image.annotations[0] for image in dataset.images[:2])
     assert first.segmentation == SQUARE
     assert (second.id, second.box) == (101, (10, 10, 30, 30))
     assert [(p.check, p.annotation) for p in problems if isinstance(p, Problem)] == [
@@ -324,5 +324,5 @@ def test_parse_keeps_the_sound_part_of_an_annotation(folder: Path) -> None:
 def test_real_data(shared: Path, name: str, count: int) -> None:
     from instancefcn.data.formats.layouts import open_dataset
 
-    dataset = open_dataset(shared / "data" / name, "val", check_pictures=False)
-    assert sum(len(p.annotations) for p in dataset.pictures) == count
+    dataset = open_dataset(shared / "data" / name, "val", check_images=False)
+    assert sum(len(p.annotations) for p in dataset.images) == count

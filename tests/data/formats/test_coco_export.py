@@ -50,8 +50,8 @@ def exported(shapes: Path, out: Path, places: tuple[str, str, str, str]) -> Path
         (out / file).parent.mkdir(parents=True, exist_ok=True)
         (out / images).mkdir(parents=True, exist_ok=True)
         shutil.copy(shapes / f"{split}.json", out / file)
-        for picture in (shapes / "images").glob(f"{split}_*"):
-            shutil.copy(picture, out / images)
+        for image in (shapes / "images").glob(f"{split}_*"):
+            shutil.copy(image, out / images)
     return out
 
 
@@ -64,13 +64,11 @@ def test_exports_are_the_same_data(
     expected = open_datasets(shapes_folder, ("train", "val"))
     for found, original in zip(open_datasets(folder, ("train", "val")), expected, strict=True):
         assert (found.class_names, found.category_ids) == (original.class_names, original.category_ids)
-        assert [p.annotations for p in found.pictures] == [p.annotations for p in original.pictures]
-        assert [p.path.read_bytes() for p in found.pictures] == [
-            p.path.read_bytes() for p in original.pictures
-        ]
+        assert [p.annotations for p in found.images] == [p.annotations for p in original.images]
+        assert [p.path.read_bytes() for p in found.images] == [p.path.read_bytes() for p in original.images]
 
 
-def test_other_annotations_of_the_same_pictures_are_no_splits(shapes_folder: Path, tmp_path: Path) -> None:
+def test_other_annotations_of_the_same_images_are_no_splits(shapes_folder: Path, tmp_path: Path) -> None:
     folder = exported(shapes_folder, tmp_path / "data", LAYOUTS["coco"])
     for kind in ("captions", "person_keypoints"):
         shutil.copy(shapes_folder / "val.json", folder / "annotations" / f"{kind}_val2017.json")

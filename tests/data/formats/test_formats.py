@@ -16,19 +16,19 @@ from data.conftest import PHOTOS, blocks, labelme_shapes, shape, size_of, yolo_l
 from instancefcn.data.dataset import Dataset, rasterize
 from instancefcn.data.formats.layouts import describe_layout, open_datasets, read_split, splits_of
 from instancefcn.data.formats.voc import VOC_CLASSES
-from instancefcn.data.paths import pictures_below
+from instancefcn.data.paths import images_below
 from instancefcn.errors import DataError
 
 
 def same_as_blocks(dataset: Dataset, name: str, wanted: list[int], ordered: bool = True) -> None:
     """The picture has the objects `wanted` of `blocks`, with their classes, tight boxes and areas."""
-    (picture,) = (p for p in dataset.pictures if p.path.stem == name)
-    assert (picture.height, picture.width) == size_of(name)
-    masks = rasterize(picture)
+    (image,) = (p for p in dataset.images if p.path.stem == name)
+    assert (image.height, image.width) == size_of(name)
+    masks = rasterize(image)
     for i, number in enumerate(wanted):
         label, mask = blocks(name)[number]
         np.testing.assert_array_equal(masks.paste(i).numpy(), mask)
-        annotation = picture.annotations[i]
+        annotation = image.annotations[i]
         if dataset.class_names != ("object",):
             assert dataset.class_names[annotation.label] == VOC_CLASSES[label - 1]
         assert annotation.area == mask.sum()
@@ -60,8 +60,8 @@ def test_published_layouts(kind: str, request: pytest.FixtureRequest) -> None:
     assert train.class_names == val.class_names
     for split, dataset in (("train", train), ("val", val)):
         same_as_blocks(dataset, PHOTOS[split], [0, 1, 2])
-        assert [p.id for p in dataset.pictures] == [1]
-        assert [a.id for a in dataset.pictures[0].annotations] == [1, 2, 3]
+        assert [p.id for p in dataset.images] == [1]
+        assert [a.id for a in dataset.images[0].annotations] == [1, 2, 3]
     if kind in ("voc", "sbd"):
         assert (train.class_names, train.category_ids) == (VOC_CLASSES, tuple(range(1, 21)))
 
@@ -99,7 +99,7 @@ def test_voc_errors_all_at_once(voc: Path) -> None:
     classes[classes == 1] = 21
     Image.fromarray(classes).save(root / "SegmentationClass" / "wrong.png")
     dataset, problems = read_split(voc, "train")
-    assert [p.path.stem for p in dataset.pictures] == ["otter", "wrong"]
+    assert [p.path.stem for p in dataset.images] == ["otter", "wrong"]
     wanted = [
         ("train.txt: gone", "there is no picture"),
         ("train.txt: ../../secret", "leads out of"),
@@ -153,7 +153,7 @@ def test_sbd_errors_all_at_once(sbd: Path) -> None:
     savemat(root / "inst" / "few.mat", {"GTinst": few})
     (root / "train.txt").write_text("\n".join(["otter", *names]))
     dataset, problems = read_split(sbd, "train")
-    assert [len(p.annotations) for p in dataset.pictures] == [3, 1]
+    assert [len(p.annotations) for p in dataset.images] == [3, 1]
     wanted = [
         "gone",
         "unmasked.mat: there is no such",
@@ -187,7 +187,7 @@ def test_yolo(yolo: Path) -> None:
         same_as_blocks(train, "otter", [0])
         same_as_blocks(val, "tiger", [0])
         assert (train.class_names, train.category_ids) == (("aeroplane", "bird"), (0, 2))
-        assert train.pictures[0].annotations[0].segmentation == [
+        assert train.images[0].annotations[0].segmentation == [
             pytest.approx([20, 30, 60, 30, 60, 80, 20, 80], abs=1e-3)
         ]
 
@@ -207,7 +207,7 @@ def test_yolo_bad_names(yolo: Path, text: str, said: str) -> None:
     assert said in problems_of(yolo)
 
 
-def test_yolo_other_ways_to_name_pictures(yolo: Path) -> None:
+def test_yolo_other_ways_to_name_images(yolo: Path) -> None:
     for text in (
         "train: ../images/train",  # some exports write ../ for what lies beside the file
         "train: [images/train]",
@@ -219,7 +219,7 @@ def test_yolo_other_ways_to_name_pictures(yolo: Path) -> None:
         dataset, problems = read_split(yolo, "train")
         assert not problems
         assert dataset.class_names == ("class_0", "class_1", "class_2")
-        assert dataset.class_names[dataset.pictures[0].annotations[0].label] == "class_2"
+        assert dataset.class_names[dataset.images[0].annotations[0].label] == "class_2"
     (yolo / "data.yaml").write_text("train: list.txt\nnc: 3\n")
     (yolo / "list.txt").write_text("../secret.jpg\n/etc/hostname\nimages/train/otter.jpg\nnone.jpg\n")
     dataset, problems = read_split(yolo, "train")
@@ -251,7 +251,7 @@ def test_yolo_bad_lines_all_at_once(yolo: Path) -> None:
     (yolo / "labels" / "train" / "orphan.txt").write_text(good)
     (yolo / "images" / "train" / "broken.jpg").write_bytes(b"no picture")
     dataset, problems = read_split(yolo, "train")
-    assert len(dataset.pictures[0].annotations) == 2
+    assert len(dataset.images[0].annotations) == 2
     assert f"{yolo}/labels/train/orphan.txt: there is no picture" in problems[0]
     assert "broken.jpg: is no picture" in problems[1]
     wanted = [(number, what) for number, what in enumerate(bad.values(), start=2) if what]
@@ -270,12 +270,12 @@ def test_yolo_sides_follow_the_exif_rotation(yolo: Path) -> None:
     path = yolo / "images" / "train" / "otter.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6
-    with Image.open(path) as image:
-        image.resize((60, 40)).save(path, exif=exif)
+    with Image.open(path) as opened:
+        opened.resize((60, 40)).save(path, exif=exif)
     (yolo / "labels" / "train" / "otter.txt").write_text("2 0.25 0.5 0.5 0.5 0.5 1 0.25 1\n")
-    (picture,) = open_datasets(yolo, ("train",))[0].pictures
-    assert (picture.height, picture.width) == (60, 40)
-    assert picture.annotations[0].box == (10, 30, 20, 60)
+    (image,) = open_datasets(yolo, ("train",))[0].images
+    assert (image.height, image.width) == (60, 40)
+    assert image.annotations[0].box == (10, 30, 20, 60)
 
 
 def test_yolo_keys_and_files_that_are_no_splits_and_no_labels(yolo: Path) -> None:
@@ -316,7 +316,7 @@ def test_labelme_classes_of_all_splits(labelme: Path) -> None:
 def test_labelme_circle_and_crowd(labelme: Path) -> None:
     circle = shape("sun", [[100, 60], [100, 20]], "circle") | {"flags": {"crowd": True}}
     edit_labelme(labelme, lambda c: c.update(shapes=[circle], imageHeight=None, imageWidth=None))
-    (annotation,) = read_split(labelme, "train")[0].pictures[0].annotations
+    (annotation,) = read_split(labelme, "train")[0].images[0].annotations
     assert annotation.crowd
     assert annotation.area == pytest.approx(np.pi * 40**2, rel=0.005)
     assert annotation.box == pytest.approx((60, 20, 140, 100), abs=0.05)
@@ -339,7 +339,7 @@ def test_labelme_errors_all_at_once(labelme: Path) -> None:
     (labelme / "train" / "other.json").write_text("{}")
     (labelme / "train" / "text.json").write_text("{")
     dataset, problems = read_split(labelme, "train")
-    assert len(dataset.pictures[0].annotations) == 3
+    assert len(dataset.images[0].annotations) == 3
     assert "other.json: has no list" in problems[0]
     assert "text.json: is no JSON" in problems[-1]
     assert len(problems) == len(bad) + 2
@@ -365,7 +365,7 @@ def test_labelme_paths(labelme: Path, name: str, said: str) -> None:
     assert "otter.json" in problems_of(labelme)
 
 
-def test_labelme_pictures_in_a_folder_beside(labelme: Path) -> None:
+def test_labelme_images_in_a_folder_beside(labelme: Path) -> None:
     (labelme / "photos").mkdir()
     (labelme / "train" / "otter.jpg").rename(labelme / "photos" / "otter.jpg")
     edit_labelme(labelme, lambda c: c.update(imagePath="..\\photos\\otter.jpg"))
@@ -375,12 +375,12 @@ def test_labelme_pictures_in_a_folder_beside(labelme: Path) -> None:
 @pytest.mark.parametrize("name", ["2020-01-01T12:30:00.jpg", "cell_mask.png"])
 def test_labelme_names_that_look_like_others(labelme: Path, name: str) -> None:
     """Like a drive's, and like a mask's."""
-    with Image.open(labelme / "train" / "otter.jpg") as image:
-        image.save(labelme / "train" / name)
+    with Image.open(labelme / "train" / "otter.jpg") as opened:
+        opened.save(labelme / "train" / name)
     edit_labelme(labelme, lambda c: c.update(imagePath=name))
     (labelme / "train" / "otter.json").rename(labelme / "train" / f"{name[:-4]}.json")
-    (picture,) = open_datasets(labelme, ("train",))[0].pictures
-    assert picture.path == labelme / "train" / name
+    (image,) = open_datasets(labelme, ("train",))[0].images
+    assert image.path == labelme / "train" / name
 
 
 def test_annotations_beside_the_folders_of_splits_are_not_forgotten(labelme: Path) -> None:
@@ -389,7 +389,7 @@ def test_annotations_beside_the_folders_of_splits_are_not_forgotten(labelme: Pat
         splits_of(labelme)
 
 
-def test_labelme_splits_in_a_folder_of_pictures(labelme: Path) -> None:
+def test_labelme_splits_in_a_folder_of_images(labelme: Path) -> None:
     (labelme / "images").mkdir()
     for split in PHOTOS:
         (labelme / split).rename(labelme / "images" / split)
@@ -418,7 +418,7 @@ def test_masks_of_8_and_16_bits(masks_apart: Path) -> None:
         same_as_blocks(dataset, name, [0, 1, 2])
 
 
-def test_masks_beside_pictures_and_splits(masks_apart: Path) -> None:
+def test_masks_beside_images_and_splits(masks_apart: Path) -> None:
     for split, name in PHOTOS.items():
         (masks_apart / split).mkdir()
         (masks_apart / "images" / f"{name}.jpg").rename(masks_apart / split / f"{name}.jpg")
@@ -472,15 +472,15 @@ def test_masks_with_a_palette_are_read_by_their_colours(tmp_path: Path) -> None:
     with Image.open(place / "masks" / "0.png") as saved:
         assert saved.mode == "P"
         assert saved.getpixel((0, 0)) == 1
-    (picture,) = open_datasets(tmp_path, ("train",))[0].pictures
-    assert [annotation.area for annotation in picture.annotations] == [100]
+    (image,) = open_datasets(tmp_path, ("train",))[0].images
+    assert [annotation.area for annotation in image.annotations] == [100]
 
 
-def test_pictures_in_hidden_folders_are_left_out(tmp_path: Path) -> None:
+def test_images_in_hidden_folders_are_left_out(tmp_path: Path) -> None:
     for name in ("b.png", ".a.png", ".ipynb_checkpoints/b-checkpoint.png", "deep/c.png"):
         (tmp_path / ".data" / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / ".data" / name).touch()
-    assert [path.name for path in pictures_below(tmp_path / ".data")] == ["b.png", "c.png"]
+    assert [path.name for path in images_below(tmp_path / ".data")] == ["b.png", "c.png"]
 
 
 @pytest.mark.parametrize("suffix", ["PNG", "Png"])
@@ -512,7 +512,7 @@ def test_bowl_errors_all_at_once(bowl: Path) -> None:
         shutil.copytree(first / "images", bowl / "train" / name / "images")
     shutil.copy(first / "images" / "otter.png", bowl / "train" / "two" / "images" / "again.png")
     dataset, problems = read_split(bowl, "train")
-    assert [len(p.annotations) for p in dataset.pictures] == [3]
+    assert [len(p.annotations) for p in dataset.images] == [3]
     wanted = [
         "bare: has no masks/",
         "nothing.png: has no pixel",

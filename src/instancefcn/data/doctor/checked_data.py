@@ -33,7 +33,7 @@ class Finding:
         severity: "error" keeps training from starting, "warning" wants a look, "note" is to be known.
         split: where.
         message: what is wrong, where, and how to mend it; one line.
-        picture: the file it concerns, or None.
+        image: the file it concerns, or None.
         annotation: the id of the annotation it concerns, or None.
         other: the file of the other picture of a pair, or None.
     """
@@ -42,7 +42,7 @@ class Finding:
     severity: Severity
     split: str
     message: str
-    picture: Path | None = None
+    image: Path | None = None
     annotation: int | None = None
     other: Path | None = None
 
@@ -52,7 +52,7 @@ class Finding:
             "check": self.check,
             "severity": self.severity,
             "split": self.split,
-            "picture": None if self.picture is None else str(self.picture),
+            "picture": None if self.image is None else str(self.image),
             "annotation": self.annotation,
             "other": None if self.other is None else str(self.other),
             "message": self.message,
@@ -93,16 +93,16 @@ class Split:
     @cached_property
     def shapes(self) -> list[list[DrawnAnnotation]]:
         """The annotations of every picture as drawn."""
-        return [shapes_of(picture) for picture in self.dataset.pictures]
+        return [shapes_of(image) for image in self.dataset.images]
 
     @cached_property
     def objects(self) -> list[tuple[ImageRecord, Annotation, DrawnAnnotation]]:
         """Every annotation that can be drawn, crowds too."""
-        pairs = zip(self.dataset.pictures, self.shapes, strict=True)
+        pairs = zip(self.dataset.images, self.shapes, strict=True)
         return [
-            (picture, annotation, shape)
-            for picture, shapes in pairs
-            for annotation, shape in zip(picture.annotations, shapes, strict=True)
+            (image, annotation, shape)
+            for image, shapes in pairs
+            for annotation, shape in zip(image.annotations, shapes, strict=True)
             if shape.problem is None
         ]
 
@@ -111,22 +111,22 @@ class Split:
         check: str,
         severity: Severity,
         what: str,
-        picture: ImageRecord | None = None,
+        image: ImageRecord | None = None,
         annotation: Annotation | None = None,
         other: Path | None = None,
     ) -> Finding:
         """A finding in this split whose message begins with the place."""
         where = [self.dataset.name]
-        if annotation is not None and picture is not None:
-            where.append(f"annotation {annotation.id} ({picture.path.name})")
-        elif picture is not None:
-            where.append(picture.path.name)
+        if annotation is not None and image is not None:
+            where.append(f"annotation {annotation.id} ({image.path.name})")
+        elif image is not None:
+            where.append(image.path.name)
         return Finding(
             check,
             severity,
             self.name,
             ": ".join([*where, what]),
-            None if picture is None else picture.path,
+            None if image is None else image.path,
             None if annotation is None else annotation.id,
             other,
         )
@@ -158,9 +158,9 @@ class CheckedData:
         return near_pairs(np.stack([look.thumb for look in looks]), splits, files)
 
 
-def absolute_path(picture: ImageRecord) -> str:
+def absolute_path(image: ImageRecord) -> str:
     """The path of its file, written in the one way that has no "..". Links are not followed."""
-    return os.path.abspath(picture.path)
+    return os.path.abspath(image.path)
 
 
 def separate_splits(splits: Sequence[Split]) -> set[str]:
@@ -168,7 +168,7 @@ def separate_splits(splits: Sequence[Split]) -> set[str]:
     own. Nothing is measured on a list that only joins these or holds a part of them, or that holds all of
     train, such as VOC's trainval and SBD's train_noval.
     """
-    files = {split.name: {absolute_path(p) for p in split.dataset.pictures} for split in splits}
+    files = {split.name: {absolute_path(p) for p in split.dataset.images} for split in splits}
     named: set[str] = set().union(*(files.get(name, set()) for name in NAMED))
     train = files.get("train", set())
     return {
@@ -176,16 +176,16 @@ def separate_splits(splits: Sequence[Split]) -> set[str]:
     }
 
 
-def shapes_of(picture: ImageRecord) -> list[DrawnAnnotation]:
+def shapes_of(image: ImageRecord) -> list[DrawnAnnotation]:
     """The annotations of a picture as drawn."""
     from faster_coco_eval.core import mask as coco_mask
 
-    height, width = picture.height, picture.width
+    height, width = image.height, image.width
     problems = [
         outline_problem(a.segmentation, height, width) or box_problem(a.box, height, width)
-        for a in picture.annotations
+        for a in image.annotations
     ]
-    sound = [a for a, problem in zip(picture.annotations, problems, strict=True) if problem is None]
+    sound = [a for a, problem in zip(image.annotations, problems, strict=True) if problem is None]
     rles = [to_rle(a.segmentation, height, width) for a in sound]
     areas = np.asarray(coco_mask.area(rles)).reshape(-1).tolist() if rles else []
     boxes = np.asarray(coco_mask.toBbox(rles)).reshape(-1, 4).tolist() if rles else []

@@ -29,12 +29,7 @@ def class_names(case: CheckedData) -> Iterator[Finding]:
 def no_objects(case: CheckedData) -> Iterator[Finding]:
     """A train split without objects. (One that could not be read is another matter.)"""
     for split in case.splits:
-        if (
-            split.name == "train"
-            and split.dataset.pictures
-            and not split.problems
-            and not sum(_counts(split))
-        ):
+        if split.name == "train" and split.dataset.images and not split.problems and not sum(_counts(split)):
             what = "has no annotated object, so there is nothing to learn: add annotations"
             yield split.about("no-objects", "error", what)
 
@@ -43,7 +38,7 @@ def unused(case: CheckedData) -> Iterator[Finding]:
     """Classes of which train has no object."""
     for split, counts in _train(case):
         elsewhere = Counter(
-            a.label for s in case.splits if s is not split for p in s.dataset.pictures for a in p.annotations
+            a.label for s in case.splits if s is not split for p in s.dataset.images for a in p.annotations
         )
         for label, (name, count) in enumerate(zip(split.dataset.class_names, counts, strict=True)):
             if count == 0 and any(counts):
@@ -61,10 +56,10 @@ def few(case: CheckedData) -> Iterator[Finding]:
                 yield split.about("few-examples", "warning", what)
 
 
-def empty_pictures(case: CheckedData) -> Iterator[Finding]:
+def empty_images(case: CheckedData) -> Iterator[Finding]:
     """How many pictures have no annotation."""
     for split in case.splits:
-        empty = [p for p in split.dataset.pictures if not p.annotations]
+        empty = [p for p in split.dataset.images if not p.annotations]
         if empty and len(empty) < len(split.dataset):
             what = (
                 f"{len(empty)} of {len(split.dataset)} pictures have no annotation ({empty[0].path.name}"
@@ -76,9 +71,9 @@ def empty_pictures(case: CheckedData) -> Iterator[Finding]:
 def crowds(case: CheckedData) -> Iterator[Finding]:
     """How many annotations are crowds."""
     for split in case.splits:
-        count = sum(a.crowd for p in split.dataset.pictures for a in p.annotations)
+        count = sum(a.crowd for p in split.dataset.images for a in p.annotations)
         if count:
-            total = sum(len(p.annotations) for p in split.dataset.pictures)
+            total = sum(len(p.annotations) for p in split.dataset.images)
             what = (
                 f"{count} of {total} annotations are crowds (iscrowd 1): regions to ignore, from which "
                 "nothing is learnt. Annotate the objects one by one if they matter"
@@ -88,7 +83,7 @@ def crowds(case: CheckedData) -> Iterator[Finding]:
 
 def _counts(split: Split) -> list[int]:
     """Objects of every class, crowds left out."""
-    counts = Counter(a.label for p in split.dataset.pictures for a in p.annotations if not a.crowd)
+    counts = Counter(a.label for p in split.dataset.images for a in p.annotations if not a.crowd)
     return [counts[label] for label in range(len(split.dataset.class_names))]
 
 

@@ -95,7 +95,7 @@ def _names(report: Report) -> dict[str, str]:
     """By the place of every picture its name below images/: the path from the folder that holds all of them.
     Where there is none, as on several drives, the folders are numbered.
     """
-    places = {absolute_path(p) for split in report.splits for p in split.dataset.pictures}
+    places = {absolute_path(p) for split in report.splits for p in split.dataset.images}
     folders = sorted({os.path.dirname(place) for place in places})
     try:
         root = os.path.commonpath(folders)
@@ -111,14 +111,14 @@ def _leaked(report: Report, own: set[str], split: Split) -> set[str]:
         return set()
     after = report.splits[report.splits.index(split) + 1 :]
     later = {look.digest for other in after if other.name in own for look in other.looks}
-    pairs = zip(split.dataset.pictures, split.looks, strict=True)
-    return {absolute_path(picture) for picture, look in pairs if look.digest in later}
+    pairs = zip(split.dataset.images, split.looks, strict=True)
+    return {absolute_path(image) for image, look in pairs if look.digest in later}
 
 
 def _lost(report: Report, own: set[str], kept: set[str]) -> set[str]:
     """The places of the pictures that no split with pictures of its own has kept."""
     splits = [split for split in report.splits if split.name in own]
-    return {absolute_path(p) for split in splits for p in split.dataset.pictures} - kept
+    return {absolute_path(p) for split in splits for p in split.dataset.images} - kept
 
 
 def _write_split(
@@ -127,22 +127,22 @@ def _write_split(
     """Write a split's file and pictures into `folder`, without those that are at the places `gone`; `names`
     says what to call them. Returns the places of what was written.
     """
-    kept_ids = {a.id for picture in split.dataset.pictures for a in picture.annotations}
+    kept_ids = {a.id for image in split.dataset.images for a in image.annotations}
     for problem in split.problems:
         _note_reading(problem, kept_ids, notes)
     written: dict[Path, Treatment] = {}
-    pictures: list[tuple[ImageRecord, str]] = []
+    images: list[tuple[ImageRecord, str]] = []
     for records in _files(split, gone, notes):
         results = [result for record in records if (result := repaired(*record, notes)) is not None]
         if results:
             better, treatment = merge_records(results, notes)
             written[better.path] = treatment
-            pictures.append((better, names[absolute_path(better)]))
-    places = {absolute_path(picture) for picture, _ in pictures}
+            images.append((better, names[absolute_path(better)]))
+    places = {absolute_path(image) for image, _ in images}
     for path, treatment in written.items():
         _put(path, folder / "images" / names[os.path.abspath(path)], treatment)
-    pictures = _numbered(pictures, notes)
-    content = _content(report, split, pictures, notes)
+    images = _numbered(images, notes)
+    content = _content(report, split, images, notes)
     _without_nan(content, notes)
     write_json(folder / f"{split.name}.json", content, indent=None)
     (folder / "images").mkdir(exist_ok=True)
@@ -154,36 +154,36 @@ def _files(split: Split, gone: set[str], notes: Repairs) -> Iterator[list[tuple[
     annotations where several are equal.
     """
     alike: dict[bytes | int, dict[str, list[tuple[ImageRecord, Look]]]] = {}
-    for number, (picture, look) in enumerate(zip(split.dataset.pictures, split.looks, strict=True)):
-        if look.digest and absolute_path(picture) in gone:
-            _leave_out("leak", "another split", picture, notes)
+    for number, (image, look) in enumerate(zip(split.dataset.images, split.looks, strict=True)):
+        if look.digest and absolute_path(image) in gone:
+            _leave_out("leak", "another split", image, notes)
         else:
             files = alike.setdefault(look.digest or number, {})
-            files.setdefault(absolute_path(picture), []).append((picture, look))
+            files.setdefault(absolute_path(image), []).append((image, look))
     for files in alike.values():
         counts = {place: sum(len(p.annotations) for p, _ in records) for place, records in files.items()}
         kept = max(counts, key=counts.__getitem__)
         yield files.pop(kept)
-        for picture, _ in chain.from_iterable(files.values()):
-            _leave_out("duplicate-picture", "this split", picture, notes)
+        for image, _ in chain.from_iterable(files.values()):
+            _leave_out("duplicate-picture", "this split", image, notes)
 
 
-def _leave_out(check: str, where: str, picture: ImageRecord, notes: Repairs) -> None:
-    what = f"left out, with its {len(picture.annotations)} annotations: the same picture is in {where}"
-    notes.add(check, what, picture)
+def _leave_out(check: str, where: str, image: ImageRecord, notes: Repairs) -> None:
+    what = f"left out, with its {len(image.annotations)} annotations: the same picture is in {where}"
+    notes.add(check, what, image)
 
 
 def _note_reading(problem: str, kept_ids: set[int], notes: Repairs) -> None:
     """What became of something that the reader could not take as it was."""
     problem = problem if isinstance(problem, Problem) else Problem(problem)
-    picture = None if problem.picture is None else ImageRecord(0, problem.picture, 1, 1)
+    image = None if problem.image is None else ImageRecord(0, problem.image, 1, 1)
     if problem.annotation not in kept_ids:
         what = f"left out: {problem}"
     elif problem.check == "duplicate-id":
         what = f"given the id {problem.annotation}: {problem}"
     else:
         what = f"kept without it, box taken from the outline: {problem}"
-    notes.add(problem.check, what, picture, problem.annotation)
+    notes.add(problem.check, what, image, problem.annotation)
 
 
 def _put(source: Path, target: Path, treatment: Treatment) -> None:
@@ -212,53 +212,53 @@ def _put(source: Path, target: Path, treatment: Treatment) -> None:
         turned.save(target, format=kind, **{k: v for k, v in options.items() if v is not None})
 
 
-def _numbered(pictures: list[tuple[ImageRecord, str]], notes: Repairs) -> list[tuple[ImageRecord, str]]:
+def _numbered(images: list[tuple[ImageRecord, str]], notes: Repairs) -> list[tuple[ImageRecord, str]]:
     """With new numbers for pictures and annotations whose id another before them has."""
-    ids = Counter(p.id for p, _ in pictures)
-    fresh_picture = max(ids, default=0)
-    taken = Counter(a.id for p, _ in pictures for a in p.annotations)
+    ids = Counter(p.id for p, _ in images)
+    fresh_image = max(ids, default=0)
+    taken = Counter(a.id for p, _ in images for a in p.annotations)
     fresh = max(taken, default=0)
-    seen_pictures: set[int] = set()
+    seen_images: set[int] = set()
     seen: set[int] = set()
     result = []
-    for picture, name in pictures:
-        if picture.id in seen_pictures:
-            fresh_picture += 1
-            notes.add("duplicate-id", f"image {picture.id} given the id {fresh_picture}", picture)
-            picture = replace(picture, id=fresh_picture)
-        seen_pictures.add(picture.id)
+    for image, name in images:
+        if image.id in seen_images:
+            fresh_image += 1
+            notes.add("duplicate-id", f"image {image.id} given the id {fresh_image}", image)
+            image = replace(image, id=fresh_image)
+        seen_images.add(image.id)
         annotations: list[Annotation] = []
-        for annotation in picture.annotations:
+        for annotation in image.annotations:
             if annotation.id in seen:
                 fresh += 1
-                notes.add("duplicate-id", f"given the id {fresh}", picture, annotation.id)
+                notes.add("duplicate-id", f"given the id {fresh}", image, annotation.id)
                 annotation = replace(annotation, id=fresh)
             seen.add(annotation.id)
             annotations.append(annotation)
-        result.append((replace(picture, annotations=tuple(annotations)), name))
+        result.append((replace(image, annotations=tuple(annotations)), name))
     return result
 
 
 def _content(
-    report: Report, split: Split, pictures: list[tuple[ImageRecord, str]], notes: Repairs
+    report: Report, split: Split, images: list[tuple[ImageRecord, str]], notes: Repairs
 ) -> dict[str, Any]:
     """A COCO file of the pictures, with all the fields of the source's that nothing here concerns."""
     old = _source(report, split)
     extra = {kind: _extra(old.get(kind, []), kind) for kind in FIELDS}
     ids = split.dataset.category_ids
     names = dict(zip(ids, split.dataset.class_names, strict=True))
-    for picture, _ in pictures:
-        for a in picture.annotations:
+    for image, _ in images:
+        for a in image.annotations:
             if not 0 <= a.label < len(ids):
-                notes.add("unknown-category", "left out: its class is unknown", picture, a.id)
+                notes.add("unknown-category", "left out: its class is unknown", image, a.id)
     for other in report.splits:
         for id_, name in zip(other.dataset.category_ids, other.dataset.class_names, strict=True):
             if id_ not in names:
                 names[id_] = name
                 notes.add("class-names", f"category {id_} {name!r} added, as in {other.dataset.name}")
-    images = [
+    written = [
         {"id": p.id, "file_name": name, "width": p.width, "height": p.height} | extra["images"].get(p.id, {})
-        for p, name in pictures
+        for p, name in images
     ]
     annotations = [
         {
@@ -271,13 +271,13 @@ def _content(
             "segmentation": a.segmentation,
         }
         | extra["annotations"].get(a.id, {})
-        for p, _ in pictures
+        for p, _ in images
         for a in p.annotations
         if 0 <= a.label < len(ids)
     ]
     categories = [{"id": i, "name": names[i]} | extra["categories"].get(i, {}) for i in sorted(names)]
     rest = {key: value for key, value in old.items() if key not in FIELDS}
-    return {**rest, "images": images, "annotations": annotations, "categories": categories}
+    return {**rest, "images": written, "annotations": annotations, "categories": categories}
 
 
 def _extra(records: list[Any], kind: str) -> dict[int, dict[str, Any]]:

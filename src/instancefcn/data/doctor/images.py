@@ -26,20 +26,20 @@ def rotation(case: CheckedData) -> Iterator[Finding]:
     """Pictures annotated unrotated (errors), and others whose EXIF data turn them (notes)."""
     yield from _looks(case, "exif-rotation")
     for split in case.splits:
-        for picture, look in zip(split.dataset.pictures, split.looks, strict=True):
+        for image, look in zip(split.dataset.images, split.looks, strict=True):
             if look.turned and look.problem is None:
                 what = (
                     "EXIF data turn or mirror this picture. It is read the way viewers show it and must be "
                     "annotated so; other tools may differ: store it upright"
                 )
-                yield split.about("exif-rotation", "note", what, picture)
+                yield split.about("exif-rotation", "note", what, image)
 
 
 def _looks(case: CheckedData, check: str) -> Iterator[Finding]:
     for split in case.splits:
         for look in split.looks:
             if look.problem is not None and look.problem.check == check:
-                yield Finding(check, "error", split.name, str(look.problem), look.problem.picture)
+                yield Finding(check, "error", split.name, str(look.problem), look.problem.image)
 
 
 def duplicates(case: CheckedData) -> Iterator[Finding]:
@@ -48,11 +48,9 @@ def duplicates(case: CheckedData) -> Iterator[Finding]:
         first: dict[bytes, int] = {}
         for i, look in enumerate(split.looks):
             if look.digest and (j := first.setdefault(look.digest, i)) != i:
-                other = split.dataset.pictures[j].path
+                other = split.dataset.images[j].path
                 what = f"is the same picture as {other.name}: remove one of the two records"
-                yield split.about(
-                    "duplicate-picture", "warning", what, split.dataset.pictures[i], other=other
-                )
+                yield split.about("duplicate-picture", "warning", what, split.dataset.images[i], other=other)
 
 
 def leaks(case: CheckedData) -> Iterator[Finding]:
@@ -65,33 +63,33 @@ def leaks(case: CheckedData) -> Iterator[Finding]:
                 continue
             there, j = first.setdefault(look.digest, (split, i))
             if there is not split:
-                other = there.dataset.pictures[j].path
+                other = there.dataset.images[j].path
                 what = (
                     f"is the same picture as {other.name} in {there.name}, so {there.name} does not measure "
                     f"what was learnt: remove it from {split.name}"
                 )
-                yield split.about("leak", "warning", what, split.dataset.pictures[i], other=other)
+                yield split.about("leak", "warning", what, split.dataset.images[i], other=other)
 
 
 def near_duplicates(case: CheckedData) -> Iterator[Finding]:
     """Pictures of one split that look nearly the same."""
     for split, i, there, j in _near(case):
         if split is there:
-            other = split.dataset.pictures[j].path
+            other = split.dataset.images[j].path
             what = f"looks nearly the same as {other.name}: keep one, unless both are meant"
-            yield split.about("near-duplicate", "warning", what, split.dataset.pictures[i], other=other)
+            yield split.about("near-duplicate", "warning", what, split.dataset.images[i], other=other)
 
 
 def near_leaks(case: CheckedData) -> Iterator[Finding]:
     """Pictures that look nearly like one of another split, where the two should share none."""
     for split, i, there, j in _near(case):
         if split is not there and {split.name, there.name} <= case.separate:
-            other = there.dataset.pictures[j].path
+            other = there.dataset.images[j].path
             what = (
                 f"looks nearly the same as {other.name} in {there.name}: keep pictures of one scene in one "
                 "split, or the figures flatter"
             )
-            yield split.about("near-leak", "warning", what, split.dataset.pictures[i], other=other)
+            yield split.about("near-leak", "warning", what, split.dataset.images[i], other=other)
 
 
 def _near(case: CheckedData) -> Iterator[tuple[Split, int, Split, int]]:

@@ -33,16 +33,16 @@ class Repairs:
     entries: list[dict[str, Any]] = field(default_factory=list)
 
     def add(
-        self, check: str, what: str, picture: ImageRecord | None = None, annotation: int | None = None
+        self, check: str, what: str, image: ImageRecord | None = None, annotation: int | None = None
     ) -> None:
         """Note a repair: the check whose finding it mends, and what was done to which."""
-        place = None if picture is None else str(picture.path)
+        place = None if image is None else str(image.path)
         self.entries.append(
             {"check": check, "split": self.split, "picture": place, "annotation": annotation, "what": what}
         )
 
 
-def repaired(picture: ImageRecord, look: Look, repairs: Repairs) -> tuple[ImageRecord, Treatment] | None:
+def repaired(image: ImageRecord, look: Look, repairs: Repairs) -> tuple[ImageRecord, Treatment] | None:
     """A picture with everything mended that can be, and what its file needs; None when it must go.
 
     What cannot be mended stays as it is.
@@ -50,19 +50,19 @@ def repaired(picture: ImageRecord, look: Look, repairs: Repairs) -> tuple[ImageR
     problem = look.problem
     treatment: Treatment = "as it is"
     if problem is not None and look.size is None:
-        gone = f"left out, with its {len(picture.annotations)} annotations: {problem}"
-        repairs.add(problem.check, gone, picture)
+        gone = f"left out, with its {len(image.annotations)} annotations: {problem}"
+        repairs.add(problem.check, gone, image)
         return None
     if problem is not None and problem.check == "exif-rotation":
-        repairs.add("exif-rotation", "EXIF orientation removed: it was annotated unrotated", picture)
+        repairs.add("exif-rotation", "EXIF orientation removed: it was annotated unrotated", image)
         treatment = "without EXIF rotation"
     elif problem is not None:
         assert look.size is not None
-        picture = _resized(picture, look.size, repairs)
-    if look.turned and treatment == "as it is" and look.size == (picture.height, picture.width):
-        repairs.add("exif-rotation", "stored upright, without an EXIF orientation", picture)
+        image = _resized(image, look.size, repairs)
+    if look.turned and treatment == "as it is" and look.size == (image.height, image.width):
+        repairs.add("exif-rotation", "stored upright, without an EXIF orientation", image)
         treatment = "upright"
-    return replace(picture, annotations=tuple(_mended_annotations(picture, repairs))), treatment
+    return replace(image, annotations=tuple(_mended_annotations(image, repairs))), treatment
 
 
 def merge_records(
@@ -75,19 +75,17 @@ def merge_records(
     first, treatment = results[0]
     annotations = list(first.annotations)
     seen = {_drawn(annotation) for annotation in annotations}
-    for picture, other in results[1:]:
-        if (picture.height, picture.width, other) != (first.height, first.width, treatment):
-            what = (
-                f"left out, with its {len(picture.annotations)} annotations: another record is of this file"
-            )
-            repairs.add("duplicate-picture", f"{what}, and of another size", picture)
+    for image, other in results[1:]:
+        if (image.height, image.width, other) != (first.height, first.width, treatment):
+            what = f"left out, with its {len(image.annotations)} annotations: another record is of this file"
+            repairs.add("duplicate-picture", f"{what}, and of another size", image)
             continue
-        new = [annotation for annotation in picture.annotations if _drawn(annotation) not in seen]
+        new = [annotation for annotation in image.annotations if _drawn(annotation) not in seen]
         seen.update(map(_drawn, new))
         annotations += new
         what = f"joined with the first record of this file, to which it adds {len(new)} annotations"
-        again = len(picture.annotations) - len(new)
-        repairs.add("duplicate-picture", f"{what}; {again} were there" if again else what, picture)
+        again = len(image.annotations) - len(new)
+        repairs.add("duplicate-picture", f"{what}; {again} were there" if again else what, image)
     return replace(first, annotations=tuple(annotations)), treatment
 
 
@@ -96,25 +94,23 @@ def _drawn(annotation: Annotation) -> tuple[int, str]:
     return annotation.label, json.dumps(annotation.segmentation)
 
 
-def _resized(picture: ImageRecord, size: tuple[int, int], repairs: Repairs) -> ImageRecord:
+def _resized(image: ImageRecord, size: tuple[int, int], repairs: Repairs) -> ImageRecord:
     """With the record of its real size, where its annotations fit one way or the other."""
     height, width = size
-    was = f"{picture.width} x {picture.height}"
-    ratio = (width * picture.height) / (height * picture.width)
-    sound = all(
-        outline_problem(a.segmentation, picture.height, picture.width) is None for a in picture.annotations
-    )
+    was = f"{image.width} x {image.height}"
+    ratio = (width * image.height) / (height * image.width)
+    sound = all(outline_problem(a.segmentation, image.height, image.width) is None for a in image.annotations)
     if abs(ratio - 1) < SAME_SHAPE and sound:
-        x, y = width / picture.width, height / picture.height
-        annotations = tuple(_scaled(a, picture, size) for a in picture.annotations)
+        x, y = width / image.width, height / image.height
+        annotations = tuple(_scaled(a, image, size) for a in image.annotations)
         what = f"record corrected from {was} to {width} x {height}, annotations scaled by {x:.4g} and {y:.4g}"
-    elif all(_fits(a, height, width) for a in picture.annotations):
-        annotations = picture.annotations
+    elif all(_fits(a, height, width) for a in image.annotations):
+        annotations = image.annotations
         what = f"record corrected from {was} to {width} x {height}; the annotations fit and stay"
     else:
-        return picture
-    repairs.add("size-mismatch", what, picture)
-    return replace(picture, height=height, width=width, annotations=annotations)
+        return image
+    repairs.add("size-mismatch", what, image)
+    return replace(image, height=height, width=width, annotations=annotations)
 
 
 def _fits(annotation: Annotation, height: int, width: int) -> bool:
@@ -126,9 +122,9 @@ def _fits(annotation: Annotation, height: int, width: int) -> bool:
     return inside and max(xs) <= width + TOLERANCE and max(ys) <= height + TOLERANCE
 
 
-def _scaled(annotation: Annotation, picture: ImageRecord, size: tuple[int, int]) -> Annotation:
+def _scaled(annotation: Annotation, image: ImageRecord, size: tuple[int, int]) -> Annotation:
     height, width = size
-    x, y = width / picture.width, height / picture.height
+    x, y = width / image.width, height / image.height
     outline: Segmentation
     if isinstance(annotation.segmentation, list):
         outline = [
@@ -136,55 +132,57 @@ def _scaled(annotation: Annotation, picture: ImageRecord, size: tuple[int, int])
             for polygon in annotation.segmentation
         ]
     else:
-        crop, corner = decode_crop(annotation.segmentation["counts"], picture.height)
-        one = CroppedMasks.from_crops([crop], [corner], (picture.height, picture.width))
-        image = Image.fromarray(one.paste(0).byte().numpy()).resize((width, height), Image.Resampling.NEAREST)
-        outline = CroppedMasks.from_dense(torch.from_numpy(np.array(image))[None]).rles()[0]
+        crop, corner = decode_crop(annotation.segmentation["counts"], image.height)
+        one = CroppedMasks.from_crops([crop], [corner], (image.height, image.width))
+        scaled = Image.fromarray(one.paste(0).byte().numpy()).resize(
+            (width, height), Image.Resampling.NEAREST
+        )
+        outline = CroppedMasks.from_dense(torch.from_numpy(np.array(scaled))[None]).rles()[0]
     x1, y1, x2, y2 = annotation.box
     box = (x1 * x, y1 * y, x2 * x, y2 * y)
     return replace(annotation, segmentation=outline, box=box, area=annotation.area * x * y)
 
 
-def _mended_annotations(picture: ImageRecord, repairs: Repairs) -> list[Annotation]:
+def _mended_annotations(image: ImageRecord, repairs: Repairs) -> list[Annotation]:
     kept: list[Annotation] = []
     seen: set[tuple[int, str]] = set()
-    for annotation in picture.annotations:
+    for annotation in image.annotations:
         key = _drawn(annotation)
-        changed = _clipped(annotation, picture, repairs)
-        (shape,) = shapes_of(replace(picture, annotations=(changed,)))
+        changed = _clipped(annotation, image, repairs)
+        (shape,) = shapes_of(replace(image, annotations=(changed,)))
         if shape.problem is not None:
-            repairs.add(shape.problem.check, f"left out: {shape.problem}", picture, annotation.id)
+            repairs.add(shape.problem.check, f"left out: {shape.problem}", image, annotation.id)
         elif shape.area == 0:
-            repairs.add("zero-area", "left out: its outline covers no pixel", picture, annotation.id)
+            repairs.add("zero-area", "left out: its outline covers no pixel", image, annotation.id)
         elif key in seen:
-            repairs.add("duplicate-object", "left out: another is drawn like it", picture, annotation.id)
+            repairs.add("duplicate-object", "left out: another is drawn like it", image, annotation.id)
         else:
             seen.add(key)
             if not boxes_agree(changed.box, shape.box):
-                repairs.add("box-mask", "box taken from the outline", picture, annotation.id)
+                repairs.add("box-mask", "box taken from the outline", image, annotation.id)
                 changed = replace(changed, box=shape.box)
             if not areas_agree(changed.area, shape.area):
                 what = f"area corrected from {changed.area:.0f} to the outline's {shape.area}"
-                repairs.add("area-mask", what, picture, annotation.id)
+                repairs.add("area-mask", what, image, annotation.id)
                 changed = replace(changed, area=float(shape.area))
             kept.append(changed)
     return kept
 
 
-def _clipped(annotation: Annotation, picture: ImageRecord, repairs: Repairs) -> Annotation:
+def _clipped(annotation: Annotation, image: ImageRecord, repairs: Repairs) -> Annotation:
     """With polygons that leave the picture cut off at its edges, and the box too."""
     polygons = annotation.segmentation
-    if not isinstance(polygons, list) or outline_problem(polygons, picture.height, picture.width):
+    if not isinstance(polygons, list) or outline_problem(polygons, image.height, image.width):
         return annotation
-    if _fits(annotation, picture.height, picture.width):
+    if _fits(annotation, image.height, image.width):
         return annotation
-    cut = [clip_polygon(polygon, picture.height, picture.width) for polygon in polygons]
+    cut = [clip_polygon(polygon, image.height, image.width) for polygon in polygons]
     cut = [polygon for polygon in cut if len(polygon) >= 6]
     if not cut:
         return annotation
-    repairs.add("out-of-bounds", "outline cut off at the picture's edges", picture, annotation.id)
+    repairs.add("out-of-bounds", "outline cut off at the picture's edges", image, annotation.id)
     x1, y1, x2, y2 = annotation.box
-    width, height = float(picture.width), float(picture.height)
+    width, height = float(image.width), float(image.height)
     box = (max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height))
     return replace(annotation, segmentation=cut, box=box)
 

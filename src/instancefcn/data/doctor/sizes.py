@@ -40,9 +40,9 @@ def object_sides(split: Split, short: int, long: int) -> list[tuple[float, float
     network's input.
     """
     sides = []
-    for picture, annotation, shape in split.objects:
+    for image, annotation, shape in split.objects:
         if shape.area and not annotation.crowd:
-            scale = resize_scale(picture.height, picture.width, short, long)
+            scale = resize_scale(image.height, image.width, short, long)
             width, height = shape.box[2] - shape.box[0], shape.box[3] - shape.box[1]
             sides.append((math.sqrt(width * height) * scale, max(width, height) * scale))
     return sides

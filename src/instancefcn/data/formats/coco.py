@@ -17,8 +17,8 @@ from typing import Any
 from instancefcn.data.dataset import Annotation, Dataset, ImageRecord, too_many_pixels
 from instancefcn.data.formats.gathering import OnProgress, given_up, in_order, outlined
 from instancefcn.data.formats.output import OutputFolder
-from instancefcn.data.image_checks import box_problem, picture_problems
-from instancefcn.data.paths import PictureFinder, is_there
+from instancefcn.data.image_checks import box_problem, image_problems
+from instancefcn.data.paths import ImageFinder, is_there
 from instancefcn.data.text_files import read_json, read_yaml
 from instancefcn.errors import DataError, ImageError, Problem
 from instancefcn.files import write_json
@@ -33,7 +33,7 @@ def read_coco(
     images: Path | str,
     *,
     name: str | None = None,
-    check_pictures: bool = True,
+    check_images: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Read a COCO JSON file.
@@ -44,7 +44,7 @@ def read_coco(
         annotations: the JSON file.
         images: the folder that the records' file names start from. A name never leads out of it.
         name: the dataset's; by default that of the JSON file.
-        check_pictures: decode every picture once, so that a broken one is known now and not in the middle of
+        check_images: decode every picture once, so that a broken one is known now and not in the middle of
             training.
         progress: called with (pictures checked, pictures).
 
@@ -52,8 +52,8 @@ def read_coco(
         DataError: everything that is wrong.
     """
     dataset, problems = parse_coco(annotations, images, name=name)
-    if check_pictures:
-        problems = problems + picture_problems(dataset.pictures, progress)
+    if check_images:
+        problems = problems + image_problems(dataset.images, progress)
     if problems:
         raise DataError(problems)
     return dataset
@@ -82,21 +82,21 @@ def parse_coco(
     reader = CocoReader(annotations, problems)
     names = reader.categories(content["categories"])
     ids = tuple(sorted(names))
-    pictures = reader.pictures(content["images"], PictureFinder(images))
+    records = reader.images(content["images"], ImageFinder(images))
     outlines = reader.annotations(
-        content["annotations"], {id_: label for label, id_ in enumerate(ids)}, pictures
+        content["annotations"], {id_: label for label, id_ in enumerate(ids)}, records
     )
     filled = [
         ImageRecord(p.id, p.path, p.height, p.width, tuple(outlines.get(p.id, ())))
-        for p in pictures.values()
+        for p in records.values()
         if p is not None and p.id not in reader.missing
     ]
     usable = []
-    for picture in filled:
-        if problem := too_many_pixels(picture):
+    for image in filled:
+        if problem := too_many_pixels(image):
             problems.append(problem)
         else:
-            usable.append(picture)
+            usable.append(image)
     return Dataset(name, tuple(usable), tuple(names[i] for i in ids), ids), problems
 
 
@@ -149,12 +149,12 @@ class CocoReader:
         where: str,
         what: str,
         check: str = "format",
-        picture: Path | None = None,
+        image: Path | None = None,
         annotation: int | None = None,
     ) -> None:
         check = what.check if isinstance(what, Problem) else check
         text = f"{self.path}: {where}: {what}"
-        self.problems.append(Problem(text, check, picture=picture, annotation=annotation))
+        self.problems.append(Problem(text, check, image=image, annotation=annotation))
         if len(self.problems) > MAX_PROBLEMS:
             raise DataError(given_up(self.problems))
 
@@ -200,13 +200,13 @@ class CocoReader:
             names[id_] = str(name)
         return names
 
-    def pictures(self, records: list[Any], finder: PictureFinder) -> dict[int, ImageRecord | None]:
+    def images(self, records: list[Any], finder: ImageFinder) -> dict[int, ImageRecord | None]:
         """By id. None: the record cannot be used, which is said once and not for each annotation."""
-        pictures: dict[int, ImageRecord | None] = {}
+        images: dict[int, ImageRecord | None] = {}
         for called, id_, record in self.records(records, "image"):
             file_name = record.get("file_name")
             height, width = _whole(record.get("height")), _whole(record.get("width"))
-            pictures[id_] = None
+            images[id_] = None
             where = f"{called} ({_clipped(file_name)})" if file_name else called
             if not isinstance(file_name, str) or not file_name:
                 self.complain(
@@ -226,43 +226,43 @@ class CocoReader:
                 self.complain(where, f"width x height is {size}: {error}")
                 continue
             if path is not None:
-                pictures[id_] = ImageRecord(id_, path, height, width)
+                images[id_] = ImageRecord(id_, path, height, width)
             else:  # the outlines can still be checked
-                pictures[id_] = ImageRecord(id_, finder.folder / Path(file_name).name, height, width)
+                images[id_] = ImageRecord(id_, finder.folder / Path(file_name).name, height, width)
                 self.missing.add(id_)
-        return pictures
+        return images
 
     def annotations(
-        self, records: list[Any], labels: dict[int, int], pictures: dict[int, ImageRecord | None]
+        self, records: list[Any], labels: dict[int, int], images: dict[int, ImageRecord | None]
     ) -> dict[int, list[Annotation]]:
         """By image id."""
         found: dict[int, list[Annotation]] = {}
         for called, id_, record in self.records(records, "annotation"):
             image_id, category = _whole(record.get("image_id")), _whole(record.get("category_id"))
-            picture = None if image_id is None else pictures.get(image_id)
-            path = picture.path if picture else None
-            where = f"{called} ({picture.path.name})" if picture else called
+            image = None if image_id is None else images.get(image_id)
+            path = image.path if image else None
+            where = f"{called} ({image.path.name})" if image else called
             if category not in labels:
                 known = ", ".join(map(str, list(labels)[:20])) + (", .." if len(labels) > 20 else "")
                 what = f"category_id {shown(record.get('category_id'))} is unknown"
                 what = f"{what}: use one of {known}, or add a category"
                 self.complain(where, what, "unknown-category", path, id_)
-            if image_id not in pictures:
+            if image_id not in images:
                 what = f"image_id {shown(record.get('image_id'))} is unknown: no image record has it"
                 self.complain(
                     where, f"{what}; add one or remove the annotation", "unknown-picture", None, id_
                 )
-            if picture is not None:
+            if image is not None:
                 label = labels.get(category, -1) if category is not None else -1
-                annotation = self._annotation(where, id_, record, label, picture)
+                annotation = self._annotation(where, id_, record, label, image)
                 if annotation is not None and label >= 0:
-                    found.setdefault(picture.id, []).append(annotation)
+                    found.setdefault(image.id, []).append(annotation)
         return found
 
     def _annotation(
-        self, where: str, id_: int, record: dict[str, Any], label: int, picture: ImageRecord
+        self, where: str, id_: int, record: dict[str, Any], label: int, image: ImageRecord
     ) -> Annotation | None:
-        height, width = picture.height, picture.width
+        height, width = image.height, image.width
         segmentation = record.get("segmentation")
         crowd = 0 if record.get("iscrowd") is None else record["iscrowd"]
         bad_outline = outline_problem(segmentation, height, width)
@@ -278,7 +278,7 @@ class CocoReader:
                 wrong.append(box_problem(box, height, width))
         for complaint in wrong:
             if complaint:
-                self.complain(where, complaint, "format", picture.path, id_)
+                self.complain(where, complaint, "format", image.path, id_)
         usable = without_bad_polygons(segmentation, height, width) if bad_outline else segmentation
         if usable is None or crowd not in (0, 1):
             return None
@@ -336,8 +336,8 @@ class CocoFolder:
         """The folder at `data`; None when there is no file of COCO's kind in it."""
         if any(is_coco(data / name) for name in _USUAL):
             return cls(data)
-        has_pictures = (data / "images").is_dir()
-        return cls(data) if has_pictures and any(is_coco(p) for p in data.glob("*.json")) else None
+        has_images = (data / "images").is_dir()
+        return cls(data) if has_images and any(is_coco(p) for p in data.glob("*.json")) else None
 
     def splits(self) -> list[str]:
         """The names of the annotation files."""
@@ -457,12 +457,12 @@ def write_coco(splits: Mapping[str, Dataset], target: OutputFolder) -> None:
     for split, dataset in splits.items():
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for name, picture in zip(target.names[split], dataset.pictures, strict=True):
-            file_name = target.place(picture, name, "images").name
+        for name, image in zip(target.names[split], dataset.images, strict=True):
+            file_name = target.place(image, name, "images").name
             images.append(
-                {"id": picture.id, "file_name": file_name, "width": picture.width, "height": picture.height}
+                {"id": image.id, "file_name": file_name, "width": image.width, "height": image.height}
             )
-            annotations += [_record(a, picture.id, dataset) for a in picture.annotations]
+            annotations += [_record(a, image.id, dataset) for a in image.annotations]
         categories = [
             {"id": id_, "name": name}
             for id_, name in zip(dataset.category_ids, dataset.class_names, strict=True)
@@ -534,10 +534,10 @@ def _annotations(data: Path) -> dict[str, tuple[Path, Path]]:
     files = [file for file in files if file.name.startswith(_PREFIX)] or files
     written = {file: file.stem.removeprefix(_PREFIX) for file in files}
     names = _names(list(written.values()))
-    return {names[as_is]: (file, _pictures(data, as_is, names[as_is])) for file, as_is in written.items()}
+    return {names[as_is]: (file, _images(data, as_is, names[as_is])) for file, as_is in written.items()}
 
 
-def _pictures(data: Path, written: str, split: str) -> Path:
+def _images(data: Path, written: str, split: str) -> Path:
     """The folder of a split's pictures; where there is none, the one that COCO would have."""
     places = [data / inner / name for name in (written, split) for inner in (".", "images")]
     return next((place for place in (*places, data / "images") if place.is_dir()), data / written)

@@ -41,28 +41,28 @@ def gather(
     Raises:
         DataError: more than MAX_PROBLEMS things are wrong.
     """
-    pictures: list[ImageRecord] = []
+    images: list[ImageRecord] = []
     problems: list[str] = []
     number = 0
     pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
     try:
-        for done, (picture, found) in enumerate(pool.map(read, items), start=1):
+        for done, (image, found) in enumerate(pool.map(read, items), start=1):
             problems += found
             if len(problems) > MAX_PROBLEMS:
                 raise DataError(given_up(problems))
-            if picture is not None and (problem := too_many_pixels(picture)):
+            if image is not None and (problem := too_many_pixels(image)):
                 problems.append(problem)
-            elif picture is not None:
+            elif image is not None:
                 annotations = tuple(
-                    replace(a, id=number + i) for i, a in enumerate(picture.annotations, start=1)
+                    replace(a, id=number + i) for i, a in enumerate(image.annotations, start=1)
                 )
                 number += len(annotations)
-                pictures.append(replace(picture, id=len(pictures) + 1, annotations=annotations))
+                images.append(replace(image, id=len(images) + 1, annotations=annotations))
             if progress:
                 progress(done, len(items))
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt need not wait for the other pictures
-    return Dataset(name, tuple(pictures), tuple(classes[0]), tuple(classes[1])), problems
+    return Dataset(name, tuple(images), tuple(classes[0]), tuple(classes[1])), problems
 
 
 def given_up(problems: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
 from instancefcn.data.formats.gathering import OnProgress, folders_of_splits, gather, has_splits, outlined
 from instancefcn.data.formats.index_masks import annotations_of, crops_of
 from instancefcn.data.formats.output import Losses, OutputFolder
-from instancefcn.data.paths import PictureFinder, folders_in, is_hidden, pictures_below
+from instancefcn.data.paths import ImageFinder, folders_in, images_below, is_hidden
 from instancefcn.data.text_files import read_json
 from instancefcn.errors import DataError, ImageError
 from instancefcn.geometry.outlines import Segmentation, outline_problem, to_rle, united
@@ -56,8 +56,8 @@ class LabelmeFolder:
     def title(self) -> str:
         """With the number of pictures that nobody has annotated."""
         files = [path for folder in self.folders.values() for path in _json_files(folder)]
-        pictures = [path for folder in self.folders.values() for path in pictures_below(folder)]
-        rest = len({p.with_suffix("") for p in pictures} - {p.with_suffix("") for p in files})
+        images = [path for folder in self.folders.values() for path in images_below(folder)]
+        rest = len({p.with_suffix("") for p in images} - {p.with_suffix("") for p in files})
         left = f"; {rest} pictures without a file are left out" if rest else ""
         return f"LabelMe ({len(files)} JSON files{left})"
 
@@ -70,13 +70,13 @@ class LabelmeFolder:
         where the file does not say it.
         """
         labels = {label: number for number, label in enumerate(self._class_names)}
-        finder = PictureFinder(self.root)
+        finder = ImageFinder(self.root)
 
         def read(path: Path) -> tuple[ImageRecord | None, list[str]]:
             content = self._contents[path]
             if isinstance(content, str):
                 return None, [content]
-            return _Reader(path, finder, labels).picture(content)
+            return _Reader(path, finder, labels).image(content)
 
         files = list(_json_files(self.folders[split]))
         return gather(name, (self._class_names, range(1, len(labels) + 1)), files, read, progress)
@@ -161,11 +161,11 @@ def _load(path: Path) -> dict[str, Any] | str:
 class _Reader:
     """Makes a picture of one file, and notes what is wrong."""
 
-    def __init__(self, path: Path, finder: PictureFinder, labels: Mapping[str, int]) -> None:
+    def __init__(self, path: Path, finder: ImageFinder, labels: Mapping[str, int]) -> None:
         self.path, self.finder, self.labels = path, finder, labels
         self.problems: list[str] = []
 
-    def picture(self, content: dict[str, Any]) -> tuple[ImageRecord | None, list[str]]:
+    def image(self, content: dict[str, Any]) -> tuple[ImageRecord | None, list[str]]:
         """The picture with its objects, or None, and everything that is wrong."""
         path = self._find(content.get("imagePath"))
         size: tuple[Any, Any] = content.get("imageHeight"), content.get("imageWidth")
@@ -341,11 +341,11 @@ def write_labelme(splits: Mapping[str, Dataset], target: OutputFolder) -> None:
     class_names = next(iter(splits.values())).class_names
     used: set[int] = set()
     for split, dataset in splits.items():
-        for name, picture in zip(target.names[split], dataset.pictures, strict=True):
-            path = target.place(picture, name, split)
+        for name, image in zip(target.names[split], dataset.images, strict=True):
+            path = target.place(image, name, split)
             shapes: list[dict[str, Any]] = []
-            for group, annotation in enumerate(picture.annotations, start=1):
-                found = _shapes(annotation, class_names[annotation.label], group, picture, target.losses)
+            for group, annotation in enumerate(image.annotations, start=1):
+                found = _shapes(annotation, class_names[annotation.label], group, image, target.losses)
                 used |= {annotation.label} if found else set()
                 shapes += found
             content: dict[str, Any] = {
@@ -354,8 +354,8 @@ def write_labelme(splits: Mapping[str, Dataset], target: OutputFolder) -> None:
                 "shapes": shapes,
                 "imagePath": path.name,
                 "imageData": None,
-                "imageHeight": picture.height,
-                "imageWidth": picture.width,
+                "imageHeight": image.height,
+                "imageWidth": image.width,
             }
             target.write(Path(split, f"{name}.json"), json.dumps(content, indent=2, allow_nan=False))
     target.losses.note("classes without an object were left out", len(class_names) - len(used), "classes")
@@ -367,14 +367,14 @@ def write_labelme(splits: Mapping[str, Dataset], target: OutputFolder) -> None:
 
 
 def _shapes(
-    a: Annotation, label: str, group: int, picture: ImageRecord, losses: Losses
+    a: Annotation, label: str, group: int, image: ImageRecord, losses: Losses
 ) -> list[dict[str, Any]]:
     """The shapes of one object, its parts in `group`."""
     rings = a.segmentation
     extra: dict[str, Any] = {}
     kind = "polygon"
     if isinstance(rings, dict):
-        crop, (x, y) = decode_crop(rings["counts"], picture.height)
+        crop, (x, y) = decode_crop(rings["counts"], image.height)
         rings, holes = trace_pixel_edges(crop.numpy(), (x, y))
         if not rings:
             losses.note("outlines without a pixel were left out")

@@ -14,7 +14,7 @@ from instancefcn.data.formats.mask_folder import MaskFolder, ObjectMaskFolder
 from instancefcn.data.formats.sbd import SbdFolder
 from instancefcn.data.formats.voc import VocFolder
 from instancefcn.data.formats.yolo import YoloFolder
-from instancefcn.data.image_checks import class_problems, picture_problems
+from instancefcn.data.image_checks import class_problems, image_problems
 from instancefcn.data.text_files import read_yaml
 from instancefcn.errors import DataError
 from instancefcn.safe_text import plain
@@ -131,12 +131,12 @@ def _read(
     if not isinstance(layout, CocoFolder | CocoYaml) and split not in layout.splits():
         raise DataError(f"{data}: has no split {split!r}; {there('splits', layout.splits())}")
     dataset, problems = layout.read(split, f"{data.resolve().stem}/{split}", progress)
-    if not dataset.pictures:
+    if not dataset.images:
         raise DataError(problems or f"{dataset.name}: holds no picture: there is nothing to learn")
     return dataset, problems
 
 
-def open_dataset(data: Path | str, split: str, *, check_pictures: bool = True) -> Dataset:
+def open_dataset(data: Path | str, split: str, *, check_images: bool = True) -> Dataset:
     """One split of a dataset.
 
     Args:
@@ -148,19 +148,19 @@ def open_dataset(data: Path | str, split: str, *, check_pictures: bool = True) -
 
             whose paths start from the YAML file's folder, or YOLO's data.yaml.
         split: "train", "val" or any other name that is there.
-        check_pictures: decode every picture once, so that a broken one is known now.
+        check_images: decode every picture once, so that a broken one is known now.
 
     Raises:
         DataError: everything that is wrong with the files, annotations and pictures.
     """
-    return open_datasets(data, (split,), check_pictures=check_pictures)[0]
+    return open_datasets(data, (split,), check_images=check_images)[0]
 
 
 def open_datasets(
     data: Path | str,
     splits: Sequence[str],
     *,
-    check_pictures: bool = True,
+    check_images: bool = True,
     progress: Callable[[int, int], None] | None = None,
     reading: Callable[[int, int], None] | None = None,
 ) -> list[Dataset]:
@@ -184,8 +184,8 @@ def open_datasets(
             continue
         problems += found
         datasets.append(dataset)
-    if check_pictures:
-        problems += picture_problems([p for d in datasets for p in d.pictures], progress)
+    if check_images:
+        problems += image_problems([p for d in datasets for p in d.images], progress)
     for dataset in datasets[1:]:
         problems += class_problems(datasets[0], dataset)
     if problems:

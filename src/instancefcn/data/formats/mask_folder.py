@@ -10,7 +10,7 @@ import numpy as np
 from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.data.formats.gathering import OnProgress, folders_of_splits, gather
 from instancefcn.data.formats.index_masks import Crop, annotations_of, crops_of, read_index, refuse_jpeg
-from instancefcn.data.paths import PICTURE_SUFFIXES, folders_in, in_any_case, pictures_below
+from instancefcn.data.paths import IMAGE_SUFFIXES, folders_in, images_below, in_any_case
 from instancefcn.errors import ImageError
 from instancefcn.images.decoding import read_image_size
 from instancefcn.images.opening import describe_error, open_image
@@ -44,16 +44,14 @@ class MaskFolder:
 
     def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
         """The usable part of a split, and what is wrong with the rest. No picture is opened yet."""
-        images, masks = self.places[split]
-        apart = images != masks
-        pictures = list(pictures_below(images)) if apart else _beside(images)
-        found = {
-            p: _mask_of(masks / p.relative_to(images), apart) for p in pictures if not _is_mask(p, apart)
-        }
+        folder, masks = self.places[split]
+        apart = folder != masks
+        images = list(images_below(folder)) if apart else _beside(folder)
+        found = {p: _mask_of(masks / p.relative_to(folder), apart) for p in images if not _is_mask(p, apart)}
         taken = set(found.values())
         problems = [
-            f"{mask}: there is no picture of this name in {images}: add it or remove the mask"
-            for mask in (pictures_below(masks) if apart else filter(lambda p: _is_mask(p, False), pictures))
+            f"{mask}: there is no picture of this name in {folder}: add it or remove the mask"
+            for mask in (images_below(masks) if apart else filter(lambda p: _is_mask(p, False), images))
             if mask not in taken
         ]
 
@@ -105,24 +103,24 @@ class ObjectMaskFolder:
 
 def _read_place(place: Path) -> tuple[ImageRecord | None, list[str]]:
     """One picture's folder."""
-    pictures = list(pictures_below(place / "images"))
-    if len(pictures) != 1:
-        return None, [f"{place / 'images'}: holds {len(pictures)} pictures: it must hold one"]
+    images = list(images_below(place / "images"))
+    if len(images) != 1:
+        return None, [f"{place / 'images'}: holds {len(images)} pictures: it must hold one"]
     if not (place / "masks").is_dir():
         return None, [f"{place}: has no masks/: add it (an empty one where there are no objects)"]
     try:
-        height, width = read_image_size(pictures[0])
+        height, width = read_image_size(images[0])
     except ImageError as error:
         return None, [str(error)]
     crops: list[Crop] = []
     problems: list[str] = []
-    for file in pictures_below(place / "masks"):
+    for file in images_below(place / "masks"):
         try:
             crops.append(_object_mask(file, height, width))
         except ImageError as error:
             problems.append(str(error))
     annotations = annotations_of(crops, [0] * len(crops), (height, width))
-    return ImageRecord(0, pictures[0], height, width, tuple(annotations)), problems
+    return ImageRecord(0, images[0], height, width, tuple(annotations)), problems
 
 
 def _object_mask(file: Path, height: int, width: int) -> Crop:
@@ -158,7 +156,7 @@ def _places(root: Path) -> dict[str, tuple[Path, Path]]:
     folders = folders_of_splits(root, _holds_index_masks, _holds_index_masks)
     if list(folders.values()) == [root] and (root / "masks").is_dir():
         inside = folders_of_splits(
-            root / "images", lambda folder: any(pictures_below(folder)), lambda images: bool(_beside(images))
+            root / "images", lambda folder: any(images_below(folder)), lambda images: bool(_beside(images))
         )
         return {
             s: (images, root / "masks" / images.relative_to(root / "images")) for s, images in inside.items()
@@ -187,7 +185,7 @@ def _holds_object_masks(folder: Path) -> bool:
 def _beside(folder: Path) -> list[Path]:
     """The pictures and masks directly in a folder, sorted."""
     return sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")
+        p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.data.formats.gathering import outlined
-from instancefcn.data.paths import PICTURE_SUFFIXES, findable, output_names
+from instancefcn.data.paths import IMAGE_SUFFIXES, findable, output_names
 from instancefcn.errors import DataError
 from instancefcn.files import atomic_write, link_or_copy
 from instancefcn.images.opening import describe_error, open_image
@@ -59,9 +59,9 @@ class OutputFolder:
         for split, dataset in splits.items():
             times: Counter[Path] = Counter()
             places[split] = []
-            for picture in dataset.pictures:
-                key = (picture.path, times[picture.path])  # one file may have two records
-                times[picture.path] += 1
+            for image in dataset.images:
+                key = (image.path, times[image.path])  # one file may have two records
+                times[image.path] += 1
                 keys[key] = None
                 places[split].append(key)
         found = {key: findable(key[0]) for key in keys}
@@ -69,17 +69,17 @@ class OutputFolder:
         target = cls(out, {split: [names[key] for key in place] for split, place in places.items()}, done)
         longer = sum(name != found[key].stem for key, name in names.items())
         target.losses.note("names that other pictures have too were made longer", longer, "pictures")
-        lost = sum(not _is_picture(path) or path.name != found[path, i].name for path, i in keys)
+        lost = sum(not _is_image(path) or path.name != found[path, i].name for path, i in keys)
         target.losses.note("names that a reader would not find again were changed", lost, "pictures")
         return target
 
-    def place(self, picture: ImageRecord, name: str, folder: str) -> Path:
+    def place(self, image: ImageRecord, name: str, folder: str) -> Path:
         """Put the picture's file into `folder` below `out`, unless it is there: by a hard link, or a copy."""
-        suffix = picture.path.suffix if _is_picture(picture.path) else _suffix_of(picture.path)
+        suffix = image.path.suffix if _is_image(image.path) else _suffix_of(image.path)
         path = self.out / folder / f"{name}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            link_or_copy(picture.path, path)
+            link_or_copy(image.path, path)
         self.done()
         return path
 
@@ -89,9 +89,9 @@ class OutputFolder:
             file.write_text(text, encoding="utf-8")
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     """Whether the suffix says so."""
-    return path.suffix.lower() in PICTURE_SUFFIXES
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _suffix_of(path: Path) -> str:
@@ -108,14 +108,14 @@ def _suffix_of(path: Path) -> str:
 def note_derived(splits: Mapping[str, Dataset], losses: Losses) -> None:
     """Note what formats other than COCO leave to be derived: ids, boxes, areas."""
     for dataset in splits.values():
-        numbers = [a.id for picture in dataset.pictures for a in picture.annotations]
+        numbers = [a.id for image in dataset.images for a in image.annotations]
         if numbers != list(range(1, len(numbers) + 1)):
             losses.note("own ids of annotations: they are numbered anew", len(numbers))
-        ids = [picture.id for picture in dataset.pictures]
+        ids = [image.id for image in dataset.images]
         if ids != list(range(1, len(ids) + 1)):
             losses.note("own ids of pictures: they are numbered anew", len(ids), "pictures")
-        for picture in dataset.pictures:
-            for a in picture.annotations:
-                derived = outlined(a.label, a.segmentation, picture.height, picture.width)
+        for image in dataset.images:
+            for a in image.annotations:
+                derived = outlined(a.label, a.segmentation, image.height, image.width)
                 losses.note("boxes that are not those of their outlines", a.box != derived.box)
                 losses.note("areas that are not the number of pixels", a.area != derived.area)

@@ -15,7 +15,7 @@ from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.data.formats.gathering import OnProgress, gather, in_order, read_lines
 from instancefcn.data.formats.index_masks import annotations_of, crops_of
 from instancefcn.data.formats.voc import VOC_CLASSES
-from instancefcn.data.paths import PictureFinder, is_there
+from instancefcn.data.paths import ImageFinder, is_there
 from instancefcn.errors import DataError, ImageError
 from instancefcn.limits import MAX_PIXELS
 
@@ -61,19 +61,19 @@ class SbdFolder:
         Raises:
             DataError: there is no such list.
         """
-        finder = PictureFinder(self.root / "img")
+        finder = ImageFinder(self.root / "img")
 
         def read(stem: str) -> tuple[ImageRecord | None, list[str]]:
             path, problem = finder.find_stem(stem)
             if path is None:
                 return None, [f"{self.root}: {split}.txt: {stem}: {problem}"]
-            return _picture(path, self.root / "inst" / f"{stem}.mat")
+            return _image(path, self.root / "inst" / f"{stem}.mat")
 
         classes = (VOC_CLASSES, range(1, len(VOC_CLASSES) + 1))
         return gather(name, classes, read_lines(self.root / f"{split}.txt"), read, progress)
 
 
-def _picture(path: Path, masks: Path) -> tuple[ImageRecord | None, list[str]]:
+def _image(path: Path, masks: Path) -> tuple[ImageRecord | None, list[str]]:
     try:
         index, categories = _instances(masks)
         found = crops_of(index, where=masks)

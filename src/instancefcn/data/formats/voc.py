@@ -14,7 +14,7 @@ from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
 from instancefcn.data.formats.gathering import OnProgress, gather, in_order, read_lines
 from instancefcn.data.formats.index_masks import Crop, annotations_of, crops_of, painted, read_index
 from instancefcn.data.formats.output import Losses, OutputFolder
-from instancefcn.data.paths import PictureFinder, in_any_case
+from instancefcn.data.paths import ImageFinder, in_any_case
 from instancefcn.errors import DataError, ImageError
 from instancefcn.files import atomic_write
 from instancefcn.geometry.outlines import to_rle
@@ -78,13 +78,13 @@ class VocFolder:
         """
         stems = read_lines(self.root / "ImageSets" / "Segmentation" / f"{split}.txt")
         names = self._class_names()
-        finder = PictureFinder(self.root / "JPEGImages")
+        finder = ImageFinder(self.root / "JPEGImages")
 
         def read(stem: str) -> tuple[ImageRecord | None, list[str]]:
             path, problem = finder.find_stem(stem)
             if path is None:
                 return None, [f"{self.root}: {split}.txt: {stem}: {problem}"]
-            return self._picture(stem, path, len(names))
+            return self._image(stem, path, len(names))
 
         return gather(name, (names, range(1, len(names) + 1)), stems, read, progress)
 
@@ -101,7 +101,7 @@ class VocFolder:
             )
         return tuple(lines[1:])
 
-    def _picture(self, stem: str, path: Path, classes: int) -> tuple[ImageRecord | None, list[str]]:
+    def _image(self, stem: str, path: Path, classes: int) -> tuple[ImageRecord | None, list[str]]:
         folders = (self.root / f"Segmentation{kind}" for kind in ("Object", "Class"))
         files = [in_any_case(folder / f"{stem}.png") for folder in folders]
         missing = [f"{file}: there is no such mask: add it or take {stem} off the list" for file in files]
@@ -168,35 +168,35 @@ def write_voc(splits: Mapping[str, Dataset], target: OutputFolder) -> None:
     seen: dict[str, list[tuple[Any, ...]]] = {}
     for split, dataset in splits.items():
         names = target.names[split]
-        for name, picture in zip(names, dataset.pictures, strict=True):
-            content = [(a.label, a.segmentation, a.crowd) for a in picture.annotations]
+        for name, image in zip(names, dataset.images, strict=True):
+            content = [(a.label, a.segmentation, a.crowd) for a in image.annotations]
             if seen.setdefault(name, content) != content:
                 raise DataError(
-                    f"{picture.path}: is annotated differently in {split} and in another split, "
+                    f"{image.path}: is annotated differently in {split} and in another split, "
                     "VOC has one mask for both: choose another format"
                 )
-            target.place(picture, name, "JPEGImages")
-            objects, kinds = _masks(picture, target.losses)
+            target.place(image, name, "JPEGImages")
+            objects, kinds = _masks(image, target.losses)
             for kind, values in (("Object", objects), ("Class", kinds)):
-                image = Image.fromarray(values)
-                image.putpalette(_PALETTE.tobytes())
+                drawn = Image.fromarray(values)
+                drawn.putpalette(_PALETTE.tobytes())
                 with atomic_write(target.out / f"Segmentation{kind}" / f"{name}.png") as file:
-                    image.save(file, format="PNG")
+                    drawn.save(file, format="PNG")
         target.write(Path("ImageSets", "Segmentation", f"{split}.txt"), "".join(f"{n}\n" for n in names))
 
 
-def _masks(picture: ImageRecord, losses: Losses) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _masks(image: ImageRecord, losses: Losses) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Numbers of objects and of classes, uint8 [H, W] each; what they cannot hold is noted."""
-    canvas = np.zeros((picture.height, picture.width), dtype=np.uint8)
-    crowds = [a for a in picture.annotations if a.crowd]
+    canvas = np.zeros((image.height, image.width), dtype=np.uint8)
+    crowds = [a for a in image.annotations if a.crowd]
     for crowd in crowds:
-        rle = to_rle(crowd.segmentation, picture.height, picture.width)
-        crop, (x, y) = decode_crop(rle["counts"], picture.height)
+        rle = to_rle(crowd.segmentation, image.height, image.width)
+        crop, (x, y) = decode_crop(rle["counts"], image.height)
         canvas[y : y + crop.shape[0], x : x + crop.shape[1]][crop.numpy().astype(bool)] = VOID
     losses.note("crowd regions became void pixels (255)", len(crowds))
-    objects = [a for a in picture.annotations if not a.crowd]
+    objects = [a for a in image.annotations if not a.crowd]
     numbers = [min(number, VOID) for number in range(1, len(objects) + 1)]
-    masks = rasterize(picture)
+    masks = rasterize(image)
     canvas, hidden = painted(masks, numbers, canvas)
     classes = np.zeros(256, dtype=np.uint8)
     classes[VOID] = VOID

@@ -12,7 +12,7 @@ import yaml
 from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
 from instancefcn.data.formats.gathering import OnProgress, gather, in_order, outlined, read_lines
 from instancefcn.data.formats.output import OutputFolder
-from instancefcn.data.paths import PictureFinder, is_there, pictures_below
+from instancefcn.data.paths import ImageFinder, images_below, is_there
 from instancefcn.data.text_files import read_text, read_yaml
 from instancefcn.errors import DataError, ImageError
 from instancefcn.geometry.outlines import outline_problem
@@ -86,23 +86,23 @@ class YoloFolder:
         if not entries or not all(isinstance(e, str) for e in entries):
             raise DataError(f"{self.file}: {split} must be a folder of pictures or a .txt list of them")
         labels = {number: label for label, number in enumerate(classes)}
-        pictures: list[Path] = []
+        images: list[Path] = []
         problems: list[str] = []
         for place in (self._place(e) for e in entries):
-            found, wrong = _pictures_at(place, self.file, split)
-            pictures += found
+            found, wrong = _images_at(place, self.file, split)
+            images += found
             problems += wrong
-        if pictures and not any(label_file(path).is_file() for path in pictures):
+        if images and not any(label_file(path).is_file() for path in images):
             problems.append(
-                f"{label_file(pictures[0])}: there is no such file, nor one for any other picture of "
+                f"{label_file(images[0])}: there is no such file, nor one for any other picture of "
                 f"{split}: put the labels there"
             )
 
         def read(path: Path) -> tuple[ImageRecord | None, list[str]]:
-            return _read_picture(path, labels)
+            return _read_image(path, labels)
 
         names = (list(classes.values()), list(classes))
-        dataset, wrong = gather(name, names, pictures, read, progress)
+        dataset, wrong = gather(name, names, images, read, progress)
         return dataset, problems + wrong
 
     def _place(self, entry: str) -> Path:
@@ -142,21 +142,21 @@ class YoloFolder:
         return {number: str(names[number]) for number in sorted(names)}
 
 
-def label_file(picture: Path) -> Path:
+def label_file(image: Path) -> Path:
     """Where the outlines of a picture are: the last folder "images" of its path becomes "labels"."""
-    parts = list(picture.parent.parts)
+    parts = list(image.parent.parts)
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    return Path(*parts) / f"{picture.stem}.txt"
+    return Path(*parts) / f"{image.stem}.txt"
 
 
-def _pictures_at(place: Path, file: Path, split: str) -> tuple[list[Path], list[str]]:
+def _images_at(place: Path, file: Path, split: str) -> tuple[list[Path], list[str]]:
     """The pictures of a folder, or of a list whose lines are paths below the list's folder."""
     if not is_there(place):
         raise DataError(f"{file}: {split}: there is no folder or list {shown(str(place))}")
     if place.is_dir():
-        pictures = list(pictures_below(place))
-        known = {label_file(picture) for picture in pictures}
+        images = list(images_below(place))
+        known = {label_file(image) for image in images}
         orphans = sorted(p for folder in {k.parent for k in known} for p in folder.glob("*.txt"))
         problems = [
             f"{p}: there is no picture for these labels in {place}: add it or remove them"
@@ -166,21 +166,21 @@ def _pictures_at(place: Path, file: Path, split: str) -> tuple[list[Path], list[
             and p.name != "classes.txt"
             and not p.name.startswith(".")  # as of pictures: a Mac leaves "._a.txt" in archives
         ]
-        return pictures, problems if pictures else [f"{place}: holds no picture"]
+        return images, problems if images else [f"{place}: holds no picture"]
     if place.suffix != ".txt" or not place.is_file():
         raise DataError(f"{file}: {split}: there is no folder or list {place}")
-    finder = PictureFinder(place.parent)
-    pictures, problems = [], []
+    finder = ImageFinder(place.parent)
+    images, problems = [], []
     for number, line in enumerate(read_lines(place), start=1):
         path, problem = finder.find(line)
         if path is None:
             problems.append(f"{place}: line {number}: {line}: {problem}")
         else:
-            pictures.append(path)
-    return pictures, problems
+            images.append(path)
+    return images, problems
 
 
-def _read_picture(path: Path, labels: Mapping[int, int]) -> tuple[ImageRecord | None, list[str]]:
+def _read_image(path: Path, labels: Mapping[int, int]) -> tuple[ImageRecord | None, list[str]]:
     """One picture and its outlines; without a label file it has no objects."""
     try:
         height, width = read_image_size(path)
@@ -243,25 +243,25 @@ def write_yolo(splits: Mapping[str, Dataset], target: OutputFolder) -> None:
         raise DataError(f"YOLO's data.yaml has another use for {unfit[0]!r}: rename the split")
     class_names = next(iter(splits.values())).class_names
     for split, dataset in splits.items():
-        for name, picture in zip(target.names[split], dataset.pictures, strict=True):
-            target.place(picture, name, f"images/{split}")
-            lines = [_line(a, picture, target) for a in picture.annotations]
+        for name, image in zip(target.names[split], dataset.images, strict=True):
+            target.place(image, name, f"images/{split}")
+            lines = [_line(a, image, target) for a in image.annotations]
             text = "".join(f"{line}\n" for line in lines if line)
             target.write(Path("labels", split, f"{name}.txt"), text)
     content = {split: f"images/{split}" for split in splits} | {"names": dict(enumerate(class_names))}
     target.write(Path("data.yaml"), yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def _line(annotation: Annotation, picture: ImageRecord, target: OutputFolder) -> str | None:
+def _line(annotation: Annotation, image: ImageRecord, target: OutputFolder) -> str | None:
     """An annotation's line; None for one that YOLO cannot hold."""
     note = target.losses.note
     if annotation.crowd:
         note("crowd regions were left out")
         return None
     try:
-        outline = one_outline(annotation.segmentation, picture.height, picture.width)
+        outline = one_outline(annotation.segmentation, image.height, image.width)
     except DataError as error:
-        raise DataError(f"{picture.path}: annotation {annotation.id} {error}") from error
+        raise DataError(f"{image.path}: annotation {annotation.id} {error}") from error
     if outline is None:
         note("outlines without a pixel were left out")
         return None
@@ -271,6 +271,6 @@ def _line(annotation: Annotation, picture: ImageRecord, target: OutputFolder) ->
         note("run-length masks became outlines along the edges of the same pixels")
     else:
         note("points were replaced by an outline around the same pixels", outline.redrawn)
-    sides = (picture.width, picture.height)
+    sides = (image.width, image.height)
     shares = (f"{v / sides[i & 1]:.12g}" for i, v in enumerate(outline.ring))
     return " ".join((str(annotation.label), *shares))

@@ -151,7 +151,7 @@ def vote_batch(
         results.append(_averaged(read_masks, *flat, ballot, sizes, threshold, extent))
     if not results:
         return [_nothing(size, boxes.device) for size in image_sizes]
-    return _by_picture(chosen, results, image_sizes)
+    return _by_image(chosen, results, image_sizes)
 
 
 def _clip(boxes: Tensor, sizes: Sequence[Size]) -> Tensor:
@@ -196,9 +196,7 @@ def _reach(boxes: Tensor, ballot: Ballot) -> Tensor:
     )
 
 
-def _by_picture(
-    chosen: Survivors, results: Sequence[Result], image_sizes: Sequence[Size]
-) -> list[VotedMasks]:
+def _by_image(chosen: Survivors, results: Sequence[Result], image_sizes: Sequence[Size]) -> list[VotedMasks]:
     """Results of runs of survivors, by picture, without the survivors that have no pixel."""
     scores, rows, classes = chosen
     most = scores.shape[1]
