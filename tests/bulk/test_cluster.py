@@ -141,10 +141,10 @@ def test_the_command_finds_what_predict_finds(address: str, tmp_path: Path) -> N
     )
     model = instancefcn.load(device="cpu")
     expected = [model(path) for path in sorted(demo.glob("t*.jpg"))]
-    assert summary["pictures"] == len(expected) == 3
+    assert summary["images"] == len(expected) == 3
     assert summary["instances"] == len(found) == sum(map(len, expected)) > 0
     assert found["class"].to_pylist() == [name for one in expected for name in one.names]
     assert found["rle"].to_pylist() == [rle["counts"] for one in expected for rle in one.rles()]
     assert found["score"].to_pylist() == pytest.approx([float(s) for one in expected for s in one.scores])
     again = CliRunner().invoke(app, words)
-    assert json.loads(again.stdout) | {"seconds": 0} == summary | {"seconds": 0, "new_pictures": 0}
+    assert json.loads(again.stdout) | {"seconds": 0} == summary | {"seconds": 0, "new_images": 0}

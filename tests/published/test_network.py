@@ -2,7 +2,7 @@
 
 The official boxes end with their last pixel: sides are x2 - x1 + 1. The restatements below keep to that, in
 plain loops; ours are half-open, so theirs is (x1, y1, x2 - 1, y2 - 1). How close the ChainerCV form is to
-ChainerCV is in test_published_parity.py.
+ChainerCV is in test_parity.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `torchvision.ops.nms` returns as many rows as are left: on a GPU the host waits for that number, and neither a
 CUDA graph nor a graph without dynamic shapes can hold it. `suppress` pads instead. On a CPU it is
-torchvision's loop, on a GPU the Triton kernels of `suppression_cuda`, with equal answers.
+torchvision's loop, on a GPU the Triton kernels of `triton/suppression.py`, with equal answers.
 """
 
 from __future__ import annotations

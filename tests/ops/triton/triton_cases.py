@@ -1,6 +1,6 @@
-"""The Triton kernels against the reference. Not collected by itself: `test_triton.py` runs it in a process of
-its own, in Triton's interpreter, as that must be chosen before Triton is imported; and on a GPU, where there
-is one.
+"""The Triton kernels against the reference. Not collected by itself: `test_kernels.py` runs it in a process
+of its own, in Triton's interpreter, as that must be chosen before Triton is imported; and on a GPU, where
+there is one.
 
 The interpreter takes milliseconds for an operation of a kernel, so examples are few and small.
 """

@@ -1,5 +1,5 @@
-"""Compiles every Triton kernel for an H100 (to machine code; no GPU is needed). `test_triton.py` runs it in a
-process of its own, outside the interpreter.
+"""Compiles every Triton kernel for an H100 (to machine code; no GPU is needed). `test_kernels.py` runs it in
+a process of its own, outside the interpreter.
 
 Triton compiles an integer argument that is 1 as a constant, which the interpreter does not: one window, one
 picture, one row of cells are programs of their own.

@@ -1,4 +1,4 @@
-"""The Triton kernels around mask voting; run by `test_triton.py`, as `triton_cases.py` is."""
+"""The Triton kernels around mask voting; run by `test_kernels.py`, as `triton_cases.py` is."""
 
 from __future__ import annotations
 

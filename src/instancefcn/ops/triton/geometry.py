@@ -1,7 +1,7 @@
 """Where windows lie on the map, for the Triton kernels: in Triton functions, and in two kernels' tables.
 
 Windows are float64 rows `batch, x1, y1, x2, y2` in map cells, and edges are computed in float64, as in
-`numba_kernels.py`. A pair (cell, part) along an axis is one number, its *place*: cell * k + part.
+`numba/kernels.py`. A pair (cell, part) along an axis is one number, its *place*: cell * k + part.
 """
 
 # The arguments of kernels have no types of Python's: Triton finds them at the launch.

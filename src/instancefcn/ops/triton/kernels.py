@@ -1,7 +1,7 @@
-"""Triton kernels of the position-sensitive operators, on pointers; `cuda.py` prepares them and launches.
+"""Triton kernels of the position-sensitive operators, on pointers; `operators.py` prepares them and launches.
 
-Memory is as in `numba_kernels.py`: maps `[N, H, W, k, k, (2,) C]`, contiguous, so that one cell's classes are
-neighbours, and places (`triton_geometry.py`) along x too. Values are float32; offsets into maps are 64-bit.
+Memory is as in `numba/kernels.py`: maps `[N, H, W, k, k, (2,) C]`, contiguous, so that one cell's classes are
+neighbours, and places (`geometry.py`) along x too. Values are float32; offsets into maps are 64-bit.
 
 Two forms of a gradient were possible: scatter, every window adding to its cells atomically, or gather, every
 place of the map adding up the windows that cover it. It is a gather: the sums come in a fixed order, so

@@ -1,9 +1,9 @@
 """The operators on a GPU: torch tensors in and out around the Triton kernels.
 
-As `cpu.py`: maps whose strides already have the kernels' order `[N, H, W, k, k, (2,) C]` are read in place,
-others are copied; gradients are a view of the same order. Float32 and half precision, computed in float32.
-Nothing here waits for the GPU, so values are not checked: a window that is not finite, or whose image or
-label does not exist, gives what is not a number.
+As `numba/operators.py`: maps whose strides already have the kernels' order `[N, H, W, k, k, (2,) C]` are read
+in place, others are copied; gradients are a view of the same order. Float32 and half precision, computed in
+float32. Nothing here waits for the GPU, so values are not checked: a window that is not finite, or whose
+image or label does not exist, gives what is not a number.
 """
 
 from __future__ import annotations

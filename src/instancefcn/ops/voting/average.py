@@ -1,8 +1,8 @@
 """The inner steps of mask voting, over the pixels: `vote_average`, registered as
 `torch.ops.instancefcn.vote_average`, and `extents`.
 
-They exist as plain PyTorch (`voting_portable`), as Numba kernels (`voting_cpu`) and as Triton kernels
-(`voting_cuda`), with equal answers.
+They exist as plain PyTorch (`portable.py`), as Numba kernels (`ops/numba/voting.py`) and as Triton kernels
+(`ops/triton/voting.py`), with equal answers.
 """
 
 from __future__ import annotations

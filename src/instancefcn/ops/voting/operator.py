@@ -1,7 +1,7 @@
 """Mask voting: overlapping RoIs agree on the mask of an instance (FCIS, section 3.2).
 
-`vote_masks` is the operator, `vote_batch` the same for many pictures; `voting_reference` is the
-specification; `voting_survivors`, `voting_ballots` and `voting_step` are its steps.
+`vote_masks` is the operator, `vote_batch` the same for many pictures; `reference.py` is the
+specification; `survivors.py`, `ballots.py` and `average.py` are its steps.
 
 A GPU is waited for three times in a batch, each time because a shape must be known: the number of votes, of
 pixels, and of instances that have any. (More than `MAX_VOTES` votes cost more.)
