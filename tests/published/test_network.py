@@ -53,7 +53,7 @@ def chainercv(network: PublishedFCIS, monkeypatch: pytest.MonkeyPatch) -> Publis
 
 
 @pytest.mark.parametrize(
-    ("picture", "truncated", "rounded"),
+    ("image", "truncated", "rounded"),
     [
         ((480, 640), (600, 800), (600, 800)),
         ((333, 500), (600, 900), (600, 901)),
