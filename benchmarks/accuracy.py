@@ -36,7 +36,7 @@ from instancefcn.data.dataset import Dataset
 from instancefcn.data.formats.layouts import open_datasets
 from instancefcn.data.loader import AspectBatches, TrainSet
 from instancefcn.data.transforms import Resize
-from instancefcn.evaluation.predictions import Predictions, encode
+from instancefcn.evaluation.predictions import Predictions, encode_instances
 from instancefcn.evaluation.report import format_figure
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.files import atomic_write, write_json
@@ -163,7 +163,7 @@ class Run:
         found: dict[int, Predictions] = {}
         with self._autocast():
             for id_, instances in predict(network, images, resize, torch.device("cpu")):
-                found[id_] = encode(instances)
+                found[id_] = encode_instances(instances)
         metrics = evaluate_predictions(self.val, found)
         row = {
             "minutes": self.seconds / 60,

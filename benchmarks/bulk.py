@@ -37,7 +37,7 @@ from PIL import Image
 from instancefcn.bulk.cluster import connected, run
 from instancefcn.bulk.job import LARGEST_CHUNK, prepare
 from instancefcn.bulk.listing import Listing, cut, list_images
-from instancefcn.bulk.shards import encode, part_name, write_chunk
+from instancefcn.bulk.shards import outcome_of, part_name, write_chunk
 from instancefcn.bulk.storage import Folder
 from instancefcn.bulk.worker import Power
 from instancefcn.bulk.worker import open_model as open_own
@@ -156,7 +156,7 @@ def throughput(paths: list[Path], model: str, out: Path) -> dict[str, float]:
     start, own = time.perf_counter(), time.process_time()
     for result in predictor.files(paths, ahead=4):
         if result.instances is not None:
-            encode(result.instances)
+            outcome_of(result.instances)
     plain_wall, plain_cpu = time.perf_counter() - start, time.process_time() - own
     chunk = max(1, len(paths) // 4)
     listing = list_images([str(path) for path in paths])

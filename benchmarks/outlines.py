@@ -32,7 +32,7 @@ from torchvision.ops import box_iou
 import instancefcn
 from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
 from instancefcn.data.formats.layouts import open_dataset
-from instancefcn.evaluation.predictions import encode
+from instancefcn.evaluation.predictions import encode_instances
 from instancefcn.evaluation.run import evaluate_predictions, in_order_of
 from instancefcn.files import write_json
 from instancefcn.geometry.cropped_masks import CroppedMasks
@@ -158,7 +158,7 @@ def measure(predictor: Predictor, dataset: Dataset, score: float) -> dict[str, A
     for done, image in enumerate(dataset.images, start=1):
         (instances,) = predictor.run([read_image(image.path)])
         instances = in_order_of(dataset, instances)
-        encoded[image.id] = encode(instances)
+        encoded[image.id] = encode_instances(instances)
         size = resized_size(image.height, image.width, *sides)
         found += matches(image, instances.filter(score), size)
         if done % 20 == 0:

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from instancefcn.data.formats.layouts import open_dataset
-from instancefcn.evaluation.predictions import Encoded, encode
+from instancefcn.evaluation.predictions import Encoded, encode_instances
 from instancefcn.evaluation.proposals import COUNTS, measure_proposals
 from instancefcn.evaluation.report import format_figure
 from instancefcn.geometry.cropped_masks import CroppedMasks
@@ -130,7 +130,7 @@ def main() -> None:
         started = time.perf_counter()
         proposals = propose(pixels, COUNTS[-1])
         seconds += time.perf_counter() - started
-        found[image.id] = encode(proposals)
+        found[image.id] = encode_instances(proposals)
         if number % 20 == 0:
             left = seconds / number * (len(dataset) - number)
             print(f"{number}/{len(dataset)} pictures, about {left:.0f} s left", file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from instancefcn.data import conversion as module
-from instancefcn.data.conversion import WRITERS, Conversion, convert
+from instancefcn.data.conversion import FORMAT_WRITERS, Conversion, convert
 from instancefcn.data.dataset import Annotation, Dataset
 from instancefcn.data.formats.layouts import open_dataset, open_datasets, splits_of
 from instancefcn.errors import ConfigError, DataError
@@ -111,7 +111,7 @@ def test_voc_keeps_what_is_seen(rich: Path, tmp_path: Path) -> None:
     assert said["points of polygons: only pixels stay"] == 8
 
 
-@pytest.mark.parametrize("to", list(WRITERS))
+@pytest.mark.parametrize("to", list(FORMAT_WRITERS))
 @pytest.mark.parametrize("kind", ["voc", "sbd", "yolo", "labelme", "bowl"])
 def test_every_format_to_every_format(
     kind: str, to: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -171,7 +171,7 @@ def test_yolo_refuses_a_split_that_its_file_could_not_name(tmp_path: Path) -> No
         convert(data, tmp_path / "out", "yolo")
 
 
-@pytest.mark.parametrize("to", list(WRITERS))
+@pytest.mark.parametrize("to", list(FORMAT_WRITERS))
 def test_images_are_found_again_whatever_they_are_called(tmp_path: Path, to: str) -> None:
     names = [".h.png", "bare", " lead.png", "trail .png", "a.Png", "scan.001", "scan.002", "h.png", "...png"]
     names += ["x\x0by.png", "z.PNG ", "1/same.png", ".2/same.png", "good.png"]
@@ -188,7 +188,7 @@ def test_images_are_found_again_whatever_they_are_called(tmp_path: Path, to: str
 def test_names_that_would_be_other_paths(yolo: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in ("c:d", "e\\f", "g\udcff"):
         shutil.copy(yolo / "images" / "train" / "otter.jpg", yolo / "images" / "train" / f"{name}.jpg")
-    for to in WRITERS:
+    for to in FORMAT_WRITERS:
         out = tmp_path_factory.mktemp("out") / to
         convert(yolo, out, to)
         found = {p.path.stem for p in open_dataset(out, "train").images}
@@ -255,12 +255,12 @@ def test_what_cannot_be_converted(rich: Path, yolo: Path, tmp_path: Path) -> Non
 
 
 def test_formats_are_those_of_the_command_line() -> None:
-    from instancefcn.cli.convert import Format
+    from instancefcn.cli.convert import DatasetFormat
 
-    assert [f.value for f in Format] == list(module.WRITERS)
+    assert [f.value for f in DatasetFormat] == list(module.WRITERS)
 
 
-@pytest.mark.parametrize("to", list(WRITERS))
+@pytest.mark.parametrize("to", list(FORMAT_WRITERS))
 def test_real_data(shared: Path, tmp_path: Path, to: str) -> None:
     """Real outlines keep their pixels: polygons of one photograph in thirty."""
     content = json.loads((shared / "data" / "animals7" / "val.json").read_text())

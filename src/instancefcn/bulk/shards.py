@@ -64,7 +64,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageOutcome:
     """What became of one picture: its size and the columns of its instances, or an error (`doubtful`: perhaps
     not the picture's).
     """
@@ -75,10 +75,10 @@ class Found:
     columns: dict[str, list[Any]] = field(default_factory=dict)
 
 
-def encode(instances: Instances) -> Found:
+def outcome_of(instances: Instances) -> ImageOutcome:
     """The columns of one picture's instances, masks as run-length encodings."""
     boxes = instances.boxes.tolist()
-    return Found(
+    return ImageOutcome(
         size=instances.image_size,
         columns={
             "number": list(range(1, len(instances) + 1)),
@@ -101,7 +101,7 @@ def part_name(folder: str, chunk: int) -> str:
     return f"{folder}/part-{chunk:06d}.parquet"
 
 
-def write_chunk(out: Folder, chunk: int, rows: Iterable[tuple[Head, Found]]) -> dict[str, int]:
+def write_chunk(out: Folder, chunk: int, rows: Iterable[tuple[Head, ImageOutcome]]) -> dict[str, int]:
     """Write a chunk's two files. The one of pictures comes last: with it the chunk is done.
 
     Returns:

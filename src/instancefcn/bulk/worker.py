@@ -17,7 +17,7 @@ import torch
 from instancefcn.bulk.attempts import AttemptLog
 from instancefcn.bulk.job import MODEL, Job
 from instancefcn.bulk.reading import ChunkReader, Pick, WrongImage
-from instancefcn.bulk.shards import Found, Head, encode, read_counts, write_chunk
+from instancefcn.bulk.shards import Head, ImageOutcome, outcome_of, read_counts, write_chunk
 from instancefcn.bulk.storage import Folder
 from instancefcn.errors import InstanceFCNError
 from instancefcn.inference.predictor import FileResult, Predictor, load
@@ -104,7 +104,7 @@ class ChunkWorker:
             nothing = dict.fromkeys(("pictures", "instances", "errors", "interrupted"), 0)
             return {"chunk": chunk, **nothing, "seconds": 0.0, "fault": str(fault)}
 
-    def _rows(self, chunk: int, journal: AttemptLog) -> list[tuple[Head, Found]]:
+    def _rows(self, chunk: int, journal: AttemptLog) -> list[tuple[Head, ImageOutcome]]:
         if journal.interrupted:
             rows = list(self._one_by_one(chunk, journal))
         else:
@@ -122,7 +122,7 @@ class ChunkWorker:
             )
         return rows
 
-    def _together(self, chunk: int) -> list[tuple[Head, Found]]:
+    def _together(self, chunk: int) -> list[tuple[Head, ImageOutcome]]:
         """Read ahead of the network, in batches, and encode behind it."""
         heads: list[Head] = []
 
@@ -139,19 +139,19 @@ class ChunkWorker:
             encoded = list(found)
         return list(zip(heads, encoded, strict=True))
 
-    def _one_by_one(self, chunk: int, journal: AttemptLog | None) -> Iterator[tuple[Head, Found]]:
+    def _one_by_one(self, chunk: int, journal: AttemptLog | None) -> Iterator[tuple[Head, ImageOutcome]]:
         """Every picture alone, so that one at fault is known by its number."""
         for pick in self.reader.picks(chunk):
             head = pick.head
             if journal is not None and head.image in journal.at_fault:
                 deaths = journal.deaths[head.image]
-                yield head, Found(f"{head.file}: the process died {deaths} times while working on it")
+                yield head, ImageOutcome(f"{head.file}: the process died {deaths} times while working on it")
                 continue
             if journal is not None:
                 journal.now_at(head.image)
             yield head, self._alone(pick)
 
-    def _alone(self, pick: Pick) -> Found:
+    def _alone(self, pick: Pick) -> ImageOutcome:
         try:
             (result,) = self._segment([self.reader.read(pick)], 1)
             return _found(result)
@@ -163,16 +163,16 @@ class ChunkWorker:
                 # A process whose GPU has failed can do no more; its successor sees the journal.
                 print(said, file=sys.stderr, flush=True)
                 os._exit(1)
-            return Found(said, doubtful=True)
+            return ImageOutcome(said, doubtful=True)
 
     def _segment(self, read: Iterable[FileResult], batch: int) -> Iterator[FileResult]:
         return self.predictor.decoded(read, score=self.job.score, batch_size=batch, tile=self.job.tile)
 
 
-def _found(result: FileResult) -> Found:
+def _found(result: FileResult) -> ImageOutcome:
     if result.instances is None:
-        return Found(str(result.error), doubtful=isinstance(result.error, WrongImage))
-    return encode(result.instances)
+        return ImageOutcome(str(result.error), doubtful=isinstance(result.error, WrongImage))
+    return outcome_of(result.instances)
 
 
 def _lost(device: torch.device) -> bool:

@@ -39,7 +39,7 @@ def check(
 
     from instancefcn.console import progress
     from instancefcn.data.doctor.examine import examine
-    from instancefcn.data.doctor.report import as_json, summary, verdict
+    from instancefcn.data.doctor.report import report_as_json, summary, verdict
     from instancefcn.files import check_place, write_json
     from instancefcn.safe_text import plain
 
@@ -47,7 +47,7 @@ def check(
         check_place(out)
     with progress() as show:
         report = examine(data, model=model, progress=partial(show, "checking pictures"))
-    result = as_json(report)
+    result = report_as_json(report)
     if not json_:
         typer.echo(plain(summary(report)))
     if out is not None:
@@ -63,7 +63,7 @@ def check(
 
         with progress() as show:
             repairs, left = mend(report, fix, model=model, progress=partial(show, "checking the copy"))
-        result |= {"copy": str(fix), "repairs": repairs, "left": as_json(left)}
+        result |= {"copy": str(fix), "repairs": repairs, "left": report_as_json(left)}
         if not json_:
             typer.echo(plain(f"\n{fix}: {len(repairs)} repairs, listed in repairs.json; now {verdict(left)}"))
     if json_:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 
-class Format(StrEnum):
+class DatasetFormat(StrEnum):
     """What can be written."""
 
     coco = "coco"
@@ -28,7 +28,7 @@ def convert(
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
-    to: Annotated[Format, typer.Option("--to", help="The format to write.", show_default=False)],
+    to: Annotated[DatasetFormat, typer.Option("--to", help="The format to write.", show_default=False)],
     val_share: Annotated[
         float | None,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.predict_sources import check, chosen_kinds, segment
+from instancefcn.cli.predict_sources import check_request, chosen_kinds, segment
 from instancefcn.cli.prediction_request import PredictionRequest
 
 # Options that `propose` has too.
@@ -94,7 +94,7 @@ def predict(
     from instancefcn.inference.sources import find_sources
 
     found = find_sources(sources, out)
-    check(found, wanted)
+    check_request(found, wanted)
     from instancefcn.inference.predictor import load
 
     segment(load(model, device=device), found, wanted)

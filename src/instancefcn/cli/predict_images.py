@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from instancefcn.cli.prediction_request import AHEAD, PredictionRequest, Tally, item_of
-from instancefcn.cli.progress_report import as_json, count_by_class, reporter
+from instancefcn.cli.progress_report import count_by_class, reporter, result_as_json
 from instancefcn.files import writable
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def segment_images(
             report.advance()
             tally.add(done)
             if wanted.json:
-                typer.echo(json.dumps(as_json(result) if done is None else done.said))
+                typer.echo(json.dumps(result_as_json(result) if done is None else done.said))
 
 
 def _darkness(result: FileResult) -> str:
@@ -123,7 +123,7 @@ def _done(
         [file.relative_to(wanted.out).as_posix() for file in files],
         len(item.instances),
         {type(writer).__name__: writer.kept(item.number) for writer in writers},
-        as_json(result) if wanted.json else None,
+        result_as_json(result) if wanted.json else None,
     )
 
 

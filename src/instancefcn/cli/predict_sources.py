@@ -15,7 +15,7 @@ import typer
 
 from instancefcn.cli.predict_images import open_journal, segment_images
 from instancefcn.cli.prediction_request import AHEAD, IMAGES_ONLY, KINDS, PredictionRequest, Tally, item_of
-from instancefcn.cli.progress_report import as_json, reporter
+from instancefcn.cli.progress_report import reporter, result_as_json
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.files import check_place
 
@@ -39,7 +39,7 @@ def chosen_kinds(save: str) -> tuple[str, ...]:
     return kinds
 
 
-def check(found: Sources, wanted: PredictionRequest) -> None:
+def check_request(found: Sources, wanted: PredictionRequest) -> None:
     """Find what does not go together before a model is read. Raises ConfigError."""
     if wanted.explain and wanted.tile is not None:
         raise ConfigError("--explain shows what the network sees of a whole picture: leave out --tile")
@@ -143,7 +143,7 @@ def _video(
         typer.echo(f"error: {error}", err=True)
         if wanted.json:
             path = source if isinstance(source, Path) else Path("webcam")
-            typer.echo(json.dumps(as_json(FileResult(path, None, None, error))))
+            typer.echo(json.dumps(result_as_json(FileResult(path, None, None, error))))
         tally.failed += 1
         return
     known = predictor.class_names, predictor.category_ids
@@ -183,7 +183,7 @@ def _video(
                     tally.frames += 1
                     tally.objects += len(result.instances)
                 if wanted.json:
-                    typer.echo(json.dumps(as_json(result)))
+                    typer.echo(json.dumps(result_as_json(result)))
         done.close()
         finish([writer for writer in writers if writer not in table])
         seconds = time.perf_counter() - start

@@ -80,7 +80,7 @@ def count_by_class(instances: Instances) -> str:
     return ", ".join(f"{n} {name}" for name, n in Counter(instances.names).most_common()) or "nothing"
 
 
-def as_json(result: FileResult) -> dict[str, Any]:
+def result_as_json(result: FileResult) -> dict[str, Any]:
     """What `--json` prints of one picture or frame."""
     head = {"file": str(result.path)} | ({} if result.frame is None else {"frame": result.frame})
     if result.instances is None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from instancefcn.cli.predict import Device, Explain, Frames, Json, Places, Resume, Save, Tile
-from instancefcn.cli.predict_sources import check, chosen_kinds, segment
+from instancefcn.cli.predict_sources import check_request, chosen_kinds, segment
 from instancefcn.cli.prediction_request import PredictionRequest
 from instancefcn.errors import ConfigError
 
@@ -42,7 +42,7 @@ def propose(
     from instancefcn.inference.sources import find_sources
 
     found = find_sources(sources, out)
-    check(found, wanted)
+    check_request(found, wanted)
     from instancefcn.inference.predictor import load
     from instancefcn.models.instance_fcn import InstanceFCN
 

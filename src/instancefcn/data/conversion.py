@@ -18,7 +18,7 @@ from instancefcn.data.validation_split import check_share, with_val
 from instancefcn.errors import ConfigError, DataError
 from instancefcn.files import new_folder
 
-WRITERS: dict[str, Callable[[Mapping[str, Dataset], OutputFolder], None]] = {
+FORMAT_WRITERS: dict[str, Callable[[Mapping[str, Dataset], OutputFolder], None]] = {
     "coco": write_coco,
     "yolo": write_yolo,
     "labelme": write_labelme,
@@ -68,8 +68,8 @@ def convert(
         DataError: everything that is wrong with the data.
     """
     out = Path(out)
-    if to not in WRITERS:
-        raise ConfigError(f"there is no format {to!r}: choose one of {', '.join(WRITERS)}")
+    if to not in FORMAT_WRITERS:
+        raise ConfigError(f"there is no format {to!r}: choose one of {', '.join(FORMAT_WRITERS)}")
     if os.path.lexists(out):
         raise ConfigError(f"{out} exists already: name a folder that does not")
     layout = recognise(data)
@@ -88,7 +88,7 @@ def convert(
     with new_folder(out) as temporary:
         target = OutputFolder.of(temporary, written, _counter(sum(map(len, datasets)), progress))
         _note_numbers(layout, splits, to, target.losses)
-        WRITERS[to](written, target)
+        FORMAT_WRITERS[to](written, target)
     counts = {
         name: {"pictures": len(dataset), "annotations": sum(len(p.annotations) for p in dataset.images)}
         for name, dataset in written.items()

@@ -68,7 +68,7 @@ Predictions: TypeAlias = Instances | Encoded
 """Either form; measures read both, and what draws wants the first."""
 
 
-def encode(instances: Instances) -> Encoded:
+def encode_instances(instances: Instances) -> Encoded:
     """The small form of `instances`."""
     return Encoded(
         instances.boxes,
@@ -81,6 +81,6 @@ def encode(instances: Instances) -> Encoded:
     )
 
 
-def decode(predictions: Predictions) -> Instances:
+def decode_instances(predictions: Predictions) -> Instances:
     """The form that can be drawn."""
     return predictions.decode() if isinstance(predictions, Encoded) else predictions

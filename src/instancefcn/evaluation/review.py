@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
-from instancefcn.evaluation.predictions import Predictions, decode
+from instancefcn.evaluation.predictions import Predictions, decode_instances
 from instancefcn.files import atomic_write
 from instancefcn.geometry.outlines import to_rle
 from instancefcn.images.decoding import read_image
@@ -100,7 +100,7 @@ def write_comparison(
 
 def _row(image: ImageRecord, dataset: Dataset, predicted: Predictions, score: float) -> Image.Image:
     pixels = read_image(image.path)
-    sides = [draw(pixels, truth(image, dataset)), draw(pixels, decode(predicted.filter(score)))]
+    sides = [draw(pixels, truth(image, dataset)), draw(pixels, decode_instances(predicted.filter(score)))]
     width = max(1, round(image.width * HEIGHT / image.height))
     row = Image.new("RGB", (2 * width + 12, HEIGHT + HEADER), "white")
     for number, (side, title) in enumerate(zip(sides, ("truth", "predicted"), strict=True)):

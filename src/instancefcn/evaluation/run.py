@@ -14,7 +14,7 @@ from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.data.formats.layouts import describe_layout, open_dataset
 from instancefcn.errors import ConfigError, DataError, InstanceFCNError
 from instancefcn.evaluation.coco import CocoResult, CocoScorer, attainable
-from instancefcn.evaluation.predictions import Predictions, encode
+from instancefcn.evaluation.predictions import Predictions, encode_instances
 from instancefcn.evaluation.proposals import ProposalResult, measure_proposals
 from instancefcn.evaluation.report import plot_precision_recall, plot_recall
 from instancefcn.evaluation.review import write_review
@@ -105,7 +105,7 @@ def _dataset(data: Path | str, split: str, classes: tuple[str, ...], check: bool
     dataset = open_dataset(data, split, check_images=check)
     if classes == (OBJECT,) and dataset.class_names != (OBJECT,):
         dataset = dataset.as_objects()
-    check_classes(dataset, classes)
+    check_same_classes(dataset, classes)
     return dataset
 
 
@@ -121,7 +121,7 @@ def _predict(predictor: Predictor, dataset: Dataset, show: bool) -> tuple[dict[i
         started = time.perf_counter()
         (instances,) = predictor.run([pixels])
         seconds += time.perf_counter() - started
-        found[image.id] = encode(in_order_of(dataset, instances))
+        found[image.id] = encode_instances(in_order_of(dataset, instances))
     return found, seconds
 
 
@@ -174,7 +174,7 @@ def _measure(
     return metrics, masks, proposals
 
 
-def check_classes(dataset: Dataset, names: tuple[str, ...]) -> None:
+def check_same_classes(dataset: Dataset, names: tuple[str, ...]) -> None:
     """Raise DataError unless the dataset's classes are all known to a model with these class names."""
     unknown = [name for name in dataset.class_names if name not in names]
     if unknown:

@@ -196,7 +196,7 @@ def _most(differences: Tensor) -> float:
     return float(differences.max()) if len(differences) else 0.0
 
 
-def table(rows: Sequence[Row]) -> str:
+def comparison_table(rows: Sequence[Row]) -> str:
     """The rows as plain text."""
     head = ("picture", "size", "objects", "agree", "score", "box px", "mask", "IoU", "file s", "PyTorch s")
     lines = [

@@ -19,14 +19,14 @@ from instancefcn.geometry.outlines import Segmentation, to_rle
 from instancefcn.geometry.rle import decode_crop
 from instancefcn.limits import MAX_RINGS
 
-Ring = list[float]
+FlatRing = list[float]
 """x, y, x, y, .. in pixels."""
 _Edges = dict[tuple[int, int, int], int]
 
 
 def trace_pixel_edges(
     crop: NDArray[np.uint8], corner: tuple[int, int] = (0, 0)
-) -> tuple[list[Ring], list[Ring]]:
+) -> tuple[list[FlatRing], list[FlatRing]]:
     """The outlines of pixels, along their edges.
 
     Args:
@@ -46,8 +46,8 @@ def trace_pixel_edges(
     along: _Edges = {}
     for x, y1, y2, sign in _runs(np.diff(padded, axis=1)[1:-1].T):
         along[(x, y2, 1) if sign > 0 else (x, y1, -1)] = y1 if sign > 0 else y2
-    parts: list[Ring] = []
-    holes: list[Ring] = []
+    parts: list[FlatRing] = []
+    holes: list[FlatRing] = []
     while across:
         ring = _walk(next(iter(across)), across, along)
         xs, ys = np.array(ring[0::2]), np.array(ring[1::2])
@@ -93,7 +93,7 @@ def _runs(edges: NDArray[np.int8]) -> list[tuple[int, int, int, int]]:
     )
 
 
-def join_to_one(rings: Sequence[Ring]) -> Ring:
+def join_to_one(rings: Sequence[FlatRing]) -> FlatRing:
     """One outline from several, each tied to an earlier one by a line that is walked forth and back."""
     corners = [np.array(ring, dtype=np.float64).reshape(-1, 2) for ring in rings]
     return [float(v) for v in contours.join_rings(corners).reshape(-1)]
@@ -109,7 +109,7 @@ class OneOutline:
         redrawn: the points are not the annotation's own (an RLE, parts that overlap, points off the picture).
     """
 
-    ring: Ring
+    ring: FlatRing
     parts: int = 1
     holes: int = 0
     redrawn: bool = False

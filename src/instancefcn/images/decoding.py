@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from instancefcn.errors import ImageError
-from instancefcn.images.opening import check_directory, check_size, describe_error, open_image
+from instancefcn.images.opening import check_directory, check_image_size, describe_error, open_image
 
 _ORIENTATION = 0x0112  # the EXIF tag that says how a viewer turns the picture
 _RAW_PROFILE = "Raw profile type exif"
@@ -143,7 +143,7 @@ def to_uint8_rgb(image: Image.Image | NDArray[Any] | Tensor) -> Tensor:
         raise ImageError(
             f"an array of shape {list(image.shape)} is no picture: [H, W] or [H, W, 1, 3 or 4] is"
         )
-    check_size(array.shape[0], array.shape[1])
+    check_image_size(array.shape[0], array.shape[1])
     array = np.broadcast_to(array, (*array.shape[:2], 3)) if array.shape[2] == 1 else array[:, :, :3]
     return torch.from_numpy(np.array(_to_uint8(array), order="C")).permute(2, 0, 1)
 
@@ -151,7 +151,7 @@ def to_uint8_rgb(image: Image.Image | NDArray[Any] | Tensor) -> Tensor:
 def _array_of(image: Image.Image) -> NDArray[np.uint8]:
     if 0 in image.size:
         raise ImageError(f"a picture of {image.width} x {image.height} pixels is empty")
-    check_size(image.height, image.width)
+    check_image_size(image.height, image.width)
     turn = turn_of(image)
     if turn is not None:
         image = image.transpose(turn)

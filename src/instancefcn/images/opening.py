@@ -77,13 +77,13 @@ def open_image(
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ImageError(too_large(max_pixels)) from error
         with image:
-            check_size(image.height, image.width, max_pixels)
+            check_image_size(image.height, image.width, max_pixels)
             if image.format == "TIFF":
                 _check_tiles(image)
             yield image
 
 
-def check_size(height: int, width: int, max_pixels: int | None = None) -> None:
+def check_image_size(height: int, width: int, max_pixels: int | None = None) -> None:
     """Raises ImageError for a picture that is too large to be decoded."""
     if height * width > (MAX_PIXELS if max_pixels is None else max_pixels):
         raise ImageError(too_large(max_pixels))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.files import atomic_write
 from instancefcn.images.drawing import draw
-from instancefcn.images.opening import check_size
+from instancefcn.images.opening import check_image_size
 from instancefcn.inference.predictor import FileResult
 from instancefcn.inference.result_formats import ResultItem, Writer
 from instancefcn.inference.sources import MOVIE_SUFFIX
@@ -104,7 +104,7 @@ class Video:
                 # Times must rise; a stream without them gets those of its rate.
                 last = frame.pts if frame.pts is not None and frame.pts > last else last + step
                 self.clock.ticks[number] = last
-                check_size(frame.height, frame.width)
+                check_image_size(frame.height, frame.width)
                 image = _upright(frame.to_ndarray(format="rgb24"), frame.rotation)
                 yield FileResult(
                     self.name, torch.from_numpy(image).permute(2, 0, 1), None, None, frame=number

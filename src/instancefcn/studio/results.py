@@ -23,7 +23,7 @@ from torch import Tensor
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.images.drawing import colour_of
 from instancefcn.instances import Instances
-from instancefcn.studio.service import decode
+from instancefcn.studio.service import decode_upload
 
 SHOWN_SIDE = 1280
 """The longer side, in pixels, of the picture that the page shows. Outlines are traced at this size."""
@@ -160,7 +160,7 @@ def write_cutouts(file: IO[bytes], result: PageResult, keep: Sequence[int]) -> N
         IndexError: an instance is not there.
     """
     rows = result.chosen(keep)["instances"]
-    image = decode(result.data).permute(1, 2, 0).numpy()
+    image = decode_upload(result.data).permute(1, 2, 0).numpy()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
         for index, row in zip(keep, rows, strict=True):
             masks = CroppedMasks.from_rles([row["segmentation"]], image.shape[:2])

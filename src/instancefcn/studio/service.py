@@ -40,7 +40,7 @@ class BusyError(InstanceFCNError):
     """Too many are waiting already."""
 
 
-def decode(data: bytes) -> Tensor:
+def decode_upload(data: bytes) -> Tensor:
     """The picture in a file's bytes: uint8 [3, H, W], RGB, upright, as
     `instancefcn.images.decoding.read_image` gives it.
 
@@ -122,7 +122,7 @@ class ModelQueue:
         return await self.turns.run(self._segment, data, score, top)
 
     def _segment(self, data: bytes, score: float, top: int | None) -> tuple[Tensor, Instances]:
-        image = decode(data)
+        image = decode_upload(data)
         if self._predictor is None:
             self._predictor = self._load()
         (found,) = self._predictor.run([image], score, top)

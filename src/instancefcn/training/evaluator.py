@@ -16,7 +16,7 @@ from torch import nn
 
 from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.data.transforms import Resize
-from instancefcn.evaluation.predictions import Predictions, encode
+from instancefcn.evaluation.predictions import Predictions, encode_instances
 from instancefcn.evaluation.review import write_comparison
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.geometry.resizing import of_one_shape
@@ -121,7 +121,7 @@ class Evaluator(L.Callback):
             # As `eval` by default; only a GPU gains by more at once.
             together = 1 if module.device.type == "cpu" else config.batch_size
             results = predict(network, pictures, self.resize, module.device, together)
-            found: dict[int, Predictions] = {id_: encode(instances) for id_, instances in results}
+            found: dict[int, Predictions] = {id_: encode_instances(instances) for id_, instances in results}
         network.train(was_training)
         found = gathered(found)
         if trainer.is_global_zero:

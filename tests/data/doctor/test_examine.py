@@ -21,7 +21,7 @@ from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
 from instancefcn.data.doctor import images
 from instancefcn.data.doctor.checked_data import CheckedData, Split
 from instancefcn.data.doctor.examine import CHECKS, examine, examine_dataset
-from instancefcn.data.doctor.report import as_json, brief, summary, verdict
+from instancefcn.data.doctor.report import brief, report_as_json, summary, verdict
 from instancefcn.data.doctor.sizes import suggested_scales
 from instancefcn.data.image_checks import Look
 from instancefcn.data.near_duplicates import near_groups, near_pairs
@@ -134,7 +134,7 @@ def test_json_holds_everything(tmp_path: Path) -> None:
     sick = clean(tmp_path / "data")
     sick.train["annotations"][0]["area"] = 5000
     sick.image("val0.png").unlink()
-    result = as_json(examine(sick.write()))
+    result = report_as_json(examine(sick.write()))
     assert result["splits"]["train"] == {"pictures": 4, "objects": 48, "classes": 2}
     assert result["severities"] == {"error": 1, "warning": 0, "note": 1}
     assert result["checks"] == {"missing-picture": 1, "area-mask": 1}

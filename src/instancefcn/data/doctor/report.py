@@ -57,7 +57,7 @@ def brief(report: Report) -> list[str]:
     return [*lines, f"run `instancefcn check {report.data}` for details"] if lines else []
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def report_as_json(report: Report) -> dict[str, Any]:
     """Everything: the splits' figures, counts by severity and check, and all findings."""
     splits = {
         split.name: {

@@ -23,7 +23,7 @@ from instancefcn.data.text_files import read_json, read_yaml
 from instancefcn.errors import DataError, ImageError, Problem
 from instancefcn.files import write_json
 from instancefcn.geometry.outlines import extent, normalised, outline_problem, without_bad_polygons
-from instancefcn.images.opening import check_size
+from instancefcn.images.opening import check_image_size
 from instancefcn.limits import MAX_CLASSES, MAX_PROBLEMS
 from instancefcn.safe_text import is_name, shown
 
@@ -221,7 +221,7 @@ class CocoReader:
                 self.complain(where, f"width x height is {size}: write the picture's size in whole pixels")
                 continue
             try:
-                check_size(height, width)
+                check_image_size(height, width)
             except ImageError as error:
                 self.complain(where, f"width x height is {size}: {error}")
                 continue

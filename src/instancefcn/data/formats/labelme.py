@@ -26,7 +26,7 @@ from instancefcn.geometry.outlines import Segmentation, outline_problem, to_rle,
 from instancefcn.geometry.rle import decode_crop
 from instancefcn.geometry.tracing import trace_pixel_edges
 from instancefcn.images.decoding import read_image_size
-from instancefcn.images.opening import check_size, describe_error, open_image
+from instancefcn.images.opening import check_image_size, describe_error, open_image
 from instancefcn.limits import MAX_CLASSES
 from instancefcn.safe_text import is_name, shown
 
@@ -183,7 +183,7 @@ class _Reader:
             )
             return None, self.problems
         try:
-            check_size(int(height), int(width))
+            check_image_size(int(height), int(width))
         except ImageError as error:
             self.problems.append(f"{self.path}: the picture {error}")
             return None, self.problems
