@@ -16,6 +16,7 @@ from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write
 from instancefcn.inference.resume_log import Done, ResumeLog
 from instancefcn.models import zoo
+from instancefcn.models.checkpoint import save_checkpoint
 from instancefcn.published import checkpoint
 from tiny import tiny_spec
 
@@ -30,9 +31,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_old_one(disk: Disk) -> None:
     path = place / "model.safetensors"
     path.write_bytes(b"old")
     with pytest.raises(OSError, match="No space left on device") as caught:
-        checkpoint.save_checkpoint(
-            path, {**network.state_dict(), "more": torch.zeros(200_000)}, spec, network.classes
-        )
+        save_checkpoint(path, {**network.state_dict(), "more": torch.zeros(200_000)}, spec, network.classes)
     assert caught.value.filename == str(path)
     assert [p.name for p in place.iterdir()] == [path.name]
     assert path.read_bytes() == b"old"

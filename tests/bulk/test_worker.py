@@ -208,7 +208,7 @@ def test_a_store_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImageError, match="is longer"):
         reading.fetch("s3://bucket/key", store)
     store.asked = -1
-    with pytest.raises(reading.NotTheImage, match="503"):
+    with pytest.raises(reading.WrongImage, match="503"):
         reading.fetch("s3://bucket/key", store)
 
 

@@ -257,7 +257,7 @@ def test_what_cannot_be_converted(rich: Path, yolo: Path, tmp_path: Path) -> Non
 def test_formats_are_those_of_the_command_line() -> None:
     from instancefcn.cli.convert import DatasetFormat
 
-    assert [f.value for f in DatasetFormat] == list(module.WRITERS)
+    assert [f.value for f in DatasetFormat] == list(module.FORMAT_WRITERS)
 
 
 @pytest.mark.parametrize("to", list(FORMAT_WRITERS))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from instancefcn.data.dataset import Dataset, ImageRecord
-from instancefcn.evaluation import review as sheets
+from instancefcn.evaluation import review
 from instancefcn.evaluation.predictions import Encoded, Predictions
 
 
@@ -31,12 +31,12 @@ def test_the_images_are_spread_from_the_first_to_the_last(
 
     def row(image: ImageRecord, dataset: Dataset, predicted: Predictions, score: float) -> Image.Image:
         shown.append(image.id)
-        return Image.new("RGB", (10, sheets.HEIGHT + sheets.HEADER))
+        return Image.new("RGB", (10, review.HEIGHT + review.HEADER))
 
-    monkeypatch.setattr(sheets, "_row", row)
+    monkeypatch.setattr(review, "_row", row)
     images = tuple(ImageRecord(i, tmp_path / f"{i}.png", 8, 8) for i in range(length))
     none = Encoded(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), (), (8, 8), ("cell",), (1,))
     dataset = Dataset("made/val", images, ("cell",), (1,))
-    sheets.compare(dataset, dict.fromkeys(range(length), none), tmp_path / "sheet.png")
+    review.write_comparison(dataset, dict.fromkeys(range(length), none), tmp_path / "sheet.png")
     assert shown == places
     assert (tmp_path / "sheet.png").is_file()
