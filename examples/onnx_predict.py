@@ -99,14 +99,14 @@ def main() -> None:
         drawn.append((boxes[i], f"{name} {scores[i]:.2f}", colour))
         corners = " ".join(f"{side:.0f}" for side in boxes[i])
         print(f"{name}  score {scores[i]:.2f}  box {corners}  {mask.sum()} px")
-    drawn = Image.fromarray(canvas.astype(np.uint8))
-    pen, font = ImageDraw.Draw(drawn), ImageFont.load_default(max(12, min(photo.size) // 28))
+    overlay = Image.fromarray(canvas.astype(np.uint8))
+    pen, font = ImageDraw.Draw(overlay), ImageFont.load_default(max(12, min(photo.size) // 28))
     for box, text, colour in drawn:
         pen.rectangle([float(side) for side in box], outline=colour, width=max(2, min(photo.size) // 250))
         corner = (float(box[0]) + 3, max(0.0, float(box[1]) + 2))
         pen.rectangle(pen.textbbox(corner, text, font), fill=(0, 0, 0))
         pen.text(corner, text, colour, font)
-    drawn.save(wanted.out)
+    overlay.save(wanted.out)
     print(f"{len(drawn)} objects; drawn in {wanted.out}")
 
 
