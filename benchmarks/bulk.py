@@ -244,7 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pictures", nargs="?")
+    parser.add_argument("images", nargs="?")
     parser.add_argument("--count", type=int, default=48)
     parser.add_argument("--model", default="fcis-animals7")
     parser.add_argument("--json", type=Path)

@@ -1,6 +1,6 @@
 """Times InstanceFCN: what comes after the convolutions against the convolutions, on real pictures.
 
-    python benchmarks/propose.py DATA [--model NAME|PATH] [--split val] [--pictures 10] [--repeats 3]
+    python benchmarks/propose.py DATA [--model NAME|PATH] [--split val] [--images 10] [--repeats 3]
         [--top 1000] [--threads 2]
 
 After the convolutions: ranking all windows of all levels, assembling the best, suppression, and refining up
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="instancefcn-objects")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--pictures", type=int, default=10)
+    parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--top", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)

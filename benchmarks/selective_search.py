@@ -1,7 +1,7 @@
 """A classical baseline for proposals: selective search (Uijlings et al., IJCV 2013) of OpenCV, fast mode.
 
     pip install opencv-contrib-python-headless
-    python benchmarks/selective_search.py DATA [--split val] [--pictures N] [--json]
+    python benchmarks/selective_search.py DATA [--split val] [--images N] [--json]
 
 Needs no training. OpenCV gives boxes in its own order of rank. It does not give the regions themselves, so a
 box's mask is made of the segments (of the segmentation that the search began with) that lie wholly in it:
@@ -113,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", default="val")
-    parser.add_argument("--pictures", type=int, default=None, help="only the first N")
+    parser.add_argument("--images", type=int, default=None, help="only the first N")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     try:

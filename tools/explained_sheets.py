@@ -23,7 +23,7 @@ SHEETS = {"predict": "fcis-maps.png", "propose": "instancefcn-maps.png"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--picture", default="tiger")
+    parser.add_argument("--image", default="tiger")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     arguments = parser.parse_args()
     photograph = files("instancefcn") / "assets" / "demo" / f"{arguments.image}.jpg"

@@ -432,7 +432,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="of train, and as many of predict")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=int, default=40, help="in predict's folder")
+    parser.add_argument("--images", type=int, default=40, help="in predict's folder")
     parser.add_argument("--only", choices=("train", "predict"))
     arguments = parser.parse_args()
     _import_everything()
