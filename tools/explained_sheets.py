@@ -1,7 +1,7 @@
 """Draw docs/images/fcis-maps.png and instancefcn-maps.png: score maps of a bundled photograph, as
 `instancefcn predict --explain` and `instancefcn propose --explain` draw them, with fewer colours.
 
-python tools/explained_sheets.py [--picture tiger] [--out docs/images]
+python tools/explained_sheets.py [--image tiger] [--out docs/images]
 """
 
 from __future__ import annotations
