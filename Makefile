@@ -2,7 +2,7 @@
 # A stamp file remembers what is installed, so that a second run starts at once.
 #   make demo    segment the bundled photographs with the bundled model
 #   make test    run the test suite
-#   make lint    ruff and mypy        make format   let ruff rewrite the sources
+#   make lint    ruff, mypy, imports  make format   let ruff rewrite the sources
 #   make bench   speed of the operators, against torchvision
 #   make lock    choose anew the releases that requirements/ names
 #   make docs    build the documentation in site/; warnings are errors
@@ -29,6 +29,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -33,14 +33,14 @@ import torch
 from torch import nn
 
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.images import read_image
-from instancefcn.data.layout import open_datasets
+from instancefcn.data.formats.layouts import open_datasets
 from instancefcn.data.loader import AspectBatches, TrainSet
 from instancefcn.data.transforms import Resize
-from instancefcn.evaluation.encoded import Predictions, encode
+from instancefcn.evaluation.predictions import Predictions, encode_instances
 from instancefcn.evaluation.report import format_figure
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.files import atomic_write, write_json
+from instancefcn.images.decoding import read_image
 from instancefcn.models import zoo
 from instancefcn.models.head import Classes
 from instancefcn.models.zoo import ModelSpec
@@ -159,11 +159,11 @@ class Run:
 
     def _evaluate(self) -> None:
         resize = Resize(self.config.short_side, self.config.long_side)
-        network, pictures = self.average.network, list(self.val.pictures)
+        network, images = self.average.network, list(self.val.images)
         found: dict[int, Predictions] = {}
         with self._autocast():
-            for id_, instances in predict(network, pictures, resize, torch.device("cpu")):
-                found[id_] = encode(instances)
+            for id_, instances in predict(network, images, resize, torch.device("cpu")):
+                found[id_] = encode_instances(instances)
         metrics = evaluate_predictions(self.val, found)
         row = {
             "minutes": self.seconds / 60,
@@ -263,7 +263,7 @@ def main() -> None:
             figures = "".join(f"{format_figure(rows[-1][key]):>11}" for key in names)
             print(f"{f'{name}, seed {seed}':<18}{figures}")
     if options.time:
-        for name, seconds in time_pictures(options, splits[1]).items():
+        for name, seconds in time_images(options, splits[1]).items():
             print(f"{name}: {1000 * seconds:.0f} ms a picture, {options.threads} threads")
     plot(curves, options.out / "accuracy.png")
 
@@ -329,7 +329,7 @@ def check_same_settings(path: Path, wanted: dict[str, Any]) -> None:
         raise SystemExit(f"{path.parent} holds a run of {', '.join(other)}: give another --out")
 
 
-def time_pictures(options: argparse.Namespace, val: Dataset) -> dict[str, float]:
+def time_images(options: argparse.Namespace, val: Dataset) -> dict[str, float]:
     """Median seconds of the networks of the first seed, from the resized picture to masks at its own size."""
     spec = spec_of(options)
     sizes = input_sizes(options.short_side, spec)
@@ -341,12 +341,12 @@ def time_pictures(options: argparse.Namespace, val: Dataset) -> dict[str, float]
         state = torch.load(options.out / f"{name}_seed{options.seeds[0]}" / "state.pt", weights_only=True)
         networks[name].load_state_dict(state["average"]["weights"])
     times: dict[str, list[float]] = {name: [] for name in networks}
-    for number, picture in enumerate([val.pictures[0], *val.pictures[: options.time]]):  # the first warms up
-        image = resize(read_image(picture.path))[0]
+    for number, image in enumerate([val.images[0], *val.images[: options.time]]):  # the first warms up
+        pixels = resize(read_image(image.path))[0]
         for name, network in networks.items():
             started = time.perf_counter()
             with torch.inference_mode():
-                network([image], image_sizes=[(picture.height, picture.width)], min_score=SCORE)
+                network([pixels], image_sizes=[(image.height, image.width)], min_score=SCORE)
             if number:
                 times[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in times.items()}

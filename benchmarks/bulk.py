@@ -36,15 +36,15 @@ from PIL import Image
 
 from instancefcn.bulk.cluster import connected, run
 from instancefcn.bulk.job import LARGEST_CHUNK, prepare
-from instancefcn.bulk.listing import Listing, cut, list_pictures
-from instancefcn.bulk.places import Folder
-from instancefcn.bulk.shards import encode, part_name, write_chunk
+from instancefcn.bulk.listing import Listing, cut, list_images
+from instancefcn.bulk.shards import outcome_of, part_name, write_chunk
+from instancefcn.bulk.storage import Folder
 from instancefcn.bulk.worker import Power
 from instancefcn.bulk.worker import open_model as open_own
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.inference.predictor import load
-from instancefcn.inference.sources import find_pictures
+from instancefcn.inference.sources import find_images
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 from instancefcn.models.checkpoint import locate
 
 LISTED = 200_000
@@ -130,21 +130,21 @@ class Nothing:
 
         none = torch.zeros(0)
         for one in read:
-            masks = CroppedMasks.empty(tuple(one.picture.shape[1:]))
+            masks = CroppedMasks.empty(tuple(one.image.shape[1:]))
             yield replace(one, instances=Instances(none.reshape(0, 4), none, none.long(), masks, (), ()))
 
 
 class OpenWarm:
     """The job's model after one picture, or none; leaves the process and its seconds so far."""
 
-    def __init__(self, picture: Path | None) -> None:
-        self.picture = picture
+    def __init__(self, image: Path | None) -> None:
+        self.image = image
 
     def __call__(self, out: Folder, device: str) -> Any:
         predictor: Any = Nothing()
-        if self.picture is not None:
+        if self.image is not None:
             predictor = open_own(out, device)
-            predictor(self.picture)
+            predictor(self.image)
         out.write("warm.json", json.dumps([os.getpid(), time.process_time()]).encode())
         return predictor
 
@@ -156,10 +156,10 @@ def throughput(paths: list[Path], model: str, out: Path) -> dict[str, float]:
     start, own = time.perf_counter(), time.process_time()
     for result in predictor.files(paths, ahead=4):
         if result.instances is not None:
-            encode(result.instances)
+            outcome_of(result.instances)
     plain_wall, plain_cpu = time.perf_counter() - start, time.process_time() - own
     chunk = max(1, len(paths) // 4)
-    listing = list_pictures([str(path) for path in paths])
+    listing = list_images([str(path) for path in paths])
     job = prepare(listing, str(out), locate(model).read_bytes(), model=model, score=0.5, chunk=chunk)
     with used() as bulk:
         summary = run(job, Power(), 1, open_model=OpenWarm(paths[0]))
@@ -190,7 +190,7 @@ def empty_run(folder: Path, chunks: int, chunk: int) -> dict[str, float]:
     for number in range(chunks * chunk):
         Image.new("RGB", (16, 16)).save(source / f"{number:06d}.png")
     out = str(folder / f"out-{chunks}-{chunk}")
-    job = prepare(list_pictures([str(source)]), out, b"", model="none", score=0.5, chunk=chunk)
+    job = prepare(list_images([str(source)]), out, b"", model="none", score=0.5, chunk=chunk)
     with used() as found:
         run(job, Power(), 1, open_model=OpenWarm(None))
     return {"worker": found.worker(Path(out)), "driver": found.driver, "ray": found.ray, "wall": found.wall}
@@ -222,21 +222,21 @@ def listed(count: int = LISTED) -> dict[str, float]:
     }
 
 
-def plan(report: dict[str, dict[str, float]], pictures: int, workers: int, price: float) -> None:
+def plan(report: dict[str, dict[str, float]], images: int, workers: int, price: float) -> None:
     """Print what `pictures` take with one worker a core."""
     real, overhead, keeping = report["throughput"], report["scheduling"], report["listing"]
-    chunks = -(-pictures // LARGEST_CHUNK)
-    work = pictures * real["bulk worker cpu"] / 3600
-    driver = chunks * (overhead["chunk driver"] + overhead["chunk ray"]) + pictures * keeping["cpu"]
+    chunks = -(-images // LARGEST_CHUNK)
+    work = images * real["bulk worker cpu"] / 3600
+    driver = chunks * (overhead["chunk driver"] + overhead["chunk ray"]) + images * keeping["cpu"]
     hours = max(work / workers, driver / 3600)
-    stored = pictures * real["picture bytes"] + chunks * real["chunk bytes"]
-    print(f"{pictures:,} pictures in {chunks:,} chunks of {LARGEST_CHUNK}")
+    stored = images * real["picture bytes"] + chunks * real["chunk bytes"]
+    print(f"{images:,} pictures in {chunks:,} chunks of {LARGEST_CHUNK}")
     print(f"  {work:,.0f} core hours; {workers} workers need {hours:,.1f} hours")
     print(f"  {work * price:,.0f} at {price:g} a core hour")
     print(f"  {stored / 1e9:,.1f} GB of results in {2 * chunks:,} files")
     print(
         f"  {driver / 60:,.1f} minutes of one core for the driver and Ray; the list takes"
-        f" {pictures * keeping['memory bytes'] / 1e9:,.1f} GB of the driver's memory"
+        f" {images * keeping['memory bytes'] / 1e9:,.1f} GB of the driver's memory"
     )
 
 
@@ -244,7 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pictures", nargs="?")
+    parser.add_argument("images", nargs="?")
     parser.add_argument("--count", type=int, default=48)
     parser.add_argument("--model", default="fcis-animals7")
     parser.add_argument("--json", type=Path)
@@ -256,14 +256,14 @@ def main() -> None:
     if words.earlier:
         plan(json.loads(words.earlier.read_text()), words.plan, words.workers, words.price)
         return
-    if words.pictures is None:
+    if words.images is None:
         parser.error("name a folder of pictures, or --from a file of figures")
     torch.set_num_threads(1)
     report: dict[str, dict[str, float]] = {"listing": listed()}
     with tempfile.TemporaryDirectory() as name, connected(None, 1):
         folder = Path(name)
         report["scheduling"] = scheduling(folder)
-        paths = find_pictures([words.pictures])[: words.count]
+        paths = find_images([words.images])[: words.count]
         report["throughput"] = throughput(paths, words.model, folder / "results")
     for part, figures in report.items():
         print(part)

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import instancefcn
 from instancefcn.evaluation.report import format_figure
-from instancefcn.ops.voting import Extent
+from instancefcn.ops.voting.operator import Extent
 
 
 def main() -> None:

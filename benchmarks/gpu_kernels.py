@@ -21,9 +21,11 @@ from torch import Tensor
 
 from gpu_timing import kernel_milliseconds, milliseconds
 from instancefcn import ops
-from instancefcn.ops import portable, reference, voting_portable, voting_reference
+from instancefcn.ops import portable, reference
 from instancefcn.ops.suppression import suppress, with_torchvision
-from instancefcn.ops.voting_step import extents, vote_average
+from instancefcn.ops.voting import portable as voting_portable
+from instancefcn.ops.voting import reference as voting_reference
+from instancefcn.ops.voting.average import extents, vote_average
 
 STRIDE = 16.0
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 4e-2, torch.float16: 1e-2}

@@ -23,7 +23,7 @@ import torchvision
 from torch import Tensor, nn
 
 from gpu_timing import milliseconds, synchronize
-from instancefcn.masks import CroppedMasks
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.models import zoo
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.targets import Target
@@ -39,7 +39,7 @@ def cast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def pictures(batch: int, size: tuple[int, int], device: torch.device) -> list[Tensor]:
+def random_images(batch: int, size: tuple[int, int], device: torch.device) -> list[Tensor]:
     """Random ones, [3, H, W]."""
     generator = torch.Generator().manual_seed(0)
     return [torch.rand((3, *size), generator=generator).to(device) for _ in range(batch)]
@@ -178,7 +178,7 @@ def inference(
     name: str, size: tuple[int, int], batch: int, classes: int, device: torch.device, repeats: int
 ) -> dict[str, Any]:
     """Stages and throughput of one of our networks, in all forms."""
-    network, images = build(name, classes, device), pictures(batch, size, device)
+    network, images = build(name, classes, device), random_images(batch, size, device)
     minimum = least_score(network, images, device)
     found: dict[str, Any] = {"least score": minimum}
 
@@ -212,7 +212,7 @@ def mask_rcnn_inference(
     size: tuple[int, int], batch: int, classes: int, device: torch.device, repeats: int
 ) -> dict[str, Any]:
     """Throughput of Mask R-CNN, whole-image masks included."""
-    network, images = mask_rcnn(classes, size, device), pictures(batch, size, device)
+    network, images = mask_rcnn(classes, size, device), random_images(batch, size, device)
     with watched(network.roi_heads.box_predictor) as seen, torch.inference_mode(), cast(device):
         network(images)
     network.roi_heads.score_thresh = score_of_rank(seen[0][0].softmax(1), PAIRS * batch)
@@ -255,7 +255,7 @@ def training(
     name: str, size: tuple[int, int], batch: int, classes: int, device: torch.device, repeats: int
 ) -> dict[str, float | None]:
     """A training step of one of our networks."""
-    network, images = build(name, classes, device).train(), pictures(batch, size, device)
+    network, images = build(name, classes, device).train(), random_images(batch, size, device)
     boxes, labels, masks = objects(size, classes)
     target = Target(boxes, labels, CroppedMasks.from_dense(masks), (1.0, 1.0), 1, torch.zeros(0, 4))
     targets = [target.to(device)] * batch
@@ -266,7 +266,7 @@ def mask_rcnn_training(
     size: tuple[int, int], batch: int, classes: int, device: torch.device, repeats: int
 ) -> dict[str, float | None]:
     """A training step of Mask R-CNN."""
-    network, images = mask_rcnn(classes, size, device), pictures(batch, size, device)
+    network, images = mask_rcnn(classes, size, device), random_images(batch, size, device)
     train_mode(network)
     boxes, labels, masks = (value.to(device) for value in objects(size, classes))
     targets = [{"boxes": boxes, "labels": labels + 1, "masks": masks}] * batch

@@ -36,7 +36,7 @@ MASKS = 100
 
 def run_point(point: dict[str, int], repeats: int) -> None:
     """What every process does: print seconds, MiB and the number of objects."""
-    from instancefcn import boxes as box_ops
+    from instancefcn.geometry import boxes as box_ops
     from instancefcn.models import zoo
     from instancefcn.models.backbone import STRIDE
     from instancefcn.models.head import ScoreMaps

@@ -20,11 +20,10 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
-from instancefcn.models.backbone import fold_frozen_norms, load_features, published_weights
+from instancefcn.models.backbone import fold_frozen_norms, load_features, parameter_groups, published_weights
 from instancefcn.models.fcis import LEAST_SCORE
-from instancefcn.models.groups import parameter_groups
 from instancefcn.models.head import Classes
 from instancefcn.models.targets import Target
 

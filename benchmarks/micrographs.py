@@ -23,48 +23,47 @@ from typing import Any
 import numpy as np
 
 import instancefcn
-from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.layout import open_dataset
-from instancefcn.data.outlines import rasterize
+from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
+from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.evaluation.matching import THRESHOLDS, Matches, match, mean_score
-from instancefcn.inference.formats import label_map
 from instancefcn.inference.predictor import Predictor
+from instancefcn.inference.result_formats import label_map
 from instancefcn.instances import Instances
 
 SCORES = tuple(round(0.05 * i, 2) for i in range(1, 20))
 
 
-def truth_of(picture: Picture) -> np.ndarray[Any, Any]:
+def truth_of(image: ImageRecord) -> np.ndarray[Any, Any]:
     """The annotated objects as a label map [H, W]."""
-    masks = rasterize(picture)
-    numbers = np.zeros((picture.height, picture.width), np.int64)
+    masks = rasterize(image)
+    numbers = np.zeros((image.height, image.width), np.int64)
     for index, (x1, y1, x2, y2) in enumerate(masks.rects.tolist()):
         numbers[y1:y2, x1:x2][masks.crop(index).numpy() > 0] = index + 1
     return numbers
 
 
-def compare(picture: Picture, found: Instances, score: float) -> Matches:
+def compare(image: ImageRecord, found: Instances, score: float) -> Matches:
     """The picture's annotations and the detections from `score` on."""
-    return match(truth_of(picture), label_map(found.filter(score)))
+    return match(truth_of(image), label_map(found.filter(score)))
 
 
-def segment(predictor: Predictor, pictures: Sequence[Picture], tile: int | None = None) -> list[Instances]:
+def segment(predictor: Predictor, images: Sequence[ImageRecord], tile: int | None = None) -> list[Instances]:
     """What is found in the pictures with the least of SCORES or more."""
     found = []
-    for done, picture in enumerate(pictures, start=1):
-        found.append(predictor(picture.path, score=SCORES[0], tile=tile))
+    for done, image in enumerate(images, start=1):
+        found.append(predictor(image.path, score=SCORES[0], tile=tile))
         if done % 20 == 0:
-            print(f"{done} of {len(pictures)} pictures", file=sys.stderr, flush=True)
+            print(f"{done} of {len(images)} pictures", file=sys.stderr, flush=True)
     return found
 
 
 def best_score(predictor: Predictor, train: Dataset, count: int) -> float:
     """The score with the best mean over IoU 0.5 to 0.9 on some pictures."""
     places = np.linspace(0, len(train) - 1, min(count, len(train))).round().astype(int)
-    pictures = [train.pictures[i] for i in places]
-    found = segment(predictor, pictures)
+    images = [train.images[i] for i in places]
+    found = segment(predictor, images)
     means = [
-        mean_score([compare(p, f, score) for p, f in zip(pictures, found, strict=True)]).mean()
+        mean_score([compare(p, f, score) for p, f in zip(images, found, strict=True)]).mean()
         for score in SCORES
     ]
     return SCORES[int(np.argmax(means))]
@@ -92,12 +91,12 @@ def main() -> None:
     if score is None:
         score = best_score(predictor, open_dataset(options.data, "train"), options.tune_on)
     dataset, kinds = open_dataset(options.data, options.split), modalities(options.data, options.split)
-    found = segment(predictor, dataset.pictures, options.tile)
+    found = segment(predictor, dataset.images, options.tile)
     groups: dict[str, list[Matches]] = {"all": []}
-    for picture, instances in zip(dataset.pictures, found, strict=True):
-        result = compare(picture, instances, score)
+    for image, instances in zip(dataset.images, found, strict=True):
+        result = compare(image, instances, score)
         groups["all"].append(result)
-        groups.setdefault(kinds.get(picture.id, "unknown"), []).append(result)
+        groups.setdefault(kinds.get(image.id, "unknown"), []).append(result)
     if options.json:
         rows = {
             name: {

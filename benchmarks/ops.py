@@ -62,7 +62,6 @@ def make_cases(seed: int) -> dict[str, tuple[Tensor, Callable[[Tensor], Tensor]]
         "ps_roi_align": (planes, lambda m: torchvision.ops.ps_roi_align(m, rois, K, scale, 2)),
         "mask_logits, 100 windows": (in_cells, lambda m: ops.mask_logits(m, rois[few], labels[few], STRIDE)),
         "ps_average, 8 maps": (boxes, lambda m: ops.ps_average(m, rois, STRIDE)),
-        "psroi_average_pool, 8 maps": (boxes, lambda m: ops.psroi_average_pool(m, rois, STRIDE)),
     }
 
 

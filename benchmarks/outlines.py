@@ -30,18 +30,17 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 import instancefcn
-from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.images import read_image
-from instancefcn.data.layout import open_dataset
-from instancefcn.data.outlines import rasterize
-from instancefcn.evaluation.encoded import encode
+from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
+from instancefcn.data.formats.layouts import open_dataset
+from instancefcn.evaluation.predictions import encode_instances
 from instancefcn.evaluation.run import evaluate_predictions, in_order_of
 from instancefcn.files import write_json
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.geometry.resizing import resized_size
+from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 from instancefcn.models.fcis import FCIS
-from instancefcn.resizing import resized_size
 
 IOU = 0.6
 """Of two masks that match, at least."""
@@ -72,10 +71,10 @@ class Match:
     iou: float
 
 
-def matches(picture: Picture, found: Instances, input_size: tuple[int, int]) -> Iterable[Match]:
+def matches(image: ImageRecord, found: Instances, input_size: tuple[int, int]) -> Iterable[Match]:
     """Every annotated object off the border with the detection of its class that overlaps it most."""
-    truth = rasterize(picture)  # without crowds
-    labels = [annotation.label for annotation in picture.annotations if not annotation.crowd]
+    truth = rasterize(image)  # without crowds
+    labels = [annotation.label for annotation in image.annotations if not annotation.crowd]
     inside, detected = off_border(truth), off_border(found.masks)
     near = box_iou(truth.rects.float(), found.masks.rects.float()) > 0
     for index, label in enumerate(labels):
@@ -156,12 +155,12 @@ def measure(predictor: Predictor, dataset: Dataset, score: float) -> dict[str, A
     found: list[Match] = []
     encoded = {}
     sides = predictor.preprocessing.short_side, predictor.preprocessing.long_side
-    for done, picture in enumerate(dataset.pictures, start=1):
-        (instances,) = predictor.run([read_image(picture.path)])
+    for done, image in enumerate(dataset.images, start=1):
+        (instances,) = predictor.run([read_image(image.path)])
         instances = in_order_of(dataset, instances)
-        encoded[picture.id] = encode(instances)
-        size = resized_size(picture.height, picture.width, *sides)
-        found += matches(picture, instances.filter(score), size)
+        encoded[image.id] = encode_instances(instances)
+        size = resized_size(image.height, image.width, *sides)
+        found += matches(image, instances.filter(score), size)
         if done % 20 == 0:
             print(f"{done} of {len(dataset)} images", file=sys.stderr, flush=True)
     masks = evaluate_predictions(dataset, encoded)["mask"]

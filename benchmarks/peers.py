@@ -65,7 +65,7 @@ def make_peer(size: tuple[int, int]) -> nn.Module:
     return network
 
 
-def picture(size: tuple[int, int], seed: int = 0) -> Tensor:
+def random_image(size: tuple[int, int], seed: int = 0) -> Tensor:
     """Smooth random colours [3, H, W], 0 to 1."""
     generator = torch.Generator().manual_seed(seed)
     small = torch.rand(1, 3, 9, 12, generator=generator)
@@ -93,11 +93,11 @@ def predict(network: nn.Module, image: Tensor) -> int:
 
 def make_steps(size: tuple[int, int]) -> dict[str, Callable[[], float]]:
     """A training step, forward and backward, of ours and of the peer: each returns its loss."""
-    from instancefcn.masks import CroppedMasks
+    from instancefcn.geometry.cropped_masks import CroppedMasks
     from instancefcn.models.targets import Target
 
     boxes, labels, masks = objects(size)
-    images = [picture(size, seed) for seed in (0, 1)]
+    images = [random_image(size, seed) for seed in (0, 1)]
     cropped = CroppedMasks.from_dense(masks)
     none = torch.zeros((0, 4))
     targets = [Target(boxes, labels - 1, cropped, (1.0, 1.0), i, none) for i in (0, 1)]
@@ -129,9 +129,9 @@ def alternate(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, flo
 def time_predict(size: tuple[int, int], repeats: int) -> dict[str, float]:
     """Seconds of predict, and of ours the convolutions and all that follows."""
     from instancefcn.inference.timing import CONVOLUTIONS
-    from instancefcn.stages import listen
+    from instancefcn.profiling import listen
 
-    ours, peer, image = make_ours().eval(), make_peer(size).eval(), picture(size)
+    ours, peer, image = make_ours().eval(), make_peer(size).eval(), random_image(size)
     for network in (ours, peer):
         found = predict(network, image)
         assert found == 100, f"{type(network).__name__} found {found} objects instead of 100"
@@ -168,7 +168,7 @@ def run_for_memory(which: str, size: tuple[int, int]) -> None:
     network = (make_ours() if which == "ours" else make_peer(size)).eval()
     grown["network"] = peak()
     for _ in range(3):
-        predict(network, picture(size))
+        predict(network, random_image(size))
     print(json.dumps({**grown, "process": peak()}))
 
 

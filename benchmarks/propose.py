@@ -1,6 +1,6 @@
 """Times InstanceFCN: what comes after the convolutions against the convolutions, on real pictures.
 
-    python benchmarks/propose.py DATA [--model NAME|PATH] [--split val] [--pictures 10] [--repeats 3]
+    python benchmarks/propose.py DATA [--model NAME|PATH] [--split val] [--images 10] [--repeats 3]
         [--top 1000] [--threads 2]
 
 After the convolutions: ranking all windows of all levels, assembling the best, suppression, and refining up
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-from instancefcn.data.images import read_image
-from instancefcn.data.layout import open_dataset
+from instancefcn.data.formats.layouts import open_dataset
+from instancefcn.geometry.resizing import resize
+from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import load
 from instancefcn.models.instance_fcn import InstanceFCN
-from instancefcn.resizing import resize
 
 LIMIT = 1 / 3
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="instancefcn-objects")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--pictures", type=int, default=10)
+    parser.add_argument("--images", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--top", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
@@ -52,13 +52,13 @@ def main() -> None:
     predictor = load(options.model, device="cpu")
     network, sides = predictor.network, predictor.preprocessing
     assert isinstance(network, InstanceFCN), "this benchmark is for proposals"
-    dataset = open_dataset(options.data, options.split, check_pictures=False)
+    dataset = open_dataset(options.data, options.split, check_images=False)
     rows = []
     with torch.inference_mode():
-        for number, picture in enumerate(dataset.pictures[: options.pictures + 1]):
-            image = resize(read_image(picture.path), sides.short_side, sides.long_side)[0]
+        for number, image in enumerate(dataset.images[: options.images + 1]):
+            pixels = resize(read_image(image.path), sides.short_side, sides.long_side)[0]
             runs = [
-                measure(network, image, (picture.height, picture.width), options.top)
+                measure(network, pixels, (image.height, image.width), options.top)
                 for _ in range(options.repeats)
             ]
             if number:

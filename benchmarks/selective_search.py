@@ -1,7 +1,7 @@
 """A classical baseline for proposals: selective search (Uijlings et al., IJCV 2013) of OpenCV, fast mode.
 
     pip install opencv-contrib-python-headless
-    python benchmarks/selective_search.py DATA [--split val] [--pictures N] [--json]
+    python benchmarks/selective_search.py DATA [--split val] [--images N] [--json]
 
 Needs no training. OpenCV gives boxes in its own order of rank. It does not give the regions themselves, so a
 box's mask is made of the segments (of the segmentation that the search began with) that lie wholly in it:
@@ -23,14 +23,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from instancefcn.data.dataset import OBJECT
-from instancefcn.data.images import read_image
-from instancefcn.data.layout import open_dataset
-from instancefcn.evaluation.encoded import Encoded, encode
+from instancefcn.data.formats.layouts import open_dataset
+from instancefcn.evaluation.predictions import Encoded, encode_instances
 from instancefcn.evaluation.proposals import COUNTS, measure_proposals
 from instancefcn.evaluation.report import format_figure
-from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.images.decoding import read_image
+from instancefcn.instances import OBJECT, Instances
 
 SEGMENT_SCALES = (150, 300)
 """Of the first segmentations; with HSV and Lab the settings of OpenCV's fast mode."""
@@ -114,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", default="val")
-    parser.add_argument("--pictures", type=int, default=None, help="only the first N")
+    parser.add_argument("--images", type=int, default=None, help="only the first N")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     try:
@@ -123,15 +122,15 @@ def main() -> None:
         raise SystemExit("OpenCV is missing: pip install opencv-contrib-python-headless") from None
     cv2.setRNGSeed(0)
     dataset = open_dataset(options.data, options.split)
-    dataset = dataset.subset(range(min(options.pictures or len(dataset), len(dataset))))
+    dataset = dataset.subset(range(min(options.images or len(dataset), len(dataset))))
     found: dict[int, Encoded] = {}
     seconds = 0.0
-    for number, picture in enumerate(dataset.pictures, start=1):
-        image = read_image(picture.path).flip(0).permute(1, 2, 0).contiguous().numpy()
+    for number, image in enumerate(dataset.images, start=1):
+        pixels = read_image(image.path).flip(0).permute(1, 2, 0).contiguous().numpy()
         started = time.perf_counter()
-        proposals = propose(image, COUNTS[-1])
+        proposals = propose(pixels, COUNTS[-1])
         seconds += time.perf_counter() - started
-        found[picture.id] = encode(proposals)
+        found[image.id] = encode_instances(proposals)
         if number % 20 == 0:
             left = seconds / number * (len(dataset) - number)
             print(f"{number}/{len(dataset)} pictures, about {left:.0f} s left", file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from instancefcn.masks import CroppedMasks
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.models import backbone, zoo
 from instancefcn.models.targets import Target
 from instancefcn.ops import depthwise_convolution

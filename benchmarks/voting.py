@@ -21,11 +21,12 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from instancefcn import ops
-from instancefcn.boxes import clip
 from instancefcn.files import write_json
-from instancefcn.ops import voting_portable
-from instancefcn.ops.voting import vote_masks
-from instancefcn.ops.voting_step import vote_average
+from instancefcn.geometry.boxes import clip
+from instancefcn.ops.voting import portable as voting_portable
+from instancefcn.ops.voting.average import vote_average
+from instancefcn.ops.voting.operator import vote_masks
+from instancefcn.published.voting import vote_published
 
 INSTANCES, VOTERS, CLASSES, M, SIZE = 100, 10, 81, 21, (600, 800)
 LIMIT_MS = 15.0
@@ -67,7 +68,7 @@ def make_cases(seed: int) -> tuple[dict[str, Callable[[], object]], str]:
     votes = (masks, boxes, index.flatten(), weights, starts, voted.masks.rects, 0.4, None)
     cases: dict[str, Callable[[], object]] = {
         "vote_masks": lambda: vote_masks(read, boxes, probabilities, SIZE),
-        "vote_masks, published": lambda: vote_masks(read, boxes, probabilities, SIZE, order="published"),
+        "vote_published": lambda: vote_published(read, boxes, probabilities, SIZE),
         "vote_average": lambda: vote_average(*votes),
         "vote_average, portable": lambda: voting_portable.vote_average(*votes),
         PEER: lambda: paste_masks_in_image(masks[voted.rows][:, None], boxes[voted.rows], SIZE),

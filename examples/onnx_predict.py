@@ -27,12 +27,12 @@ def prepare(photo: Image.Image, preprocessing: dict[str, Any]) -> tuple[np.ndarr
     else:  # one size: the photo is made to fit
         scale = min(fixed[0] / height, fixed[1] / width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = photo.resize(size, Image.Resampling.BILINEAR)
+    image = photo.resize(size, Image.Resampling.BILINEAR)
     if fixed is not None:
         ground = Image.new("RGB", (fixed[1], fixed[0]), tuple(preprocessing["padding"]))
-        ground.paste(picture, (0, 0))
-        picture = ground
-    tensor = np.asarray(picture).transpose(2, 0, 1)[None]
+        ground.paste(image, (0, 0))
+        image = ground
+    tensor = np.asarray(image).transpose(2, 0, 1)[None]
     return np.ascontiguousarray(tensor), (size[0] / width, size[1] / height)
 
 
@@ -84,8 +84,8 @@ def main() -> None:
         photo = read_photo(wanted.photo)
     except OSError as error:
         parser.error(f"{wanted.photo}: {error}")
-    picture, scale = prepare(photo, model["preprocessing"])
-    boxes, scores, labels, masks = session.run(None, {"picture": picture})
+    image, scale = prepare(photo, model["preprocessing"])
+    boxes, scores, labels, masks = session.run(None, {"picture": image})
     boxes = boxes / np.array([*scale, *scale], np.float32)
 
     canvas = np.asarray(photo).astype(np.float32)
@@ -99,14 +99,14 @@ def main() -> None:
         drawn.append((boxes[i], f"{name} {scores[i]:.2f}", colour))
         corners = " ".join(f"{side:.0f}" for side in boxes[i])
         print(f"{name}  score {scores[i]:.2f}  box {corners}  {mask.sum()} px")
-    image = Image.fromarray(canvas.astype(np.uint8))
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(max(12, min(photo.size) // 28))
+    overlay = Image.fromarray(canvas.astype(np.uint8))
+    pen, font = ImageDraw.Draw(overlay), ImageFont.load_default(max(12, min(photo.size) // 28))
     for box, text, colour in drawn:
         pen.rectangle([float(side) for side in box], outline=colour, width=max(2, min(photo.size) // 250))
         corner = (float(box[0]) + 3, max(0.0, float(box[1]) + 2))
         pen.rectangle(pen.textbbox(corner, text, font), fill=(0, 0, 0))
         pen.text(corner, text, colour, font)
-    image.save(wanted.out)
+    overlay.save(wanted.out)
     print(f"{len(drawn)} objects; drawn in {wanted.out}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fakes import ColourNetwork, FakeLoaded
-from instancefcn.bulk.places import Folder
+from instancefcn.bulk.storage import Folder
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
 
@@ -50,10 +50,10 @@ def slow_colours(out: Folder, device: str) -> Predictor:
 def main(source: str, out: str, address: str) -> None:
     from instancefcn.bulk.cluster import connected, run
     from instancefcn.bulk.job import prepare
-    from instancefcn.bulk.listing import list_pictures
+    from instancefcn.bulk.listing import list_images
     from instancefcn.bulk.worker import Power
 
-    job = prepare(list_pictures([source]), out, b"weights", model="m", score=0.5, chunk=4)
+    job = prepare(list_images([source]), out, b"weights", model="m", score=0.5, chunk=4)
     with connected(address, 2):
         run(job, Power(), 1, open_model=slow_colours)
 

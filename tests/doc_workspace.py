@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from documented import ROOT
-from instancefcn.data.convert import convert
-from instancefcn.data.shapes import write_shapes
+from instancefcn.data.conversion import convert
+from instancefcn.data.synthetic import write_shapes
 from instancefcn.models import zoo
 from instancefcn.models.checkpoint import save_checkpoint
 from tiny import tiny_proposals, tiny_spec
@@ -30,7 +30,7 @@ SPECS: dict[str, zoo.AnySpec] = {
 
 def write_workspace(folder: Path) -> None:
     """Fill an empty folder."""
-    _pictures(folder)
+    _images(folder)
     for name in DATA:
         write_shapes(folder / name, train=4, val=2, size=96)
     for split in ("train", "val"):
@@ -51,7 +51,7 @@ def write_workspace(folder: Path) -> None:
         (folder / name).symlink_to(ROOT / name)
 
 
-def _pictures(folder: Path) -> None:
+def _images(folder: Path) -> None:
     for name in ("photos/a.jpg", "photos/b.jpg", "new-photos/c.jpg", "photo.jpg", "a.jpg", "micrograph.tif"):
         path = folder / name
         path.parent.mkdir(exist_ok=True)
@@ -103,10 +103,10 @@ def _masks(folder: Path, split: str, name: str, seed: int) -> None:
     objects[10:40, 5 + left : 35 + left], objects[55:85, 60 - left : 90 - left] = 1, 2
     pixels = np.random.default_rng(seed).integers(0, 90, (96, 96, 3), np.uint8)
     pixels[objects > 0] += 150
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     for path in (sbd / "img" / f"{name}.jpg", numbers / "images" / f"{name}.png"):
-        picture.save(path)
-    picture.save(single / "images" / f"{name}.png")
+        image.save(path)
+    image.save(single / "images" / f"{name}.png")
     Image.fromarray(objects).save(numbers / "masks" / f"{name}.png")
     for number in (1, 2):
         Image.fromarray((objects == number).astype(np.uint8) * 255).save(single / "masks" / f"{number}.png")

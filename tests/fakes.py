@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
-from instancefcn.models.checkpoint import Preprocessing
+from instancefcn.models.preprocessing import Preprocessing
 
 NAMES, IDS = ("red", "green"), (3, 8)
 SCORES = (0.9, 0.6)

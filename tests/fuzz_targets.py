@@ -21,20 +21,20 @@ from safetensors.torch import load_file, save_file
 from fuzzing import (
     Target,
     mutate_bytes,
+    mutate_image,
     mutate_json,
-    mutate_picture,
     mutate_text,
     mutate_value,
 )
-from instancefcn.data.check import look
-from instancefcn.data.coco import parse_coco, rasterize
-from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.images import picture_size, read_image
-from instancefcn.data.index_masks import crops_of, read_index
-from instancefcn.data.layout import read_split
+from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
+from instancefcn.data.formats.coco import parse_coco
+from instancefcn.data.formats.index_masks import crops_of, read_index
+from instancefcn.data.formats.layouts import read_split
+from instancefcn.data.image_checks import look
 from instancefcn.errors import DataError, ImageError
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.images.decoding import read_image, read_image_size
 from instancefcn.limits import MAX_PIXELS
-from instancefcn.masks import CroppedMasks
 from instancefcn.models import checkpoint, zoo
 from instancefcn.training.config import TrainConfig, load_config
 from instancefcn.training.keeper import read_run
@@ -63,7 +63,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def pictures() -> list[bytes]:
+def images() -> list[bytes]:
     """Every format and mode that is read."""
     rgb = photograph()
     gray, deep = rgb.convert("L"), Image.fromarray(np.asarray(rgb)[:, :, 0].astype(np.uint16) * 257)
@@ -105,13 +105,13 @@ def pictures() -> list[bytes]:
 
 def usable(dataset: Dataset) -> None:
     """What every reader promises of the part of a dataset that it hands on."""
-    for picture in dataset.pictures:
-        assert 0 < picture.height * picture.width <= MAX_PIXELS
-        for annotation in picture.annotations:
+    for image in dataset.images:
+        assert 0 < image.height * image.width <= MAX_PIXELS
+        for annotation in image.annotations:
             assert 0 <= annotation.label < len(dataset.class_names)
             assert all(map(math.isfinite, (*annotation.box, annotation.area)))
-        masks = rasterize(picture)
-        assert masks.image_size == (picture.height, picture.width)
+        masks = rasterize(image)
+        assert masks.image_size == (image.height, image.width)
         again = CroppedMasks.from_rles(masks.rles(), masks.image_size)
         assert torch.equal(again.areas(), masks.areas())
         # JSON, and so every report, holds these.
@@ -127,12 +127,12 @@ class Targets:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.pictures = pictures()
+        self.images = images()
 
     def all(self) -> list[Target]:
         return [
-            Target("pictures", self.pictures, mutate_picture, self._picture),
-            Target("index masks", self._index_masks(), mutate_picture, self._index_mask),
+            Target("pictures", self.images, mutate_image, self._image),
+            Target("index masks", self._index_masks(), mutate_image, self._index_mask),
             self._coco(),
             self._labelme(),
             *self._yolo(),
@@ -155,16 +155,16 @@ class Targets:
 
     # -- pictures
 
-    def _picture(self, data: bytes, _: random.Random) -> None:
+    def _image(self, data: bytes, _: random.Random) -> None:
         path = self._file("picture.jpg", data)
-        seen = look(Picture(1, path, HEIGHT, WIDTH))
+        seen = look(ImageRecord(1, path, HEIGHT, WIDTH))
         assert (seen.size is None) == (
             seen.problem is not None and seen.problem.check == "unreadable-picture"
         )
-        picture = read_image(path)
-        assert picture.dtype == torch.uint8
-        assert picture.shape == (3, *picture_size(path))
-        assert seen.size is None or seen.size == tuple(picture.shape[1:])
+        image = read_image(path)
+        assert image.dtype == torch.uint8
+        assert image.shape == (3, *read_image_size(path))
+        assert seen.size is None or seen.size == tuple(image.shape[1:])
 
     def _index_masks(self) -> list[bytes]:
         index = objects()
@@ -377,8 +377,8 @@ class Targets:
         assert all(bool(tensor.isfinite().all()) for tensor in loaded.network.state_dict().values())
         if max(loaded.preprocessing.short_side, loaded.preprocessing.long_side) > 512:
             return  # slow, not wrong
-        picture = torch.from_numpy(np.asarray(photograph())).permute(2, 0, 1)
-        (found,) = Predictor(loaded, "cpu").run([picture], 0.0)
+        image = torch.from_numpy(np.asarray(photograph())).permute(2, 0, 1)
+        (found,) = Predictor(loaded, "cpu").run([image], 0.0)
         assert found.image_size == (HEIGHT, WIDTH)
         assert bool(found.boxes.isfinite().all())
         assert all(0 <= label < len(loaded.class_names) for label in found.labels.tolist())
@@ -411,8 +411,8 @@ class Targets:
             from fastapi.testclient import TestClient
         except ImportError:
             return []
-        from instancefcn.serve.api import build_api
-        from instancefcn.serve.results import Kept
+        from instancefcn.studio.api import build_api
+        from instancefcn.studio.results import Kept
         from served import Served
 
         served = Served()
@@ -442,7 +442,7 @@ class Targets:
                 size = (answer.json()["height"], answer.json()["width"])
                 assert int(CroppedMasks.from_rles([one["segmentation"]], size).areas()[0]) == one["area"]
 
-        return [Target("the API", self.pictures, mutate_picture, run)]
+        return [Target("the API", self.images, mutate_image, run)]
 
     # -- videos
 
@@ -470,8 +470,8 @@ class Targets:
             for frame in Video(self._file("video.mp4", data)).frames(most=6):
                 if frame.error is not None:
                     raise frame.error
-                assert frame.picture is not None
-                assert frame.picture.shape[0] == 3
+                assert frame.image is not None
+                assert frame.image.shape[0] == 3
 
         return [Target("videos", seeds, mutate_bytes, run, 0.3)]
 

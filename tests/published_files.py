@@ -1,7 +1,7 @@
 """Files of published weights with made-up values: the two formats, written from their description.
 
 `chainer_arrays` is a whole FCIS-ResNet-101 in ChainerCV's naming; `as_official` says the same in the official
-code's, arrangement included, by loops that share nothing with `instancefcn.convert`.
+code's, arrangement included, by loops that share nothing with `instancefcn.published.conversion`.
 """
 
 from __future__ import annotations

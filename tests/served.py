@@ -12,7 +12,7 @@ from PIL import Image
 from fakes import NAMES, ColourNetwork, FakeLoaded
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
-from instancefcn.serve.service import Worker
+from instancefcn.studio.service import ModelQueue
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Served:
         self.most_at_once = max(self.most_at_once, self.at_once)
         assert self.gate.wait(20)
 
-    def _leave(self, _module: Any, _pictures: Any, found: list[Instances]) -> list[Instances]:
+    def _leave(self, _module: Any, _images: Any, found: list[Instances]) -> list[Instances]:
         self.at_once -= 1
         return [replace(one, class_names=self.names) for one in found]
 
@@ -49,8 +49,8 @@ class Served:
         self.loads += 1
         return Predictor(FakeLoaded(self.network), "cpu")  # type: ignore[arg-type]
 
-    def worker(self, waiting: int = 16) -> Worker:
-        return Worker(self.load, waiting)
+    def worker(self, waiting: int = 16) -> ModelQueue:
+        return ModelQueue(self.load, waiting)
 
 
 def as_file(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

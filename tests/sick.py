@@ -42,8 +42,8 @@ def clean(folder: Path) -> Sick:
         for number in range(count):
             name = f"{split}{number}.png"
             blocks = np.random.default_rng([number, count]).integers(0, 256, (12, 16, 3), np.uint8)
-            picture = Image.fromarray(blocks).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
-            picture.save(folder / "images" / name)
+            image = Image.fromarray(blocks).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+            image.save(folder / "images" / name)
             images.append({"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT})
             for place in range(12):
                 x, y = 5 + 40 * (place % 4), 8 + 38 * (place // 4)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from instancefcn.inference.predictor import Predictor
-from instancefcn.models.checkpoint import Loaded, Preprocessing
+from instancefcn.models.checkpoint import Loaded
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.head import Classes, HeadSpec
 from instancefcn.models.instance_fcn import InstanceFCN, ProposalSpec
+from instancefcn.models.preprocessing import Preprocessing
 from instancefcn.models.rpn import AnchorSpec, RegionProposalNetwork
 from instancefcn.models.windows import WindowSpec
 from tiny import tiny_spec

@@ -38,8 +38,8 @@ EVERY = {
     "ops.py": "--repeats 1",
     "parts.py": "my-data --out out --k 3 --epochs 1 --short-side 96",
     "peers.py": "--repeats 1 --size 128 160 --threads 1",
-    "propose.py": "my-data --model runs/objects --pictures 1 --repeats 1",
-    "selective_search.py": "my-data --pictures 1",
+    "propose.py": "my-data --model runs/objects --images 1 --repeats 1",
+    "selective_search.py": "my-data --images 1",
     "training_step.py": "--repeats 1 --size 64 96 --batch 1 --threads 1",
     "voting.py": "--repeats 1",
 }

@@ -12,11 +12,11 @@ import torch
 from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
-from instancefcn import boxes as box_ops
-from instancefcn.data.images import read_image
+from instancefcn.geometry import boxes as box_ops
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.geometry.resizing import resize
+from instancefcn.images.decoding import read_image
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
-from instancefcn.resizing import resize
 
 ROOT = Path(__file__).resolve().parents[1]
 L_SHAPE = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
@@ -38,7 +38,7 @@ def test_every_named_test_exists() -> None:
         assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{name}"
 
 
-def test_results_belong_to_the_upright_picture(tmp_path: Path) -> None:
+def test_results_belong_to_the_upright_image(tmp_path: Path) -> None:
     upright = np.zeros((2, 3, 3), np.uint8)
     upright[0, 2] = 255  # upper right
     stored = Image.fromarray(np.rot90(upright))  # turned left; orientation 6 turns it right again

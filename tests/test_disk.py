@@ -14,8 +14,10 @@ from fakes import FakeLoaded, save_coloured
 from instancefcn.cli.main import app
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write
-from instancefcn.inference.journal import Done, Journal
-from instancefcn.models import checkpoint, zoo
+from instancefcn.inference.resume_log import Done, ResumeLog
+from instancefcn.models import zoo
+from instancefcn.models.checkpoint import save_checkpoint
+from instancefcn.published import checkpoint
 from tiny import tiny_spec
 
 Disk = Callable[[str], Path]
@@ -29,9 +31,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_old_one(disk: Disk) -> None:
     path = place / "model.safetensors"
     path.write_bytes(b"old")
     with pytest.raises(OSError, match="No space left on device") as caught:
-        checkpoint.save_checkpoint(
-            path, {**network.state_dict(), "more": torch.zeros(200_000)}, spec, network.classes
-        )
+        save_checkpoint(path, {**network.state_dict(), "more": torch.zeros(200_000)}, spec, network.classes)
     assert caught.value.filename == str(path)
     assert [p.name for p in place.iterdir()] == [path.name]
     assert path.read_bytes() == b"old"
@@ -42,7 +42,7 @@ def test_predict_on_a_full_disk_goes_on_when_there_is_room(
 ) -> None:
     from typer.testing import CliRunner
 
-    monkeypatch.setattr(checkpoint, "load_checkpoint", lambda _: FakeLoaded())
+    monkeypatch.setattr(checkpoint, "load_any_checkpoint", lambda _: FakeLoaded())
     # At most 6 pictures are under way, of about 3 pages each: the first fits whatever the threads do, and 40
     # do not.
     for number in range(40):
@@ -67,7 +67,7 @@ def test_predict_on_a_full_disk_goes_on_when_there_is_room(
 
 def test_a_journal_that_is_full_closes_in_peace(disk: Disk) -> None:
     place = disk("64k")
-    journal = Journal(place, {}, ["a.png"], resume=False)
+    journal = ResumeLog(place, {}, ["a.png"], resume=False)
     (place / "rest").write_bytes(bytes(48 * 1024))
     done = Done(0, "a.png", None, ["a.coco.json"], 1, {}, None)
 

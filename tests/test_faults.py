@@ -20,7 +20,7 @@ TORTURE = Path(__file__).parents[1] / "tools" / "torture.py"
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the attempts are forked")
 @pytest.mark.parametrize("verb", ["train", "predict"])
 def test_killed_calls_end_like_undisturbed_ones(verb: str) -> None:
-    command = [sys.executable, str(TORTURE), "--only", verb, "--kills", "2", "--pictures", "8"]
+    command = [sys.executable, str(TORTURE), "--only", verb, "--kills", "2", "--images", "8"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(rf"{verb}: 2 kills, .*\n(.*\n){{3}}  nothing wrong", done.stdout)

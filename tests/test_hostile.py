@@ -15,18 +15,18 @@ import torch
 from PIL import Image
 
 from hostile_files import BOMBS, SOUND, encoded
-from instancefcn.data import matlab
-from instancefcn.data.check import look
-from instancefcn.data.coco import parse_coco, rasterize
-from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.images import read_image
-from instancefcn.data.index_masks import crops_of
-from instancefcn.data.layout import read_split
-from instancefcn.data.outlines import outline_problem, to_rle
-from instancefcn.data.tracing import one_outline
+from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
+from instancefcn.data.formats import sbd
+from instancefcn.data.formats.coco import parse_coco
+from instancefcn.data.formats.index_masks import crops_of
+from instancefcn.data.formats.layouts import read_split
+from instancefcn.data.image_checks import look
 from instancefcn.errors import CheckpointError, ConfigError, DataError, ImageError, InstanceFCNError
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.geometry.outlines import outline_problem, to_rle
+from instancefcn.geometry.tracing import one_outline
+from instancefcn.images.decoding import read_image
 from instancefcn.inference.tiling import segment_tiled
-from instancefcn.masks import CroppedMasks
 from instancefcn.training.keeper import read_run
 from instancefcn.training.log import read_log
 
@@ -44,25 +44,25 @@ def little_memory() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_pictures_that_ask_for_too_much(tmp_path: Path, name: str) -> None:
+def test_images_that_ask_for_too_much(tmp_path: Path, name: str) -> None:
     content, message = BOMBS[name]
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=message) as caught:
         read_image(path)
     assert str(path) in str(caught.value)
-    problem = look(Picture(1, path, 9, 9)).problem
+    problem = look(ImageRecord(1, path, 9, 9)).problem
     assert problem is not None
     assert problem.check == "unreadable-picture"
 
 
 @pytest.mark.parametrize("name", SOUND)
-def test_strange_pictures(tmp_path: Path, name: str) -> None:
+def test_strange_images(tmp_path: Path, name: str) -> None:
     content, size = SOUND[name]
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     assert read_image(path).shape == (3, *size)
-    assert look(Picture(1, path, *size)).problem is None
+    assert look(ImageRecord(1, path, *size)).problem is None
 
 
 def test_a_list_of_other_files_is_no_video(tmp_path: Path) -> None:
@@ -78,9 +78,9 @@ def test_a_list_of_other_files_is_no_video(tmp_path: Path) -> None:
 
 
 def test_tiles_without_number() -> None:
-    picture = torch.zeros((3, 1, 1), dtype=torch.uint8).expand(3, 10_000, 10_000)
+    image = torch.zeros((3, 1, 1), dtype=torch.uint8).expand(3, 10_000, 10_000)
     with pytest.raises(ImageError, match="choose larger tiles"):
-        segment_tiled(lambda pictures, score: [], picture, 32, 0.5)
+        segment_tiled(lambda images, score: [], image, 32, 0.5)
 
 
 # -- COCO
@@ -123,7 +123,7 @@ def test_json_of_the_wrong_shape(tmp_path: Path, text: str) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "train.json").write_text(text, encoding="latin-1")
     dataset, problems = parse_coco(tmp_path / "train.json", tmp_path / "images")
-    assert not dataset.pictures
+    assert not dataset.images
     assert all(str(tmp_path) in problem and len(problem) < 1000 for problem in problems)
     assert problems
 
@@ -164,7 +164,7 @@ def test_ten_thousand_parts() -> None:
 )
 def test_run_lengths_that_claim_too_much(tmp_path: Path, rle: dict[str, Any], message: str) -> None:
     dataset, problems = coco(tmp_path, annotations=[annotation(rle)])
-    assert dataset.pictures[0].annotations == ()
+    assert dataset.images[0].annotations == ()
     with pytest.raises(DataError, match=message):
         raise DataError(problems)
     if rle["size"] == [48, 64]:
@@ -175,12 +175,12 @@ def test_run_lengths_that_claim_too_much(tmp_path: Path, rle: dict[str, Any], me
 @pytest.mark.parametrize(
     "side", [10**9, 1e300, 10**400, -1, 0, float("nan"), float("inf"), "48", None, True, []]
 )
-def test_pictures_of_no_possible_size(tmp_path: Path, side: Any) -> None:
+def test_images_of_no_possible_size(tmp_path: Path, side: Any) -> None:
     rle = {"size": [side, 64], "counts": [0, 10**9]}
     dataset, problems = coco(
         tmp_path, image={"height": side}, annotations=[annotation(rle), annotation(TRIANGLE)]
     )
-    assert dataset.pictures == ()
+    assert dataset.images == ()
     assert any("width x height is" in problem for problem in problems)
 
 
@@ -189,7 +189,7 @@ def test_masks_that_are_large_together(tmp_path: Path) -> None:
     whole = {"size": [4000, 4000], "counts": [0, 16_000_000]}
     size = {"height": 4000, "width": 4000}
     dataset, problems = coco(tmp_path, image=size, annotations=[annotation(whole, id=i) for i in range(1000)])
-    assert dataset.pictures == ()
+    assert dataset.images == ()
     (problem,) = problems
     assert "a.png: image 1: its 1000 objects take 16,000,000,000 pixels" in problem
 
@@ -227,7 +227,7 @@ def test_masks_that_are_large_together(tmp_path: Path) -> None:
 )
 def test_file_names_that_lead_elsewhere(tmp_path: Path, name: Any, message: str) -> None:
     dataset, problems = coco(tmp_path, image={"file_name": name})
-    assert dataset.pictures == ()
+    assert dataset.images == ()
     with pytest.raises(DataError, match=message) as caught:
         raise DataError(problems)
     text = str(caught.value)
@@ -251,17 +251,17 @@ def test_file_names_that_lead_elsewhere(tmp_path: Path, name: Any, message: str)
 )
 def test_boxes_that_are_none(tmp_path: Path, box: Any) -> None:
     dataset, problems = coco(tmp_path, annotations=[annotation(TRIANGLE, bbox=box)])
-    assert dataset.pictures[0].annotations[0].box == (4.0, 4.0, 40.0, 40.0)  # that of the outline
+    assert dataset.images[0].annotations[0].box == (4.0, 4.0, 40.0, 40.0)  # that of the outline
     assert len(problems) == 1
     assert "bbox is" in problems[0]
-    assert rasterize(dataset.pictures[0]).areas().tolist() == [630]
+    assert rasterize(dataset.images[0]).areas().tolist() == [630]
 
 
 def test_a_file_in_which_all_is_wrong_is_not_read_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from instancefcn.data import coco as reader
-    from instancefcn.data import gather
+    from instancefcn.data.formats import coco as reader
+    from instancefcn.data.formats import gathering as gather
 
     monkeypatch.setattr(reader, "MAX_PROBLEMS", 50)
     monkeypatch.setattr(gather, "MAX_PROBLEMS", 50)
@@ -331,7 +331,7 @@ def test_label_files(tmp_path: Path, line: str) -> None:
     (tmp_path / "data.yaml").write_text("names: [cat]\ntrain: images\n")
     (tmp_path / "labels" / "a.txt").write_text(f"{line}\n0 0.1 0.1 0.9 0.1 0.9 0.9\n")
     dataset, problems = read_split(tmp_path, "train")
-    assert len(dataset.pictures[0].annotations) == 1
+    assert len(dataset.images[0].annotations) == 1
     assert len(problems) == 1
     assert "labels/a.txt: line 1" in problems[0].replace("\\", "/")
 
@@ -363,7 +363,7 @@ def test_a_labelme_mask_that_is_a_bomb(tmp_path: Path) -> None:
         text = base64.b64encode(content).decode()
         mask = {"label": "cat", "shape_type": "mask", "points": [[0, 0], [9, 9]], "mask": text}
         dataset, problems = labelme(tmp_path, [mask])
-        assert dataset.pictures[0].annotations == ()
+        assert dataset.images[0].annotations == ()
         assert "its mask" in problems[0]
 
 
@@ -392,9 +392,9 @@ def test_matlab_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = {"Segmentation": numbers, "Categories": np.array([[3]], np.uint8)}
     savemat(tmp_path / "inst" / "a.mat", {"GTinst": record}, do_compression=True)
     dataset, problems = read_split(tmp_path, "train")
-    assert [a.label for a in dataset.pictures[0].annotations] == [2]
+    assert [a.label for a in dataset.images[0].annotations] == [2]
     assert ["object -5 has no category" in problems[0], "leads out of" in problems[1]] == [True, True]
-    monkeypatch.setattr(matlab, "MAX_PIXELS", 2000)
+    monkeypatch.setattr(sbd, "MAX_PIXELS", 2000)
     with pytest.raises(DataError, match=r"a\.mat: holds no GTinst .*it holds more than 2,000 bytes"):
         read_split(tmp_path, "train")
 
@@ -427,7 +427,7 @@ def test_errors_steer_no_terminal() -> None:
     assert str(error) == "a\\x1b[2Jb\\x9bc\\x0d\\ud800\nd\te"
 
 
-def test_no_format_of_pictures_runs_a_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_format_of_images_runs_a_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Pillow hands EPS to Ghostscript, whatever the file's name."""
     from PIL import EpsImagePlugin
 

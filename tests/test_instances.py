@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from instancefcn.errors import ConfigError
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 
 DENSE = torch.zeros(3, 4, 6, dtype=torch.bool)
 DENSE[0, 0:2, 0:3] = True
@@ -187,13 +187,13 @@ def test_without_supervision_the_command_is_named(found: Instances, monkeypatch:
         found.to_supervision()
 
 
-def test_show_draws_on_the_picture(found: Instances, tmp_path: Path) -> None:
-    picture = np.zeros((4, 6, 3), np.uint8)
-    drawn = found.show(picture, labels=False)
+def test_show_draws_on_the_image(found: Instances, tmp_path: Path) -> None:
+    image = np.zeros((4, 6, 3), np.uint8)
+    drawn = found.show(image, labels=False)
     assert drawn.size == (6, 4)
     assert np.asarray(drawn).any()
-    assert not picture.any()
-    Image.fromarray(picture).save(tmp_path / "a.png")
+    assert not image.any()
+    Image.fromarray(image).save(tmp_path / "a.png")
     from_source = replace(found, source=str(tmp_path / "a.png")).show(labels=False)
     assert np.array_equal(np.asarray(from_source), np.asarray(drawn))
     with pytest.raises(ConfigError, match=r"say instances\.show\(picture\)"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from instancefcn.data.layout import open_dataset
+from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.data.loader import Sample
 from instancefcn.data.transforms import Resize
 from instancefcn.evaluation.run import evaluate_predictions
@@ -56,10 +56,10 @@ def learn(net: FCIS | InstanceFCN, batches: list[list[Sample]], steps: int) -> N
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_four_pictures_are_learnt_by_heart(shapes_folder: Path) -> None:
+def test_four_images_are_learnt_by_heart(shapes_folder: Path) -> None:
     torch.manual_seed(0)
     dataset = open_dataset(shapes_folder, "train")
-    samples = [resized(picture, Resize(SIDE, SIDE)) for picture in dataset.pictures[:4]]
+    samples = [resized(image, Resize(SIDE, SIDE)) for image in dataset.images[:4]]
     spec = replace(
         tiny_spec(),
         anchors=AnchorSpec(scales=(2.25, 4.5)),
@@ -69,26 +69,26 @@ def test_four_pictures_are_learnt_by_heart(shapes_folder: Path) -> None:
     net = zoo.build(spec, class_names=dataset.class_names, category_ids=dataset.category_ids)
     learn(net, [samples], STEPS)
 
-    sizes = [(s.picture.height, s.picture.width) for s in samples]
+    sizes = [(s.record.height, s.record.width) for s in samples]
     found = net.eval()([s.image for s in samples], image_sizes=sizes)
-    metrics = evaluate_predictions(dataset, {s.picture.id: f for s, f in zip(samples, found, strict=True)})
+    metrics = evaluate_predictions(dataset, {s.record.id: f for s, f in zip(samples, found, strict=True)})
     assert metrics["mask"]["AP50"] > 0.99
     assert metrics["mask"]["AP"] >= 0.9
     assert metrics["box"]["AP"] >= 0.8
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_proposals_for_four_pictures_are_learnt_by_heart(shapes_folder: Path) -> None:
+def test_proposals_for_four_images_are_learnt_by_heart(shapes_folder: Path) -> None:
     """Every step sees the pictures at one level of the pyramid, in turn."""
     torch.manual_seed(0)
     dataset = open_dataset(shapes_folder, "train").as_objects()
     sides = (384, 256, 171)
-    levels = [[resized(picture, Resize(side, side)) for picture in dataset.pictures[:4]] for side in sides]
+    levels = [[resized(image, Resize(side, side)) for image in dataset.images[:4]] for side in sides]
     spec = tiny_proposals()
     net = zoo.build(replace(spec, fused_channels=64, head=replace(spec.head, channels=64, k=5)))
     learn(net, levels, 150)
 
-    sizes = [(s.picture.height, s.picture.width) for s in levels[0]]
+    sizes = [(s.record.height, s.record.width) for s in levels[0]]
     found = net.eval()([s.image for s in levels[0]], image_sizes=sizes)
-    metrics = evaluate_predictions(dataset, {s.picture.id: f for s, f in zip(levels[0], found, strict=True)})
+    metrics = evaluate_predictions(dataset, {s.record.id: f for s, f in zip(levels[0], found, strict=True)})
     assert metrics["proposals"]["AR@10"] >= 0.8

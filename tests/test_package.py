@@ -107,12 +107,12 @@ def test_the_version_has_an_entry_in_the_changelog() -> None:
 
 def test_demo_photographs_are_small_attributed_and_sound() -> None:
     folder = files("instancefcn") / "assets" / "demo"
-    pictures = [entry for entry in folder.iterdir() if entry.name.endswith(".jpg")]
-    assert 5 <= len(pictures) <= 6
-    assert sum(len(entry.read_bytes()) for entry in pictures) <= 1_000_000
+    images = [entry for entry in folder.iterdir() if entry.name.endswith(".jpg")]
+    assert 5 <= len(images) <= 6
+    assert sum(len(entry.read_bytes()) for entry in images) <= 1_000_000
     attribution = (folder / "ATTRIBUTION.md").read_text(encoding="utf-8")
     assert "CC BY 4.0" in attribution
-    for entry in pictures:
+    for entry in images:
         assert f"`{entry.name}`" in attribution
         with entry.open("rb") as file, Image.open(file) as image:
             image.load()

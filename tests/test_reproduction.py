@@ -17,9 +17,9 @@ import torch
 from typer.testing import CliRunner
 
 from instancefcn.cli.main import app
-from instancefcn.data.layout import open_dataset
-from instancefcn.data.outlines import rasterize
-from instancefcn.data.shapes import write_shapes
+from instancefcn.data.dataset import rasterize
+from instancefcn.data.formats.layouts import open_dataset
+from instancefcn.data.synthetic import write_shapes
 from instancefcn.models import zoo
 from tiny import tiny_spec
 
@@ -66,12 +66,12 @@ def write_sbd(folder: Path) -> None:
     (dataset / "img").mkdir()
     shapes = write_shapes(folder / "shapes", train=4, val=1, size=64)
     names = [f"2008_{number:06}" for number in range(4)]
-    for name, picture in zip(names, open_dataset(shapes, "train").pictures, strict=True):
-        shutil.copy(picture.path, dataset / "img" / f"{name}.png")
-        index = np.zeros((picture.height, picture.width), np.uint8)
-        for number, mask in enumerate(rasterize(picture).dense(), start=1):
+    for name, image in zip(names, open_dataset(shapes, "train").images, strict=True):
+        shutil.copy(image.path, dataset / "img" / f"{name}.png")
+        index = np.zeros((image.height, image.width), np.uint8)
+        for number, mask in enumerate(rasterize(image).dense(), start=1):
             index[mask.numpy().astype(bool)] = number
-        kinds = np.array([[a.label + 1] for a in picture.annotations], np.uint8)
+        kinds = np.array([[a.label + 1] for a in image.annotations], np.uint8)
         record = np.array([[(index, kinds)]], dtype=[("Segmentation", "O"), ("Categories", "O")])
         savemat(dataset / "inst" / f"{name}.mat", {"GTinst": record})
     lists = folder / "VOCdevkit" / "VOC2012" / "ImageSets" / "Main"
@@ -123,7 +123,7 @@ def test_vocs_lists_say_what_of_sbd_is_which(tmp_path: Path) -> None:
     write_sbd(tmp_path)
     subprocess.run(["bash", "-euc", section("voc")[0]], check=True, capture_output=True, cwd=tmp_path)
     found = {split: open_dataset(tmp_path / "voc_sbd", split) for split in ("train", "val")}
-    stems = {split: [p.path.stem for p in dataset.pictures] for split, dataset in found.items()}
+    stems = {split: [p.path.stem for p in dataset.images] for split, dataset in found.items()}
     assert stems == {"train": ["2008_000001", "2008_000003"], "val": ["2008_000000", "2008_000002"]}
 
 
@@ -144,8 +144,8 @@ def test_the_settings_are_the_published_ones(name: str, tmp_path: Path) -> None:
     assert (config.optimizer, config.momentum, config.weight_decay) == ("sgd", 0.9, 5e-4)
     assert (config.ema_decay, config.clip_norm, config.precision) == (0, 0, "32")
     assert config.augment.model_dump() == {"flip": 0.5, "turn": 0, "colour": 0, "crop": 0}
-    pictures = {"voc": 5_623, "coco": 118_287}[name]
-    steps = config.epochs * pictures / 8
+    images = {"voc": 5_623, "coco": 118_287}[name]
+    steps = config.epochs * images / 8
     assert steps == pytest.approx({"voc": 30_000, "coco": 240_000}[name], rel=0.02)
     assert config.warmup == {"voc": 0, "coco": 250}[name]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from instancefcn.data.dataset import Picture
+from instancefcn.data.dataset import ImageRecord
 from instancefcn.data.loader import Sample, load_scene, make_target
 from instancefcn.data.transforms import Resize
-from instancefcn.masks import CroppedMasks
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.models.head import HeadSpec
 from instancefcn.models.instance_fcn import ProposalSpec
 from instancefcn.models.rpn import AnchorSpec, RPNSpec
@@ -66,11 +66,11 @@ def target(
     )
 
 
-def resized(picture: Picture, resize: Resize) -> Sample:
+def resized(record: ImageRecord, resize: Resize) -> Sample:
     """A picture as it is, at the network's size, with its objects."""
-    scene = load_scene(picture)
+    scene = load_scene(record)
     image, scale = resize(scene.image)
-    return Sample(image, make_target(scene, scale, picture.id), picture, scale)
+    return Sample(image, make_target(scene, scale, record.id), record, scale)
 
 
 def _boxes(boxes: list[tuple[int, int, int, int]]) -> Tensor:

@@ -12,10 +12,10 @@ from pathlib import Path
 from PIL import Image
 
 import instancefcn
-from instancefcn.data.images import read_image
 from instancefcn.files import atomic_write
-from instancefcn.inference.drawing import draw
-from instancefcn.inference.sources import find_pictures
+from instancefcn.images.decoding import read_image
+from instancefcn.images.drawing import draw
+from instancefcn.inference.sources import find_images
 
 HEIGHT, GAP, COLUMNS = 300, 6, 3
 
@@ -28,7 +28,7 @@ def main() -> None:
     model = instancefcn.load(arguments.model)
     overlays = []
     with as_file(files("instancefcn") / "assets" / "demo") as folder:
-        for path in find_pictures([str(folder)]):
+        for path in find_images([str(folder)]):
             overlay = draw(read_image(path), model(path))
             size = (round(overlay.width * HEIGHT / overlay.height), HEIGHT)
             overlays.append(overlay.resize(size, Image.Resampling.LANCZOS))

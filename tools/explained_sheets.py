@@ -1,7 +1,7 @@
 """Draw docs/images/fcis-maps.png and instancefcn-maps.png: score maps of a bundled photograph, as
 `instancefcn predict --explain` and `instancefcn propose --explain` draw them, with fewer colours.
 
-python tools/explained_sheets.py [--picture tiger] [--out docs/images]
+python tools/explained_sheets.py [--image tiger] [--out docs/images]
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ SHEETS = {"predict": "fcis-maps.png", "propose": "instancefcn-maps.png"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--picture", default="tiger")
+    parser.add_argument("--image", default="tiger")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     arguments = parser.parse_args()
-    photograph = files("instancefcn") / "assets" / "demo" / f"{arguments.picture}.jpg"
-    with as_file(photograph) as picture, tempfile.TemporaryDirectory() as folder:
+    photograph = files("instancefcn") / "assets" / "demo" / f"{arguments.image}.jpg"
+    with as_file(photograph) as image, tempfile.TemporaryDirectory() as folder:
         for verb, name in SHEETS.items():
-            words = [verb, str(picture), "--explain", "--save", "none", "--out", folder]
+            words = [verb, str(image), "--explain", "--save", "none", "--out", folder]
             subprocess.run([sys.executable, "-m", "instancefcn", *words], check=True)
-            write_small(Path(folder) / "explained" / f"{arguments.picture}.png", arguments.out / name)
+            write_small(Path(folder) / "explained" / f"{arguments.image}.png", arguments.out / name)
 
 
 def write_small(drawn: Path, path: Path) -> None:

@@ -276,7 +276,7 @@ def _read(path: Path) -> None:
 
 def torture_train(campaign: Campaign) -> str:
     """Kill runs until there were enough kills; every run must end like the undisturbed one."""
-    from instancefcn.data.shapes import write_shapes
+    from instancefcn.data.synthetic import write_shapes
 
     folder = campaign.folder
     data = write_shapes(folder / "data", train=8, val=4, size=64, seed=1)
@@ -349,19 +349,19 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def torture_predict(campaign: Campaign, pictures: int) -> str:
+def torture_predict(campaign: Campaign, images: int) -> str:
     """Kill calls over a folder until there were enough kills; all must end like the undisturbed one."""
-    from instancefcn.data.shapes import write_shapes
+    from instancefcn.data.synthetic import write_shapes
 
     folder = campaign.folder
-    data = write_shapes(folder / "data", train=pictures, val=0, size=96, seed=2) / "images"
+    data = write_shapes(folder / "data", train=images, val=0, size=96, seed=2) / "images"
     model = _untrained(folder / "model.safetensors")
     call = ["predict", str(data), "--model", str(model), "--save", KINDS, "--json", "--score", "0.3"]
     call += ["--device", "cpu"]
     said, seconds = campaign.undisturbed([*call, "--out", str(folder / "whole")])
     whole = _contents(folder / "whole")
     objects = len(json.loads(whole["predictions.json"])["annotations"])
-    assert objects >= pictures, "the model finds too little to be worth the while"
+    assert objects >= images, "the model finds too little to be worth the while"
     calls = 0
     while campaign.kills < campaign.wanted:
         calls += 1
@@ -378,11 +378,11 @@ def torture_predict(campaign: Campaign, pictures: int) -> str:
         found = _contents(out)
         different = sorted(name for name in whole.keys() | found.keys() if whole.get(name) != found.get(name))
         campaign.check(not different, f"call {calls}: these files differ: {different}")
-        images = json.loads(found["predictions.json"])["images"]
-        names = sorted(Path(image["file_name"]).name for image in images)
+        written = json.loads(found["predictions.json"])["images"]
+        names = sorted(Path(record["file_name"]).name for record in written)
         campaign.check(names == sorted(p.name for p in data.iterdir()), f"call {calls}: pictures: {names}")
         shutil.rmtree(out)
-    return f"{calls} calls over {pictures} pictures, {objects} objects ({seconds:.0f} s undisturbed)"
+    return f"{calls} calls over {images} pictures, {objects} objects ({seconds:.0f} s undisturbed)"
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -406,7 +406,7 @@ def _import_everything() -> None:
     """Once, so that no attempt pays for it; nothing may run yet, because threads do not survive a fork. And
     name a network of 0.1 million parameters, for the attempts to be quick.
     """
-    import instancefcn.inference.journal
+    import instancefcn.inference.resume_log
     import instancefcn.inference.writers
     import instancefcn.training.run  # noqa: F401
 
@@ -432,14 +432,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=20, help="of train, and as many of predict")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=int, default=40, help="in predict's folder")
+    parser.add_argument("--images", type=int, default=40, help="in predict's folder")
     parser.add_argument("--only", choices=("train", "predict"))
     arguments = parser.parse_args()
     _import_everything()
     problems = []
     tortures: dict[str, Callable[[Campaign], str]] = {
         "train": torture_train,
-        "predict": lambda campaign: torture_predict(campaign, arguments.pictures),
+        "predict": lambda campaign: torture_predict(campaign, arguments.images),
     }
     for name, torture in tortures.items():
         if arguments.only not in (None, name):

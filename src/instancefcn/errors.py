@@ -7,8 +7,10 @@ without a traceback.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
 
-from instancefcn.texts import plain
+from instancefcn.safe_text import plain
 
 
 class InstanceFCNError(Exception):
@@ -16,6 +18,27 @@ class InstanceFCNError(Exception):
 
     def __str__(self) -> str:
         return plain(super().__str__())
+
+
+class Problem(str):
+    """A line of text that says what is wrong and how to mend it.
+
+    Attributes:
+        check: the dataset doctor's name of this kind of problem; "format" where there is no other.
+        image: the file it concerns, or None.
+        annotation: the id, in the dataset that was read, of the annotation it concerns, or None.
+    """
+
+    check: str
+    image: Path | None
+    annotation: int | None
+
+    def __new__(
+        cls, text: str, check: str = "format", *, image: Path | None = None, annotation: int | None = None
+    ) -> Self:
+        self = super().__new__(cls, text)
+        self.check, self.image, self.annotation = check, image, annotation
+        return self
 
 
 class DataError(InstanceFCNError):

@@ -13,10 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from instancefcn.errors import ConfigError
-from instancefcn.masks import CroppedMasks
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.geometry.outlines import outline_problem, to_rle
+from instancefcn.images.decoding import to_uint8_rgb
+from instancefcn.images.download import read_file_or_url
+from instancefcn.images.drawing import draw
 
 if TYPE_CHECKING:
     from PIL import Image
+
+OBJECT = "object"
+"""The one class where classes are left aside."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +167,6 @@ class Instances:
         Raises:
             ValueError: a category id is unknown, or an outline is damaged or of another size.
         """
-        from instancefcn.data.outlines import outline_problem, to_rle
 
         labels = {category_id: label for label, category_id in enumerate(category_ids)}
         unknown = {result["category_id"] for result in results} - set(labels)
@@ -264,11 +270,11 @@ class Instances:
             category_ids,
         )
 
-    def show(self, picture: Any = None, *, labels: bool = True) -> Image.Image:
+    def show(self, image: Any = None, *, labels: bool = True) -> Image.Image:
         """The picture with the instances drawn on it, as a Pillow image: a notebook shows it.
 
         Args:
-            picture: the picture that they were found in (a path, Pillow image, array or tensor); None reads
+            image: the picture that they were found in (a path, Pillow image, array or tensor); None reads
                 `source` again.
             labels: write class and score beside each.
 
@@ -276,15 +282,10 @@ class Instances:
             ConfigError: there is neither a picture nor a source.
             ImageError: the source cannot be read any more.
         """
-        # What is above this module is asked for only here, for the sake of a short word in a notebook.
-        from instancefcn.data.images import to_uint8_rgb
-        from instancefcn.inference.download import read_picture
-        from instancefcn.inference.drawing import draw
-
-        picture = self.source if picture is None else picture
-        if picture is None:
+        image = self.source if image is None else image
+        if image is None:
             raise ConfigError("these instances do not know their picture: say instances.show(picture)")
-        pixels = read_picture(picture) if isinstance(picture, (str, Path)) else to_uint8_rgb(picture)
+        pixels = read_file_or_url(image) if isinstance(image, (str, Path)) else to_uint8_rgb(image)
         return draw(pixels, self, labels=labels)
 
     def to_numpy(self) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """How much a file may ask for: every limit that holds wherever files are read, in one place.
 
 A file that asks for more is refused with an error that says so. SECURITY.md gives the memory and time that
-follow from these numbers; the web page has smaller ones of its own (`instancefcn.serve.service`).
+follow from these numbers; the web page has smaller ones of its own (`instancefcn.studio.service`).
 """
 
 from __future__ import annotations

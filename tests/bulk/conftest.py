@@ -14,7 +14,7 @@ from pyarrow import parquet as pq
 from bulk_models import DEADLY
 from fakes import coloured
 from instancefcn.bulk.job import Job, prepare
-from instancefcn.bulk.listing import list_pictures
+from instancefcn.bulk.listing import list_images
 
 
 def encoded(number: int) -> bytes:
@@ -58,6 +58,6 @@ def begin(tmp_path: Path) -> Callable[..., Job]:
     def begin(*sources: Any, out: str = str(tmp_path / "out"), **settings: Any) -> Job:
         settings = {"model": "m", "score": 0.5, "chunk": 4, **settings}
         checkpoint = settings.pop("checkpoint", b"weights")
-        return prepare(list_pictures([str(source) for source in sources]), out, checkpoint, **settings)
+        return prepare(list_images([str(source) for source in sources]), out, checkpoint, **settings)
 
     return begin

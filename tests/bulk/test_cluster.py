@@ -85,7 +85,7 @@ def test_nothing_is_lost_or_twice_when_workers_die(
     with connected(address, 2):
         summary = run(job, Power(), 2, open_model=bulk_models.slow_colours)
     killer.join()
-    assert (summary.pictures, summary.instances, summary.errors) == (20, 34, 3)
+    assert (summary.images, summary.instances, summary.errors) == (20, 34, 3)
     assert summary.interrupted >= 3
     assert len(list(pids.iterdir())) >= 2 + 3
     rows = pq.read_table(out / "pictures").sort_by("picture").to_pylist()
@@ -94,7 +94,7 @@ def test_nothing_is_lost_or_twice_when_workers_die(
     assert "the process died 2 times" in rows[1]["error"]
     found = pq.read_table(out / "instances").to_pylist()
     pairs = sorted((row["picture"], row["number"]) for row in found)
-    assert pairs == [(picture, n) for picture in range(20) if picture not in (1, 4, 19) for n in (1, 2)]
+    assert pairs == [(image, n) for image in range(20) if image not in (1, 4, 19) for n in (1, 2)]
 
 
 def test_a_killed_command_goes_on_where_it_stopped(
@@ -111,8 +111,8 @@ def test_a_killed_command_goes_on_where_it_stopped(
     assert 0 < len(job.todo) < 3
     with connected(address, 2):
         summary = run(job, Power(), 1, open_model=bulk_models.colours)
-    assert (summary.pictures, summary.instances, summary.errors) == (10, 18, 1)
-    assert summary.new_pictures == job.pictures_left < 10
+    assert (summary.images, summary.instances, summary.errors) == (10, 18, 1)
+    assert summary.new_images == job.images_left < 10
 
 
 def test_what_a_worker_says_reaches_the_user(
@@ -141,10 +141,10 @@ def test_the_command_finds_what_predict_finds(address: str, tmp_path: Path) -> N
     )
     model = instancefcn.load(device="cpu")
     expected = [model(path) for path in sorted(demo.glob("t*.jpg"))]
-    assert summary["pictures"] == len(expected) == 3
+    assert summary["images"] == len(expected) == 3
     assert summary["instances"] == len(found) == sum(map(len, expected)) > 0
     assert found["class"].to_pylist() == [name for one in expected for name in one.names]
     assert found["rle"].to_pylist() == [rle["counts"] for one in expected for rle in one.rles()]
     assert found["score"].to_pylist() == pytest.approx([float(s) for one in expected for s in one.scores])
     again = CliRunner().invoke(app, words)
-    assert json.loads(again.stdout) | {"seconds": 0} == summary | {"seconds": 0, "new_pictures": 0}
+    assert json.loads(again.stdout) | {"seconds": 0} == summary | {"seconds": 0, "new_images": 0}

@@ -11,8 +11,8 @@ import pytest
 
 from bulk_models import colours
 from instancefcn.bulk.job import Job, prepare, sum_up
-from instancefcn.bulk.listing import list_pictures
-from instancefcn.bulk.worker import Power, Worker
+from instancefcn.bulk.listing import list_images
+from instancefcn.bulk.worker import ChunkWorker, Power
 from instancefcn.errors import ConfigError, ImageError
 
 Begin = Callable[..., Job]
@@ -20,10 +20,10 @@ Begin = Callable[..., Job]
 
 def test_a_job_is_found_again_with_what_is_left(photos: Path, begin: Begin) -> None:
     job = begin(photos)
-    assert (job.pictures, job.chunk, job.todo, job.pictures_left) == (10, 4, (0, 1, 2), 10)
-    Worker(job, Power(), colours).do(1)
+    assert (job.images, job.chunk, job.todo, job.images_left) == (10, 4, (0, 1, 2), 10)
+    ChunkWorker(job, Power(), colours).do(1)
     again = begin(photos, chunk=None, workers=7)
-    assert (again.chunk, again.todo, again.pictures_left) == (4, (0, 2), 6)
+    assert (again.chunk, again.todo, again.images_left) == (4, (0, 2), 6)
 
 
 def test_small_jobs_have_chunks_for_every_worker(photos: Path, begin: Begin) -> None:
@@ -45,7 +45,7 @@ def test_other_settings_are_refused(photos: Path, begin: Begin, change: dict[str
         begin(photos, **change)
 
 
-def test_other_pictures_and_versions_are_refused(
+def test_other_images_and_versions_are_refused(
     photos: Path, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(photos)
@@ -82,17 +82,15 @@ def test_what_lay_there_before_is_not_touched(photos: Path, begin: Begin, tmp_pa
     assert path.read_text() == "mine"
 
 
-def test_a_table_without_rows_holds_no_picture(tmp_path: Path) -> None:
+def test_a_table_without_rows_holds_no_image(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "a.parquet")
     with pytest.raises(ImageError, match=r"a\.parquet: no picture lies there"):
-        prepare(
-            list_pictures([str(tmp_path / "a.parquet")]), str(tmp_path / "out"), b"", model="m", score=0.5
-        )
+        prepare(list_images([str(tmp_path / "a.parquet")]), str(tmp_path / "out"), b"", model="m", score=0.5)
     assert not (tmp_path / "out").exists()
 
 
 def test_the_manifest_keeps_no_options_of_addresses(photos: Path, begin: Begin, tmp_path: Path) -> None:
-    listing = list_pictures([str(photos)])
+    listing = list_images([str(photos)])
     listing.sources = ("s3://bucket/photos?secret_key=abc",)
     job = prepare(listing, str(tmp_path / "out"), b"", model="m", score=0.5)
     assert job.sources == ("s3://bucket/photos?secret_key=abc",)
@@ -101,7 +99,7 @@ def test_the_manifest_keeps_no_options_of_addresses(photos: Path, begin: Begin, 
 
 def test_the_end_counts_what_lies_there(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
-    worker = Worker(job, Power(), colours)
+    worker = ChunkWorker(job, Power(), colours)
     for chunk in job.todo:
         worker.do(chunk)
     left = tmp_path / "out" / "pictures" / ".part-000001-killed.parquet"
@@ -110,7 +108,7 @@ def test_the_end_counts_what_lies_there(photos: Path, begin: Begin, tmp_path: Pa
     mine = tmp_path / "out" / "instances" / "notes.txt"
     mine.touch()
     summary = sum_up(job, 10, 1.0, 0)
-    assert (summary.pictures, summary.instances, summary.errors) == (10, 18, 1)
+    assert (summary.images, summary.instances, summary.errors) == (10, 18, 1)
     assert not left.exists()
     assert not list((tmp_path / "out" / "attempts").iterdir())
     assert mine.exists()

@@ -12,13 +12,13 @@ from pyarrow.fs import LocalFileSystem
 
 from fakes import save_coloured
 from instancefcn.bulk.job import own_files
-from instancefcn.bulk.listing import cut, list_pictures
-from instancefcn.bulk.reading import NotThePicture, fetch
+from instancefcn.bulk.listing import cut, list_images
+from instancefcn.bulk.reading import WrongImage, fetch
 from instancefcn.errors import ConfigError, ImageError
 
 
 def names(*sources: Any) -> list[str]:
-    return [file.rsplit("/", 1)[1] for file in list_pictures([str(one) for one in sources]).file]
+    return [file.rsplit("/", 1)[1] for file in list_images([str(one) for one in sources]).file]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_what_gives_nothing_is_named(
 ) -> None:
     monkeypatch.chdir(tree.parent)
     with pytest.raises((ImageError, ConfigError), match=message):
-        list_pictures([source])
+        list_images([source])
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])
@@ -62,23 +62,23 @@ def test_what_gives_nothing_is_named(
 def test_a_job_does_not_read_what_it_writes(tree: Path, prefix: str, out: str) -> None:
     own = own_files(f"{tree}{out}")
     source = f"{prefix}{tree}{'/**/*' if out else ''}"
-    before = list_pictures([source], own).digest()
+    before = list_images([source], own).digest()
     for name in ("listing.parquet", "bulk.json", "model.safetensors", "pictures/part-000000.parquet"):
         (tree / out[1:] / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / out[1:] / name).write_bytes(b"")
-    assert list_pictures([source], own).digest() == before
+    assert list_images([source], own).digest() == before
     save_coloured(tree / "pictures" / "new.png")  # only results are left out
     pq.write_table(pa.table({"image": [b""]}), tree / "deep" / "listing.parquet")
     assert {"new.png", "listing.parquet"} <= set(
-        map(os.path.basename, list_pictures([f"{tree}/*/*"], own).file)
+        map(os.path.basename, list_images([f"{tree}/*/*"], own).file)
     )
     with pytest.raises(ImageError, match="nothing but results of this job"):
-        list_pictures([f"{tree}{out}/pictures/*.parquet"], own)
+        list_images([f"{tree}{out}/pictures/*.parquet"], own)
 
 
 def test_the_digest_knows_names_sizes_times_and_order(tree: Path) -> None:
     def digest() -> str:
-        return list_pictures([str(tree)]).digest()
+        return list_images([str(tree)]).digest()
 
     seen = {digest()}
     assert digest() in seen
@@ -94,7 +94,7 @@ def test_the_digest_knows_names_sizes_times_and_order(tree: Path) -> None:
 
 
 def test_chunks_cross_the_borders_of_files(photos: Path, table: Path) -> None:
-    listing = list_pictures([str(table), str(photos)])
+    listing = list_images([str(table), str(photos)])
     chunks = [piece.to_pylist() for piece in cut(listing, listing.counts(), 8)]
     assert [sum(piece["count"] for piece in chunk) for chunk in chunks] == [8, 8, 4]
     first, second = chunks[1][:2]
@@ -102,21 +102,21 @@ def test_chunks_cross_the_borders_of_files(photos: Path, table: Path) -> None:
     assert (second["row"], second["count"], second["file"]) == (None, 1, str(photos / "00.png"))
 
 
-def test_parquet_files_without_pictures_are_named_all_at_once(tmp_path: Path) -> None:
+def test_parquet_files_without_images_are_named_all_at_once(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": ["text"], "label": [1]}), tmp_path / "a.parquet")
     (tmp_path / "b.parquet").write_bytes(b"no Parquet")
     with pytest.raises(
         ImageError, match=r"(?s)a\.parquet: has no column 'image'.*b\.parquet: cannot be read"
     ):
-        list_pictures([str(tmp_path)]).counts()
+        list_images([str(tmp_path)]).counts()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
-def test_a_name_that_is_not_utf8_is_a_picture_with_an_error(photos: Path) -> None:
+def test_a_name_that_is_not_utf8_is_a_image_with_an_error(photos: Path) -> None:
     (photos / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
-    listing = list_pictures([str(photos)])
+    listing = list_images([str(photos)])
     files = [row["file"] for table in cut(listing, listing.counts(), 4) for row in table.to_pylist()]
     (file,) = (file for file in files if "caf" in file)
     assert file.endswith(r"caf\udce9.png")
-    with pytest.raises(NotThePicture, match="cannot be fetched"):
+    with pytest.raises(WrongImage, match="cannot be fetched"):
         fetch(file, LocalFileSystem())

@@ -14,10 +14,10 @@ from bulk_models import UNWANTED, colours
 from fakes import FakeLoaded, coloured
 from instancefcn.bulk import reading, worker
 from instancefcn.bulk.job import Job
-from instancefcn.bulk.worker import Power, Worker
+from instancefcn.bulk.worker import ChunkWorker, Power
 from instancefcn.errors import ConfigError, ImageError, InstanceFCNError
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.inference.predictor import Predictor
-from instancefcn.masks import CroppedMasks
 
 Begin = Callable[..., Job]
 
@@ -39,7 +39,7 @@ def rows(out: Path, name: str) -> list[dict[str, Any]]:
 
 
 def do_all(job: Job, **power: Any) -> None:
-    one = Worker(job, Power(**power), colours)
+    one = ChunkWorker(job, Power(**power), colours)
     for chunk in job.todo:
         one.do(chunk)
 
@@ -47,20 +47,20 @@ def do_all(job: Job, **power: Any) -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_results_are_those_of_the_predictor(photos: Path, begin: Begin, tmp_path: Path, batch: int) -> None:
     do_all(begin(photos), batch=batch)
-    pictures, instances = rows(tmp_path / "out", "pictures"), rows(tmp_path / "out", "instances")
+    images, instances = rows(tmp_path / "out", "pictures"), rows(tmp_path / "out", "instances")
     paths = sorted(photos.iterdir())
-    assert [(row["picture"], row["file"]) for row in pictures] == list(enumerate(map(str, paths)))
+    assert [(row["picture"], row["file"]) for row in images] == list(enumerate(map(str, paths)))
     predictor = Predictor(FakeLoaded(), "cpu")
     for number, path in enumerate(paths):
         own = [row for row in instances if row["picture"] == number]
         if number == 4:
-            assert "04.png" in pictures[4]["error"]
-            assert pictures[4]["width"] is pictures[4]["instances"] is None
+            assert "04.png" in images[4]["error"]
+            assert images[4]["width"] is images[4]["instances"] is None
             assert own == []
             continue
         found = predictor(path)
-        assert (pictures[number]["height"], pictures[number]["width"]) == found.image_size
-        assert pictures[number]["instances"] == len(own) == len(found) == 2
+        assert (images[number]["height"], images[number]["width"]) == found.image_size
+        assert images[number]["instances"] == len(own) == len(found) == 2
         assert [row["number"] for row in own] == [1, 2]
         assert [row["class"] for row in own] == found.names
         assert [row["category_id"] for row in own] == [3, 8]
@@ -76,11 +76,11 @@ def test_results_are_those_of_the_predictor(photos: Path, begin: Begin, tmp_path
 
 def test_parquet_rows(table: Path, begin: Begin, tmp_path: Path) -> None:
     do_all(begin(table))
-    pictures = rows(tmp_path / "out", "pictures")
-    assert [row["id"] for row in pictures] == [f"p{i}" for i in range(10)]
-    assert [row["file"] for row in pictures] == [f"{table}#{i}" for i in range(10)]
-    assert [row["width"] for row in pictures] == [*range(170, 179), None]
-    assert "no picture in this row" in pictures[9]["error"]
+    images = rows(tmp_path / "out", "pictures")
+    assert [row["id"] for row in images] == [f"p{i}" for i in range(10)]
+    assert [row["file"] for row in images] == [f"{table}#{i}" for i in range(10)]
+    assert [row["width"] for row in images] == [*range(170, 179), None]
+    assert "no picture in this row" in images[9]["error"]
 
 
 def test_parquet_files_of_hugging_face(table: Path, begin: Begin, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_damaged_row_group_costs_its_rows(table: Path, photos: Path, begin: Be
 
 def test_a_chunk_that_is_done_is_not_done_again(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
-    one = Worker(job, Power(), colours)
+    one = ChunkWorker(job, Power(), colours)
     first = one({"chunk": [1, 2]})
     assert first["chunk"] == [1, 2]
     assert (first["pictures"], first["instances"], first["errors"]) == ([4, 2], [6, 4], [1, 0])
@@ -116,14 +116,14 @@ def test_a_chunk_that_is_done_is_not_done_again(photos: Path, begin: Begin, tmp_
     assert len(one.predictor.network.calls) == calls
 
 
-def test_a_picture_that_kills_becomes_an_error(
+def test_a_image_that_kills_becomes_an_error(
     deadly: Path, begin: Begin, tmp_path: Path, mortal: None
 ) -> None:
     job = begin(deadly)
     for _ in range(3):
         with pytest.raises(Died):
-            Worker(job, Power(), colours).do(0)
-    assert Worker(job, Power(), colours).do(0)["interrupted"] == 3
+            ChunkWorker(job, Power(), colours).do(0)
+    assert ChunkWorker(job, Power(), colours).do(0)["interrupted"] == 3
     errors = [row["error"] for row in rows(tmp_path / "out", "pictures")]
     assert [error is None for error in errors] == [True, False, True, True]
     assert "01.png: the process died 2 times" in errors[1]
@@ -137,9 +137,9 @@ def test_a_machine_that_kills_everything_stops_the_job(
         raise Died
 
     job = begin(photos, chunk=10)
-    one = Worker(job, Power(), colours)
+    one = ChunkWorker(job, Power(), colours)
     monkeypatch.setattr(one.predictor.network, "forward", die)
-    monkeypatch.setattr("instancefcn.bulk.journal.MOST_AT_FAULT", 2)
+    monkeypatch.setattr("instancefcn.bulk.attempts.MOST_AT_FAULT", 2)
     for _ in range(1 + 3 * 2):
         with pytest.raises(Died):
             one.do(0)
@@ -147,7 +147,7 @@ def test_a_machine_that_kills_everything_stops_the_job(
         one.do(0)
 
 
-def test_a_picture_on_which_the_network_fails_becomes_an_error(
+def test_a_image_on_which_the_network_fails_becomes_an_error(
     photos: Path, begin: Begin, tmp_path: Path
 ) -> None:
     coloured(*UNWANTED).save(photos / "02.png")
@@ -160,7 +160,7 @@ def test_a_picture_on_which_the_network_fails_becomes_an_error(
 def test_a_network_that_fails_on_all_stops_the_job(
     photos: Path, begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = Worker(begin(photos, chunk=10), Power(), colours)
+    one = ChunkWorker(begin(photos, chunk=10), Power(), colours)
     monkeypatch.setattr(one.predictor.network, "forward", lambda: None)
     with pytest.raises(InstanceFCNError, match=r"none of its 10 pictures .* of 9 .*TypeError"):
         one.do(0)
@@ -173,21 +173,21 @@ def test_a_lost_device_ends_the_process(
     coloured(*UNWANTED).save(photos / "02.png")
     monkeypatch.setattr(worker, "_lost", lambda device: True)
     with pytest.raises(Died):
-        Worker(begin(photos), Power(), colours).do(0)
+        ChunkWorker(begin(photos), Power(), colours).do(0)
 
 
-def test_pictures_that_all_vanish_stop_the_job(photos: Path, begin: Begin, tmp_path: Path) -> None:
+def test_images_that_all_vanish_stop_the_job(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
     photos.rename(tmp_path / "elsewhere")
     with pytest.raises(InstanceFCNError, match=r"none of its 4 pictures .* cannot be fetched"):
-        Worker(job, Power(), colours).do(0)
-    assert begin(tmp_path / "elsewhere", out=str(tmp_path / "other")).pictures == 10
+        ChunkWorker(job, Power(), colours).do(0)
+    assert begin(tmp_path / "elsewhere", out=str(tmp_path / "other")).images == 10
 
 
-def test_a_picture_that_vanishes_is_an_error(photos: Path, begin: Begin, tmp_path: Path) -> None:
+def test_a_image_that_vanishes_is_an_error(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
     (photos / "03.png").unlink()
-    Worker(job, Power(), colours).do(0)
+    ChunkWorker(job, Power(), colours).do(0)
     assert "cannot be fetched" in rows(tmp_path / "out", "pictures")[3]["error"]
 
 
@@ -208,11 +208,11 @@ def test_a_store_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImageError, match="is longer"):
         reading.fetch("s3://bucket/key", store)
     store.asked = -1
-    with pytest.raises(reading.NotThePicture, match="503"):
+    with pytest.raises(reading.WrongImage, match="503"):
         reading.fetch("s3://bucket/key", store)
 
 
-def test_results_and_pictures_in_an_object_store(photos: Path, begin: Begin, tmp_path: Path) -> None:
+def test_results_and_images_in_an_object_store(photos: Path, begin: Begin, tmp_path: Path) -> None:
     import fsspec
 
     store = fsspec.filesystem("memory")

@@ -14,11 +14,11 @@ from fakes import FakeLoaded, save_coloured
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """Run `instancefcn ...` in an empty folder; every model is the one that knows red and green."""
     from instancefcn.cli.main import app
-    from instancefcn.models import checkpoint
+    from instancefcn.published import checkpoint
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")  # help and tables are not wrapped
-    monkeypatch.setattr(checkpoint, "load_checkpoint", lambda source: FakeLoaded())
+    monkeypatch.setattr(checkpoint, "load_any_checkpoint", lambda source: FakeLoaded())
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
 

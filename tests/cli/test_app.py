@@ -30,12 +30,12 @@ def test_the_port_is_given_back_when_the_model_is_missing(
 ) -> None:
     pytest.importorskip("gradio", reason="needs gradio")
     from instancefcn.errors import CheckpointError
-    from instancefcn.models import checkpoint
+    from instancefcn.published import checkpoint
 
     def missing(source: str) -> None:
         raise CheckpointError(f"{source}: neither a file, nor a run folder")
 
-    monkeypatch.setattr(checkpoint, "load_checkpoint", missing)
+    monkeypatch.setattr(checkpoint, "load_any_checkpoint", missing)
     result = run("app", "--model", "no-such", "--port", 0)
     assert result.exit_code == 2
     assert "no-such: neither a file, nor a run folder" in result.stderr

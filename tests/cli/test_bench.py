@@ -16,9 +16,9 @@ def run(*arguments: str) -> str:
     return result.stdout
 
 
-def test_stages_of_the_bundled_model_on_the_bundled_pictures() -> None:
+def test_stages_of_the_bundled_model_on_the_bundled_images() -> None:
     found = json.loads(run("--json"))
-    assert found["pictures"] >= 3
+    assert found["images"] >= 3
     assert found["instances"] >= 1
     stages = found["stages"]
     order = ["decode", "resize", "backbone", "score maps", "proposals", "scoring", "suppression", "voting"]

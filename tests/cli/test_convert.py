@@ -39,7 +39,7 @@ def test_wrong_use_ends_with_status_2(run: Run, shapes_folder: Path) -> None:
     assert not Path("out").exists()
 
 
-def test_keeps_pictures_back_to_measure_on(run: Run, shapes_folder: Path) -> None:
+def test_keeps_images_back_to_measure_on(run: Run, shapes_folder: Path) -> None:
     refused = run("convert", shapes_folder, "out", "--to", "coco", "--val-share", "0.25")
     assert refused.exit_code == 2
     assert "there is a split val already" in refused.stderr

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from instancefcn import convert
+from instancefcn.published import conversion as convert
 
 Run = Callable[..., Any]
 

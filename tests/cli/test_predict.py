@@ -26,7 +26,7 @@ def listing(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_writes_overlay_and_coco_for_each_picture(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_writes_overlay_and_coco_for_each_image(run: Run, photos: Path, tmp_path: Path) -> None:
     result = run("predict", photos / "a.png", photos / "b.jpg", "--out", "results")
     assert result.exit_code == 0, result.output
     assert listing(tmp_path / "results") == [
@@ -49,7 +49,7 @@ def test_writes_overlay_and_coco_for_each_picture(run: Run, photos: Path, tmp_pa
     assert "4 objects in 2 of 2 pictures" in result.stderr
 
 
-def test_what_is_no_picture_is_reported_and_the_rest_goes_on(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_what_is_no_image_is_reported_and_the_rest_goes_on(run: Run, photos: Path, tmp_path: Path) -> None:
     result = run("predict", photos, "--out", "results")
     assert result.exit_code == 1
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
@@ -63,9 +63,7 @@ def test_what_is_no_picture_is_reported_and_the_rest_goes_on(run: Run, photos: P
     assert json.loads((tmp_path / "results" / "b.coco.json").read_text())[0]["image_id"] == 2
 
 
-def test_pictures_that_share_a_name_do_not_overwrite_each_other(
-    run: Run, photos: Path, tmp_path: Path
-) -> None:
+def test_images_that_share_a_name_do_not_overwrite_each_other(run: Run, photos: Path, tmp_path: Path) -> None:
     other = tmp_path / "other" / "a.png"
     other.parent.mkdir()
     other.write_bytes((photos / "a.png").read_bytes())
@@ -74,7 +72,7 @@ def test_pictures_that_share_a_name_do_not_overwrite_each_other(
     assert listing(tmp_path / "results") == ["other_a.overlay.png", "photos_a.overlay.png"]
 
 
-def test_results_beside_the_pictures_are_no_pictures_the_next_time(run: Run, photos: Path) -> None:
+def test_results_beside_the_images_are_no_images_the_next_time(run: Run, photos: Path) -> None:
     for _ in range(2):
         result = run("predict", photos, "--out", photos)
     assert "in 2 of 4 pictures" in result.stderr
@@ -183,7 +181,7 @@ def test_all_kinds_at_once(run: Run, photos: Path, tmp_path: Path) -> None:
     assert len((out / "objects.csv").read_text().splitlines()) == 5
 
 
-def test_many_pictures_keep_their_order_though_threads_read_and_write(run: Run, tmp_path: Path) -> None:
+def test_many_images_keep_their_order_though_threads_read_and_write(run: Run, tmp_path: Path) -> None:
     for number in range(30):
         save_coloured(tmp_path / "many" / f"{number:02}.png", 64 + 4 * (number % 3), 64)
     result = run("predict", "many", "--out", "results", "--json", "--batch", "4")
@@ -277,7 +275,7 @@ def test_a_name_does_not_steer_the_terminal(run: Run, tmp_path: Path) -> None:
     assert "x\\nerror: p: 9 deer\\n.png: 1 red" in run("predict", "x*.png", "--save", "none").stderr
 
 
-def test_a_nearly_black_picture_is_pointed_out(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_a_nearly_black_image_is_pointed_out(run: Run, photos: Path, tmp_path: Path) -> None:
     """A camera's 12 bits in 16."""
     Image.fromarray(np.full((40, 60), 4095, np.uint16)).save(tmp_path / "dark.png")
     said = run("predict", "dark.png", "photos/a.png", "--save", "none").stderr

@@ -30,13 +30,11 @@ def save_video(path: Path, frames: int = 12, size: tuple[int, int] = (120, 80)) 
         stream.pix_fmt = "yuv444p"
         stream.codec_context.time_base = Fraction(1, 25)
         stream.options = {"crf": "10", "preset": "veryfast"}
-        picture = np.asarray(coloured(*size))
+        image = np.asarray(coloured(*size))
         for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(
-                picture // 2 + np.uint8(120 * number // frames), format="rgb24"
-            )
+            frame = av.VideoFrame.from_ndarray(image // 2 + np.uint8(120 * number // frames), format="rgb24")
             if number < 3:
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts = 2 * number + (10 if number == frames - 1 else 0)
             frame.time_base = Fraction(1, 25)
             container.mux(stream.encode(frame))
@@ -67,9 +65,9 @@ def test_frames_come_in_order_with_their_times(tmp_path: Path) -> None:
     assert video.count == 12
     frames = list(video.frames())
     assert [frame.frame for frame in frames] == list(range(12))
-    assert frames[0].picture is not None
-    assert frames[0].picture.shape == (3, 80, 120)
-    assert np.abs(frames[0].picture.permute(1, 2, 0).numpy().astype(int) - np.asarray(coloured())).mean() < 8
+    assert frames[0].image is not None
+    assert frames[0].image.shape == (3, 80, 120)
+    assert np.abs(frames[0].image.permute(1, 2, 0).numpy().astype(int) - np.asarray(coloured())).mean() < 8
     base = video.clock.base
     assert [float(video.clock.ticks[n] * base) for n in range(12)] == pytest.approx(times(path))
     assert len(list(Video(path).frames(5))) == 5
@@ -110,7 +108,7 @@ def test_odd_sides_and_fewer_frames(run: Run, tmp_path: Path) -> None:
     assert len(times(tmp_path / "out" / "odd.overlay.mp4")) == 4
 
 
-def test_pictures_and_videos_together(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_images_and_videos_together(run: Run, photos: Path, tmp_path: Path) -> None:
     save_video(photos / "a.mp4", frames=3)
     result = run("predict", photos / "a.png", photos / "a.mp4", "--out", "out", "--save", "coco")
     assert result.exit_code == 0, result.output
@@ -196,8 +194,8 @@ def test_an_interrupt_before_the_video_keeps_what_is_done(
     for number in range(6):
         save_coloured(tmp_path / f"{number}.png")
     interrupt_at(monkeypatch, 3)
-    pictures = [f"{number}.png" for number in range(6)]
-    result = run("predict", *pictures, "clip.mp4", "--out", "out", "--save", "coco,csv")
+    images = [f"{number}.png" for number in range(6)]
+    result = run("predict", *images, "clip.mp4", "--out", "out", "--save", "coco,csv")
     assert result.exit_code == 130
     whole = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert 1 <= len(whole["images"]) <= 3
@@ -243,10 +241,10 @@ def test_videos_are_told_by_their_suffix(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     found = find_sources([tmp_path / "a.mp4", f"{tmp_path}/*.*"])
     assert [path.name for path in found.videos] == ["a.mp4", "b.MOV"]
-    assert [str(path) for path in found.pictures] == [str(tmp_path / "c.png")]
+    assert [str(path) for path in found.images] == [str(tmp_path / "c.png")]
 
 
-def test_frames_and_pictures_do_not_share_names(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_frames_and_images_do_not_share_names(run: Run, photos: Path, tmp_path: Path) -> None:
     save_video(photos / "clip.mp4", frames=2)
     shutil.copy(photos / "a.png", photos / "clip-000001.png")
     result = run(

@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_proposals_of_a_picture(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_proposals_of_a_image(model: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = [
         "propose",
@@ -61,17 +61,17 @@ def test_proposals_of_a_picture(model: Path, photos: Path, tmp_path: Path) -> No
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
 def test_a_name_that_is_no_text(model: Path, tmp_path: Path) -> None:
     name, out = os.fsdecode(b"B\xe4r"), tmp_path / "out"
-    picture = save_coloured(tmp_path / f"{name}.png")
-    words = ["propose", str(picture), "--model", str(model), "--out", str(out), "--top", "2", "--explain"]
+    image = save_coloured(tmp_path / f"{name}.png")
+    words = ["propose", str(image), "--model", str(model), "--out", str(out), "--top", "2", "--explain"]
     result = CliRunner().invoke(app, [*words, "--save", "overlay,coco,csv", "--json"])
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["file"] == str(picture)
+    assert json.loads(result.stdout)["file"] == str(image)
     assert len(json.loads((out / f"{name}.coco.json").read_text())) == 2
     assert (out / "explained" / f"{name}.png").is_file()
     assert (out / "objects.csv").read_text(encoding="utf-8").count("B\\udce4r.png") == 2
 
 
-def test_what_is_no_picture_is_reported(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_what_is_no_image_is_reported(model: Path, photos: Path, tmp_path: Path) -> None:
     words = ["propose", str(photos), "--model", str(model), "--out", str(tmp_path / "out"), "--top", "1"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 1

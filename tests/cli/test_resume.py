@@ -14,8 +14,8 @@ import pytest
 
 from fakes import ColourNetwork, FakeLoaded, save_coloured
 from instancefcn.inference import writers
-from instancefcn.inference.formats import Item
-from instancefcn.models import checkpoint
+from instancefcn.inference.result_formats import ResultItem
+from instancefcn.published import checkpoint
 
 Run = Callable[..., Any]
 ALL = "overlay,coco,yolo,labelme,cutouts,labelmap,csv"
@@ -37,12 +37,12 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, picture: int, error: BaseException) -> None:
+def stop_at(monkeypatch: pytest.MonkeyPatch, image: int, error: BaseException) -> None:
     """Raise when the results of a picture are to be written."""
     write = writers.write_coco_results
 
     def stopped(out: Path, name: str, image_id: int, instances: Any) -> Path:
-        if image_id == picture + 1:
+        if image_id == image + 1:
             raise error
         return write(out, name, image_id, instances)
 
@@ -76,7 +76,9 @@ def test_a_stopped_call_goes_on_to_the_same_files(
     assert not list((tmp_path / "parts").rglob(".*"))
     networks: list[ColourNetwork] = []
     monkeypatch.setattr(
-        checkpoint, "load_checkpoint", lambda _: networks.append(ColourNetwork()) or FakeLoaded(networks[-1])
+        checkpoint,
+        "load_any_checkpoint",
+        lambda _: networks.append(ColourNetwork()) or FakeLoaded(networks[-1]),
     )
     again = run("predict", many, "--out", "parts", "--resume", *KINDS)
     assert again.exit_code == 1
@@ -129,11 +131,11 @@ def test_another_call_is_refused(run: Run, many: Path, stopped: Path, words: lis
     assert content(stopped) == before
 
 
-def test_another_model_and_other_pictures_are_refused(
+def test_another_model_and_other_images_are_refused(
     run: Run, many: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_coloured(many / "new.png")
-    monkeypatch.setattr(checkpoint, "load_checkpoint", lambda _: FakeLoaded(metadata={"seed": 1}))
+    monkeypatch.setattr(checkpoint, "load_any_checkpoint", lambda _: FakeLoaded(metadata={"seed": 1}))
     result = run("predict", many, "--out", stopped, "--resume")
     assert result.exit_code == 2
     assert "the model is another; the pictures are not the same (8 then, 9 now)" in result.stderr
@@ -186,12 +188,12 @@ def test_what_resume_does_not_go_with(run: Run, many: Path, tmp_path: Path) -> N
     assert "--resume is for pictures" in result.stderr
 
 
-def test_a_picture_that_vanishes_is_reported_and_the_rest_goes_on(
+def test_a_image_that_vanishes_is_reported_and_the_rest_goes_on(
     run: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = writers.write_item
 
-    def vanish(found: Any, item: Item) -> list[Path]:
+    def vanish(found: Any, item: ResultItem) -> list[Path]:
         (many / "7.png").unlink(missing_ok=True)
         return write(found, item)
 
@@ -208,7 +210,7 @@ def test_a_picture_that_vanishes_is_reported_and_the_rest_goes_on(
 def test_a_full_disk_is_an_error_of_every_verb(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from instancefcn.data.shapes import write_shapes
+    from instancefcn.data.synthetic import write_shapes
 
     data = write_shapes(tmp_path / "data", train=2, val=1, size=32)
 

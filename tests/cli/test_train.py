@@ -60,7 +60,7 @@ def test_json_then_resume(run: Run, shapes_folder: Path) -> None:
 
 
 def test_data_errors_are_listed_all_at_once(run: Run, tmp_path: Path) -> None:
-    from instancefcn.data.shapes import write_shapes
+    from instancefcn.data.synthetic import write_shapes
 
     data = write_shapes(tmp_path / "data", train=3, val=1, size=64)
     (data / "images" / "train_0000.png").unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from instancefcn.data.dataset import Annotation, Dataset, Picture
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
 
 
 def test_as_objects_changes_the_classes_alone() -> None:
@@ -14,14 +14,14 @@ def test_as_objects_changes_the_classes_alone() -> None:
         Annotation(11, 1, (1.0, 1.0, 5.0, 5.0), square, 16.0),
         Annotation(12, 0, (0.0, 0.0, 9.0, 9.0), {"size": [10, 10], "counts": "T3"}, 40.5, crowd=True),
     )
-    pictures = (Picture(3, Path("a.png"), 10, 10, annotations), Picture(4, Path("b.png"), 8, 6))
-    dataset = Dataset("mine/val", pictures, ("cat", "dog"), (17, 18))
+    images = (ImageRecord(3, Path("a.png"), 10, 10, annotations), ImageRecord(4, Path("b.png"), 8, 6))
+    dataset = Dataset("mine/val", images, ("cat", "dog"), (17, 18))
     objects = dataset.as_objects()
     assert (objects.class_names, objects.category_ids) == (("object",), (1,))
-    first, crowd = objects.pictures[0].annotations
+    first, crowd = objects.images[0].annotations
     assert first == replace(annotations[0], label=0)
     assert crowd == annotations[1]
-    assert objects.pictures[1] == pictures[1]
-    assert replace(objects.pictures[0], annotations=annotations) == pictures[0]
+    assert objects.images[1] == images[1]
+    assert replace(objects.images[0], annotations=annotations) == images[0]
     assert objects.name == dataset.name
-    assert dataset.pictures[0].annotations == annotations, "the dataset itself stays"
+    assert dataset.images[0].annotations == annotations, "the dataset itself stays"

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from instancefcn.data.dataset import Annotation, Dataset, Picture
-from instancefcn.data.layout import open_dataset
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
+from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.data.loader import (
     AspectBatches,
-    PictureStore,
+    ImageStore,
     Sample,
     TrainSet,
 )
@@ -33,7 +33,7 @@ def same(a: Sample, b: Sample) -> bool:
         torch.equal(a.image, b.image)
         and torch.equal(a.target.boxes, b.target.boxes)
         and torch.equal(a.target.masks.pixels, b.target.masks.pixels)
-        and a.picture == b.picture
+        and a.record == b.record
         and a.scale == b.scale == a.target.scale
     )
 
@@ -64,35 +64,35 @@ def test_workers_change_nothing_over_two_epochs(shapes_folder: Path) -> None:
     assert all(same(a, b) for a, b in zip(*seen, strict=True))
 
 
-def test_a_resized_picture_keeps_its_masks(shapes_folder: Path) -> None:
-    first = resized(open_dataset(shapes_folder, "val").pictures[0], Resize(256, 400))
+def test_a_resized_image_keeps_its_masks(shapes_folder: Path) -> None:
+    first = resized(open_dataset(shapes_folder, "val").images[0], Resize(256, 400))
     assert first.image.shape == (3, 256, 256)
     assert first.scale == (2.0, 2.0)
-    boxes = torch.tensor([a.box for a in first.picture.annotations])
+    boxes = torch.tensor([a.box for a in first.record.annotations])
     assert torch.equal(first.target.boxes, boxes * 2)
-    assert first.target.masks.areas().tolist() == [a.area for a in first.picture.annotations]
-    assert first.target.labels.tolist() == [a.label for a in first.picture.annotations]
+    assert first.target.masks.areas().tolist() == [a.area for a in first.record.annotations]
+    assert first.target.labels.tolist() == [a.label for a in first.record.annotations]
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Picture:
+def image(tmp_path: Path) -> ImageRecord:
     Image.new("RGB", (60, 40), "gray").save(tmp_path / "a.png")
-    return Picture(4, tmp_path / "a.png", 40, 60)
+    return ImageRecord(4, tmp_path / "a.png", 40, 60)
 
 
-def sample_of(picture: Picture) -> Sample:
-    return TrainSet(Dataset("d", (picture,), ("cat",), (1,)), Augment((80, 80), 200, flip=0.0), 0)[0, 0]
+def sample_of(image: ImageRecord) -> Sample:
+    return TrainSet(Dataset("d", (image,), ("cat",), (1,)), Augment((80, 80), 200, flip=0.0), 0)[0, 0]
 
 
-def test_picture_without_objects(picture: Picture) -> None:
-    target = sample_of(picture).target
+def test_image_without_objects(image: ImageRecord) -> None:
+    target = sample_of(image).target
     assert target.boxes.shape == (0, 4)
     assert target.labels.shape == (0,)
     assert target.crowd_boxes.shape == (0, 4)
     assert target.image_id == 4
 
 
-def test_crowds_are_ignored_and_specks_left_out(picture: Picture) -> None:
+def test_crowds_are_ignored_and_specks_left_out(image: ImageRecord) -> None:
     square = [[10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0]]
     speck = [[3.1, 3.1, 3.2, 3.1, 3.2, 3.2]]
     annotations = (
@@ -100,24 +100,24 @@ def test_crowds_are_ignored_and_specks_left_out(picture: Picture) -> None:
         Annotation(2, 2, (3.1, 3.1, 3.2, 3.2), speck, 0.1),
         Annotation(3, 1, (10.0, 10.0, 30.0, 30.0), square, 400.0),
     )
-    target = sample_of(Picture(4, picture.path, 40, 60, annotations)).target
+    target = sample_of(ImageRecord(4, image.path, 40, 60, annotations)).target
     assert target.labels.tolist() == [1]
     assert target.boxes.tolist() == [[20, 20, 60, 60]]
     assert target.crowd_boxes.tolist() == [[0, 0, 18, 18]]
 
 
-def test_pictures_that_changed_on_disk(picture: Picture) -> None:
+def test_images_that_changed_on_disk(image: ImageRecord) -> None:
     with pytest.raises(DataError, match=r"a\.png: is 60 x 40 pixels, its record says 40 x 60"):
-        sample_of(Picture(4, picture.path, 60, 40))
-    picture.path.unlink()
+        sample_of(ImageRecord(4, image.path, 60, 40))
+    image.path.unlink()
     with pytest.raises(ImageError, match=r"a\.png"):
-        sample_of(picture)
+        sample_of(image)
 
 
 def test_store_gives_back_what_it_was_given(shapes_folder: Path) -> None:
-    pictures = open_dataset(shapes_folder, "train").pictures
-    store = PictureStore(pictures)
-    assert tuple(store[i] for i in range(len(store))) == pictures
+    images = open_dataset(shapes_folder, "train").images
+    store = ImageStore(images)
+    assert tuple(store[i] for i in range(len(store))) == images
 
 
 @given(

@@ -17,8 +17,8 @@ from instancefcn.data.transforms import (
     mean_gray,
     turn,
 )
-from instancefcn.masks import CroppedMasks
-from instancefcn.resizing import resize_scale, resized_size
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.geometry.resizing import resize_scale, resized_size
 
 PLAIN = {"flip": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
 

@@ -236,9 +236,9 @@ def run_own(words: list[str], server: str, patch: pytest.MonkeyPatch) -> None:
     if words[0] == "app":
         import uvicorn
 
-        from instancefcn.serve import app as serving
+        from instancefcn.studio import app as serving
 
-        # The page itself is tested in tests/serve; Gradio leaves loops open that run in no server.
+        # The page itself is tested in tests/studio; Gradio leaves loops open that run in no server.
         patch.setattr(serving, "build_app", lambda *_: None)
         patch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
     result = CliRunner().invoke(app, shrunk(words, server))
@@ -253,9 +253,9 @@ def run_curl(words: list[str], _server: str, _patch: pytest.MonkeyPatch) -> None
     """The request, put to the API without a server between."""
     from fastapi.testclient import TestClient
 
-    from instancefcn.serve.api import build_api
-    from instancefcn.serve.app import workers
-    from instancefcn.serve.results import Kept
+    from instancefcn.studio.api import build_api
+    from instancefcn.studio.app import workers
+    from instancefcn.studio.results import Kept
 
     assert words[0] == "--data-binary"
     address = re.fullmatch(r"http://127\.0\.0\.1:7860(/.*)", words[2])

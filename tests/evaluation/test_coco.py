@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from instancefcn.data.coco import read_coco
-from instancefcn.data.dataset import Annotation, Dataset, Picture
-from instancefcn.data.shapes import write_shapes
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
+from instancefcn.data.formats.coco import read_coco
+from instancefcn.data.synthetic import write_shapes
 from instancefcn.evaluation.coco import NAMES, CocoScorer, attainable, ground_truth
 from instancefcn.evaluation.report import plot_precision_recall, table
+from instancefcn.evaluation.review import truth
 from instancefcn.evaluation.run import evaluate_predictions
-from instancefcn.evaluation.sheets import truth
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
 
@@ -36,8 +36,8 @@ def noisy(dataset: Dataset, seed: int) -> dict[int, Instances]:
     """The truth moved by some pixels, now and then of another class, left out or invented; random scores."""
     random = np.random.default_rng(seed)
     found = {}
-    for picture in dataset.pictures:
-        true = truth(picture, dataset)
+    for image in dataset.images:
+        true = truth(image, dataset)
         dense, labels = true.dense_masks(), true.labels.clone()
         masks = [torch.roll(mask, tuple(random.integers(-9, 10, 2).tolist()), (0, 1)) for mask in dense]
         masks += [torch.roll(mask, (40, 25), (0, 1)) for mask in dense]
@@ -47,7 +47,7 @@ def noisy(dataset: Dataset, seed: int) -> dict[int, Instances]:
         kept = torch.from_numpy(random.random(len(labels)) < 0.8).nonzero()[:, 0]
         crops = CroppedMasks.from_dense(torch.stack(masks))[kept]
         scores = torch.from_numpy(random.random(len(kept))).float().sort(descending=True).values
-        found[picture.id] = Instances(
+        found[image.id] = Instances(
             crops.tight_boxes(), scores, labels[kept], crops, dataset.class_names, dataset.category_ids
         )
     return found
@@ -82,7 +82,7 @@ def test_figures_equal_pycocotools(dataset: Dataset, seed: int) -> None:
 
 
 def test_the_truth_itself_scores_one(dataset: Dataset) -> None:
-    found = {picture.id: truth(picture, dataset) for picture in dataset.pictures}
+    found = {image.id: truth(image, dataset) for image in dataset.images}
     summary = CocoScorer(dataset).score(found, "mask").summary
     assert summary["AP"] == pytest.approx(1.0)
     assert summary["AP75"] == pytest.approx(1.0)
@@ -91,7 +91,7 @@ def test_the_truth_itself_scores_one(dataset: Dataset) -> None:
 def test_finding_nothing_scores_zero_where_there_are_objects(dataset: Dataset) -> None:
     result = CocoScorer(dataset).score({}, "mask")
     assert result.summary["AP"] == 0.0
-    present = {a.label for p in dataset.pictures for a in p.annotations if not a.crowd}
+    present = {a.label for p in dataset.images for a in p.annotations if not a.crowd}
     assert set(result.per_class) == {dataset.class_names[label] for label in present}
 
 
@@ -108,7 +108,7 @@ def test_a_mask_is_as_large_as_its_own_area() -> None:
     masks = CroppedMasks.from_dense(line[None])
     rle = masks.rles()[0]
     annotation = Annotation(1, 0, (0.0, 0.0, 200.0, 200.0), rle, 200.0, False)
-    lines = Dataset("lines", (Picture(1, Path("line.png"), 200, 200, (annotation,)),), ("line",), (1,))
+    lines = Dataset("lines", (ImageRecord(1, Path("line.png"), 200, 200, (annotation,)),), ("line",), (1,))
     blank = torch.zeros((200, 200), dtype=torch.bool)
     blank[0:199, 0] = True  # a false alarm of the same size, in a narrow box
     crops = CroppedMasks.from_dense(torch.stack((line, blank)))
@@ -120,23 +120,23 @@ def test_a_mask_is_as_large_as_its_own_area() -> None:
 
 
 def test_sizes_without_objects_are_undefined(dataset: Dataset) -> None:
-    biggest = max(a.area for p in dataset.pictures for a in p.annotations)
+    biggest = max(a.area for p in dataset.images for a in p.annotations)
     assert biggest < 96**2, "the fixture's objects are small or medium"
-    for found in ({}, {p.id: truth(p, dataset) for p in dataset.pictures}):
+    for found in ({}, {p.id: truth(p, dataset) for p in dataset.images}):
         assert CocoScorer(dataset).score(found, "mask").summary["APl"] is None
 
 
 def test_a_dataset_without_objects_has_no_figures(dataset: Dataset, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    empty = replace(dataset, pictures=tuple(replace(p, annotations=()) for p in dataset.pictures))
+    empty = replace(dataset, images=tuple(replace(p, annotations=()) for p in dataset.images))
     summary = CocoScorer(empty).score(noisy(dataset, 0), "box").summary
     assert set(summary.values()) == {None}
 
 
 def crowded(numbers: Sequence[tuple[int, ...]]) -> Dataset:
     """Pictures of 40 x 30 with squares of 2 pixels: how many of every class."""
-    pictures = []
+    images = []
     for id_, of_class in enumerate(numbers, start=1):
         labels = [label for label, number in enumerate(of_class) for _ in range(number)]
         annotations = []
@@ -145,9 +145,9 @@ def crowded(numbers: Sequence[tuple[int, ...]]) -> Dataset:
             box = (float(x), float(y), float(x + 2), float(y + 2))
             outline = [[float(c) for c in (x, y, x + 2, y, x + 2, y + 2, x, y + 2)]]
             annotations.append(Annotation(1000 * id_ + place, label, box, outline, 4.0))
-        pictures.append(Picture(id_, Path(f"{id_}.png"), 30, 40, tuple(annotations)))
+        images.append(ImageRecord(id_, Path(f"{id_}.png"), 30, 40, tuple(annotations)))
     names = tuple(f"class {label}" for label in range(len(numbers[0])))
-    return Dataset("crowded", tuple(pictures), names, tuple(range(1, len(names) + 1)))
+    return Dataset("crowded", tuple(images), names, tuple(range(1, len(names) + 1)))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def crowded(numbers: Sequence[tuple[int, ...]]) -> Dataset:
 def test_attainable_is_the_ap_of_the_truth_itself(numbers: list[tuple[int, ...]], expected: float) -> None:
     dataset = crowded(numbers)
     assert attainable(dataset) == pytest.approx(expected)
-    found = {picture.id: truth(picture, dataset) for picture in dataset.pictures}
+    found = {image.id: truth(image, dataset) for image in dataset.images}
     scorer = CocoScorer(dataset)
     assert scorer.score(found, "mask").summary["AP"] == pytest.approx(expected)
     assert scorer.score(found, "box").summary["AP"] == pytest.approx(expected)
@@ -172,7 +172,7 @@ def test_nothing_is_attainable_without_objects() -> None:
     assert attainable(crowded([(0, 0)])) is None
 
 
-def test_the_table_says_when_pictures_are_too_crowded_for_coco() -> None:
+def test_the_table_says_when_images_are_too_crowded_for_coco() -> None:
     for numbers, said in ([(125,)], True), ([(100,)], False):
         dataset = crowded(numbers)
         metrics = evaluate_predictions(dataset, {})

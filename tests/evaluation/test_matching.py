@@ -43,7 +43,7 @@ def test_nothing_to_find() -> None:
     assert match(one, one).score.tolist() == [1.0] * len(THRESHOLDS)
 
 
-def test_pictures_together_and_their_mean() -> None:
+def test_images_together_and_their_mean() -> None:
     perfect, half = match(TRUTH, TRUTH, (0.5,)), match(TRUTH, FOUND, (0.5,))
     assert (perfect + half).score.tolist() == [5 / 8]
     assert mean_score([perfect, half]).tolist() == [pytest.approx((1 + 2 / 5) / 2)]

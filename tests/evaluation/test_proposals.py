@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from instancefcn.data.dataset import Annotation, Dataset, Picture
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
 from instancefcn.evaluation.coco import ground_truth
 from instancefcn.evaluation.proposals import AR_NAMES, COUNTS, ProposalResult, measure_proposals
 from instancefcn.evaluation.report import plot_recall
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
 
@@ -33,7 +33,7 @@ def filled(boxes: list[Box], size: int) -> CroppedMasks:
     return CroppedMasks.from_dense(dense)
 
 
-def annotated(number: int, boxes: list[Box], size: int, labels: list[int], crowds: int = 0) -> Picture:
+def annotated(number: int, boxes: list[Box], size: int, labels: list[int], crowds: int = 0) -> ImageRecord:
     """A picture whose objects fill their boxes; the last `crowds` of them are crowds."""
     masks = filled(boxes, size)
     annotations = tuple(
@@ -42,7 +42,7 @@ def annotated(number: int, boxes: list[Box], size: int, labels: list[int], crowd
             zip(boxes, labels, masks.rles(), masks.areas().tolist(), strict=True)
         )
     )
-    return Picture(number, Path(f"{number}.png"), size, size, annotations)
+    return ImageRecord(number, Path(f"{number}.png"), size, size, annotations)
 
 
 def proposed(masks: CroppedMasks, boxes: torch.Tensor | None = None, labels: object = None) -> Instances:
@@ -53,7 +53,7 @@ def proposed(masks: CroppedMasks, boxes: torch.Tensor | None = None, labels: obj
     return Instances(boxes, scores, chosen, masks, NAMES, IDS)
 
 
-def two_pictures() -> tuple[Dataset, dict[int, Instances]]:
+def two_images() -> tuple[Dataset, dict[int, Instances]]:
     """A small (100 px), a medium (1600 px) and a large (10 000 px) object; nothing was found of the last."""
     first = annotated(1, [(0, 0, 10, 10), (20, 20, 60, 60)], 120, [0, 2])
     second = annotated(2, [(10, 10, 110, 110)], 120, [1])
@@ -64,7 +64,7 @@ def two_pictures() -> tuple[Dataset, dict[int, Instances]]:
 
 
 def test_by_hand() -> None:
-    dataset, found = two_pictures()
+    dataset, found = two_images()
     result = measure_proposals(dataset, found)
     # First proposal, mask and box: 9 x 8 of the small object's 10 x 10, IoU 0.72: found at the 5 thresholds
     #   0.5 .. 0.7.
@@ -101,12 +101,12 @@ def random_case(seed: int) -> tuple[Dataset, dict[int, Instances]]:
         x, y = random.integers(0, size - w), random.integers(0, size - h)
         return int(x), int(y), int(x + w), int(y + h)
 
-    pictures, found = [], {}
+    images, found = [], {}
     for number in range(1, 9):
         boxes = [box(*limits) for limits in ((8, 30), (8, 30), (34, 90), (34, 90), (100, 150), (20, 60))]
         boxes = [] if number == 7 else boxes
         labels = random.integers(0, 3, len(boxes)).tolist()
-        pictures.append(annotated(number, boxes, size, labels, crowds=number % 2))
+        images.append(annotated(number, boxes, size, labels, crowds=number % 2))
         guesses = [box(8, 120) for _ in range(60)]
         for x1, y1, x2, y2 in boxes * 15:
             dx, dy = (int(d) for d in random.integers(-3, 4, 2))
@@ -116,7 +116,7 @@ def random_case(seed: int) -> tuple[Dataset, dict[int, Instances]]:
         masks = CroppedMasks.from_dense(dense[torch.from_numpy(random.permutation(len(guesses)))])
         if number != 8:
             found[number] = proposed(masks, labels=random.integers(0, 3, len(masks)))
-    return Dataset("random", tuple(pictures), NAMES, IDS), found
+    return Dataset("random", tuple(images), NAMES, IDS), found
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -155,7 +155,7 @@ def same(one: ProposalResult, other: ProposalResult) -> bool:
     )
 
 
-def test_classes_and_order_of_pictures_play_no_part() -> None:
+def test_classes_and_order_of_images_play_no_part() -> None:
     dataset, found = random_case(5)
     result = measure_proposals(dataset, found)
     of_one_class = {
@@ -167,7 +167,7 @@ def test_classes_and_order_of_pictures_play_no_part() -> None:
         )
         for number, instances in reversed(found.items())
     }
-    turned = replace(dataset, pictures=dataset.pictures[::-1])
+    turned = replace(dataset, images=dataset.images[::-1])
     for truth in (dataset, turned, dataset.as_objects()):
         assert same(measure_proposals(truth, of_one_class), result)
     strangers = found | {99: found[1]}
@@ -185,13 +185,13 @@ def test_equal_scores_of_two_classes_keep_their_order() -> None:
 def test_crowds_are_neither_found_nor_missed() -> None:
     boxes = [(0, 0, 20, 20), (30, 30, 140, 140)]
     alone = Dataset("crowd", (annotated(1, boxes[:1], 150, [0]),), NAMES, IDS)
-    crowded = replace(alone, pictures=(annotated(1, boxes, 150, [0, 0], crowds=1),))
+    crowded = replace(alone, images=(annotated(1, boxes, 150, [0, 0], crowds=1),))
     found = {1: proposed(filled([boxes[1], (40, 40, 60, 60), boxes[0]], 150))}
     result = measure_proposals(crowded, found)
     assert same(result, measure_proposals(alone, found))
     assert result.recall["mask"][0, :3].tolist() == [0.0, 0.0, 1.0]
     assert result.summary["ARl"] is None, "the one large region is a crowd"
-    counted = replace(alone, pictures=(annotated(1, boxes, 150, [0, 0]),))
+    counted = replace(alone, images=(annotated(1, boxes, 150, [0, 0]),))
     assert measure_proposals(counted, found).summary["ARl"] == pytest.approx(1.0)
 
 
@@ -210,9 +210,9 @@ def test_nothing_found_is_zero_where_there_are_objects(explicit: bool) -> None:
 @pytest.mark.parametrize("proposals", [0, 2])
 def test_without_objects_nothing_is_defined(crowds: int, proposals: int) -> None:
     boxes: list[Box] = [(0, 0, 20, 20)] * crowds
-    picture = annotated(1, boxes, 50, [0] * crowds, crowds=crowds)
+    image = annotated(1, boxes, 50, [0] * crowds, crowds=crowds)
     found = {1: proposed(filled([(0, 0, 20, 20)] * proposals, 50))}
-    result = measure_proposals(Dataset("none", (picture,), NAMES, IDS), found)
+    result = measure_proposals(Dataset("none", (image,), NAMES, IDS), found)
     undefined = dict.fromkeys(AR_NAMES)
     assert result.summary == {**undefined, "box": undefined}
     assert np.isnan(result.recall["mask"]).all()
@@ -229,17 +229,17 @@ def test_up_to_1000_proposals_count(rank: int, at_100: float, at_1000: float) ->
 
 
 def test_plot(tmp_path: Path) -> None:
-    dataset, found = two_pictures()
-    empty = replace(dataset, pictures=())
+    dataset, found = two_images()
+    empty = replace(dataset, images=())
     inked = []
     for name, result in (
         ("some", measure_proposals(dataset, found)),
         ("none", measure_proposals(empty, {})),
     ):
         plot_recall(result, tmp_path / f"{name}.png")
-        with Image.open(tmp_path / f"{name}.png") as picture:
-            assert min(picture.size) > 100
-            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert min(image.size) > 100
+            pixels = np.asarray(image.convert("RGB")).astype(int)
         inked.append(int((np.ptp(pixels, axis=2) > 60).sum()))
     # The three coloured lines, solid and dashed; without objects there are axes and no line.
     assert inked[0] > 1000

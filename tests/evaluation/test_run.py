@@ -64,12 +64,12 @@ def test_figures_and_files(tmp_path: Path, predictor: Predictor) -> None:
     assert metrics["seconds_per_image"] > 0
     assert json.loads((tmp_path / "report" / "metrics.json").read_text()) == metrics
     for name in ("precision_recall.png", "recall.png", "worst.png", "typical.png"):
-        with Image.open(tmp_path / "report" / name) as picture:
-            assert min(picture.size) > 100
+        with Image.open(tmp_path / "report" / name) as image:
+            assert min(image.size) > 100
 
 
 @pytest.mark.parametrize("ids", [(-1, -2), (-7, 4), (2**53 - 1, 0)])
-def test_pictures_of_any_ids(tmp_path: Path, predictor: Predictor, ids: tuple[int, int]) -> None:
+def test_images_of_any_ids(tmp_path: Path, predictor: Predictor, ids: tuple[int, int]) -> None:
     """faster-coco-eval takes no negative ids."""
     folder = write_split(tmp_path)
     expected = evaluate(folder, predictor)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from instancefcn.data.dataset import Annotation, Dataset, Picture
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
 from instancefcn.evaluation.voc import voc_map
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 
 SIZE = (20, 40)
 
@@ -22,14 +22,14 @@ def square(x: int, y: int = 0, side: int = 10) -> list[list[float]]:
 
 def make(objects: list[list[tuple[int, int]]]) -> Dataset:
     """Pictures with (label, x) squares of side 10."""
-    pictures = []
+    images = []
     for number, content in enumerate(objects):
         annotations = tuple(
             Annotation(10 * number + i, label, (x, 0, x + 10, 10), square(x), 100.0, False)
             for i, (label, x) in enumerate(content)
         )
-        pictures.append(Picture(number, Path(f"{number}.png"), *SIZE, annotations))
-    return Dataset("hand", tuple(pictures), ("a", "b"), (1, 2))
+        images.append(ImageRecord(number, Path(f"{number}.png"), *SIZE, annotations))
+    return Dataset("hand", tuple(images), ("a", "b"), (1, 2))
 
 
 def detect(rows: list[tuple[int, int, float]]) -> Instances:
@@ -79,6 +79,6 @@ def test_an_object_of_another_class_is_no_hit() -> None:
     assert voc_map(dataset, {0: detect([(1, 0, 0.9), (0, 20, 0.8)])})[0.5] == 0.0
 
 
-def test_missing_pictures_and_no_objects() -> None:
+def test_missing_images_and_no_objects() -> None:
     assert voc_map(make([[(0, 0)]]), {})[0.5] == 0.0
     assert voc_map(make([[]]), {0: detect([(0, 0, 0.9)])})[0.5] is None

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from instancefcn.data.images import read_image
 from instancefcn.errors import ConfigError, ExportError
-from instancefcn.export import check, describe, export, graph_of, trace
+from instancefcn.export import check, describe, export, graph_of, trace_graph
+from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import Predictor
 from small import IDS, NAMES, photograph, predictor_of, small_instance_fcn
 
@@ -25,7 +25,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "onnx_predict.py"
 def program(predictor: Predictor) -> torch.export.ExportedProgram:
     """The small FCIS, traced for its one size."""
     example = torch.zeros((1, 3, 96, 144), dtype=torch.uint8)
-    return trace(graph_of(predictor, False, 10), example, False)
+    return trace_graph(graph_of(predictor, False, 10), example, False)
 
 
 def test_no_operator_of_our_own_is_left(program: torch.export.ExportedProgram) -> None:
@@ -53,10 +53,10 @@ def test_onnxruntime_gives_the_results_at_another_size(onnx_file: Path, predicto
     run = check.runner(onnx_file, "onnx")
     graph = graph_of(predictor, True, 20)
     for size in ((97, 131), (60, 45)):
-        picture = photograph(*size, seed=2)[None]
+        image = photograph(*size, seed=2)[None]
         with torch.no_grad():
-            wanted = graph(picture)
-        found = run(picture)
+            wanted = graph(image)
+        found = run(image)
         assert [value.dtype for value in found] == [value.dtype for value in wanted]
         assert torch.equal(found[2], wanted[2])
         for ours, theirs in zip(found, wanted, strict=True):
@@ -100,7 +100,7 @@ def test_the_example_draws_what_it_found(
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "int32", "float32"])
-def test_the_example_reads_pictures_as_the_package_does(tmp_path: Path, kind: str) -> None:
+def test_the_example_reads_images_as_the_package_does(tmp_path: Path, kind: str) -> None:
     read_photo = runpy.run_path(str(EXAMPLE))["read_photo"]
     gray = photograph(20, 30)[0].numpy()
     factor = {"uint8": 1, "float32": np.float32(1 / 255)}.get(kind, 257)
@@ -111,7 +111,7 @@ def test_the_example_reads_pictures_as_the_package_does(tmp_path: Path, kind: st
     assert np.array_equal(found[:, :, 0], gray)
 
 
-def test_the_example_says_what_is_no_picture(
+def test_the_example_says_what_is_no_image(
     onnx_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["onnx_predict.py", str(onnx_file), str(onnx_file)])
@@ -140,7 +140,7 @@ def test_a_torch_program_of_one_size(
 ) -> None:
     import instancefcn.export as module
 
-    monkeypatch.setattr(module, "trace", lambda *words: program)
+    monkeypatch.setattr(module, "trace_graph", lambda *words: program)
     rows = export(predictor, tmp_path / "small.pt2", "torch-export", instances=10)
     assert {row.size for row in rows} == {(96, 144)}
     extra = {"instancefcn": ""}
@@ -165,9 +165,9 @@ def test_a_file_that_differs_is_not_kept(
 
     def wrong(path: Path, form: str) -> check.Run:
         assert path.stat().st_size > 0
-        return lambda picture: (lambda b, s, label, m: (b, s * 0.9, label, m))(*graph(picture))
+        return lambda image: (lambda b, s, label, m: (b, s * 0.9, label, m))(*graph(image))
 
-    monkeypatch.setattr(module, "trace", lambda *words: program)
+    monkeypatch.setattr(module, "trace_graph", lambda *words: program)
     monkeypatch.setattr(check, "runner", wrong)
     with (
         pytest.raises(

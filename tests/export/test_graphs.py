@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from instancefcn import boxes as box_ops
-from instancefcn.export import check, graph_of, trace
+from instancefcn.export import check, graph_of, trace_graph
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.inference.predictor import Predictor
 from small import photograph, predictor_of, small_fcis, small_instance_fcn
 
 
-def results(graph: nn.Module, picture: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def results(graph: nn.Module, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with torch.no_grad():
-        boxes, scores, labels, masks = graph(picture[None])
+        boxes, scores, labels, masks = graph(image[None])
     there = int((scores > 0).sum())
     assert bool((scores[:there] > 0).all())
     assert not scores[there:].any()
@@ -42,10 +42,10 @@ def test_fcis_as_a_graph_finds_what_the_network_finds(
 ) -> None:
     network = small_fcis(fused, stride)
     network.head = replace(network.head, **head)
-    picture = photograph(*size)
-    boxes, scores, labels, masks = results(FCISGraph(network, 40, 1e-3, 28), picture)
+    image = photograph(*size)
+    boxes, scores, labels, masks = results(FCISGraph(network, 40, 1e-3, 28), image)
     with torch.no_grad():
-        (wanted,) = network([picture.float() / 255], min_score=1e-3, max_instances=40)
+        (wanted,) = network([image.float() / 255], min_score=1e-3, max_instances=40)
     assert len(wanted) > 3
     assert labels.tolist() == wanted.labels.tolist()
     torch.testing.assert_close(scores, wanted.scores, rtol=0, atol=1e-5)
@@ -72,10 +72,10 @@ def test_boxes_without_area_take_no_place_in_the_graph() -> None:
     network.rpn.spec = replace(network.rpn.spec, min_size=0.0)
     nn.init.normal_(network.rpn.deltas.weight, std=10.0)
     nn.init.normal_(network.maps.deltas.weight, std=30.0)
-    picture = photograph(96, 130)
+    image = photograph(96, 130)
     graph = Watched(network, 40, 1e-3, 28)
     with torch.no_grad():
-        batch, sizes = network.collate([picture.float() / 255])
+        batch, sizes = network.collate([image.float() / 255])
         maps, _, logits, deltas, anchors = network.convolve(batch)
         assert not box_ops.have_area(box_ops.clip(box_ops.decode(anchors, deltas[0]), sizes[0])).all()
         (wanted,) = network.rpn.proposals(logits, deltas, anchors, sizes)
@@ -83,7 +83,7 @@ def test_boxes_without_area_take_no_place_in_the_graph() -> None:
         proposals, there = graph.proposals(level, sizes[0])
     torch.testing.assert_close(proposals, wanted)
     assert torch.equal(there, box_ops.have_area(wanted))
-    results(graph, picture)
+    results(graph, image)
     boxes, probabilities = graph.competed
     assert torch.equal(probabilities.any(1), box_ops.have_area(boxes))
     assert not box_ops.have_area(boxes[len(wanted) :][there]).all()
@@ -92,10 +92,10 @@ def test_boxes_without_area_take_no_place_in_the_graph() -> None:
 @pytest.mark.parametrize("size", [(120, 150), (95, 201)])
 def test_instance_fcn_as_a_graph_finds_what_the_network_finds(size: tuple[int, int]) -> None:
     network = small_instance_fcn()
-    picture = photograph(*size)
-    boxes, scores, labels, masks = results(InstanceFCNGraph(network, 20, 1e-3, 28), picture)
+    image = photograph(*size)
+    boxes, scores, labels, masks = results(InstanceFCNGraph(network, 20, 1e-3, 28), image)
     with torch.no_grad():
-        (wanted,) = network([picture.float() / 255], min_score=1e-3, max_instances=20)
+        (wanted,) = network([image.float() / 255], min_score=1e-3, max_instances=20)
     assert len(wanted) > 4
     assert len(scores) == len(wanted)
     assert not labels.any()
@@ -107,25 +107,25 @@ def test_instance_fcn_as_a_graph_finds_what_the_network_finds(size: tuple[int, i
 
 def test_instance_fcn_is_traced_for_one_size() -> None:
     graph = graph_of(predictor_of(small_instance_fcn()), False, 20)
-    picture = photograph(96, 144)[None]
-    program = trace(graph, torch.zeros_like(picture), False)
+    image = photograph(96, 144)[None]
+    program = trace_graph(graph, torch.zeros_like(image), False)
     with torch.no_grad():
-        wanted, found = graph(picture), program.module()(picture)
+        wanted, found = graph(image), program.module()(image)
     assert int((wanted[1] > 0).sum()) > 5
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 def test_fewer_places_than_objects(predictor: Predictor) -> None:
-    picture = photograph(96, 130)
-    many = results(graph_of(predictor, True, 40), picture)
-    few = results(graph_of(predictor, True, 3), picture)
+    image = photograph(96, 130)
+    many = results(graph_of(predictor, True, 40), image)
+    few = results(graph_of(predictor, True, 3), image)
     assert len(few[1]) == 3
     for ours, all_ in zip(few, many, strict=True):
         torch.testing.assert_close(ours, all_[:3])
 
 
-def test_a_picture_without_an_object_is_all_padding() -> None:
+def test_a_image_without_an_object_is_all_padding() -> None:
     network = small_fcis()
     nn.init.zeros_(network.maps.scores.weight)
     with torch.no_grad():

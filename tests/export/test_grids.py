@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from instancefcn.export import grids
-from instancefcn.ops.voting_step import vote_average
+from instancefcn.ops.voting.average import vote_average
 
 
 def test_suppression_is_padded() -> None:

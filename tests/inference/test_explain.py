@@ -12,14 +12,13 @@ import torch
 from PIL import Image
 
 from fakes import coloured
-from instancefcn.data.images import to_uint8_rgb
+from instancefcn.images.decoding import to_uint8_rgb
 from instancefcn.inference.explain import POINTS, Explanation, Reading, explain, write_explanation
 from instancefcn.inference.predictor import Predictor
 from instancefcn.models import zoo
-from instancefcn.models.checkpoint import Preprocessing
 from tiny import tiny_proposals, tiny_spec
 
-PICTURE = to_uint8_rgb(coloured(180, 128))
+IMAGE = to_uint8_rgb(coloured(180, 128))
 
 
 def predictor(spec: Any, names: tuple[str, ...]) -> Predictor:
@@ -32,7 +31,7 @@ def predictor(spec: Any, names: tuple[str, ...]) -> Predictor:
             torch.nn.init.normal_(parameter, std=0.3)
     if isinstance(spec, zoo.ProposalModelSpec):
         torch.nn.init.constant_(network.maps.bias, 1.0)
-    preprocessing = Preprocessing.of(spec)
+    preprocessing = spec.preprocessing()
     loaded = SimpleNamespace(
         network=network, class_names=names, category_ids=ids, preprocessing=preprocessing, metadata={}
     )
@@ -49,19 +48,19 @@ def pieced(reading: Reading) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def of_class() -> tuple[Predictor, Any]:
     made = predictor(tiny_spec(), ("cat", "dog"))
-    return made, made.run([PICTURE])[0]
+    return made, made.run([IMAGE])[0]
 
 
 @pytest.fixture(scope="module")
 def of_proposal() -> tuple[Predictor, Any]:
     made = predictor(tiny_proposals(), ("object",))
-    return made, made.run([PICTURE])[0]
+    return made, made.run([IMAGE])[0]
 
 
 def test_each_part_of_the_window_comes_from_its_own_map(of_class: Any) -> None:
     made, found = of_class
     assert len(found) > 1
-    explanation = explain(made, PICTURE, found, 1)
+    explanation = explain(made, IMAGE, found, 1)
     assert explanation.outside is not None
     assert explanation.inside.parts.shape == (3, 3, POINTS, POINTS)
     for reading in (explanation.inside, explanation.outside):
@@ -73,7 +72,7 @@ def test_the_mask_is_that_of_the_network(of_class: Any) -> None:
     """The same difference that `FCIS.masks` reads, on a finer grid."""
     made, found = of_class
     network = made.network
-    explanation = explain(made, PICTURE, found)
+    explanation = explain(made, IMAGE, found)
     kept: list[Any] = []
     decide = network.vote_instances
 
@@ -83,7 +82,7 @@ def test_the_mask_is_that_of_the_network(of_class: Any) -> None:
 
     network.vote_instances = note
     try:
-        made.run([PICTURE])
+        made.run([IMAGE])
     finally:
         network.vote_instances = decide
     scale = 128 / 128  # the picture already has the network's size
@@ -100,7 +99,7 @@ def test_the_mask_is_that_of_the_network(of_class: Any) -> None:
 @pytest.mark.parametrize("number", [0, 3])
 def test_a_proposal_is_read_from_its_own_window_and_level(of_proposal: Any, number: int) -> None:
     made, found = of_proposal
-    explanation = explain(made, PICTURE, found, number)
+    explanation = explain(made, IMAGE, found, number)
     assert explanation.outside is None
     torch.testing.assert_close(explanation.inside.assembled, pieced(explanation.inside))
     # The mask, read from the window at the picture's resolution, is the proposal's own.
@@ -120,7 +119,7 @@ def test_a_proposal_is_read_from_its_own_window_and_level(of_proposal: Any, numb
 @pytest.mark.parametrize("kind", ["of_class", "of_proposal"])
 def test_the_figure_is_written(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     made, found = request.getfixturevalue(kind)
-    path = write_explanation(tmp_path / "new" / "x.png", PICTURE, found, explain(made, PICTURE, found), 0)
+    path = write_explanation(tmp_path / "new" / "x.png", IMAGE, found, explain(made, IMAGE, found), 0)
     with Image.open(path) as image:
         assert image.format == "PNG"
         assert image.width > 1000
@@ -131,7 +130,7 @@ def test_the_figure_is_written(kind: str, tmp_path: Path, request: pytest.Fixtur
 def test_dollars_in_a_name_are_no_mathematics(of_class: Any, tmp_path: Path) -> None:
     made, found = of_class
     found = replace(found, class_names=("b_$x_$", "b_$x_$"))
-    assert write_explanation(tmp_path / "x.png", PICTURE, found, explain(made, PICTURE, found), 0).is_file()
+    assert write_explanation(tmp_path / "x.png", IMAGE, found, explain(made, IMAGE, found), 0).is_file()
 
 
 def test_the_mask_is_the_softmax_over_the_pair() -> None:

@@ -39,7 +39,7 @@ def check(found: Instances) -> None:
     ],
     ids=["pillow", "array", "uint8 tensor", "float tensor", "alpha"],
 )
-def test_kinds_of_pictures(predictor: Predictor, convert: Any) -> None:
+def test_kinds_of_images(predictor: Predictor, convert: Any) -> None:
     found = predictor(convert(coloured()))
     check(found)
     assert found.source is None
@@ -102,7 +102,7 @@ def test_exif_rotation_of_files_and_pillow_images(
         check(predictor(image))
 
 
-def test_what_is_no_picture(predictor: Predictor, tmp_path: Path) -> None:
+def test_what_is_no_image(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_text("no picture")
     with pytest.raises(ImageError, match=r"x\.jpg"):
         predictor(tmp_path / "x.jpg")
@@ -122,11 +122,11 @@ def test_files_reports_a_bad_one_and_goes_on(predictor: Predictor, tmp_path: Pat
     for result in (results[0], results[2]):
         assert result.instances is not None
         assert result.instances.source == str(result.path)
-        assert result.picture is not None
-        assert result.picture.shape == (3, 80, 120)
+        assert result.image is not None
+        assert result.image.shape == (3, 80, 120)
 
 
-def test_one_picture_with_too_many_tiles_is_reported_and_the_rest_goes_on(
+def test_one_image_with_too_many_tiles_is_reported_and_the_rest_goes_on(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiling, "MAX_TILES", 4)
@@ -166,9 +166,9 @@ def test_no_more_than_the_best_are_made(tmp_path: Path) -> None:
     """The network is told, so that it saves the work."""
     path = save_coloured(tmp_path / "two.png")
     predictor = Predictor(FakeLoaded(), "cpu")
-    (picture,) = [result.picture for result in predictor.files([path])]
-    assert picture is not None
-    (one,) = predictor.run([picture], top=1)
+    (image,) = [result.image for result in predictor.files([path])]
+    assert image is not None
+    (one,) = predictor.run([image], top=1)
     assert one.names == ["red"]
     for tile in (None, 64):
         ((best,), (both,)) = (list(predictor.files([path], top=top, tile=tile)) for top in (1, None))
@@ -177,7 +177,7 @@ def test_no_more_than_the_best_are_made(tmp_path: Path) -> None:
         assert (len(best.instances), len(both.instances)) == (1, 2)
 
 
-def test_nonsense_is_refused_before_a_picture_is_lost(predictor: Predictor, tmp_path: Path) -> None:
+def test_nonsense_is_refused_before_a_image_is_lost(predictor: Predictor, tmp_path: Path) -> None:
     path = save_coloured(tmp_path / "a.png")
     for settings, message in (
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
@@ -192,12 +192,12 @@ def test_nonsense_is_refused_before_a_picture_is_lost(predictor: Predictor, tmp_
         list(predictor.files([Image.new("RGB", (9, 9))], ahead=2))
 
 
-def test_empty_pictures_and_foreign_byte_orders(predictor: Predictor) -> None:
+def test_empty_images_and_foreign_byte_orders(predictor: Predictor) -> None:
     with pytest.raises(ImageError, match="0 x 5 pixels is empty"):
         predictor(Image.new("RGB", (0, 5)))
-    picture = np.asarray(coloured()).astype(np.uint16) * 257
-    check(predictor(picture.astype(">u2"), score=0.5))
-    check(predictor((picture / 65535).astype(">f4"), score=0.5))
+    image = np.asarray(coloured()).astype(np.uint16) * 257
+    check(predictor(image.astype(">u2"), score=0.5))
+    check(predictor((image / 65535).astype(">f4"), score=0.5))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from instancefcn.errors import ImageError
-from instancefcn.inference.sources import Sources, find_pictures, find_sources
+from instancefcn.inference.sources import Sources, find_images, find_sources
 
 
 @pytest.fixture
@@ -29,12 +29,12 @@ def names(paths: list[Path], root: Path) -> list[str]:
     return [path.relative_to(root).as_posix() for path in paths]
 
 
-def test_a_folder_gives_the_pictures_directly_in_it(photos: Path) -> None:
-    assert names(find_pictures([photos]), photos) == ["A.PNG", "b.jpg"]
+def test_a_folder_gives_the_images_directly_in_it(photos: Path) -> None:
+    assert names(find_images([photos]), photos) == ["A.PNG", "b.jpg"]
 
 
 def test_a_file_is_taken_whatever_its_name(photos: Path) -> None:
-    assert names(find_pictures([str(photos / "notes.txt")]), photos) == ["notes.txt"]
+    assert names(find_images([str(photos / "notes.txt")]), photos) == ["notes.txt"]
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,13 @@ def test_a_file_is_taken_whatever_its_name(photos: Path) -> None:
     ],
 )
 def test_patterns(photos: Path, pattern: str, expected: list[str]) -> None:
-    assert names(find_pictures([f"{photos}/{pattern}"]), photos) == expected
+    assert names(find_images([f"{photos}/{pattern}"]), photos) == expected
 
 
 def test_a_name_that_looks_like_a_pattern_is_a_file_when_it_exists(tmp_path: Path) -> None:
     path = tmp_path / "photo[1].jpg"
     path.write_bytes(b"")
-    assert find_pictures([path]) == [path]
+    assert find_images([path]) == [path]
 
 
 def test_folders_that_a_pattern_begins_with_are_meant_as_they_are(tmp_path: Path) -> None:
@@ -63,10 +63,10 @@ def test_folders_that_a_pattern_begins_with_are_meant_as_they_are(tmp_path: Path
         (folder / name).write_bytes(b"")
     (tmp_path / "photos 2").mkdir()
     (tmp_path / "photos 2" / "1.jpg").write_bytes(b"")
-    assert names(find_pictures([f"{folder}/[1].jpg"]), folder) == ["1.jpg"]
-    assert names(find_pictures([f"{folder}/**/1.*"]), folder) == ["1.jpg", "deep/1.jpg"]
+    assert names(find_images([f"{folder}/[1].jpg"]), folder) == ["1.jpg"]
+    assert names(find_images([f"{folder}/**/1.*"]), folder) == ["1.jpg", "deep/1.jpg"]
     with pytest.raises(ImageError, match=r"photos \[2024\]/3.jpg: there is no such file or folder; did you"):
-        find_pictures([f"{folder}/3.jpg"])
+        find_images([f"{folder}/3.jpg"])
 
 
 def test_patterns_leave_out_what_an_earlier_call_wrote(
@@ -79,30 +79,30 @@ def test_patterns_leave_out_what_an_earlier_call_wrote(
         Path(name).write_bytes(b"")
     out = tmp_path / "out"
     found = find_sources(["**/*"], out)
-    assert [str(path) for path in found.pictures] == ["a.png", "cutouts/b.png", "out/c.png"]
+    assert [str(path) for path in found.images] == ["a.png", "cutouts/b.png", "out/c.png"]
     assert not found.videos
     with pytest.raises(ImageError, match="no file but results of an earlier call matches this pattern"):
         find_sources(["out/cutouts/*"], out)
     # Whoever names them means them.
-    assert len(find_sources(["out/cutouts", "out/a.overlay.png"], out).pictures) == 2
+    assert len(find_sources(["out/cutouts", "out/a.overlay.png"], out).images) == 2
 
 
 def test_each_file_comes_once_in_the_order_of_the_sources(photos: Path) -> None:
-    found = find_pictures([photos / "b.jpg", photos, f"{photos}/deep/../b.*g"])
+    found = find_images([photos / "b.jpg", photos, f"{photos}/deep/../b.*g"])
     assert names(found[:2], photos) == ["b.jpg", "A.PNG"]
     assert len(found) == len({path.resolve() for path in found})
 
 
 def test_home_is_expanded(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(photos.parent))
-    assert names(find_pictures(["~/photos/b.jpg"]), photos) == ["b.jpg"]
+    assert names(find_images(["~/photos/b.jpg"]), photos) == ["b.jpg"]
 
 
 def test_all_sources_that_give_nothing_are_named_at_once(photos: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(ImageError) as caught:
-        find_pictures([photos / "c.jpg", f"{photos}/*.bmp", empty, photos, tmp_path / "nowhere" / "x.png"])
+        find_images([photos / "c.jpg", f"{photos}/*.bmp", empty, photos, tmp_path / "nowhere" / "x.png"])
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
     assert "c.jpg: there is no such file" in lines[0]
@@ -113,17 +113,17 @@ def test_all_sources_that_give_nothing_are_named_at_once(photos: Path, tmp_path:
     assert f"the folder {tmp_path / 'nowhere'} does not exist" in lines[3]
 
 
-def test_an_empty_folder_points_at_deeper_pictures(photos: Path) -> None:
+def test_an_empty_folder_points_at_deeper_images(photos: Path) -> None:
     (photos / "deep" / "c.webp").unlink()
     with pytest.raises(ImageError, match=r"deeper pictures are reached by '.*photos/deep/\*\*/\*\.tif'"):
-        find_pictures([photos / "deep"])
+        find_images([photos / "deep"])
 
 
 def test_no_source_is_an_error() -> None:
     with pytest.raises(ImageError, match="no source was given"):
-        find_pictures([])
+        find_images([])
     with pytest.raises(ImageError, match="an empty source was given"):
-        find_pictures([""])
+        find_images([""])
 
 
 def test_addresses_keep_their_place_among_the_files(photos: Path) -> None:
@@ -154,10 +154,10 @@ def test_all_that_cannot_be_a_source_is_named_at_once(photos: Path) -> None:
     assert "a webcam is a source by itself" in lines[3]
 
 
-def test_where_only_pictures_are_read_nothing_else_is_taken(photos: Path) -> None:
+def test_where_only_images_are_read_nothing_else_is_taken(photos: Path) -> None:
     (photos / "clip.mp4").write_bytes(b"")
     with pytest.raises(ImageError, match="only picture files"):
-        find_pictures([photos / "b.jpg", photos / "clip.mp4"])
+        find_images([photos / "b.jpg", photos / "clip.mp4"])
 
 
 @pytest.mark.parametrize("name", ["~nobody.jpg", "~$draft.png"])
@@ -168,7 +168,7 @@ def test_a_name_that_begins_like_a_home_folder_is_a_file(
     with pytest.raises(ImageError, match="there is no such file"):
         find_sources([name])
     Path(name).touch()
-    assert find_sources([name]).pictures == (Path(name),)
+    assert find_sources([name]).images == (Path(name),)
 
 
 def test_what_no_file_or_address_can_be_called_is_named(photos: Path) -> None:

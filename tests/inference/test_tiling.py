@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fakes import FakeLoaded, coloured
 from instancefcn.errors import ConfigError
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.inference.predictor import Predictor
 from instancefcn.inference.tiling import (
     COVERED,
@@ -27,18 +28,17 @@ from instancefcn.inference.tiling import (
     tile_boxes,
 )
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 from instancefcn.models.instance_fcn import InstanceFCN
 
 NAMES, IDS = ("even", "odd"), (1, 2)
 
 
-def exact(pictures: Sequence[Tensor], score: float = 0.0) -> list[Instances]:
+def exact(images: Sequence[Tensor], score: float = 0.0) -> list[Instances]:
     """Finds every value of red but 0: one object each, exactly, of class even or odd."""
     results = []
-    for picture in pictures:
-        values = [value for value in picture[0].unique().tolist() if value]
-        masks = CroppedMasks.from_dense(torch.stack([picture[0] == v for v in values or [999]]))
+    for image in images:
+        values = [value for value in image[0].unique().tolist() if value]
+        masks = CroppedMasks.from_dense(torch.stack([image[0] == v for v in values or [999]]))
         masks = masks[: len(values)]
         labels = torch.tensor([v % 2 for v in values], dtype=torch.int64)
         results.append(
@@ -48,7 +48,7 @@ def exact(pictures: Sequence[Tensor], score: float = 0.0) -> list[Instances]:
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(32, 200))
-def test_tiles_cover_the_picture_and_overlap(height: int, width: int, size: int) -> None:
+def test_tiles_cover_the_image_and_overlap(height: int, width: int, size: int) -> None:
     boxes = tile_boxes(height, width, size)
     covered = torch.zeros(height, width, dtype=torch.bool)
     for x1, y1, x2, y2 in boxes:
@@ -60,7 +60,7 @@ def test_tiles_cover_the_picture_and_overlap(height: int, width: int, size: int)
         assert right - left >= int(size * OVERLAP)
 
 
-def test_tiles_of_a_known_picture() -> None:
+def test_tiles_of_a_known_image() -> None:
     assert tile_boxes(100, 250, 100) == [(0, 0, 100, 100), (75, 0, 175, 100), (150, 0, 250, 100)]
     assert tile_boxes(60, 80, 100) == [(0, 0, 80, 60)]
     with pytest.raises(ConfigError, match="at least 32 pixels"):
@@ -77,17 +77,17 @@ def test_tiles_of_a_known_picture() -> None:
 )
 @settings(max_examples=20, deadline=None)
 @example([(6, 170, 144, 19), (0, 0, 1, 1), (11, 172, 139, 17)], 32, 1)  # one around another, boxes alike
-def test_a_mosaic_of_tiles_gives_what_the_whole_picture_gives(
+def test_a_mosaic_of_tiles_gives_what_the_whole_image_gives(
     rectangles: list[tuple[int, int, int, int]], size: int, batch_size: int
 ) -> None:
     """Objects of every size, some larger than a tile, some of a pixel: none twice, none cut."""
-    picture = torch.zeros(3, 200, 250, dtype=torch.uint8)
+    image = torch.zeros(3, 200, 250, dtype=torch.uint8)
     for number, (x, y, width, height) in enumerate(rectangles):
-        picture[0, y : y + height, x : x + width] = number + 1
-    (expected,) = exact([picture])
+        image[0, y : y + height, x : x + width] = number + 1
+    (expected,) = exact([image])
     # What later rectangles cut in two is one object here, though no tile may see how its parts hang together.
     expected = expected[torch.tensor([_connected(mask) for mask in expected.dense_masks()], dtype=torch.bool)]
-    found = segment_tiled(exact, picture, size, 0.5, batch_size)
+    found = segment_tiled(exact, image, size, 0.5, batch_size)
     have = {
         (int(label), mask.numpy().tobytes())
         for label, mask in zip(found.labels, found.dense_masks(), strict=True)
@@ -95,20 +95,20 @@ def test_a_mosaic_of_tiles_gives_what_the_whole_picture_gives(
     for label, mask, box in zip(expected.labels, expected.dense_masks(), expected.boxes, strict=True):
         assert (int(label), mask.numpy().tobytes()) in have
         assert box.tolist() in found.boxes.tolist()
-    if len(expected) == len({value for value in picture[0].flatten().tolist() if value}):
+    if len(expected) == len({value for value in image[0].flatten().tolist() if value}):
         assert len(found) == len(expected)
 
 
 def _connected(mask: Tensor) -> bool:
-    from instancefcn.contours import trace
+    from instancefcn.geometry.contours import trace_contours
 
-    return len(trace(mask.numpy())) == 1
+    return len(trace_contours(mask.numpy())) == 1
 
 
 def test_touching_objects_of_one_class_stay_two() -> None:
-    picture = torch.zeros(3, 60, 200, dtype=torch.uint8)
-    picture[0, 10:50, 20:95], picture[0, 10:50, 95:180] = 2, 4
-    found = segment_tiled(exact, picture, 100, 0.5)
+    image = torch.zeros(3, 60, 200, dtype=torch.uint8)
+    image[0, 10:50, 20:95], image[0, 10:50, 95:180] = 2, 4
+    found = segment_tiled(exact, image, 100, 0.5)
     assert sorted(found.boxes.tolist()) == [[20, 10, 95, 50], [95, 10, 180, 50]]
     assert sorted(found.masks.areas().tolist()) == [75 * 40, 85 * 40]
 
@@ -250,18 +250,18 @@ def test_what_one_tile_tells_apart_stays_apart() -> None:
 
 
 def test_pieces_may_score_less_than_the_object() -> None:
-    def run(pictures: Sequence[Tensor], score: float) -> list[Instances]:
+    def run(images: Sequence[Tensor], score: float) -> list[Instances]:
         assert score == 0.25
         return [
             found[:1]
             if float(found.boxes[0, 0]) > 0
             else Instances(found.boxes, torch.full((1,), 0.3), found.labels, found.masks, NAMES, IDS)
-            for found in exact(pictures)
+            for found in exact(images)
         ]
 
-    picture = torch.zeros(3, 40, 160, dtype=torch.uint8)
-    picture[0, 10:30, 20:140] = 2
-    found = segment_tiled(run, picture, 100, 0.5)
+    image = torch.zeros(3, 40, 160, dtype=torch.uint8)
+    image[0, 10:30, 20:140] = 2
+    found = segment_tiled(run, image, 100, 0.5)
     assert found.boxes.tolist() == [[20, 10, 140, 30]]
     assert found.scores.tolist() == pytest.approx([0.9])
 
@@ -269,15 +269,15 @@ def test_pieces_may_score_less_than_the_object() -> None:
 def test_a_predictor_by_tiles() -> None:
     """Through preprocessing and network: the colour network sees every tile at its own size."""
     predictor = Predictor(FakeLoaded(), "cpu")  # type: ignore[arg-type]
-    picture = coloured(300, 200)
-    found = predictor(picture, tile=96)
+    image = coloured(300, 200)
+    found = predictor(image, tile=96)
     assert found.names == ["red", "green"]
     assert found.image_size == (200, 300)
     torch.testing.assert_close(
         found.boxes, torch.tensor([(20.0, 10.0, 50.0, 30.0), (270.0, 40.0, 300.0, 70.0)]), atol=1.0, rtol=0
     )
     assert all(shape == (3, 64, 64) for call in predictor.network.calls for shape in call)
-    assert [one.names for one in predictor([picture, coloured()], tile=200)] == [["red", "green"]] * 2
+    assert [one.names for one in predictor([image, coloured()], tile=200)] == [["red", "green"]] * 2
 
 
 class Crowd(nn.Module):
@@ -315,24 +315,24 @@ class CrowdOfProposals(InstanceFCN):
 def test_a_tile_may_hold_as_many_objects_as_the_network_finds(network: nn.Module, objects: int) -> None:
     """Two tiles of 144 objects each; of proposals a hundred of each take part."""
     predictor = Predictor(FakeLoaded(network), "cpu")  # type: ignore[arg-type]
-    picture = torch.zeros(3, 96, 160, dtype=torch.uint8)
-    assert len(predictor(picture, tile=96)) == objects
-    assert len(predictor(picture[:, :, :96], tile=96)) == 144
+    image = torch.zeros(3, 96, 160, dtype=torch.uint8)
+    assert len(predictor(image, tile=96)) == objects
+    assert len(predictor(image[:, :, :96], tile=96)) == 144
 
 
 def test_a_mosaic_of_photographs_gives_what_each_gives_alone() -> None:
     """The bundled model: seams of tiles run through the animals, and each comes out once and whole."""
     from importlib.resources import files
 
-    from instancefcn.data.images import read_image
+    from instancefcn.images.decoding import read_image
     from instancefcn.inference.predictor import load
 
     folder = files("instancefcn") / "assets" / "demo"
-    pictures = [read_image(str(folder / f"{name}.jpg"))[:, :426] for name in ("tiger", "otter", "deer")]
+    images = [read_image(str(folder / f"{name}.jpg"))[:, :426] for name in ("tiger", "otter", "deer")]
     model = load("fcis-animals7", device="cpu")
-    alone = [one for one in model.run(pictures, 0.5) if len(one) == 1]
+    alone = [one for one in model.run(images, 0.5) if len(one) == 1]
     assert len(alone) == 3
-    found = segment_tiled(model.run, torch.cat(pictures, 2), 560, 0.5)
+    found = segment_tiled(model.run, torch.cat(images, 2), 560, 0.5)
     assert sorted(found.names) == ["deer", "otter", "tiger"]
     for number, one in enumerate(alone):
         mask = found.masks.paste(found.names.index(one.names[0]))[:, 640 * number : 640 * (number + 1)]

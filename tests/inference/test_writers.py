@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fakes import NAMES, FakeLoaded, coloured, save_coloured
-from instancefcn.data.images import to_uint8_rgb
-from instancefcn.data.layout import open_dataset
+from instancefcn.data.formats.layouts import open_dataset
+from instancefcn.data.paths import output_names
+from instancefcn.images.decoding import to_uint8_rgb
 from instancefcn.inference.predictor import Predictor
 from instancefcn.inference.writers import (
     CocoSummary,
     below_one_folder,
-    output_names,
     write_coco_results,
     write_overlay,
 )
@@ -28,13 +28,13 @@ PATH_PARTS = st.lists(st.sampled_from(["a", "b", "a_b", "A"]), min_size=1, max_s
 
 
 @pytest.fixture
-def picture() -> torch.Tensor:
+def image() -> torch.Tensor:
     return to_uint8_rgb(coloured())
 
 
 @pytest.fixture
-def found(picture: torch.Tensor) -> Instances:
-    return Predictor(FakeLoaded(), "cpu").run([picture])[0]  # type: ignore[arg-type]
+def found(image: torch.Tensor) -> Instances:
+    return Predictor(FakeLoaded(), "cpu").run([image])[0]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,12 @@ def test_output_names_do_not_depend_on_the_order() -> None:
     assert forwards == dict(zip(paths[::-1], output_names(paths[::-1]), strict=True))
 
 
-def test_overlay_is_a_picture_of_the_same_size(
-    tmp_path: Path, picture: torch.Tensor, found: Instances
-) -> None:
-    path = write_overlay(tmp_path / "new", "x", picture, found)
+def test_overlay_is_a_image_of_the_same_size(tmp_path: Path, image: torch.Tensor, found: Instances) -> None:
+    path = write_overlay(tmp_path / "new", "x", image, found)
     assert path == tmp_path / "new" / "x.overlay.png"
-    with Image.open(path) as image:
-        assert image.size == (120, 80)
-        assert image.format == "PNG"
+    with Image.open(path) as opened:
+        assert opened.size == (120, 80)
+        assert opened.format == "PNG"
     assert [file.name for file in path.parent.iterdir()] == ["x.overlay.png"]
 
 
@@ -119,7 +117,7 @@ def test_files_are_named_from_the_folder_that_holds_them_all(
     assert below_one_folder([])[1] == []
 
 
-def test_what_was_found_can_be_trained_on(tmp_path: Path, picture: torch.Tensor, found: Instances) -> None:
+def test_what_was_found_can_be_trained_on(tmp_path: Path, image: torch.Tensor, found: Instances) -> None:
     for name in ("a/x.png", "y.png"):
         save_coloured(tmp_path / "data" / "images" / name)
     summary = CocoSummary(NAMES, found.category_ids)
@@ -127,7 +125,7 @@ def test_what_was_found_can_be_trained_on(tmp_path: Path, picture: torch.Tensor,
         summary.add(number, tmp_path / "data" / "images" / name, found)
     summary.write(tmp_path / "data", "train.json")
     data = open_dataset(tmp_path / "data", "train")
-    assert [len(picture.annotations) for picture in data.pictures] == [2, 2]
+    assert [len(image.annotations) for image in data.images] == [2, 2]
 
 
 def test_output_names_leave_room_for_what_writers_add() -> None:

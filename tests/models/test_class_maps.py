@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from instancefcn.models import class_maps
-from instancefcn.models.class_maps import ClassMaps
+from instancefcn.models import head as class_maps
+from instancefcn.models.head import ClassMaps
 
 K, CLASSES, CHANNELS, STRIDE = 3, 7, 5, 16.0
 ROIS = torch.tensor([[0, 3, 5, 60, 40], [1, 0, 0, 96, 64], [1, 20, 30, 31, 50], [0, -9, 2, 33, 70]]).float()

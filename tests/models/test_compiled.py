@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from instancefcn.models import zoo
 from instancefcn.models.fcis import FCIS, Windows
 from instancefcn.ops import forms
-from instancefcn.ops.voting_survivors import side_by_side
+from instancefcn.ops.voting.survivors import side_by_side
 from tiny import tiny_spec
 
 SIZES = [(64, 96), (50, 60)]
@@ -28,13 +28,13 @@ def network() -> FCIS:
     return zoo.build(tiny_spec(), 2).eval()
 
 
-def pictures() -> list[Tensor]:
+def random_images() -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
     return [torch.rand(3, *size, generator=generator) for size in SIZES]
 
 
 def test_compiled_as_one_graph_with_equal_results() -> None:
-    net, images = network(), pictures()
+    net, images = network(), random_images()
     expected = net(images)
     compiled = torch.compile(net.score_windows, fullgraph=True, dynamic=False, backend="aot_eager")
     net.score_windows = compiled  # type: ignore[method-assign]
@@ -113,5 +113,5 @@ def test_a_batch_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return original(self, maps, rois, classes)
 
     monkeypatch.setattr(FCIS, "masks", spy)
-    network()(pictures())
+    network()(random_images())
     assert len(calls) == 1

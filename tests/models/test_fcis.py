@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from instancefcn import boxes as box_ops
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.instances import Instances
 from instancefcn.models import zoo
-from instancefcn.models.class_maps import ClassMaps
 from instancefcn.models.fcis import DELTA_STD, FCIS
-from instancefcn.models.head import HeadSpec
+from instancefcn.models.head import ClassMaps, HeadSpec
 from instancefcn.models.rpn import AnchorSpec
 from instancefcn.models.sampling import RoITargets, SamplingSpec
 from instancefcn.models.targets import Target
@@ -34,7 +33,7 @@ def head(**changes: Any) -> dict[str, HeadSpec]:
     return {"head": replace(tiny_spec().head, **changes)}
 
 
-def pictures(*sizes: tuple[int, int]) -> list[Tensor]:
+def random_images(*sizes: tuple[int, int]) -> list[Tensor]:
     random = torch.Generator().manual_seed(1)
     return [torch.rand(3, *size, generator=random) for size in sizes]
 
@@ -89,32 +88,32 @@ NOTHING = target([], [], (64, 80))
 )
 def test_every_parameter_trains(changes: dict[str, Any]) -> None:
     net = network(**changes)
-    losses = train(net, pictures((96, 128), (64, 80)), [OBJECTS, NOTHING])
+    losses = train(net, random_images((96, 128), (64, 80)), [OBJECTS, NOTHING])
     assert all(loss.item() > 0 for loss in losses.values())
     assert all(bool(p.grad.any()) for p in net.maps.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("method", ["random", "ohem"])
-def test_pictures_without_objects_train(method: str) -> None:
+def test_images_without_objects_train(method: str) -> None:
     net = network(sampling=SamplingSpec(method=method, rois=16))  # type: ignore[arg-type]
-    losses = train(net, pictures((64, 80), (80, 64)), [NOTHING, NOTHING])
+    losses = train(net, random_images((64, 80), (80, 64)), [NOTHING, NOTHING])
     assert losses["rpn_class"].item() > 0
     assert losses["class"].item() > 0
     assert [losses[name].item() for name in ("rpn_box", "box", "mask")] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("inside_only", [True, False])
-def test_tiny_pictures_train(inside_only: bool) -> None:
+def test_tiny_images_train(inside_only: bool) -> None:
     net = network(rpn=replace(tiny_spec().rpn, inside_only=inside_only))
     objects = [target([(2, 3, 15, 16)], [1], (17, 17)), target([(0, 0, 1, 1)], [0], (1, 19))]
-    train(net, pictures((17, 17), (1, 19)), objects)
+    train(net, random_images((17, 17), (1, 19)), objects)
 
 
 @pytest.mark.parametrize("method", ["random", "ohem"])
-def test_a_picture_full_of_a_crowd_trains(method: str) -> None:
+def test_a_image_full_of_a_crowd_trains(method: str) -> None:
     net = network(sampling=SamplingSpec(method=method, rois=16))  # type: ignore[arg-type]
     crowd = target([], [], (64, 80), crowd=[(0, 0, 80, 64)])
-    losses = train(net, pictures((64, 80)), [crowd])
+    losses = train(net, random_images((64, 80)), [crowd])
     assert losses["class"].item() == 0  # nothing is known to be background
 
 
@@ -122,12 +121,12 @@ def test_training_needs_targets() -> None:
     net = network().train()
     for targets in (None, [OBJECTS]):
         with pytest.raises(ValueError, match="one target for every image"):
-            net(pictures((64, 80), (64, 80)), targets)
+            net(random_images((64, 80), (64, 80)), targets)
 
 
 def test_frozen_parts_stay() -> None:
     net = zoo.build(replace(tiny_spec(), frozen=("conv_stem", "blocks.0")), 2)
-    images = pictures((64, 80))
+    images = random_images((64, 80))
     net.train()(images, [NOTHING])["class"].backward()
     frozen = [
         p
@@ -165,10 +164,10 @@ CLASS_OF_OBJECT, CLASS_OF_BACKGROUND = math.log1p(math.exp(-2)), math.log1p(math
 BOX, MASK = 0.5 * 0.5**2 + (3 - 0.5), math.log1p(math.exp(4))
 
 
-@pytest.mark.parametrize("pictures_in_batch", [1, 2])
-def test_losses_are_those_computed_by_hand(pictures_in_batch: int) -> None:
+@pytest.mark.parametrize("images_in_batch", [1, 2])
+def test_losses_are_those_computed_by_hand(images_in_batch: int) -> None:
     net = network(1, sampling=SamplingSpec(method="random", rois=128))
-    n = pictures_in_batch
+    n = images_in_batch
     maps, box_maps = constant_maps(net, VALUES, DELTAS, n)
     nothing = RoITargets(SAMPLE.rois[1:2], SAMPLE.labels[1:2], SAMPLE.matched[1:2])
     losses = net.losses(
@@ -219,7 +218,7 @@ def test_maps_have_the_operators_layout() -> None:
 @pytest.mark.parametrize(("stride", "cells"), [(16, (4, 5)), (8, (7, 9))])
 def test_maps_have_the_cells_of_their_stride(stride: int, cells: tuple[int, int]) -> None:
     net = network(**head(fused=True, stride=stride), rpn_level=0, anchors=AnchorSpec((3.0,), stride=stride))
-    batch, _ = net.collate(pictures((56, 70)))
+    batch, _ = net.collate(random_images((56, 70)))
     features = net.backbone(batch)
     maps, box_maps = net.maps(features)
     assert maps.features.shape[2:] == box_maps.shape[4:] == cells
@@ -242,7 +241,7 @@ def test_separate_maps_share_nothing() -> None:
     )  # the second alone
 
 
-def test_pictures_are_normalised_then_padded_with_zeros() -> None:
+def test_images_are_normalised_then_padded_with_zeros() -> None:
     net = network()
     batch, sizes = net.collate([torch.full((3, 4, 6), 0.7), torch.full((3, 5, 2), 0.2)])
     assert sizes == [(4, 6), (5, 2)]
@@ -290,7 +289,7 @@ def test_refined_boxes_are_scored_on_the_same_maps(lively: FCIS, monkeypatch: py
         return original(self, maps, rois)
 
     monkeypatch.setattr(FCIS, "class_logits", spy)
-    images = pictures((64, 96), (96, 64))
+    images = random_images((64, 96), (96, 64))
     with torch.no_grad():
         lively(images)
         features = lively.backbone(lively.collate(images)[0])
@@ -311,7 +310,7 @@ def test_refined_boxes_are_scored_on_the_same_maps(lively: FCIS, monkeypatch: py
 def test_windows_that_became_too_small_are_no_instances(
     lively: FCIS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch, sizes = lively.collate(pictures((64, 96)))
+    batch, sizes = lively.collate(random_images((64, 96)))
     before = lively.score_windows(batch, sizes).boxes
     sides = before[..., 2:] - before[..., :2]
     limit = float(sides.amin(-1).median())
@@ -332,7 +331,7 @@ def test_windows_that_became_too_small_are_no_instances(
 
 
 def test_one_pass_scores_the_proposals_alone(lively: FCIS, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch, sizes = lively.collate(pictures((64, 96)))
+    batch, sizes = lively.collate(random_images((64, 96)))
     both = lively.score_windows(batch, sizes)
     monkeypatch.setattr(lively, "head", replace(lively.head, passes=1))
     once = lively.score_windows(batch, sizes)
@@ -343,7 +342,7 @@ def test_one_pass_scores_the_proposals_alone(lively: FCIS, monkeypatch: pytest.M
 
 
 def test_without_voting_masks_are_the_survivors_own(lively: FCIS, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = pictures((64, 96))
+    images = random_images((64, 96))
     (voted,) = lively(images)
     monkeypatch.setattr(lively, "head", replace(lively.head, voting=False, extent="box"))
     batch, sizes = lively.collate(images)
@@ -373,8 +372,8 @@ def test_other_passes_are_refused(passes: int) -> None:
         HeadSpec(passes=passes)
 
 
-def test_instances_lie_in_the_picture(lively: FCIS) -> None:
-    for size, result in zip([(96, 128), (50, 33)], lively(pictures((96, 128), (50, 33))), strict=True):
+def test_instances_lie_in_the_image(lively: FCIS) -> None:
+    for size, result in zip([(96, 128), (50, 33)], lively(random_images((96, 128), (50, 33))), strict=True):
         assert result.image_size == size
         assert 0 < len(result) <= 100
         assert result.class_names == ("class 0", "class 1")
@@ -385,13 +384,13 @@ def test_instances_lie_in_the_picture(lively: FCIS) -> None:
         assert torch.equal(result.boxes, result.masks.tight_boxes())
 
 
-def test_a_batch_gives_what_its_pictures_give(lively: FCIS) -> None:
-    images = pictures((64, 96), (64, 96), (64, 96))
+def test_a_batch_gives_what_its_images_give(lively: FCIS) -> None:
+    images = random_images((64, 96), (64, 96), (64, 96))
     for image, found in zip(images, lively(images), strict=True):
         assert_equal(found, lively([image])[0])
 
 
-def test_smaller_pictures_in_a_batch_have_the_same_proposals() -> None:
+def test_smaller_images_in_a_batch_have_the_same_proposals() -> None:
     """Padding must not compete: with score and box maps that say the same everywhere, a picture's results do
     not depend on it.
     """
@@ -399,12 +398,12 @@ def test_smaller_pictures_in_a_batch_have_the_same_proposals() -> None:
     for layer in (net.rpn.logits, net.rpn.deltas, net.maps.scores, net.maps.deltas):
         torch.nn.init.zeros_(layer.weight)
     torch.nn.init.normal_(net.maps.scores.bias)
-    small, large = pictures((50, 40), (128, 128))
+    small, large = random_images((50, 40), (128, 128))
     assert_equal(net([small, large])[0], net([small])[0])
 
 
-def test_results_are_wanted_in_the_original_pictures_pixels(lively: FCIS) -> None:
-    images = pictures((64, 96))
+def test_results_are_wanted_in_the_original_images_pixels(lively: FCIS) -> None:
+    images = random_images((64, 96))
     (own,) = lively(images)
     (original,) = lively(images, image_sizes=[(128, 288)])
     assert original.image_size == (128, 288)
@@ -418,7 +417,7 @@ def test_results_are_wanted_in_the_original_pictures_pixels(lively: FCIS) -> Non
 
 
 def test_score_and_number_of_instances_are_limited(lively: FCIS) -> None:
-    images = pictures((64, 96))
+    images = random_images((64, 96))
     (every,) = lively(images)
     (few,) = lively(images, max_instances=3)
     assert few.scores.tolist() == every.scores[:3].tolist()
@@ -432,8 +431,8 @@ def test_score_and_number_of_instances_are_limited(lively: FCIS) -> None:
         lively(images, max_instances=0)
 
 
-def test_pictures_too_small_for_a_proposal_give_nothing(lively: FCIS) -> None:
-    (found,) = lively(pictures((1, 1)))
+def test_images_too_small_for_a_proposal_give_nothing(lively: FCIS) -> None:
+    (found,) = lively(random_images((1, 1)))
     assert len(found) == 0
     assert found.image_size == (1, 1)
 

@@ -93,7 +93,7 @@ def test_windows_over_the_border(y: int, x: int) -> None:
     assert candidates.windows.tolist() == [[x * 8 + 4 - 84, y * 8 + 4 - 84, x * 8 + 4 + 84, y * 8 + 4 + 84]]
 
 
-def test_levels_share_one_list_and_speak_in_the_pixels_of_the_picture() -> None:
+def test_levels_share_one_list_and_speak_in_the_pixels_of_the_image() -> None:
     """The same object on the second level is 1.5 times as large in the picture."""
     net = network(levels=2)
     weak = blob(30, 40, 14, 20)[0], torch.full((30, 40), -9.0)
@@ -140,7 +140,7 @@ def test_boxes_around_cells() -> None:
 # -- the network
 
 
-def test_a_picture_smaller_than_the_window() -> None:
+def test_a_image_smaller_than_the_window() -> None:
     net = network().eval()
     (found,) = net([torch.rand(3, 40, 56)], image_sizes=[(80, 112)])
     assert found.image_size == (80, 112)
@@ -148,7 +148,7 @@ def test_a_picture_smaller_than_the_window() -> None:
     assert found.class_names == ("object",)
 
 
-def test_maps_and_logits_cover_the_picture() -> None:
+def test_maps_and_logits_cover_the_image() -> None:
     for size in ((64, 80), (65, 81), (119, 7)):
         maps, logits = network().score_maps(torch.rand(3, *size))
         assert logits.shape == (-(-size[0] // 8), -(-size[1] // 8))
@@ -156,7 +156,7 @@ def test_maps_and_logits_cover_the_picture() -> None:
         assert not maps[:, :, :, 0].any()
 
 
-def test_every_parameter_trains_and_pictures_without_objects_do_too() -> None:
+def test_every_parameter_trains_and_images_without_objects_do_too() -> None:
     net = network().train()
     images = [torch.rand(3, 180, 200), torch.rand(3, 64, 72)]
     targets = [target([(50, 40, 146, 120)], [5], (180, 200)), target([], [], (64, 72))]
@@ -213,7 +213,7 @@ def test_losses_are_those_computed_by_hand() -> None:
     assert losses["objectness"].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_cells_outside_the_picture() -> None:
+def test_cells_outside_the_image() -> None:
     """A window over the upper left corner: 12 rows and 11 columns of it lie on the map."""
     window = torch.tensor([[-80.0, -72.0, 88.0, 96.0]])
     seen = on_map(window, 30, 40, 21)[0]

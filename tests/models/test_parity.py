@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
-from instancefcn import boxes as box_ops
-from instancefcn.masks import CroppedMasks
+from instancefcn.geometry import boxes as box_ops
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.models.fcis import DELTA_STD
 from instancefcn.models.rpn import AnchorSpec, RPNSpec, anchor_labels, rank, sample_anchors, thin
 from instancefcn.models.sampling import SamplingSpec, assign_rois, mask_targets

@@ -14,7 +14,7 @@ from instancefcn.models.rpn import (
     RPNSpec,
     anchor_labels,
     covered_by,
-    on_picture,
+    on_image,
     random_subset,
     rank,
     sample_anchors,
@@ -71,9 +71,9 @@ def test_outputs_are_in_the_order_of_the_anchors() -> None:
     ("size", "rows", "columns"),
     [((32, 48), 2, 3), ((33, 47), 3, 3), ((17, 16), 2, 1), ((1, 1), 1, 1), ((600, 800), 38, 50)],
 )
-def test_cells_that_a_picture_touches_are_on_it(size: tuple[int, int], rows: int, columns: int) -> None:
+def test_cells_that_a_image_touches_are_on_it(size: tuple[int, int], rows: int, columns: int) -> None:
     anchors = AnchorSpec(scales=(1.0, 8.0, 32.0))
-    inside = on_picture(anchors.grid(40, 60), size, anchors.stride).view(40, 60, 9)
+    inside = on_image(anchors.grid(40, 60), size, anchors.stride).view(40, 60, 9)
     expected = torch.zeros(40, 60, 9, dtype=torch.bool)
     expected[:rows, :columns] = True
     assert torch.equal(inside, expected)
@@ -177,7 +177,7 @@ def test_anchors_of_the_padding_are_not_trained() -> None:
     assert labels.tolist() == [1, 0, 0, -1, -1, -1, -1, -1]
 
 
-def test_a_picture_without_objects_is_all_background() -> None:
+def test_a_image_without_objects_is_all_background() -> None:
     labels, _ = labelled([])
     assert labels.tolist() == [0] * 8
 
@@ -232,7 +232,7 @@ def test_losses_are_those_computed_by_hand() -> None:
     assert float(boxes) == pytest.approx((4.5 * 0.05**2 + 1 - 1 / 18) / 256 / 2, rel=1e-5)
 
 
-def test_a_picture_without_usable_anchors_has_no_loss() -> None:
+def test_a_image_without_usable_anchors_has_no_loss() -> None:
     rpn = network(RPNSpec())
     logits = torch.zeros(1, 4, requires_grad=True)
     classes, boxes = rpn.loss(

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from instancefcn.masks import CroppedMasks
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.models.sampling import SamplingSpec, assign_rois, hardest, mask_targets
 from instancefcn.models.targets import Target
 from tiny import target

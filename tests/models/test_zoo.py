@@ -23,6 +23,7 @@ from instancefcn.models import checkpoint, zoo
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.head import Classes
 from instancefcn.models.instance_fcn import InstanceFCN
+from instancefcn.models.preprocessing import Preprocessing
 from tiny import tiny_proposals, tiny_spec
 
 CLASSES = Classes(("cat", "dog"), (17, 90))
@@ -130,7 +131,7 @@ def test_a_checkpoint_brings_everything_back(network: FCIS, saved: Path) -> None
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert loaded.class_names == loaded.network.classes.names == ("cat", "dog")
     assert loaded.category_ids == loaded.network.classes.ids == (17, 90)
-    assert loaded.preprocessing == checkpoint.Preprocessing(128, 192)
+    assert loaded.preprocessing == Preprocessing(128, 192)
     assert loaded.metadata["metrics"] == {"AP": 0.5}
     assert loaded.metadata["training"] == {"seed": 7}
     assert loaded.metadata["versions"]["instancefcn"] == instancefcn.__version__
@@ -187,7 +188,7 @@ def test_a_checkpoint_of_proposals(tmp_path: Path) -> None:
     assert isinstance(loaded.network, InstanceFCN)
     assert loaded.network.spec.k == 5
     assert loaded.class_names == ("object",)
-    assert loaded.preprocessing == checkpoint.Preprocessing(192, 256)
+    assert loaded.preprocessing == Preprocessing(192, 256)
 
 
 def test_a_run_folder_means_its_best_checkpoint(saved: Path, tmp_path: Path) -> None:

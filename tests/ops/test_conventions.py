@@ -136,33 +136,3 @@ def test_mask_logits_read_the_labelled_class(form: ModuleType) -> None:
     maps = torch.cat([pair(RAMP), pair(-RAMP)], 4)
     rois = window(0, 0, 1, 1).expand(2, 5) + torch.tensor([0, 2, 2, 2, 2.0])
     assert form.mask_logits(maps, rois, torch.tensor([0, 1]), 1.0, 1).flatten().tolist() == [10, -10]
-
-
-@pytest.mark.parametrize(
-    ("corners", "expected"),
-    [
-        (
-            (0.5, 0.5, 2.5, 2.5),
-            [[2.5, 3.5], [6.5, 7.5]],
-        ),  # bins [0.5, 1.5) and [1.5, 2.5) touch cells 0-1 and 1-2
-        ((0, 0, 4, 4), [[2.5, 4.5], [10.5, 12.5]]),  # whole edges touch no further cell
-        ((1, 1, 1, 1), [[5, 5], [5, 5]]),  # at least 0.1 cell wide
-        (
-            (2.98, 0, 2.98, 2),
-            [[2.5, 3], [6.5, 7]],
-        ),  # [2.98, 3.03) and [3.03, 3.08): the 0.1 reach into cell 3
-        ((3, 3, 1, 1), [[15, 15], [15, 15]]),  # inverted: also 0.1 cell
-        ((-2, 0, 2, 2), [[0, 0.5], [0, 4.5]]),  # an empty bin is 0, a clipped one the mean of what is left
-    ],
-)
-def test_published_pooling_touches_whole_cells(
-    form: ModuleType, corners: tuple[float, ...], expected: list[list[float]]
-) -> None:
-    pooled = form.psroi_average_pool(RAMP, window(*corners), 1.0, 2)
-    torch.testing.assert_close(pooled[0, 0].float(), torch.tensor(expected, dtype=torch.float32))
-
-
-def test_published_pooling_cuts_bins_into_parts(form: ModuleType) -> None:
-    pooled = form.psroi_average_pool(PARTS, window(0, 0, 4, 4), 1.0, 3)
-    # floor(a * 2 / 3) = 0, 0, 1: unlike the mask's points, a bin goes by its start
-    assert pooled[0, 0].tolist() == [[0, 0, 1], [0, 0, 1], [10, 10, 11]]

@@ -13,7 +13,7 @@ from torch import Tensor
 from instancefcn import ops
 from instancefcn.ops import portable, reference
 
-NAMES = ("class_scores", "ps_average", "mask_logits", "psroi_average_pool")
+NAMES = ("class_scores", "ps_average", "mask_logits")
 PAIRED = ("class_scores", "mask_logits")
 LAYOUTS = ("contiguous", "channels last", "every second", "reversed axes")
 
@@ -31,7 +31,7 @@ class Case:
         arguments = [self.maps if maps is None else maps, self.rois]
         if name == "mask_logits":
             arguments.append(self.labels)
-        sizes = [self.size] if name in ("mask_logits", "psroi_average_pool") else []
+        sizes = [self.size] if name == "mask_logits" else []
         return getattr(form, name)(*arguments, self.stride, *sizes)  # type: ignore[no-any-return]
 
 
@@ -78,7 +78,7 @@ def cases(draw: st.DrawFn, name: str, dtype: torch.dtype = torch.float64) -> Cas
     )
 
 
-@pytest.mark.parametrize("name", ["class_scores", "ps_average", "psroi_average_pool"])
+@pytest.mark.parametrize("name", ["class_scores", "ps_average"])
 @pytest.mark.parametrize("far", [1e12, 1e20, 1e30])
 def test_windows_of_any_size(name: str, far: float) -> None:
     """Their corners, in cells, would overflow an integer of 64 bits."""
@@ -166,9 +166,7 @@ def test_gradcheck(form: object, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_empty_inputs(form: object, name: str) -> None:
     case = example(name, windows=0)
-    tail = {"class_scores": (3,), "ps_average": (3,), "mask_logits": (7, 7), "psroi_average_pool": (3, 7, 7)}[
-        name
-    ]
+    tail = {"class_scores": (3,), "ps_average": (3,), "mask_logits": (7, 7)}[name]
     assert case.run(form, name).shape == (0, *tail)
     assert case.run(form, name, case.maps[:0]).shape == (0, *tail)  # no image either
     if form is not reference:
@@ -178,7 +176,7 @@ def test_empty_inputs(form: object, name: str) -> None:
 
 
 @pytest.mark.parametrize("form", [reference, portable, ops], ids=["reference", "portable", "fastest"])
-@pytest.mark.parametrize("name", ["class_scores", "ps_average", "psroi_average_pool"])
+@pytest.mark.parametrize("name", ["class_scores", "ps_average"])
 def test_maps_without_cells_or_channels(form: object, name: str) -> None:
     case = example(name)
     for maps in (case.maps[..., :0, :], case.maps[..., :0]):

@@ -22,13 +22,11 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "class_scores": (PAIRED, ROIS, 8.0),
     "ps_average": (PLAIN, ROIS, 8.0),
     "mask_logits": (PAIRED, ROIS, LABELS, 8.0, 5),
-    "psroi_average_pool": (PLAIN, ROIS, 8.0, 5),
 }
 BACKWARD: dict[str, tuple[Any, ...]] = {
     "class_scores_backward": (torch.ones(3, 4), PAIRED, ROIS, 8.0),
     "ps_average_backward": (torch.ones(3, 4), ROIS, 8.0, 2, 3, 5, 6),
     "mask_logits_backward": (torch.ones(3, 5, 5), ROIS, LABELS, 8.0, 2, 3, 4, 5, 6),
-    "psroi_average_pool_backward": (torch.ones(3, 4, 5, 5), ROIS, 8.0, 2, 3, 5, 6),
 }
 
 
@@ -102,7 +100,7 @@ def test_a_whole_model_compiles_from_convolution_to_loss() -> None:
         ("class_scores", 1, ROIS[:, 1:], r"rois must be \[R, 5\]"),
         ("ps_average", 1, ROIS.half(), "rois must be float32 or float64"),
         ("ps_average", 1, ROIS + 1, r"rois\[1, 0\] is 2.0, expected a whole batch index from 0 to 1"),
-        ("psroi_average_pool", 1, ROIS - 1, r"rois\[0, 0\] is -1.0"),
+        ("ps_average", 1, ROIS - 1, r"rois\[0, 0\] is -1.0"),
         ("class_scores", 1, ROIS + 0.5, r"rois\[0, 0\] is 0.5"),
         ("class_scores", 1, ROIS * float("nan"), "rois must be finite, row 0"),
         ("mask_logits", 2, LABELS + 1, r"labels\[1\] is 4, expected 0 to 3"),
@@ -112,7 +110,7 @@ def test_a_whole_model_compiles_from_convolution_to_loss() -> None:
         ("mask_logits", 0, PAIRED[..., :0], "at least one row and column"),
         ("class_scores", 2, 0.0, "stride must be positive"),
         ("class_scores", 2, float("nan"), "stride must be positive"),
-        ("psroi_average_pool", 3, 0, "size must be at least 1"),
+        ("mask_logits", 4, 0, "size must be at least 1"),
     ],
 )
 def test_wrong_arguments_are_named(name: str, place: int, value: object, message: str, form: Any) -> None:

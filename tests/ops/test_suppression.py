@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from instancefcn import boxes as box_ops
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.ops.suppression import suppress
-from instancefcn.ops.voting_survivors import one_by_one, side_by_side
+from instancefcn.ops.voting.survivors import one_by_one, side_by_side
 
 
 def ranked(seed: int, lists: int, length: int, dtype: torch.dtype, whole: bool = False) -> Tensor:
@@ -98,6 +98,6 @@ def test_both_forms_choose_the_same_survivors(
         alive = together[0][n] >= 0
         assert not alive[int(alive.sum()) :].any()
         for got, wanted in zip(
-            together, one_by_one(boxes[n], probabilities[n], 0.3, 0.2, limit, False), strict=True
+            together, one_by_one(boxes[n], probabilities[n], 0.3, 0.2, limit), strict=True
         ):
             assert torch.equal(got[n][alive], wanted)

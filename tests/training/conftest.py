@@ -86,6 +86,6 @@ def curves() -> None:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """6 train and 2 val pictures of 64 px. Read only."""
-    from instancefcn.data.shapes import write_shapes
+    from instancefcn.data.synthetic import write_shapes
 
     return write_shapes(tmp_path_factory.mktemp("tiny"), train=6, val=2, size=64, seed=1)

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fakes import coloured
-from instancefcn.data.dataset import Picture
+from instancefcn.data.dataset import ImageRecord
 from instancefcn.data.transforms import Resize
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
 from instancefcn.training.evaluator import predict
 
 
@@ -35,17 +35,17 @@ class Sizes(nn.Module):
         ]
 
 
-def test_pictures_of_one_shape_share_a_batch_and_keep_their_order(tmp_path: Path) -> None:
+def test_images_of_one_shape_share_a_batch_and_keep_their_order(tmp_path: Path) -> None:
     """Padding would let a picture's neighbours change its result."""
     sizes = [(80, 120), (120, 80), (80, 120), (80, 120), (60, 60)]
-    pictures = []
+    images = []
     for number, (height, width) in enumerate(sizes):
         path = tmp_path / f"{number}.png"
         image: Image.Image = coloured(width, height)
         image.save(path)
-        pictures.append(Picture(10 + number, path, height, width))
+        images.append(ImageRecord(10 + number, path, height, width))
     network = Sizes()
-    found = list(predict(network, pictures, Resize(40, 90), torch.device("cpu"), batch_size=4))
+    found = list(predict(network, images, Resize(40, 90), torch.device("cpu"), batch_size=4))
     assert [id_ for id_, _ in found] == [10, 11, 12, 13, 14]
     assert [instances.image_size for _, instances in found] == sizes
     assert [[tuple(shape[1:]) for shape in batch] for batch in network.batches] == [

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from instancefcn.data.shapes import write_shapes
+from instancefcn.data.synthetic import write_shapes
 from instancefcn.errors import ConfigError, DataError, TrainingError
 from instancefcn.files import atomic_write
 from instancefcn.training.log import read_log
@@ -94,7 +94,7 @@ def test_a_disk_that_really_is_full(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_vanishes_is_named_and_the_run_goes_on_when_it_is_back(
+def test_a_image_that_vanishes_is_named_and_the_run_goes_on_when_it_is_back(
     tiny_train: Train, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     settings = {"data": data, "epochs": 6, "workers": workers}
@@ -114,7 +114,7 @@ def test_a_picture_that_vanishes_is_named_and_the_run_goes_on_when_it_is_back(
     assert_same_run(tmp_path / "whole", run)
 
 
-def test_a_val_picture_that_vanishes(
+def test_a_val_image_that_vanishes(
     tiny_train: Train, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_at(monkeypatch, 4, (data / "images" / "val_0001.png").unlink)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from instancefcn.data.shapes import write_shapes
+from instancefcn.data.synthetic import write_shapes
 
 TESTS = Path(__file__).parents[1]
 COMMAND = TESTS / "tiny_command.py"

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import tiny_command  # noqa: F401  (the tiny models)
-from instancefcn.data.layout import open_dataset
+from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.data.loader import AspectBatches
 from instancefcn.evaluation.run import evaluate
 from instancefcn.models.fcis import FCIS
@@ -30,19 +30,19 @@ def write_data(folder: Path) -> Path:
     """12 pictures of four sizes, of which only five have objects, and 5 to evaluate on."""
     from PIL import Image
 
-    from instancefcn.data.shapes import write_shapes
+    from instancefcn.data.synthetic import write_shapes
 
     write_shapes(folder, train=12, val=5, size=96, seed=1)
     path = folder / "train.json"
     content = json.loads(path.read_text())
-    for image in content["images"]:
-        if image["id"] % 3 == 0:  # a border to the right: wide pictures
-            file = folder / "images" / image["file_name"]
-            with Image.open(file) as picture:
-                wider = Image.new("RGB", (96 + 4 * image["id"], 96))
-                wider.paste(picture)
+    for record in content["images"]:
+        if record["id"] % 3 == 0:  # a border to the right: wide pictures
+            file = folder / "images" / record["file_name"]
+            with Image.open(file) as image:
+                wider = Image.new("RGB", (96 + 4 * record["id"], 96))
+                wider.paste(image)
             wider.save(file)
-            image["width"] = wider.width
+            record["width"] = wider.width
     content["annotations"] = [
         a for a in content["annotations"] if a["image_id"] <= 5 and isinstance(a["segmentation"], list)
     ]
@@ -133,7 +133,7 @@ def distance(one: Path, other: Path) -> float:
 def test_some_process_has_a_batch_without_any_object(place: Path) -> None:
     """So that the tests below say something about it: such a process must neither hang nor differ."""
     dataset = open_dataset(place / "data", "train")
-    empty = {i for i, picture in enumerate(dataset.pictures) if not picture.annotations}
+    empty = {i for i, image in enumerate(dataset.images) if not image.annotations}
     lonely = [
         rank
         for rank in range(2)
@@ -165,7 +165,7 @@ def test_other_networks_do_too(place: Path, model: str) -> None:
     assert distance(place / f"{model}-two", place / f"{model}-one") < TOLERANCE
 
 
-def test_evaluation_is_shared_out_and_counts_every_picture_once(place: Path, alone: Path) -> None:
+def test_evaluation_is_shared_out_and_counts_every_image_once(place: Path, alone: Path) -> None:
     """Five pictures for two processes."""
     two, one = (json.loads((run / "metrics.json").read_text()) for run in (place / "tiny-two", alone))
     assert two["final"]["images"] == 5
@@ -202,7 +202,7 @@ def test_a_resumed_run_keeps_its_batches(place: Path) -> None:
         assert "Give batch_size=2" in text
 
 
-def test_a_loss_that_is_not_finite_stops_both_and_names_the_guilty_pictures(place: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_both_and_names_the_guilty_images(place: Path) -> None:
     (name, text), other = (seen(place, rank)["poisoned"] for rank in range(2))
     assert name == "TrainingError"
     assert "a loss is not finite in step 4" in text

@@ -231,7 +231,7 @@ def test_saves_between_epochs_by_the_clock(
     assert state(tmp_path / "run")["global_step"] == 2
 
 
-def test_a_loss_that_is_not_finite_names_the_pictures_and_spares_the_checkpoint(
+def test_a_loss_that_is_not_finite_names_the_images_and_spares_the_checkpoint(
     tiny_train: Train, tmp_path: Path, networks: list[TinyNetwork], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -289,7 +289,7 @@ def test_without_a_val_split_the_last_weights_count(
 
 
 def test_a_val_split_without_objects_judges_nothing(tiny_train: Train, tmp_path: Path) -> None:
-    from instancefcn.data.shapes import write_shapes
+    from instancefcn.data.synthetic import write_shapes
 
     data = write_shapes(tmp_path / "data", train=2, val=2, size=64)
     content = json.loads((data / "val.json").read_text())
@@ -362,7 +362,7 @@ def test_a_checkpoint_with_code_in_it_is_refused(tiny_train: Train, tmp_path: Pa
 def test_every_problem_of_both_splits_is_listed_before_anything_starts(
     tiny_train: Train, tmp_path: Path, networks: list[TinyNetwork]
 ) -> None:
-    from instancefcn.data.shapes import write_shapes
+    from instancefcn.data.synthetic import write_shapes
 
     data = write_shapes(tmp_path / "data", train=3, val=2, size=64)
     (data / "images" / "train_0001.png").unlink()
@@ -379,8 +379,8 @@ def test_every_problem_of_both_splits_is_listed_before_anything_starts(
     assert networks == []
 
 
-def test_pictures_without_objects_train(tiny_train: Train, tmp_path: Path) -> None:
-    from instancefcn.data.shapes import write_shapes
+def test_images_without_objects_train(tiny_train: Train, tmp_path: Path) -> None:
+    from instancefcn.data.synthetic import write_shapes
 
     data = write_shapes(tmp_path / "data", train=4, val=1, size=64)
     path = data / "train.json"

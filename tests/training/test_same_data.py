@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.layout import open_dataset
-from instancefcn.data.shapes import write_shapes
+from instancefcn.data.formats.layouts import open_dataset
+from instancefcn.data.synthetic import write_shapes
 from instancefcn.errors import CheckpointError, DataError
 from instancefcn.training.same_data import check_same_data, record_data
 
@@ -27,11 +27,11 @@ def test_the_same_data_pass(split: Dataset, tmp_path: Path) -> None:
 
 def test_what_changed_is_named(split: Dataset, tmp_path: Path) -> None:
     record_data(tmp_path / "data.json", {"train": split})
-    first, second, third, fourth = split.pictures
+    first, second, third, fourth = split.images
     moved = replace(first.annotations[0], area=first.annotations[0].area + 1)
     elsewhere = tmp_path / "new.png"
     elsewhere.write_bytes(b"")
-    pictures = (
+    images = (
         replace(first, annotations=(moved, *first.annotations[1:])),
         second,
         replace(third, path=elsewhere),
@@ -41,7 +41,7 @@ def test_what_changed_is_named(split: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         check_same_data(
             tmp_path / "data.json",
-            {"train": replace(split, pictures=pictures, class_names=renamed), "val": split},
+            {"train": replace(split, images=images, class_names=renamed), "val": split},
         )
     message = str(caught.value)
     for part in (
@@ -60,7 +60,7 @@ def test_a_file_of_another_length_and_another_order_count(split: Dataset, tmp_pa
     record_data(tmp_path / "data.json", {"train": split})
     with pytest.raises(DataError, match="another order"):
         check_same_data(tmp_path / "data.json", {"train": split.subset((1, 0, 2, 3))})
-    with split.pictures[3].path.open("ab") as file:
+    with split.images[3].path.open("ab") as file:
         file.write(b"more")
     with pytest.raises(DataError, match=r"1 of 4 pictures changed .*train_0003\.png"):
         check_same_data(tmp_path / "data.json", {"train": split})

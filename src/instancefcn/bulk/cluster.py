@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from instancefcn.bulk.job import Job, Summary, sum_up
-from instancefcn.bulk.worker import OpenModel, Power, Worker, open_model
+from instancefcn.bulk.worker import ChunkWorker, OpenModel, Power, open_model
 from instancefcn.console import progress
 from instancefcn.errors import ConfigError, InstanceFCNError
 
@@ -94,11 +94,11 @@ def run(
     done = interrupted = 0
     if job.todo:
         with progress() as show:
-            show("pictures", 0, job.pictures_left)
+            show("pictures", 0, job.images_left)
             for row in _rows(job, power, min(workers, len(job.todo)), gpus, open_model):
                 done += row["pictures"]
                 interrupted += row["interrupted"]
-                show("pictures", done, job.pictures_left)
+                show("pictures", done, job.images_left)
     return sum_up(job, done, time.perf_counter() - start, interrupted)
 
 
@@ -115,7 +115,7 @@ def _rows(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     chunks = ray.data.from_items([{"chunk": chunk} for chunk in job.todo], override_num_blocks=len(job.todo))
     results = chunks.map_batches(
-        Worker,
+        ChunkWorker,
         batch_size=1,
         # Never `Job.todo`: every actor would get the long list.
         fn_constructor_args=(replace(job, todo=()), power, open_model),

@@ -14,12 +14,12 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet as pq
 
-from instancefcn import __version__
-from instancefcn.bulk import journal
+from instancefcn.bulk import attempts as journal
 from instancefcn.bulk.listing import SCHEMA, Listing, cut, path_on
-from instancefcn.bulk.places import Folder, absolute, open_place
-from instancefcn.bulk.shards import INSTANCES_FOLDER, PART, PICTURES_FOLDER, count_results
+from instancefcn.bulk.shards import IMAGES_FOLDER, INSTANCES_FOLDER, PART, count_results
+from instancefcn.bulk.storage import Folder, absolute, open_place
 from instancefcn.errors import ConfigError, ImageError
+from instancefcn.version import __version__
 
 FORMAT = 1
 MANIFEST, MODEL, LISTING = "bulk.json", "model.safetensors", "listing.parquet"
@@ -36,7 +36,7 @@ class Job:
     Attributes:
         out: the folder's path (absolute) or address.
         sources: what the pictures are from; the listing counts them.
-        pictures: how many there are.
+        images: how many there are.
         chunk: pictures of a chunk.
         todo: numbers of the chunks that are not done.
         score, tile: as for `Predictor.files`.
@@ -44,7 +44,7 @@ class Job:
 
     out: str
     sources: tuple[str, ...]
-    pictures: int
+    images: int
     chunk: int
     todo: tuple[int, ...]
     score: float
@@ -53,12 +53,12 @@ class Job:
     @property
     def chunks(self) -> int:
         """How many chunks there are, done or not."""
-        return math.ceil(self.pictures / self.chunk)
+        return math.ceil(self.images / self.chunk)
 
     @property
-    def pictures_left(self) -> int:
+    def images_left(self) -> int:
         """Pictures in the chunks that are not done."""
-        return sum(min(self.chunk, self.pictures - number * self.chunk) for number in self.todo)
+        return sum(min(self.chunk, self.images - number * self.chunk) for number in self.todo)
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,18 @@ class Summary:
     """What lies in the folder of a finished job, counted there.
 
     Attributes:
-        pictures: rows of `pictures/`.
+        images: rows of `pictures/`.
         instances: rows of `instances/`.
         errors: pictures of which there is an error instead of results.
-        new_pictures: of these pictures, those that this call did.
+        new_images: of these pictures, those that this call did.
         seconds: that this call took, from the start of the cluster.
         interrupted: how often a chunk was begun and not finished: by a worker that died, or the command.
     """
 
-    pictures: int
+    images: int
     instances: int
     errors: int
-    new_pictures: int
+    new_images: int
     seconds: float
     interrupted: int
 
@@ -117,7 +117,7 @@ def prepare(
     """Begin a job, or find one begun earlier in `out`.
 
     Args:
-        listing: what `list_pictures` found.
+        listing: what `list_images` found.
         out: path or address of the folder.
         checkpoint: the model's file.
         model: its name, for people.
@@ -151,13 +151,13 @@ def prepare(
                 " choose another --out or empty it"
             )
         manifest = _begin(folder, listing, checkpoint, wanted, model, chunk, workers)
-    pictures, chunk = manifest["pictures"], manifest["chunk"]
-    done = {int(found[1]) for name in folder.names(PICTURES_FOLDER) if (found := PART.fullmatch(name))}
-    todo = tuple(number for number in range(math.ceil(pictures / chunk)) if number not in done)
-    return Job(absolute(out), listing.sources, pictures, chunk, todo, score, tile)
+    images, chunk = manifest["pictures"], manifest["chunk"]
+    done = {int(found[1]) for name in folder.names(IMAGES_FOLDER) if (found := PART.fullmatch(name))}
+    todo = tuple(number for number in range(math.ceil(images / chunk)) if number not in done)
+    return Job(absolute(out), listing.sources, images, chunk, todo, score, tile)
 
 
-def sum_up(job: Job, new_pictures: int, seconds: float, interrupted: int) -> Summary:
+def sum_up(job: Job, new_images: int, seconds: float, interrupted: int) -> Summary:
     """Count what lies in the folder of a finished job, and remove what dead workers left.
 
     Raises:
@@ -169,17 +169,17 @@ def sum_up(job: Job, new_pictures: int, seconds: float, interrupted: int) -> Sum
             if _LEFT.fullmatch(name):
                 folder.delete(f"{below}/{name}")
     numbers, instances, errors = count_results(folder)
-    if numbers != job.pictures:
+    if numbers != job.images:
         raise ConfigError(
-            f"{job.out}: holds rows of {numbers} pictures, but the job has {job.pictures}: was something"
+            f"{job.out}: holds rows of {numbers} pictures, but the job has {job.images}: was something"
             " deleted or added there? The same command does what is missing"
         )
-    return Summary(numbers, instances, errors, new_pictures, seconds, interrupted)
+    return Summary(numbers, instances, errors, new_images, seconds, interrupted)
 
 
 _TOP = re.compile(rf"({'|'.join(map(re.escape, (MANIFEST, MODEL, LISTING)))})(\.part)?")
 """The job's own files in `out` itself, also half-written."""
-_FOLDERS = (PICTURES_FOLDER, INSTANCES_FOLDER, journal.FOLDER)
+_FOLDERS = (IMAGES_FOLDER, INSTANCES_FOLDER, journal.FOLDER)
 _LEFT = re.compile(r"\.(part-)?\d{6,}-.+|part-\d{6,}\.parquet\.part|\d{6,}\.json(\.part)?")
 """What dead workers leave: halves of files, and notes on chunks that others have done since."""
 
@@ -194,14 +194,14 @@ def _begin(
     workers: int,
 ) -> dict[str, Any]:
     """Write model and listing, and then the manifest, with which the job exists."""
-    from instancefcn.training.provenance import versions
+    from instancefcn.provenance import versions
 
     counts = listing.counts()
-    pictures = sum(counts)
-    if not pictures:
+    images = sum(counts)
+    if not images:
         raise ImageError(f"{', '.join(listing.sources)}: no picture lies there")
     if chunk is None:
-        chunk = min(LARGEST_CHUNK, math.ceil(pictures / (CHUNKS_PER_WORKER * workers)))
+        chunk = min(LARGEST_CHUNK, math.ceil(images / (CHUNKS_PER_WORKER * workers)))
     content = pa.BufferOutputStream()
     with pq.ParquetWriter(content, SCHEMA, compression="zstd", write_statistics=False) as writer:
         for pieces in cut(listing, counts, chunk):
@@ -211,7 +211,7 @@ def _begin(
     manifest = {
         **wanted,
         "chunk": chunk,
-        "pictures": pictures,
+        "pictures": images,
         "model": model,
         "sources": [source.split("?", 1)[0] for source in listing.sources],  # options may be secret
         "versions": versions(),

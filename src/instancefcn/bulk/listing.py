@@ -13,12 +13,12 @@ import pyarrow as pa
 from pyarrow import fs
 from pyarrow import parquet as pq
 
-from instancefcn.bulk.places import absolute, open_place
-from instancefcn.data.paths import PICTURE_SUFFIXES
+from instancefcn.bulk.storage import absolute, open_place
+from instancefcn.data.paths import IMAGE_SUFFIXES
 from instancefcn.errors import ImageError
-from instancefcn.inference.overlap import overlapped
-from instancefcn.inference.sources import EMPTY_SOURCE, OVERLAY_SUFFIX, find_pictures
-from instancefcn.texts import writable_text
+from instancefcn.inference.sources import EMPTY_SOURCE, OVERLAY_SUFFIX, find_images
+from instancefcn.inference.threaded_map import threaded_map
+from instancefcn.safe_text import writable_text
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 FOOTERS_AHEAD = 64
@@ -82,17 +82,17 @@ class Listing:
 
         if not any(map(is_parquet, self.file)):
             return [1] * len(self.file)
-        with closing(overlapped(count, range(len(self.file)), FOOTERS_AHEAD, threads=16)) as counted:
+        with closing(threaded_map(count, range(len(self.file)), FOOTERS_AHEAD, threads=16)) as counted:
             counts = list(counted)
         if problems:
             raise ImageError("\n".join(sorted(problems)))
         return counts
 
 
-def list_pictures(sources: Sequence[str], own: Callable[[str], bool] | None = None) -> Listing:
+def list_images(sources: Sequence[str], own: Callable[[str], bool] | None = None) -> Listing:
     """Expand files, folders, patterns and addresses.
 
-    Local ones are expanded as `find_pictures` does it; a folder also gives the Parquet files directly in it.
+    Local ones are expanded as `find_images` does it; a folder also gives the Parquet files directly in it.
     An address may be a file, a folder or a pattern of `*`, `**` and `[...]` (`?` begins pyarrow's options).
 
     Args:
@@ -194,13 +194,13 @@ def _local(source: str) -> Iterator[tuple[str, int, int]]:
     tables = []
     if path.is_dir():
         tables = [p for p in path.iterdir() if is_parquet(p.name) and not p.name.startswith(".")]
-    pictures: list[Path] = []
+    images: list[Path] = []
     try:
-        pictures = find_pictures([source])
+        images = find_images([source])
     except ImageError:
         if not tables:
             raise
-    for found in sorted({*pictures, *tables}):
+    for found in sorted({*images, *tables}):
         status = found.stat()
         # Arrow's strings are UTF-8: another name becomes one that is not there, a picture with an error.
         yield writable_text(str(found)), status.st_size, status.st_mtime_ns
@@ -218,7 +218,7 @@ def _remote(source: str) -> list[tuple[str, int, int]]:
             infos = filesystem.get_file_info([path])
             if infos[0].type == fs.FileType.Directory:
                 inside = filesystem.get_file_info(fs.FileSelector(path))
-                infos = [info for info in inside if _is_picture(info)]
+                infos = [info for info in inside if _is_image(info)]
     except (OSError, pa.ArrowException) as error:
         raise ImageError(f"{source}: cannot be listed ({error})") from error
     files = sorted((info for info in infos if info.type == fs.FileType.File), key=lambda info: info.path)
@@ -237,9 +237,9 @@ def _matching(filesystem: fs.FileSystem, pattern: str, magic: int) -> list[fs.Fi
     return [info for info in infos if matches(info.path)]
 
 
-def _is_picture(info: fs.FileInfo) -> bool:
+def _is_image(info: fs.FileInfo) -> bool:
     name = info.base_name.lower()
-    known = PurePosixPath(name).suffix in PICTURE_SUFFIXES or is_parquet(name)
+    known = PurePosixPath(name).suffix in IMAGE_SUFFIXES or is_parquet(name)
     return known and not name.startswith(".") and not name.endswith(OVERLAY_SUFFIX)
 
 

@@ -12,10 +12,10 @@ from pyarrow import parquet as pq
 
 from instancefcn.bulk.job import LISTING
 from instancefcn.bulk.listing import image_column, open_parquet, path_on
-from instancefcn.bulk.places import Folder, open_place
 from instancefcn.bulk.shards import Head
-from instancefcn.data.images import decode_image
+from instancefcn.bulk.storage import Folder, open_place
 from instancefcn.errors import ImageError
+from instancefcn.images.decoding import decode_image
 from instancefcn.inference.predictor import FileResult
 
 LARGEST_FILE = 2**31
@@ -26,7 +26,7 @@ ROWS = 16
 """Rows of a Parquet file whose pictures are in memory together."""
 
 
-class NotThePicture(ImageError):
+class WrongImage(ImageError):
     """Perhaps nothing is wrong with the picture: its file could not be fetched."""
 
 
@@ -47,7 +47,7 @@ class Pick:
     error: ImageError | None = None
 
 
-class Reader:
+class ChunkReader:
     """Knows the job's listing and the file systems of its sources.
 
     Args:
@@ -93,7 +93,7 @@ class Reader:
 
         def failed(begin: int, end: int, fault: Exception) -> Iterator[Pick]:
             for at in range(begin, end):
-                error = NotThePicture(f"{file}#{at}: cannot be read ({fault})")
+                error = WrongImage(f"{file}#{at}: cannot be read ({fault})")
                 yield Pick(Head(number + at - row, f"{file}#{at}"), error=error)
 
         try:
@@ -137,7 +137,7 @@ def fetch(file: str, filesystem: fs.FileSystem) -> bytes:
         except (OSError, pa.ArrowException) as error:
             final = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
             if final or attempt == TRIES:
-                raise NotThePicture(f"{file}: cannot be fetched ({error})") from error
+                raise WrongImage(f"{file}: cannot be fetched ({error})") from error
             time.sleep(PAUSE * attempt)
     raise AssertionError("the last attempt returns or raises")
 
@@ -164,11 +164,11 @@ def _contents(
         start, stop = max(begin - position, 0), min(end - position, len(batch))
         wanted = batch.slice(min(start, stop), max(stop - start, 0))
         position += len(batch)
-        pictures = wanted.column("image")
-        if pa.types.is_struct(pictures.type):
-            pictures = pictures.field("bytes")
+        images = wanted.column("image")
+        if pa.types.is_struct(images.type):
+            images = images.field("bytes")
         names = [None] * len(wanted) if column is None else wanted.column(column).to_pylist()
-        for name, content in zip(names, pictures, strict=True):
+        for name, content in zip(names, images, strict=True):
             yield None if name is None else str(name), content.as_py()
         if position >= end:
             return

@@ -12,12 +12,12 @@ from pyarrow import compute as pc
 from pyarrow import dataset
 from pyarrow import parquet as pq
 
-from instancefcn.bulk.places import Folder
+from instancefcn.bulk.storage import Folder
 from instancefcn.instances import Instances
 
-PICTURES_FOLDER, INSTANCES_FOLDER = "pictures", "instances"
+IMAGES_FOLDER, INSTANCES_FOLDER = "pictures", "instances"
 
-PICTURES = pa.schema(
+IMAGES = pa.schema(
     [
         pa.field("picture", pa.int64(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
@@ -58,13 +58,13 @@ width). Boxes are half-open, in pixels of the upright original.
 class Head:
     """Which picture a row is about: its number in the job, its file, and its id where it has one."""
 
-    picture: int
+    image: int
     file: str
     id: str | None = None
 
 
 @dataclass(frozen=True)
-class Found:
+class ImageOutcome:
     """What became of one picture: its size and the columns of its instances, or an error (`doubtful`: perhaps
     not the picture's).
     """
@@ -75,10 +75,10 @@ class Found:
     columns: dict[str, list[Any]] = field(default_factory=dict)
 
 
-def encode(instances: Instances) -> Found:
+def outcome_of(instances: Instances) -> ImageOutcome:
     """The columns of one picture's instances, masks as run-length encodings."""
     boxes = instances.boxes.tolist()
-    return Found(
+    return ImageOutcome(
         size=instances.image_size,
         columns={
             "number": list(range(1, len(instances) + 1)),
@@ -101,7 +101,7 @@ def part_name(folder: str, chunk: int) -> str:
     return f"{folder}/part-{chunk:06d}.parquet"
 
 
-def write_chunk(out: Folder, chunk: int, rows: Iterable[tuple[Head, Found]]) -> dict[str, int]:
+def write_chunk(out: Folder, chunk: int, rows: Iterable[tuple[Head, ImageOutcome]]) -> dict[str, int]:
     """Write a chunk's two files. The one of pictures comes last: with it the chunk is done.
 
     Returns:
@@ -110,34 +110,34 @@ def write_chunk(out: Folder, chunk: int, rows: Iterable[tuple[Head, Found]]) -> 
     Raises:
         ConfigError: a file cannot be written.
     """
-    pictures: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
     instances: dict[str, list[Any]] = {name: [] for name in INSTANCES.names}
     for head, found in rows:
-        identity = {"picture": head.picture, "file": head.file, "id": head.id}
+        identity = {"picture": head.image, "file": head.file, "id": head.id}
         if found.size is None:
-            pictures.append({**identity, "error": found.error})
+            images.append({**identity, "error": found.error})
             continue
         height, width = found.size
         count = len(found.columns["number"])
-        pictures.append({**identity, "width": width, "height": height, "instances": count})
+        images.append({**identity, "width": width, "height": height, "instances": count})
         for name, value in {**identity, "width": width, "height": height}.items():
             instances[name] += [value] * count
         for name, values in found.columns.items():
             instances[name] += values
     tables = {
         INSTANCES_FOLDER: pa.table(instances, schema=INSTANCES),
-        PICTURES_FOLDER: pa.Table.from_pylist(pictures, schema=PICTURES),
+        IMAGES_FOLDER: pa.Table.from_pylist(images, schema=IMAGES),
     }
     for folder, table in tables.items():
         content = pa.BufferOutputStream()
         pq.write_table(table, content, compression="zstd")
         out.write(part_name(folder, chunk), memoryview(content.getvalue()))
-    return _counts(tables[PICTURES_FOLDER])
+    return _counts(tables[IMAGES_FOLDER])
 
 
 def read_counts(out: Folder, chunk: int) -> dict[str, int] | None:
     """What `write_chunk` returned, of a chunk that is done; None for others."""
-    name = part_name(PICTURES_FOLDER, chunk)
+    name = part_name(IMAGES_FOLDER, chunk)
     if not out.exists(name):
         return None
     with out.open(name) as file:
@@ -159,11 +159,11 @@ def count_results(out: Folder) -> tuple[int, int, int]:
             filesystem=out.filesystem,
             format="parquet",
         )
-        for name, schema in ((PICTURES_FOLDER, PICTURES), (INSTANCES_FOLDER, INSTANCES))
+        for name, schema in ((IMAGES_FOLDER, IMAGES), (INSTANCES_FOLDER, INSTANCES))
     }
-    pictures = tables[PICTURES_FOLDER].to_table(columns=["picture", "instances", "error"])
-    counts, rows = _counts(pictures), tables[INSTANCES_FOLDER].count_rows()
-    different = pc.count_distinct(pictures["picture"]).as_py()
+    images = tables[IMAGES_FOLDER].to_table(columns=["picture", "instances", "error"])
+    counts, rows = _counts(images), tables[INSTANCES_FOLDER].count_rows()
+    different = pc.count_distinct(images["picture"]).as_py()
     if different != counts["pictures"] or counts["instances"] != rows:
         raise ConfigError(
             f"{out.path}: {counts['pictures']} rows are about {different} pictures, and {rows} instances lie"
@@ -172,9 +172,9 @@ def count_results(out: Folder) -> tuple[int, int, int]:
     return counts["pictures"], rows, counts["errors"]
 
 
-def _counts(pictures: pa.Table) -> dict[str, int]:
+def _counts(images: pa.Table) -> dict[str, int]:
     return {
-        "pictures": len(pictures),
-        "instances": pc.sum(pictures["instances"]).as_py() or 0,
-        "errors": len(pictures) - pictures["error"].null_count,
+        "pictures": len(images),
+        "instances": pc.sum(images["instances"]).as_py() or 0,
+        "errors": len(images) - images["error"].null_count,
     }

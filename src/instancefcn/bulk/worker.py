@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
+from instancefcn.bulk.attempts import AttemptLog
 from instancefcn.bulk.job import MODEL, Job
-from instancefcn.bulk.journal import Journal
-from instancefcn.bulk.places import Folder
-from instancefcn.bulk.reading import NotThePicture, Pick, Reader
-from instancefcn.bulk.shards import Found, Head, encode, read_counts, write_chunk
+from instancefcn.bulk.reading import ChunkReader, Pick, WrongImage
+from instancefcn.bulk.shards import Head, ImageOutcome, outcome_of, read_counts, write_chunk
+from instancefcn.bulk.storage import Folder
 from instancefcn.errors import InstanceFCNError
-from instancefcn.inference.overlap import overlapped
 from instancefcn.inference.predictor import FileResult, Predictor, load
+from instancefcn.inference.threaded_map import threaded_map
 
 AHEAD = 4
 """Pictures that are read before their turn, and as many encoded behind; with large batches more."""
@@ -54,7 +54,7 @@ def open_model(out: Folder, device: str) -> Predictor:
         return load(path, device=device)
 
 
-class Worker:
+class ChunkWorker:
     """Holds the model and does chunk after chunk.
 
     Args:
@@ -67,7 +67,7 @@ class Worker:
         torch.set_num_threads(power.threads)
         self.job, self.power = job, power
         self.out = Folder(job.out)
-        self.reader = Reader(self.out, job.sources, job.chunk)
+        self.reader = ChunkReader(self.out, job.sources, job.chunk)
         self.predictor = open_model(self.out, power.device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Worker:
         start = time.perf_counter()
         counts, interrupted = read_counts(self.out, chunk), 0
         if counts is None:
-            journal = Journal(self.out, chunk)
+            journal = AttemptLog(self.out, chunk)
             interrupted = journal.interrupted
             counts = write_chunk(self.out, chunk, self._rows(chunk, journal))
             journal.close()
@@ -104,7 +104,7 @@ class Worker:
             nothing = dict.fromkeys(("pictures", "instances", "errors", "interrupted"), 0)
             return {"chunk": chunk, **nothing, "seconds": 0.0, "fault": str(fault)}
 
-    def _rows(self, chunk: int, journal: Journal) -> list[tuple[Head, Found]]:
+    def _rows(self, chunk: int, journal: AttemptLog) -> list[tuple[Head, ImageOutcome]]:
         if journal.interrupted:
             rows = list(self._one_by_one(chunk, journal))
         else:
@@ -122,7 +122,7 @@ class Worker:
             )
         return rows
 
-    def _together(self, chunk: int) -> list[tuple[Head, Found]]:
+    def _together(self, chunk: int) -> list[tuple[Head, ImageOutcome]]:
         """Read ahead of the network, in batches, and encode behind it."""
         heads: list[Head] = []
 
@@ -133,25 +133,25 @@ class Worker:
 
         ahead = max(AHEAD, 2 * self.power.batch)
         with (
-            closing(overlapped(self.reader.read, noted(), ahead)) as read,
-            closing(overlapped(_found, self._segment(read, self.power.batch), ahead, threads=1)) as found,
+            closing(threaded_map(self.reader.read, noted(), ahead)) as read,
+            closing(threaded_map(_found, self._segment(read, self.power.batch), ahead, threads=1)) as found,
         ):
             encoded = list(found)
         return list(zip(heads, encoded, strict=True))
 
-    def _one_by_one(self, chunk: int, journal: Journal | None) -> Iterator[tuple[Head, Found]]:
+    def _one_by_one(self, chunk: int, journal: AttemptLog | None) -> Iterator[tuple[Head, ImageOutcome]]:
         """Every picture alone, so that one at fault is known by its number."""
         for pick in self.reader.picks(chunk):
             head = pick.head
-            if journal is not None and head.picture in journal.at_fault:
-                deaths = journal.deaths[head.picture]
-                yield head, Found(f"{head.file}: the process died {deaths} times while working on it")
+            if journal is not None and head.image in journal.at_fault:
+                deaths = journal.deaths[head.image]
+                yield head, ImageOutcome(f"{head.file}: the process died {deaths} times while working on it")
                 continue
             if journal is not None:
-                journal.now_at(head.picture)
+                journal.now_at(head.image)
             yield head, self._alone(pick)
 
-    def _alone(self, pick: Pick) -> Found:
+    def _alone(self, pick: Pick) -> ImageOutcome:
         try:
             (result,) = self._segment([self.reader.read(pick)], 1)
             return _found(result)
@@ -163,16 +163,16 @@ class Worker:
                 # A process whose GPU has failed can do no more; its successor sees the journal.
                 print(said, file=sys.stderr, flush=True)
                 os._exit(1)
-            return Found(said, doubtful=True)
+            return ImageOutcome(said, doubtful=True)
 
     def _segment(self, read: Iterable[FileResult], batch: int) -> Iterator[FileResult]:
         return self.predictor.decoded(read, score=self.job.score, batch_size=batch, tile=self.job.tile)
 
 
-def _found(result: FileResult) -> Found:
+def _found(result: FileResult) -> ImageOutcome:
     if result.instances is None:
-        return Found(str(result.error), doubtful=isinstance(result.error, NotThePicture))
-    return encode(result.instances)
+        return ImageOutcome(str(result.error), doubtful=isinstance(result.error, WrongImage))
+    return outcome_of(result.instances)
 
 
 def _lost(device: torch.device) -> bool:

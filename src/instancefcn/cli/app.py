@@ -29,6 +29,6 @@ def app(
 
     if find_spec("gradio") is None:
         raise ConfigError("the web page needs Gradio, which is not installed: pip install gradio")
-    from instancefcn.serve.app import serve
+    from instancefcn.studio.app import serve
 
     serve(model, host, port)

@@ -42,10 +42,10 @@ def predict(
     """Time `predict`: from a decoded picture to masks at its size, medians after a warm-up."""
     from importlib.resources import as_file, files
 
-    from instancefcn.inference.sources import find_pictures
+    from instancefcn.inference.sources import find_images
 
     with as_file(files("instancefcn") / "assets" / "demo") as bundled:
-        paths = find_pictures(sources or [bundled])
+        paths = find_images(sources or [bundled])
         import torch
 
         from instancefcn.inference.predictor import load
@@ -68,9 +68,7 @@ def predict(
         }
         typer.echo(json.dumps({**setting, **asdict(timing)}))
         return
-    typer.echo(
-        f"{model} on {predictor.device}, {torch.get_num_threads()} threads, {timing.pictures} pictures"
-    )
+    typer.echo(f"{model} on {predictor.device}, {torch.get_num_threads()} threads, {timing.images} pictures")
     for line in lines(timing, profile):
         typer.echo(line)
 

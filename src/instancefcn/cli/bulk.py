@@ -66,15 +66,16 @@ def bulk(
 
     need_ray()
     from instancefcn.bulk.job import own_files, prepare
-    from instancefcn.bulk.listing import list_pictures
+    from instancefcn.bulk.listing import list_images
 
     # Mistakes in the sources and the model show before a cluster is started.
-    listing = list_pictures(sources, own_files(out))
+    listing = list_images(sources, own_files(out))
     from instancefcn.bulk.cluster import connected, room, run
     from instancefcn.bulk.worker import Power
-    from instancefcn.models.checkpoint import load_checkpoint, locate
+    from instancefcn.models.checkpoint import locate
+    from instancefcn.published.checkpoint import load_any_checkpoint
 
-    load_checkpoint(model)
+    load_any_checkpoint(model)
     checkpoint = locate(model).read_bytes()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     power = Power(cpus, "cuda" if gpus else "cpu", batch)
@@ -100,10 +101,10 @@ def bulk(
 
         typer.echo(json.dumps(asdict(summary)))
         return
-    rate = f" ({summary.new_pictures / summary.seconds:.1f} pictures/s)" if summary.new_pictures else ""
+    rate = f" ({summary.new_images / summary.seconds:.1f} pictures/s)" if summary.new_images else ""
     typer.echo(
-        f"{summary.pictures} pictures, {summary.instances} objects, {summary.errors} errors in {out};"
-        f" {summary.new_pictures} of the pictures in {summary.seconds:.1f} s{rate}"
+        f"{summary.images} pictures, {summary.instances} objects, {summary.errors} errors in {out};"
+        f" {summary.new_images} of the pictures in {summary.seconds:.1f} s{rate}"
     )
     if summary.interrupted:
         typer.echo(f"chunks were begun {summary.interrupted} times without being finished", err=True)

@@ -39,19 +39,19 @@ def check(
 
     from instancefcn.console import progress
     from instancefcn.data.doctor.examine import examine
-    from instancefcn.data.doctor.report import as_json, summary, verdict
+    from instancefcn.data.doctor.report import report_as_json, summary, verdict
     from instancefcn.files import check_place, write_json
-    from instancefcn.texts import plain
+    from instancefcn.safe_text import plain
 
     if out is not None:
         check_place(out)
     with progress() as show:
         report = examine(data, model=model, progress=partial(show, "checking pictures"))
-    result = as_json(report)
+    result = report_as_json(report)
     if not json_:
         typer.echo(plain(summary(report)))
     if out is not None:
-        from instancefcn.evaluation.suspicious import write_sheet
+        from instancefcn.evaluation.findings_sheet import write_sheet
 
         write_json(out / "report.json", result)
         shown = write_sheet(report, out / "suspicious.png")
@@ -63,7 +63,7 @@ def check(
 
         with progress() as show:
             repairs, left = mend(report, fix, model=model, progress=partial(show, "checking the copy"))
-        result |= {"copy": str(fix), "repairs": repairs, "left": as_json(left)}
+        result |= {"copy": str(fix), "repairs": repairs, "left": report_as_json(left)}
         if not json_:
             typer.echo(plain(f"\n{fix}: {len(repairs)} repairs, listed in repairs.json; now {verdict(left)}"))
     if json_:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 
-class Format(StrEnum):
+class DatasetFormat(StrEnum):
     """What can be written."""
 
     coco = "coco"
@@ -28,7 +28,7 @@ def convert(
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
-    to: Annotated[Format, typer.Option("--to", help="The format to write.", show_default=False)],
+    to: Annotated[DatasetFormat, typer.Option("--to", help="The format to write.", show_default=False)],
     val_share: Annotated[
         float | None,
         typer.Option(
@@ -46,7 +46,7 @@ def convert(
     --val-share keeps back is drawn by their names; those that look nearly the same stay together.
     """
     from instancefcn.console import progress
-    from instancefcn.data.convert import convert as run
+    from instancefcn.data.conversion import convert as run
 
     with progress() as show:
         done = run(data, out, to.value, show, val_share)

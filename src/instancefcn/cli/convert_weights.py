@@ -27,7 +27,7 @@ def convert_weights(
     The model finds what the implementation found that the weights come from; docs/published-weights.md says
     how closely. It runs, and is not trained further.
     """
-    from instancefcn.convert import convert_weights as convert
+    from instancefcn.published.conversion import convert_weights as convert
 
     done = convert(source, out)
     typer.echo(

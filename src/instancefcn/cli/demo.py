@@ -30,25 +30,27 @@ def demo(
 
     from rich.console import Console
 
-    from instancefcn.inference.formats import Item
     from instancefcn.inference.predictor import load
-    from instancefcn.inference.sources import find_pictures
+    from instancefcn.inference.result_formats import ResultItem
+    from instancefcn.inference.sources import find_images
     from instancefcn.inference.writers import WRITERS, finish, write_item
 
     console = Console()
     predictor = load(model)
     with as_file(files("instancefcn") / "assets" / "demo") as folder:
-        paths = find_pictures([folder])
+        paths = find_images([folder])
         known = predictor.class_names, predictor.category_ids
         writers = [WRITERS[kind](out, *known) for kind in ("overlay", "coco")]
         table = _table()
         written: list[Path] = []
         seconds = []
         for number, result in enumerate(predictor.files(paths, score=score)):
-            if result.picture is None or result.instances is None:
+            if result.image is None or result.instances is None:
                 raise RuntimeError(f"a bundled photograph is damaged: {result.error}")
             path = paths[number]
-            written += write_item(writers, Item(number, path.stem, path, result.picture, result.instances))
+            written += write_item(
+                writers, ResultItem(number, path.stem, path, result.image, result.instances)
+            )
             seconds.append(result.seconds)
             _add_rows(table, path.name, result.instances)
         proposed = _propose(out, next(path for path in paths if path.stem == PROPOSALS_IN))
@@ -73,10 +75,10 @@ def _propose(out: Path, photograph: Path) -> Path:
     from instancefcn.inference.writers import write_overlay
 
     (result,) = load(PROPOSALS).files([photograph], score=0.0, top=TOP)
-    assert result.picture is not None
+    assert result.image is not None
     assert result.instances is not None
     name = f"{photograph.stem}.proposals"
-    return write_overlay(out, name, result.picture, result.instances, labels=False, fill=False)
+    return write_overlay(out, name, result.image, result.instances, labels=False, fill=False)
 
 
 def _table() -> Any:
@@ -92,9 +94,9 @@ def _table() -> Any:
     return table
 
 
-def _add_rows(table: Any, picture: str, instances: Instances) -> None:
+def _add_rows(table: Any, image: str, instances: Instances) -> None:
     if not len(instances):
-        table.add_row(picture, "nothing", "", "", "")
+        table.add_row(image, "nothing", "", "", "")
     rows = zip(
         instances.names,
         instances.scores.tolist(),
@@ -104,4 +106,4 @@ def _add_rows(table: Any, picture: str, instances: Instances) -> None:
     )
     for number, (name, score, corners, area) in enumerate(rows):
         place = " ".join(f"{side:5.0f}" for side in corners)
-        table.add_row("" if number else picture, name, f"{score:.2f}", place, f"{area:,}")
+        table.add_row("" if number else image, name, f"{score:.2f}", place, f"{area:,}")

@@ -34,7 +34,7 @@ def eval_(
     from instancefcn.evaluation.report import table
     from instancefcn.evaluation.run import NotWritten, evaluate
     from instancefcn.files import writable, write_json
-    from instancefcn.texts import plain
+    from instancefcn.safe_text import plain
 
     main = processes.is_first()
     problems: list[ConfigError] = []

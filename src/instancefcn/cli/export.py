@@ -60,11 +60,11 @@ def export(
     source = Path(model).absolute()
     # A folder's name has no suffix: lr0.01 and lr0.02 are two runs.
     path = out or Path((source.name if source.is_dir() else source.stem) + SUFFIXES[form])
-    from instancefcn.export.check import table
+    from instancefcn.export.check import comparison_table
     from instancefcn.inference.predictor import load
 
     predictor = load(model, device="cpu")
     typer.echo(f"tracing {model}, which takes some minutes on a busy machine", err=True)
     rows = write(predictor, path, form, dynamic=dynamic, instances=instances)
-    typer.echo(table(rows))
+    typer.echo(comparison_table(rows))
     typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB; agrees with PyTorch on {len(rows)} pictures")

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from instancefcn import __version__
 from instancefcn.cli.app import app as serve_app
 from instancefcn.cli.bench import bench
 from instancefcn.cli.bulk import bulk
@@ -26,6 +25,7 @@ from instancefcn.cli.propose import propose
 from instancefcn.cli.train import train
 from instancefcn.errors import InstanceFCNError
 from instancefcn.files import NO_PLACE
+from instancefcn.version import __version__
 
 
 class _Verbs(TyperGroup):

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.segmenting import check, chosen_kinds, segment
-from instancefcn.cli.wanted import Wanted
+from instancefcn.cli.predict_sources import check_request, chosen_kinds, segment
+from instancefcn.cli.prediction_request import PredictionRequest
 
 # Options that `propose` has too.
 Places = Annotated[
@@ -87,12 +87,14 @@ def predict(
 
     A file that is no picture is reported and the rest goes on; the exit status is then 1.
     """
-    wanted = Wanted(out, chosen_kinds(save), score, batch, tile, frames, explain, json_, resume=resume)
+    wanted = PredictionRequest(
+        out, chosen_kinds(save), score, batch, tile, frames, explain, json_, resume=resume
+    )
     # Mistakes in the sources show before torch is imported and the model read.
     from instancefcn.inference.sources import find_sources
 
     found = find_sources(sources, out)
-    check(found, wanted)
+    check_request(found, wanted)
     from instancefcn.inference.predictor import load
 
     segment(load(model, device=device), found, wanted)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from instancefcn.cli.predict import Device, Explain, Frames, Json, Places, Resume, Save, Tile
-from instancefcn.cli.segmenting import check, chosen_kinds, segment
-from instancefcn.cli.wanted import Wanted
+from instancefcn.cli.predict_sources import check_request, chosen_kinds, segment
+from instancefcn.cli.prediction_request import PredictionRequest
 from instancefcn.errors import ConfigError
 
 
@@ -37,12 +37,12 @@ def propose(
 
     A file that is no picture is reported and the rest goes on; the exit status is then 1.
     """
-    wanted = Wanted(out, chosen_kinds(save), score, 1, tile, frames, explain, json_, top, resume)
+    wanted = PredictionRequest(out, chosen_kinds(save), score, 1, tile, frames, explain, json_, top, resume)
     # Mistakes in the sources show before torch is imported and the model read.
     from instancefcn.inference.sources import find_sources
 
     found = find_sources(sources, out)
-    check(found, wanted)
+    check_request(found, wanted)
     from instancefcn.inference.predictor import load
     from instancefcn.models.instance_fcn import InstanceFCN
 

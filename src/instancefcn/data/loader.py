@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
-from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.images import read_image
-from instancefcn.data.outlines import rasterize
+from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
 from instancefcn.data.transforms import Augment, Scene
 from instancefcn.errors import DataError
+from instancefcn.images.decoding import read_image
 from instancefcn.models.targets import Target
 
 
@@ -30,39 +29,39 @@ class Sample:
     Attributes:
         image: float32 [3, h, w], RGB from 0 to 1, at the network's size.
         target: its objects.
-        picture: where it comes from.
+        record: where it comes from.
         scale: (x, y) network pixels per pixel of the picture (per pixel of the crop, where one was taken).
     """
 
     image: Tensor
     target: Target
-    picture: Picture
+    record: ImageRecord
     scale: tuple[float, float]
 
 
-class PictureStore:
+class ImageStore:
     """Pictures packed in one array of bytes.
 
     Worker processes share an array; a tree of Python objects they would copy, page by page, just by counting
     references.
     """
 
-    def __init__(self, pictures: Sequence[Picture]) -> None:
-        packed = [pickle.dumps(picture, protocol=pickle.HIGHEST_PROTOCOL) for picture in pictures]
+    def __init__(self, images: Sequence[ImageRecord]) -> None:
+        packed = [pickle.dumps(image, protocol=pickle.HIGHEST_PROTOCOL) for image in images]
         self._ends = np.cumsum([len(p) for p in packed], dtype=np.int64)
         self._bytes = np.frombuffer(b"".join(packed), dtype=np.uint8)
 
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index: int) -> Picture:
+    def __getitem__(self, index: int) -> ImageRecord:
         start = int(self._ends[index - 1]) if index > 0 else 0
-        picture = pickle.loads(self._bytes[start : int(self._ends[index])].data)
-        assert isinstance(picture, Picture)
-        return picture
+        image = pickle.loads(self._bytes[start : int(self._ends[index])].data)
+        assert isinstance(image, ImageRecord)
+        return image
 
 
-def load_scene(picture: Picture) -> Scene:
+def load_scene(image: ImageRecord) -> Scene:
     """Decode a picture and rasterise its objects. Masks without a pixel are left out; crowds become boxes to
     ignore.
 
@@ -70,17 +69,17 @@ def load_scene(picture: Picture) -> Scene:
         ImageError: the file cannot be decoded.
         DataError: the file's size is not the recorded one.
     """
-    image = read_image(picture.path)
-    if tuple(image.shape[1:]) != (picture.height, picture.width):
+    pixels = read_image(image.path)
+    if tuple(pixels.shape[1:]) != (image.height, image.width):
         raise DataError(
-            f"{picture.path}: is {image.shape[2]} x {image.shape[1]} pixels, "
-            f"its record says {picture.width} x {picture.height}: mend the record"
+            f"{image.path}: is {pixels.shape[2]} x {pixels.shape[1]} pixels, "
+            f"its record says {image.width} x {image.height}: mend the record"
         )
-    masks = rasterize(picture)
-    labels = torch.tensor([a.label for a in picture.annotations if not a.crowd], dtype=torch.int64)
+    masks = rasterize(image)
+    labels = torch.tensor([a.label for a in image.annotations if not a.crowd], dtype=torch.int64)
     kept = masks.areas() > 0
-    crowd = torch.tensor([a.box for a in picture.annotations if a.crowd], dtype=torch.float32).reshape(-1, 4)
-    return Scene(image, masks if bool(kept.all()) else masks[kept], labels[kept], crowd)
+    crowd = torch.tensor([a.box for a in image.annotations if a.crowd], dtype=torch.float32).reshape(-1, 4)
+    return Scene(pixels, masks if bool(kept.all()) else masks[kept], labels[kept], crowd)
 
 
 def make_target(scene: Scene, scale: tuple[float, float], image_id: int) -> Target:
@@ -100,18 +99,18 @@ class TrainSet(TorchDataset[Sample]):
     """
 
     def __init__(self, dataset: Dataset, augment: Augment, seed: int) -> None:
-        self.pictures = PictureStore(dataset.pictures)
+        self.images = ImageStore(dataset.images)
         self.augment = augment
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         epoch, index = item
-        picture = self.pictures[index]
-        image, scene, scale = self.augment(load_scene(picture), _generator(self.seed, epoch, index))
-        return Sample(image, make_target(scene, scale, picture.id), picture, scale)
+        record = self.images[index]
+        image, scene, scale = self.augment(load_scene(record), _generator(self.seed, epoch, index))
+        return Sample(image, make_target(scene, scale, record.id), record, scale)
 
 
 def _generator(*key: int) -> torch.Generator:
@@ -156,7 +155,7 @@ class AspectBatches(Sampler[list[tuple[int, int]]]):
         cls, dataset: Dataset, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> AspectBatches:
         """The batches of a dataset."""
-        return cls([(p.height, p.width) for p in dataset.pictures], batch_size, seed, rank, world_size)
+        return cls([(p.height, p.width) for p in dataset.images], batch_size, seed, rank, world_size)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch, and the first of its batches."""

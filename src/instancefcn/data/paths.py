@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-PICTURE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
 LONGEST_NAME = 150
 """Bytes of a result's name: writers add a number, a class and a suffix, and file systems end at 255."""
 
 
-class PictureFinder:
+class ImageFinder:
     """Looks for pictures below one folder.
 
     A file name is a path below the folder ("a.jpg", "2017/a.jpg"). Where no file lies there, the name may
@@ -91,7 +91,7 @@ def spellings(suffix: str) -> tuple[str, ...]:
 
 
 _ALL_SPELLINGS = sorted(
-    itertools.chain.from_iterable(map(spellings, PICTURE_SUFFIXES)),
+    itertools.chain.from_iterable(map(spellings, IMAGE_SUFFIXES)),
     key=lambda suffix: (not suffix.islower(), not suffix.isupper(), suffix),
 )
 """Of pictures' suffixes, the usual ones first."""
@@ -144,12 +144,12 @@ def at_home(source: str | Path) -> Path:
         return path
 
 
-def pictures_below(folder: Path) -> Iterator[Path]:
+def images_below(folder: Path) -> Iterator[Path]:
     """The pictures in a folder and its subfolders, known by their suffix, sorted; hidden ones and those in
     hidden subfolders (Jupyter keeps copies in `.ipynb_checkpoints`) left out.
     """
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path, folder) and path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path, folder) and path.is_file():
             yield path
 
 

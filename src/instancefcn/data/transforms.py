@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
-from instancefcn.masks import CroppedMasks
-from instancefcn.resizing import resize, resize_scale
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.geometry.resizing import resize, resize_scale
 
 SLIVER = 0.1
 """An object of which a crop leaves less than this share becomes a region to ignore."""

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.outlines import to_rle
-from instancefcn.evaluation.encoded import Predictions
+from instancefcn.data.dataset import Dataset, ImageRecord
+from instancefcn.evaluation.predictions import Predictions
+from instancefcn.geometry.outlines import to_rle
 
 Kind = Literal["mask", "box"]
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -126,20 +126,20 @@ def ground_truth(dataset: Dataset) -> dict[str, Any]:
     annotations = [
         {
             "id": number,
-            "image_id": number_of[picture.id],
+            "image_id": number_of[image.id],
             "category_id": dataset.category_ids[annotation.label],
             "bbox": _corner_and_sides(annotation.box),
             "area": annotation.area,
             "iscrowd": int(annotation.crowd),
-            "segmentation": to_rle(annotation.segmentation, picture.height, picture.width),
+            "segmentation": to_rle(annotation.segmentation, image.height, image.width),
         }
-        for number, (picture, annotation) in enumerate(_pairs(dataset), start=1)
+        for number, (image, annotation) in enumerate(_pairs(dataset), start=1)
     ]
     return {
         "info": {},
         "images": [
             {"id": number_of[p.id], "file_name": p.path.name, "height": p.height, "width": p.width}
-            for p in dataset.pictures
+            for p in dataset.images
         ],
         "categories": [
             {"id": i, "name": name} for i, name in zip(dataset.category_ids, dataset.class_names, strict=True)
@@ -152,7 +152,7 @@ def numbers(dataset: Dataset) -> dict[int, int]:
     """Picture id to 1, 2, .. in the order of the pictures' ids, for faster-coco-eval, which takes no negative
     ids. The order is kept because it decides between equal scores.
     """
-    ids = sorted(picture.id for picture in dataset.pictures)
+    ids = sorted(image.id for image in dataset.images)
     return {id_: number for number, id_ in enumerate(ids, start=1)}
 
 
@@ -160,17 +160,17 @@ def attainable(dataset: Dataset) -> float | None:
     """The AP that perfect predictions would have, 0 to 1: 1 unless a picture holds more than 100 objects of a
     class, of which COCO counts no more. None where the data holds no object.
     """
-    per_picture = Counter((p.id, a.label) for p, a in _pairs(dataset) if not a.crowd)
+    per_image = Counter((p.id, a.label) for p, a in _pairs(dataset) if not a.crowd)
     there, counted = Counter[int](), Counter[int]()
-    for (_, label), number in per_picture.items():
+    for (_, label), number in per_image.items():
         there[label] += number
         counted[label] += min(number, DETECTIONS)
     reached = [np.searchsorted(RECALLS, counted[label] / there[label], side="right") for label in there]
     return float(np.mean(reached)) / len(RECALLS) if reached else None
 
 
-def _pairs(dataset: Dataset) -> list[tuple[Picture, Any]]:
-    return [(picture, annotation) for picture in dataset.pictures for annotation in picture.annotations]
+def _pairs(dataset: Dataset) -> list[tuple[ImageRecord, Any]]:
+    return [(image, annotation) for image in dataset.images for annotation in image.annotations]
 
 
 def objects(dataset: Dataset) -> list[tuple[int, float]]:

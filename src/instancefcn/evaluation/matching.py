@@ -66,6 +66,6 @@ def match(truth: NDArray[Any], found: NDArray[Any], thresholds: Sequence[float] 
     return Matches(hits, overlap.shape[1] - hits, overlap.shape[0] - hits)
 
 
-def mean_score(pictures: Iterable[Matches]) -> NDArray[np.float64]:
+def mean_score(images: Iterable[Matches]) -> NDArray[np.float64]:
     """float64 [T]: the mean of the pictures' scores, each picture counting the same."""
-    return np.mean([picture.score for picture in pictures], axis=0)
+    return np.mean([image.score for image in images], axis=0)

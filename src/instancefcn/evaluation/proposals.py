@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from instancefcn.data.dataset import Dataset
 from instancefcn.evaluation.coco import AREAS, IOU_TYPES, THRESHOLDS, Kind, ground_truth, numbers, objects
-from instancefcn.evaluation.encoded import Predictions
+from instancefcn.evaluation.predictions import Predictions
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 """Numbers of proposals a picture at which recall is measured."""

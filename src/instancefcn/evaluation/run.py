@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from instancefcn import processes
 from instancefcn.console import progress
-from instancefcn.data.dataset import OBJECT, Dataset, Picture
-from instancefcn.data.images import read_image
-from instancefcn.data.layout import describe, open_dataset
+from instancefcn.data.dataset import Dataset, ImageRecord
+from instancefcn.data.formats.layouts import describe_layout, open_dataset
 from instancefcn.errors import ConfigError, DataError, InstanceFCNError
 from instancefcn.evaluation.coco import CocoResult, CocoScorer, attainable
-from instancefcn.evaluation.encoded import Predictions, encode
+from instancefcn.evaluation.predictions import Predictions, encode_instances
 from instancefcn.evaluation.proposals import ProposalResult, measure_proposals
 from instancefcn.evaluation.report import plot_precision_recall, plot_recall
 from instancefcn.evaluation.review import write_review
 from instancefcn.evaluation.voc import voc_map
 from instancefcn.files import check_place, writable, write_json
-from instancefcn.instances import Instances
+from instancefcn.images.decoding import read_image
+from instancefcn.instances import OBJECT, Instances
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,11 +101,11 @@ def evaluate(
 def _dataset(data: Path | str, split: str, classes: tuple[str, ...], check: bool) -> Dataset:
     """The split as a model of these classes sees it; one process checks and tells the user what it read."""
     if check:
-        print(describe(data), file=sys.stderr, flush=True)
-    dataset = open_dataset(data, split, check_pictures=check)
+        print(describe_layout(data), file=sys.stderr, flush=True)
+    dataset = open_dataset(data, split, check_images=check)
     if classes == (OBJECT,) and dataset.class_names != (OBJECT,):
         dataset = dataset.as_objects()
-    check_classes(dataset, classes)
+    check_same_classes(dataset, classes)
     return dataset
 
 
@@ -113,15 +113,15 @@ def _predict(predictor: Predictor, dataset: Dataset, show: bool) -> tuple[dict[i
     """Predictions by picture id, and the seconds that they took."""
     found: dict[int, Predictions] = {}
     seconds = 0.0
-    for picture in _with_progress(dataset) if show else dataset.pictures:
-        image = read_image(picture.path)
+    for image in _with_progress(dataset) if show else dataset.images:
+        pixels = read_image(image.path)
         if not found:
             for _ in range(WARM_UP):
-                predictor.run([image])
+                predictor.run([pixels])
         started = time.perf_counter()
-        (instances,) = predictor.run([image])
+        (instances,) = predictor.run([pixels])
         seconds += time.perf_counter() - started
-        found[picture.id] = encode(in_order_of(dataset, instances))
+        found[image.id] = encode_instances(in_order_of(dataset, instances))
     return found, seconds
 
 
@@ -174,7 +174,7 @@ def _measure(
     return metrics, masks, proposals
 
 
-def check_classes(dataset: Dataset, names: tuple[str, ...]) -> None:
+def check_same_classes(dataset: Dataset, names: tuple[str, ...]) -> None:
     """Raise DataError unless the dataset's classes are all known to a model with these class names."""
     unknown = [name for name in dataset.class_names if name not in names]
     if unknown:
@@ -207,9 +207,9 @@ def in_order_of(dataset: Dataset, instances: Instances) -> Instances:
     )
 
 
-def _with_progress(dataset: Dataset) -> Iterator[Picture]:
+def _with_progress(dataset: Dataset) -> Iterator[ImageRecord]:
     """The pictures, while progress is shown."""
     with progress() as show:
-        for done, picture in enumerate(dataset.pictures):
+        for done, image in enumerate(dataset.images):
             show(f"evaluating {dataset.name}", done, len(dataset))
-            yield picture
+            yield image

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.outlines import to_rle
-from instancefcn.evaluation.encoded import Predictions
+from instancefcn.evaluation.predictions import Predictions
+from instancefcn.geometry.outlines import to_rle
 
 
 def voc_map(
@@ -30,7 +30,7 @@ def voc_map(
         found: picture id to instances; a picture that is missing counts as empty.
         thresholds: mask IoU, 0 to 1.
     """
-    labels = sorted({a.label for p in dataset.pictures for a in p.annotations if not a.crowd})
+    labels = sorted({a.label for p in dataset.images for a in p.annotations if not a.crowd})
     matches = {label: _best_matches(dataset, found, label) for label in labels}
     result: dict[float, float | None] = {}
     for threshold in thresholds:
@@ -51,14 +51,14 @@ def _best_matches(
     overlaps: list[float] = []
     objects: list[tuple[int, int]] = []
     count = 0
-    for picture in dataset.pictures:
+    for image in dataset.images:
         truth = [
-            to_rle(a.segmentation, picture.height, picture.width)
-            for a in picture.annotations
+            to_rle(a.segmentation, image.height, image.width)
+            for a in image.annotations
             if a.label == label and not a.crowd
         ]
         count += len(truth)
-        instances = found.get(picture.id)
+        instances = found.get(image.id)
         if instances is None or not len(instances):
             continue
         chosen = instances[instances.labels == label]
@@ -72,7 +72,7 @@ def _best_matches(
         scores += chosen.scores.tolist()
         overlaps += (iou.max(1) if truth else np.zeros(len(chosen))).tolist()
         objects += [
-            (picture.id, int(best)) for best in (iou.argmax(1) if truth else np.zeros(len(chosen), int))
+            (image.id, int(best)) for best in (iou.argmax(1) if truth else np.zeros(len(chosen), int))
         ]
     order = np.argsort(-np.asarray(scores), kind="stable")
     return np.asarray(scores)[order], np.asarray(overlaps)[order], [objects[i] for i in order], count

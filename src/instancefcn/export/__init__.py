@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from instancefcn import __version__
 from instancefcn.errors import ConfigError, ExportError
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
 from instancefcn.files import atomic_write, check_file
+from instancefcn.geometry.resizing import resized_size
 from instancefcn.models.fcis import FCIS, LEAST_SCORE
-from instancefcn.models.published import PublishedFCIS
-from instancefcn.resizing import resized_size
+from instancefcn.models.instance_fcn import InstanceFCN
+from instancefcn.version import __version__
 
 if TYPE_CHECKING:
     from instancefcn.export.check import Row
@@ -78,7 +78,7 @@ def export(
     check_file(path)
     graph = graph_of(predictor, dynamic, instances)
     example = torch.zeros((1, 3, *example_size(predictor, dynamic)), dtype=torch.uint8)
-    program = trace(graph, example, dynamic)
+    program = trace_graph(graph, example, dynamic)
     description = json.dumps(describe(predictor, graph, dynamic), allow_nan=False)
     with atomic_write(path) as temporary:
         if form == "onnx":
@@ -87,8 +87,8 @@ def export(
             write_program(program, description, temporary)
         run = check.runner(temporary, form)
         rows = [
-            check.compare(name, picture, predictor, graph, run)
-            for name, picture in check.pictures(predictor, dynamic)
+            check.compare(name, image, predictor, graph, run)
+            for name, image in check.demo_images(predictor, dynamic)
         ]
         problems = [problem for row in rows for problem in row.problems()]
         if problems:
@@ -112,7 +112,7 @@ def graph_of(predictor: Predictor, dynamic: bool, instances: int) -> FCISGraph |
     for converted weights.
     """
     network = predictor.network
-    if isinstance(network, PublishedFCIS):
+    if not isinstance(network, FCIS | InstanceFCN):
         raise ConfigError("converted weights cannot be exported: train fcis_resnet101 for a file to export")
     if isinstance(network, FCIS):
         graph: FCISGraph | InstanceFCNGraph = FCISGraph(network, instances, LEAST_SCORE, POINTS)
@@ -153,7 +153,7 @@ def describe(predictor: Predictor, graph: FCISGraph | InstanceFCNGraph, dynamic:
     }
 
 
-def trace(graph: nn.Module, example: Tensor, dynamic: bool) -> torch.export.ExportedProgram:
+def trace_graph(graph: nn.Module, example: Tensor, dynamic: bool) -> torch.export.ExportedProgram:
     """The graph as torch records it. Raises ExportError when an operator of our own is left in it."""
     with _quiet(), torch.no_grad():
         # Bilinear growing and rounded-up pooling make sizes that are equal, but not to a prover.

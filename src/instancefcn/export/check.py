@@ -15,12 +15,12 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from torchvision.transforms.v2 import functional as vision
 
-from instancefcn import boxes as box_ops
-from instancefcn.data.images import read_image
-from instancefcn.masks import CroppedMasks
+from instancefcn.geometry import boxes as box_ops
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.geometry.resizing import resize_scale
+from instancefcn.images.decoding import read_image
 from instancefcn.models.fcis import LEAST_SCORE
-from instancefcn.ops.voting_step import vote_average
-from instancefcn.resizing import resize_scale
+from instancefcn.ops.voting.average import vote_average
 
 if TYPE_CHECKING:
     from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
@@ -42,7 +42,7 @@ class Row:
     """One picture's results, of objects with a score of at least `SCORE`.
 
     Attributes:
-        picture, size: its name, and (height, width) as the graph sees it.
+        image, size: its name, and (height, width) as the graph sees it.
         objects: how many the network finds.
         missing: how many of these the file does not give: the same label, nearly the same score and mask.
         changed: how many of those that the graph gives in PyTorch are others in the file.
@@ -52,7 +52,7 @@ class Row:
         seconds, torch_seconds: of the file's runtime, and of the network in PyTorch.
     """
 
-    picture: str
+    image: str
     size: tuple[int, int]
     objects: int
     missing: int
@@ -66,7 +66,7 @@ class Row:
 
     def problems(self) -> list[str]:
         """What is beyond the tolerances, in words."""
-        said = f"{self.picture}, {self.size[1]} x {self.size[0]} px: "
+        said = f"{self.image}, {self.size[1]} x {self.size[0]} px: "
         problems = []
         if self.missing:
             problems.append(f"{said}{self.missing} of the network's {self.objects} objects are missing")
@@ -81,18 +81,18 @@ def runner(path: Path, form: str) -> Run:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # older torch warns of how it reads its own files
             program = torch.export.load(path).module()
-        return torch.no_grad()(lambda picture: program(picture))
+        return torch.no_grad()(lambda image: program(image))
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda picture: tuple(
-        torch.from_numpy(array) for array in session.run(None, {"picture": picture.numpy()})
+    return lambda image: tuple(
+        torch.from_numpy(array) for array in session.run(None, {"picture": image.numpy()})
     )
 
 
-def pictures(predictor: Predictor, dynamic: bool) -> Iterator[tuple[str, Tensor]]:
+def demo_images(predictor: Predictor, dynamic: bool) -> Iterator[tuple[str, Tensor]]:
     """Names and pictures uint8 [3, H, W]: the bundled photographs and noise; where the graph is dynamic every
     one of another size than the example, odd ones among them.
     """
@@ -115,27 +115,27 @@ def pictures(predictor: Predictor, dynamic: bool) -> Iterator[tuple[str, Tensor]
         yield "noise", torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
 
 
-def letterbox(picture: Tensor, size: tuple[int, int]) -> Tensor:
+def letterbox(image: Tensor, size: tuple[int, int]) -> Tensor:
     """The picture scaled to fit, in the upper left corner of one of `size`, the rest gray."""
-    scale = min(size[0] / picture.shape[1], size[1] / picture.shape[2])
-    new = [min(side, max(1, round(old * scale))) for side, old in zip(size, picture.shape[1:], strict=True)]
-    whole = picture.new_full((3, *size), 124)
-    whole[:, : new[0], : new[1]] = vision.resize(picture, new, antialias=True)
+    scale = min(size[0] / image.shape[1], size[1] / image.shape[2])
+    new = [min(side, max(1, round(old * scale))) for side, old in zip(size, image.shape[1:], strict=True)]
+    whole = image.new_full((3, *size), 124)
+    whole[:, : new[0], : new[1]] = vision.resize(image, new, antialias=True)
     return whole
 
 
 def compare(
-    name: str, picture: Tensor, predictor: Predictor, graph: FCISGraph | InstanceFCNGraph, run: Run
+    name: str, image: Tensor, predictor: Predictor, graph: FCISGraph | InstanceFCNGraph, run: Run
 ) -> Row:
     """Run one picture uint8 [3, H, W] through the file, the graph in PyTorch, and the network."""
-    size = (picture.shape[1], picture.shape[2])
+    size = (image.shape[1], image.shape[2])
     start = time.perf_counter()
-    boxes, scores, labels, masks = run(picture[None].contiguous())
+    boxes, scores, labels, masks = run(image[None].contiguous())
     seconds = time.perf_counter() - start
     with torch.no_grad():
-        same = graph(picture[None])
+        same = graph(image[None])
         start = time.perf_counter()
-        (network,) = predictor.network([picture.float() / 255], min_score=LEAST_SCORE)
+        (network,) = predictor.network([image.float() / 255], min_score=LEAST_SCORE)
         torch_seconds = time.perf_counter() - start
 
     network = network.filter(SCORE)[: graph.instances]
@@ -196,12 +196,12 @@ def _most(differences: Tensor) -> float:
     return float(differences.max()) if len(differences) else 0.0
 
 
-def table(rows: Sequence[Row]) -> str:
+def comparison_table(rows: Sequence[Row]) -> str:
     """The rows as plain text."""
     head = ("picture", "size", "objects", "agree", "score", "box px", "mask", "IoU", "file s", "PyTorch s")
     lines = [
         (
-            row.picture,
+            row.image,
             f"{row.size[1]} x {row.size[0]}",
             str(row.objects),
             str(row.objects - row.missing),

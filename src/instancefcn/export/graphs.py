@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from instancefcn import boxes as box_ops
 from instancefcn.export.grids import FINE, apart, average, front, suppress, tighten
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN, tight_cells
 from instancefcn.models.rpn import large_enough
@@ -46,7 +46,7 @@ class FCISGraph(nn.Module):
         self.instances, self.min_score, self.points = instances, min_score, points
         self.threshold = network.head.mask_threshold
 
-    def forward(self, picture: Tensor) -> Found:
+    def forward(self, image: Tensor) -> Found:
         """A picture uint8 [1, 3, H, W], RGB, to N objects, best first.
 
         Returns:
@@ -56,9 +56,9 @@ class FCISGraph(nn.Module):
             masks: float32 [N, M, M]: probabilities at the centres of a grid over each box, rows first.
         """
         network = self.network
-        size = (picture.shape[2], picture.shape[3])
+        size = (image.shape[2], image.shape[3])
         mean, std = network.backbone.mean, network.backbone.std
-        features = network.backbone((picture.to(mean.dtype) / 255 - mean) / std)
+        features = network.backbone((image.to(mean.dtype) / 255 - mean) / std)
         maps, box_maps = network.maps(features)
         proposals, there = self.proposals(network.proposal_features(features, maps), size)
         boxes, usable = proposals, there
@@ -167,11 +167,11 @@ class InstanceFCNGraph(nn.Module):
         self.instances, self.min_score, self.points = instances, min_score, points
         self.threshold = network.spec.mask_threshold
 
-    def forward(self, picture: Tensor) -> Found:
+    def forward(self, image: Tensor) -> Found:
         """A picture uint8 [1, 3, H, W], RGB, to N proposals; see `FCISGraph`. Every label is 0."""
         network = self.network
-        size = (picture.shape[2], picture.shape[3])
-        scores, windows, masks = self.windows(picture[0].to(network.features.mean.dtype) / 255)
+        size = (image.shape[2], image.shape[3])
+        scores, windows, masks = self.windows(image[0].to(network.features.mean.dtype) / 255)
         cells, filled = tight_cells(masks >= self.threshold)
         sides = (windows[:, 2:] - windows[:, :2]).repeat(1, 2) / network.windows.cells
         boxes = box_ops.clip(windows[:, :2].repeat(1, 2) + cells * sides, size)

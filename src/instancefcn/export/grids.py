@@ -58,7 +58,7 @@ def average(
 ) -> Tensor:
     """The weighted average of votes, read at the centres of a grid over each area.
 
-    What `instancefcn.ops.voting_step.vote_average` reads at pixels: bilinearly between the cells' centres,
+    What `instancefcn.ops.voting.average.vote_average` reads at pixels: bilinearly between the cells' centres,
     clamped at the outermost ones, 0 outside the vote's box.
 
     Args:

@@ -12,18 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from instancefcn import boxes as box_ops
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write
-from instancefcn.inference.drawing import draw
+from instancefcn.geometry import boxes as box_ops
+from instancefcn.geometry.resizing import resize
+from instancefcn.images.drawing import draw
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
 from instancefcn.models import windows
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN
-from instancefcn.models.published import PublishedFCIS
 from instancefcn.ops import mask_logits
-from instancefcn.resizing import resize
 
 POINTS = 105
 """Along each side of a map that is read for a figure: a multiple of the usual numbers of parts."""
@@ -65,12 +64,12 @@ class Explanation:
         return (self.inside.assembled - off).sigmoid()
 
 
-def explain(predictor: Predictor, picture: Tensor, instances: Instances, number: int = 0) -> Explanation:
+def explain(predictor: Predictor, image: Tensor, instances: Instances, number: int = 0) -> Explanation:
     """Read the score maps of one object once more.
 
     Args:
         predictor: of an FCIS or an InstanceFCN.
-        picture: uint8 [3, H, W], RGB.
+        image: uint8 [3, H, W], RGB.
         instances: what the predictor found in it, as a whole.
         number: of the object among them.
 
@@ -81,15 +80,16 @@ def explain(predictor: Predictor, picture: Tensor, instances: Instances, number:
     Raises:
         ConfigError: the model was converted from published weights.
     """
-    if isinstance(predictor.network, PublishedFCIS):
+    network = predictor.network
+    if not isinstance(network, FCIS | InstanceFCN):
         raise ConfigError("the score maps of converted weights cannot be drawn: leave out --explain")
     short, long = predictor.preprocessing.short_side, predictor.preprocessing.long_side
-    image = resize(picture, short, long)[0].to(predictor.device)
+    resized = resize(image, short, long)[0].to(predictor.device)
     one = instances[number : number + 1]
     with torch.inference_mode():
-        if isinstance(predictor.network, InstanceFCN):
-            return _of_proposal(predictor.network, image, one)
-        return _of_object(predictor.network, image, one)
+        if isinstance(network, InstanceFCN):
+            return _of_proposal(network, resized, one)
+        return _of_object(network, resized, one)
 
 
 def _of_object(network: FCIS, image: Tensor, one: Instances) -> Explanation:
@@ -135,22 +135,22 @@ def _read(maps: Tensor, window: Tensor, stride: float) -> Reading:
 
 
 def write_explanation(
-    path: Path, picture: Tensor, instances: Instances, found: Explanation, number: int
+    path: Path, image: Tensor, instances: Instances, found: Explanation, number: int
 ) -> Path:
     """Write a PNG: the picture with the object, its k x k maps over the window with each one's own part
     framed, the maps assembled, and the mask that comes of them.
 
     Args:
         path: the file.
-        picture: uint8 [3, H, W].
+        image: uint8 [3, H, W].
         instances, found, number: see `explain`.
     """
     with _DRAWING, atomic_write(path) as temporary:
-        _figure(picture, instances, found, number).savefig(temporary, format="png", facecolor="white")
+        _figure(image, instances, found, number).savefig(temporary, format="png", facecolor="white")
     return path
 
 
-def _figure(picture: Tensor, instances: Instances, found: Explanation, number: int) -> Any:
+def _figure(image: Tensor, instances: Instances, found: Explanation, number: int) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -184,7 +184,7 @@ def _figure(picture: Tensor, instances: Instances, found: Explanation, number: i
     name, score = instances.names[number], float(instances.scores[number])
     right = grid[:, 2].subgridspec(2, 1) if len(rows) == 1 else [grid[0, 2], grid[1, 2]]
     panel = _panel(figure, right[0], f"{name} {score:.2f}")
-    panel.imshow(np.asarray(draw(picture, instances[number : number + 1], labels=False)))
+    panel.imshow(np.asarray(draw(image, instances[number : number + 1], labels=False)))
     _frame_window(panel, found.window, instances.image_size)
     panel = _panel(
         figure, right[1], "probability: softmax(outside, inside)" if found.outside else "probability"

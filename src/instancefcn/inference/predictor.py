@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from instancefcn.data.images import to_uint8_rgb
-from instancefcn.data.opening import open_picture
 from instancefcn.errors import ConfigError, ImageError
-from instancefcn.inference.download import read_picture
-from instancefcn.inference.overlap import overlapped
+from instancefcn.geometry.resizing import of_one_shape
+from instancefcn.images.decoding import to_uint8_rgb
+from instancefcn.images.download import read_file_or_url
+from instancefcn.images.opening import open_image
+from instancefcn.inference.threaded_map import threaded_map
 from instancefcn.inference.tiling import PER_TILE, segment_tiled
 from instancefcn.instances import Instances
-from instancefcn.resizing import of_one_shape
-from instancefcn.stages import stage
+from instancefcn.profiling import stage
 
 if TYPE_CHECKING:
     from instancefcn.models.checkpoint import Loaded
@@ -33,7 +33,7 @@ DEFAULT_MODEL = "fcis-animals7"
 DEFAULT_SCORE = 0.5
 """What people want to see. Evaluation asks for everything (0)."""
 
-Picture: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
+ImageInput: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class FileResult:
 
     Attributes:
         path: the file; a URL as a string.
-        picture: uint8 [3, H, W], RGB, upright; None when the file could not be read.
+        image: uint8 [3, H, W], RGB, upright; None when the file could not be read.
         instances: what was found in it; None when there is an error.
         error: why it could not be read, or has too many tiles; else None.
         seconds: time per picture of the batch it was in, without reading the file.
@@ -50,7 +50,7 @@ class FileResult:
     """
 
     path: Path | str
-    picture: Tensor | None
+    image: Tensor | None
     instances: Instances | None
     error: ImageError | None
     seconds: float = 0.0
@@ -61,7 +61,7 @@ class Predictor:
     """A network with the preprocessing, classes and device it runs with.
 
     Args:
-        loaded: what `instancefcn.models.checkpoint.load_checkpoint` returns.
+        loaded: what `instancefcn.published.checkpoint.load_any_checkpoint` returns.
         device: a torch device, or None: the first GPU when there is one, else the CPU.
 
     Raises:
@@ -87,7 +87,7 @@ class Predictor:
     @overload
     def __call__(
         self,
-        pictures: list[Any] | tuple[Any, ...],
+        images: list[Any] | tuple[Any, ...],
         *,
         score: float = ...,
         batch_size: int = ...,
@@ -96,12 +96,12 @@ class Predictor:
 
     @overload
     def __call__(
-        self, pictures: Picture, *, score: float = ..., batch_size: int = ..., tile: int | None = ...
+        self, images: ImageInput, *, score: float = ..., batch_size: int = ..., tile: int | None = ...
     ) -> Instances: ...
 
     def __call__(
         self,
-        pictures: Picture | list[Any] | tuple[Any, ...],
+        images: ImageInput | list[Any] | tuple[Any, ...],
         *,
         score: float = DEFAULT_SCORE,
         batch_size: int = 4,
@@ -110,7 +110,7 @@ class Predictor:
         """Segment one picture or a list of them.
 
         Args:
-            pictures: a path, an http(s) URL, a Pillow image (its EXIF rotation is applied, as for files), an
+            images: a path, an http(s) URL, a Pillow image (its EXIF rotation is applied, as for files), an
                 array uint8 [H, W, 3] in RGB order (also gray or with alpha; floats from 0 to 1), a tensor
                 likewise or [3, H, W]; or a list or tuple of these, sizes and kinds mixed.
             score: only instances with at least this score (0 to 1) are returned.
@@ -126,11 +126,11 @@ class Predictor:
             ImageError: something is no picture. A list fails as a whole; `files` reports and goes on.
         """
         _at_least_one(batch_size=batch_size)
-        if not isinstance(pictures, (list, tuple)):
-            return self._segment([pictures], score, batch_size, tile)[0]
+        if not isinstance(images, (list, tuple)):
+            return self._segment([images], score, batch_size, tile)[0]
         step = _together(batch_size, tile)
-        starts = range(0, len(pictures), step)
-        chunks = (self._segment(pictures[i : i + step], score, batch_size, tile) for i in starts)
+        starts = range(0, len(images), step)
+        chunks = (self._segment(images[i : i + step], score, batch_size, tile) for i in starts)
         return [instances for chunk in chunks for instances in chunk]
 
     def files(
@@ -160,10 +160,10 @@ class Predictor:
         """
         if isinstance(paths, (str, Path)):
             raise ConfigError(f"files() takes a list of paths: say files([{str(paths)!r}])")
-        known = overlapped(_weighed, paths, ahead) if ahead else ((path, 0) for path in paths)
+        known = threaded_map(_weighed, paths, ahead) if ahead else ((path, 0) for path in paths)
         with (
             closing(known) as weighed,
-            closing(overlapped(_try_read, weighed, ahead, pixels=itemgetter(1))) as read,
+            closing(threaded_map(_try_read, weighed, ahead, pixels=itemgetter(1))) as read,
         ):
             yield from self.decoded(read, score=score, batch_size=batch_size, tile=tile, top=top)
 
@@ -187,26 +187,26 @@ class Predictor:
         _at_least_one(batch_size=batch_size, top=top)
         read = iter(read)
         while chunk := list(islice(read, _together(batch_size, tile))):
-            pictures = [one.picture for one in chunk if one.picture is not None]
+            images = [one.image for one in chunk if one.image is not None]
             start = time.perf_counter()
             try:
-                results = iter(self._run(pictures, score, batch_size, tile, top))
+                results = iter(self._run(images, score, batch_size, tile, top))
             except ImageError as error:  # too large for its tiles
                 yield from (replace(one, error=ImageError(f"{one.path}: {error}")) for one in chunk)
                 continue
-            seconds = (time.perf_counter() - start) / max(len(pictures), 1)
+            seconds = (time.perf_counter() - start) / max(len(images), 1)
             for one in chunk:
-                if one.picture is None:
+                if one.image is None:
                     yield one
                 else:
                     found = replace(next(results), source=str(one.path))
                     yield replace(one, instances=found, seconds=seconds)
 
-    def run(self, pictures: Sequence[Tensor], score: float = 0.0, top: int | None = None) -> list[Instances]:
+    def run(self, images: Sequence[Tensor], score: float = 0.0, top: int | None = None) -> list[Instances]:
         """Segment one batch of decoded pictures.
 
         Args:
-            pictures: uint8 [3, H, W] each, RGB, sizes mixed.
+            images: uint8 [3, H, W] each, RGB, sizes mixed.
             score: only instances with at least this score are returned.
             top: the most instances of one picture; the network's own limit when None.
 
@@ -215,44 +215,42 @@ class Predictor:
         """
         if not 0 <= score <= 1:
             raise ConfigError(f"the score threshold must lie between 0 and 1, got {score}")
-        if not pictures:
+        if not images:
             return []
         with stage("resize"):
-            inputs = [self.preprocessing(picture) for picture in pictures]
+            inputs = [self.preprocessing(image) for image in images]
         found: dict[int, Instances] = {}
         limit = {} if top is None else {"max_instances": top}
         for indices in of_one_shape(inputs):
-            sizes = [(pictures[i].shape[1], pictures[i].shape[2]) for i in indices]
-            images = [inputs[i].to(self.device) for i in indices]
+            sizes = [(images[i].shape[1], images[i].shape[2]) for i in indices]
+            batch = [inputs[i].to(self.device) for i in indices]
             with torch.inference_mode():
                 # What is left out takes part in nothing: saying so to the network only saves time.
-                results = self.network(images, image_sizes=sizes, min_score=score, **limit)
+                results = self.network(batch, image_sizes=sizes, min_score=score, **limit)
             found.update(zip(indices, results, strict=True))
-        return [found[index].to("cpu").filter(score) for index in range(len(pictures))]
+        return [found[index].to("cpu").filter(score) for index in range(len(images))]
 
     def _run(
         self,
-        pictures: Sequence[Tensor],
+        images: Sequence[Tensor],
         score: float,
         batch_size: int,
         tile: int | None,
         top: int | None = None,
     ) -> list[Instances]:
         if tile is None:
-            return self.run(pictures, score, top)
+            return self.run(images, score, top)
         from instancefcn.models.instance_fcn import InstanceFCN
 
         # Of objects the network's own limit is the right one for a tile too; proposals are many an object.
         limit = PER_TILE if isinstance(self.network, InstanceFCN) else None
-        return [
-            segment_tiled(self.run, picture, tile, score, batch_size, limit)[:top] for picture in pictures
-        ]
+        return [segment_tiled(self.run, image, tile, score, batch_size, limit)[:top] for image in images]
 
     def _segment(
-        self, pictures: Sequence[Picture], score: float, batch_size: int, tile: int | None
+        self, images: Sequence[ImageInput], score: float, batch_size: int, tile: int | None
     ) -> list[Instances]:
-        found = self._run([_decode(picture) for picture in pictures], score, batch_size, tile)
-        sources = [str(picture) if isinstance(picture, (str, Path)) else None for picture in pictures]
+        found = self._run([_decode(image) for image in images], score, batch_size, tile)
+        sources = [str(image) if isinstance(image, (str, Path)) else None for image in images]
         return [replace(one, source=source) for one, source in zip(found, sources, strict=True)]
 
 
@@ -267,9 +265,9 @@ def load(model: str | Path = DEFAULT_MODEL, *, device: torch.device | str | None
         CheckpointError: there is no such model, or it is damaged.
         ConfigError: `device` is no device, or cannot be used here.
     """
-    from instancefcn.models.checkpoint import load_checkpoint
+    from instancefcn.published.checkpoint import load_any_checkpoint
 
-    return Predictor(load_checkpoint(model), device)
+    return Predictor(load_any_checkpoint(model), device)
 
 
 def _at_least_one(**settings: int | None) -> None:
@@ -292,21 +290,21 @@ def _device(device: torch.device | str | None) -> torch.device:
         raise ConfigError(f"{device!r} is no device: say 'cpu', 'cuda' or 'cuda:1'") from error
 
 
-def _decode(picture: Any) -> Tensor:
-    if isinstance(picture, (str, Path)):
-        return read_picture(picture)
-    if isinstance(picture, (Image.Image, np.ndarray, Tensor)):
-        return to_uint8_rgb(picture)
+def _decode(image: Any) -> Tensor:
+    if isinstance(image, (str, Path)):
+        return read_file_or_url(image)
+    if isinstance(image, (Image.Image, np.ndarray, Tensor)):
+        return to_uint8_rgb(image)
     raise ImageError(
         "a picture is a path, a URL, a Pillow image, an array or a tensor (or a list of these), "
-        f"not {type(picture).__name__}"
+        f"not {type(image).__name__}"
     )
 
 
 def _weighed(path: Path | str) -> tuple[Path | str, int]:
     """A file and its pixels, as far as its head tells them."""
     try:
-        with open_picture(Path(path)) as image:
+        with open_image(Path(path)) as image:
             return path, image.width * image.height
     except Exception:  # reading it will say what is wrong; a URL is not fetched twice
         return path, 0
@@ -318,6 +316,6 @@ def _try_read(weighed: tuple[Any, int]) -> FileResult:
         kind = type(path).__name__
         raise ConfigError(f"files() takes paths and URLs, not {kind}: call the model itself on a picture")
     try:
-        return FileResult(path, read_picture(path), None, None)
+        return FileResult(path, read_file_or_url(path), None, None)
     except ImageError as error:
         return FileResult(path, None, None, error)

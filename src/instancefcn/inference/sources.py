@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from instancefcn.data.paths import PICTURE_SUFFIXES, at_home, is_there
+from instancefcn.data.paths import IMAGE_SUFFIXES, at_home, is_there
 from instancefcn.errors import ImageError
 
 VIDEO_SUFFIXES = frozenset(
@@ -30,12 +30,12 @@ class Sources:
     """What there is to read.
 
     Attributes:
-        pictures: files, and URLs as strings.
+        images: files, and URLs as strings.
         videos: video files.
         webcam: the number of a webcam, from 0, or None. It comes alone.
     """
 
-    pictures: tuple[Path | str, ...] = ()
+    images: tuple[Path | str, ...] = ()
     videos: tuple[Path, ...] = ()
     webcam: int | None = None
 
@@ -43,7 +43,7 @@ class Sources:
 def find_sources(sources: Iterable[str | Path], out: Path | None = None) -> Sources:
     """Expand files, folders, globs and URLs, and tell videos from pictures.
 
-    Files, folders and globs are those of `find_pictures`; a file with the suffix of a video is one (a folder
+    Files, folders and globs are those of `find_images`; a file with the suffix of a video is one (a folder
     gives its pictures alone). `https://...` and `http://...` are pictures. `webcam` is the first webcam,
     `webcam:1` the second; a file of that name goes before.
 
@@ -91,7 +91,7 @@ def find_sources(sources: Iterable[str | Path], out: Path | None = None) -> Sour
     return Sources(tuple(one for one in found.values() if one not in videos), videos)
 
 
-def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
+def find_images(sources: Iterable[str | Path]) -> list[Path]:
     """Expand files, folders and globs.
 
     A file is taken whatever its name is. A folder gives the pictures that lie directly in it, known by
@@ -107,8 +107,8 @@ def find_pictures(sources: Iterable[str | Path]) -> list[Path]:
             video, a webcam); all such sources are named at once.
     """
     found = find_sources(sources)
-    paths = [picture for picture in found.pictures if isinstance(picture, Path)]
-    if found.webcam is not None or found.videos or len(paths) < len(found.pictures):
+    paths = [image for image in found.images if isinstance(image, Path)]
+    if found.webcam is not None or found.videos or len(paths) < len(found.images):
         raise ImageError("only picture files can be read here, no video, webcam or URL")
     return paths
 
@@ -143,10 +143,10 @@ def _expand(source: str | Path, out: Path | None) -> tuple[list[Path], str]:
 
 def _found(path: Path, source: str | Path, out: Path | None) -> tuple[list[Path], str]:
     if path.is_dir():
-        paths = sorted(inside for inside in path.iterdir() if _is_picture_name(inside))
+        paths = sorted(inside for inside in path.iterdir() if _is_image_name(inside))
         if paths:
             return paths, ""
-        deeper = next((p for p in path.rglob("*") if _is_picture_name(p)), None)
+        deeper = next((p for p in path.rglob("*") if _is_image_name(p)), None)
         hint = f"; deeper pictures are reached by '{path}/**/*{deeper.suffix}'" if deeper else ""
         return [], f"{path}: no picture lies in this folder (looked for {_suffixes()}){hint}"
     if path.exists():
@@ -157,9 +157,9 @@ def _found(path: Path, source: str | Path, out: Path | None) -> tuple[list[Path]
     if glob.has_magic(pattern):
         pattern = os.path.join(glob.escape(str(there)), pattern)
         matches = sorted(Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
-        pictures = list(_without_results(matches, out))
+        images = list(_without_results(matches, out))
         other = " but results of an earlier call" if matches else ""
-        return pictures, f"{source}: no file{other} matches this pattern (looked in {Path.cwd()})"
+        return images, f"{source}: no file{other} matches this pattern (looked in {Path.cwd()})"
     return [], f"{source}: there is no such file or folder{_nearby(path)}"
 
 
@@ -177,10 +177,10 @@ def _without_results(paths: Iterable[Path], out: Path | None) -> Iterator[Path]:
         yield path
 
 
-def _is_picture_name(path: Path) -> bool:
+def _is_image_name(path: Path) -> bool:
     name = path.name.lower()
     return (
-        path.suffix.lower() in PICTURE_SUFFIXES
+        path.suffix.lower() in IMAGE_SUFFIXES
         and not name.startswith(".")
         and not name.endswith(OVERLAY_SUFFIX)
         and path.is_file()
@@ -188,7 +188,7 @@ def _is_picture_name(path: Path) -> bool:
 
 
 def _suffixes() -> str:
-    return ", ".join(sorted(PICTURE_SUFFIXES))
+    return ", ".join(sorted(IMAGE_SUFFIXES))
 
 
 def _nearby(path: Path) -> str:

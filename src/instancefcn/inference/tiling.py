@@ -16,9 +16,9 @@ from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
 from instancefcn.errors import ConfigError, ImageError
+from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
 from instancefcn.limits import MAX_TILES
-from instancefcn.masks import CroppedMasks
 
 MIN_TILE = 32
 OVERLAP = 0.25
@@ -67,7 +67,7 @@ def _starts(length: int, size: int) -> list[int]:
 
 def segment_tiled(
     run: Callable[[Sequence[Tensor], float], list[Instances]],
-    picture: Tensor,
+    image: Tensor,
     size: int,
     score: float,
     batch_size: int = 1,
@@ -77,7 +77,7 @@ def segment_tiled(
 
     Args:
         run: segments a batch of pictures uint8 [3, h, w] with a least score, as `Predictor.run` does.
-        picture: uint8 [3, H, W].
+        image: uint8 [3, H, W].
         size: side of a tile in pixels. An object should fit into three quarters of it to be seen whole at
             least once; a larger one is put together from pieces.
         score: only merged instances with at least this score are returned.
@@ -91,7 +91,7 @@ def segment_tiled(
         ConfigError: tiles of less than 32 pixels.
         ImageError: there would be more than MAX_TILES.
     """
-    height, width = picture.shape[1:]
+    height, width = image.shape[1:]
     boxes = tile_boxes(height, width, size)
     if len(boxes) > MAX_TILES:
         raise ImageError(
@@ -99,10 +99,10 @@ def segment_tiled(
             f"{MAX_TILES:,} are taken: choose larger tiles"
         )
     if len(boxes) == 1:
-        return run([picture], score)[0]
+        return run([image], score)[0]
     found: list[Instances] = []
     for first in range(0, len(boxes), batch_size):
-        tiles = [picture[:, y1:y2, x1:x2] for x1, y1, x2, y2 in boxes[first : first + batch_size]]
+        tiles = [image[:, y1:y2, x1:x2] for x1, y1, x2, y2 in boxes[first : first + batch_size]]
         found += [one[:per_tile] for one in run(tiles, score * PIECES)]
     return merge_tiles(found, boxes, (height, width)).filter(score)
 

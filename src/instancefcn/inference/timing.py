@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from instancefcn.data.images import read_image
+from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import Predictor
-from instancefcn.stages import listen, stage
+from instancefcn.profiling import listen, stage
 
 CONVOLUTIONS = ("backbone", "score maps", "backbone and score maps")
 """The stages in which the network's convolutions run."""
@@ -28,14 +28,14 @@ class Timing:
             not, in the order in which they come; "other" is what no stage accounts for.
         share: all that the network does after its last convolution, as a part of the convolutions.
         instances: median number of instances.
-        pictures: how many were measured.
+        images: how many were measured.
     """
 
     predict: float
     stages: dict[str, float]
     share: float
     instances: float
-    pictures: int
+    images: int
 
 
 def time_predict(predictor: Predictor, paths: Sequence[Path], score: float, repeats: int) -> Timing:
@@ -66,9 +66,9 @@ def time_predict(predictor: Predictor, paths: Sequence[Path], score: float, repe
 def _one(predictor: Predictor, path: Path, score: float) -> tuple[float, dict[str, float], int]:
     with listen() as seconds:
         with stage("decode"):
-            picture = read_image(path)
+            image = read_image(path)
         start = time.perf_counter()
-        (instances,) = predictor.run([picture], score)
+        (instances,) = predictor.run([image], score)
         whole = time.perf_counter() - start
         with stage("encode"):
             instances.rles()

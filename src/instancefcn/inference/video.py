@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from instancefcn.data.opening import check_size
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.files import atomic_write
-from instancefcn.inference.drawing import draw
-from instancefcn.inference.formats import Item, Writer
+from instancefcn.images.drawing import draw
+from instancefcn.images.opening import check_image_size
 from instancefcn.inference.predictor import FileResult
+from instancefcn.inference.result_formats import ResultItem, Writer
 from instancefcn.inference.sources import MOVIE_SUFFIX
 from instancefcn.inference.writers import COCO_SUFFIX, CocoSummary
 
@@ -104,10 +104,10 @@ class Video:
                 # Times must rise; a stream without them gets those of its rate.
                 last = frame.pts if frame.pts is not None and frame.pts > last else last + step
                 self.clock.ticks[number] = last
-                check_size(frame.height, frame.width)
-                picture = _upright(frame.to_ndarray(format="rgb24"), frame.rotation)
+                check_image_size(frame.height, frame.width)
+                image = _upright(frame.to_ndarray(format="rgb24"), frame.rotation)
                 yield FileResult(
-                    self.name, torch.from_numpy(picture).permute(2, 0, 1), None, None, frame=number
+                    self.name, torch.from_numpy(image).permute(2, 0, 1), None, None, frame=number
                 )
                 number += 1
         except (av.FFmpegError, OSError) as error:
@@ -119,9 +119,9 @@ class Video:
             self._container.close()
 
 
-def _upright(picture: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
+def _upright(image: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
     """Turn a frame as its file wants it shown (telephones film on their side): degrees, counterclockwise."""
-    return np.ascontiguousarray(np.rot90(picture, round(rotation / 90) % 4))
+    return np.ascontiguousarray(np.rot90(image, round(rotation / 90) % 4))
 
 
 def _open_webcam(av: Any, number: int) -> Any:
@@ -176,15 +176,15 @@ class Movie(Writer):
             with suppress(InterruptedError):
                 self._file.__exit__(InterruptedError, unfinished, None)
 
-    def write(self, item: Item) -> list[Path]:
+    def write(self, item: ResultItem) -> list[Path]:
         av = load_av()
         assert item.frame is not None
-        picture = np.asarray(draw(item.picture, item.instances, labels=self.labels, fill=self.fill))
+        image = np.asarray(draw(item.image, item.instances, labels=self.labels, fill=self.fill))
         if self._container is None:
-            self._open(av, *picture.shape[:2])
+            self._open(av, *image.shape[:2])
         # The encoder halves the resolution of colours: an odd last row or column is shown twice.
-        picture = np.pad(picture, ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)), mode="edge")
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        image = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode="edge")
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
         frame.pts, frame.time_base = self.clock.ticks[item.frame], self.clock.base
         self._container.mux(self._stream.encode(frame))
         return []
@@ -219,7 +219,7 @@ class FrameResults(Writer):
         super().__init__(out, class_names, category_ids)
         self.name, self.summary = name, CocoSummary(class_names, category_ids)
 
-    def write(self, item: Item) -> list[Path]:
+    def write(self, item: ResultItem) -> list[Path]:
         assert item.frame is not None
         self.summary.add(item.frame + 1, item.source, item.instances, item.frame)
         return []

@@ -9,15 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from instancefcn.data.paths import output_names as output_names  # offered here too
 from instancefcn.files import writable, write_json
-from instancefcn.inference.download import is_url
-from instancefcn.inference.drawing import draw
-from instancefcn.inference.formats import (
+from instancefcn.images.download import is_url
+from instancefcn.images.drawing import draw
+from instancefcn.inference.result_formats import (
     CutOuts,
-    Item,
     LabelMap,
     LabelMe,
+    ResultItem,
     Table,
     Writer,
     YoloLabels,
@@ -32,10 +31,10 @@ SUMMARY_NAME = "predictions.json"
 
 
 def write_overlay(
-    out: Path, name: str, picture: Tensor, instances: Instances, *, labels: bool = True, fill: bool = True
+    out: Path, name: str, image: Tensor, instances: Instances, *, labels: bool = True, fill: bool = True
 ) -> Path:
     """Write `out/name.overlay.png`: the picture, uint8 [3, H, W] RGB, with the instances drawn on it."""
-    drawn = draw(picture, instances, labels=labels, fill=fill)
+    drawn = draw(image, instances, labels=labels, fill=fill)
     return write_png(out / f"{name}{OVERLAY_SUFFIX}", drawn)
 
 
@@ -145,15 +144,15 @@ def below_one_folder(sources: Sequence[str]) -> tuple[Path, list[str]]:
 class Overlays(Writer):
     """`NAME.overlay.png`: the picture with the objects drawn on it, named."""
 
-    def write(self, item: Item) -> list[Path]:
-        return [write_overlay(self.out, item.name, item.picture, item.instances)]
+    def write(self, item: ResultItem) -> list[Path]:
+        return [write_overlay(self.out, item.name, item.image, item.instances)]
 
 
 class Outlines(Writer):
     """`NAME.overlay.png` with outlines alone: a hundred proposals on top of each other hide a picture."""
 
-    def write(self, item: Item) -> list[Path]:
-        return [write_overlay(self.out, item.name, item.picture, item.instances, labels=False, fill=False)]
+    def write(self, item: ResultItem) -> list[Path]:
+        return [write_overlay(self.out, item.name, item.image, item.instances, labels=False, fill=False)]
 
 
 class CocoResults(Writer):
@@ -165,7 +164,7 @@ class CocoResults(Writer):
         super().__init__(out, class_names, category_ids)
         self.summary = CocoSummary(class_names, category_ids)
 
-    def write(self, item: Item) -> list[Path]:
+    def write(self, item: ResultItem) -> list[Path]:
         self.summary.add(item.number + 1, item.source, item.instances)
         return [write_coco_results(self.out, item.name, item.number + 1, item.instances)]
 
@@ -191,7 +190,7 @@ WRITERS: dict[str, type[Writer]] = {
 """What `--save` knows, for pictures."""
 
 
-def write_item(writers: Sequence[Writer], item: Item) -> list[Path]:
+def write_item(writers: Sequence[Writer], item: ResultItem) -> list[Path]:
     """Write one picture's results of all kinds; return the files.
 
     Raises:

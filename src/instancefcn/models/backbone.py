@@ -10,6 +10,7 @@ function and the same gradients, without one more pass over memory.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from instancefcn.errors import CheckpointError, ConfigError
-from instancefcn.models.imagenet import efficientnet_lite0_weights
+from instancefcn.models.imagenet_weights import efficientnet_lite0_weights
 from instancefcn.ops import depthwise_convolution
 
 STRIDES = (8, 16, 16)
@@ -73,8 +74,8 @@ class FrozenNormConv2d(nn.Module):
         return F.conv2d(x, filters, self.shift, self.stride, padding, self.dilation, self.groups)
 
     def padded(self, x: Tensor) -> Tensor:
-        """x with zeros as TensorFlow adds them to sides that are multiples of the stride: an odd zero stands at
-        the end. What a cell sees does not depend on the sides, which `Backbone` sees to.
+        """x with zeros as TensorFlow adds them to sides that are multiples of the stride: an odd zero stands
+        at the end. What a cell sees does not depend on the sides, which `Backbone` sees to.
         """
         amounts: list[int] = []
         for axis in (1, 0):
@@ -326,3 +327,19 @@ def load_features(body: nn.Module, weights: dict[str, Tensor], origin: str) -> N
             f" (first: {missing[:1]}), {len(wrong)} have another shape (first: {wrong[:1]})"
         )
     body.load_state_dict({key: weights[key] for key in own if key in weights}, strict=False)
+
+
+def parameter_groups(network: nn.Module, rate: Callable[[str], float]) -> list[dict[str, Any]]:
+    """Trainable parameters as {"params", "lr_scale", "decay"}, in the order of rate and decay.
+
+    Args:
+        rate: multiplier of the learning rate of a parameter, by its name. Biases do not decay.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((rate(name), parameter.dim() > 1), []).append(parameter)
+    return [
+        {"params": parameters, "lr_scale": scale, "decay": decay}
+        for (scale, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]

@@ -11,80 +11,53 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, asdict, dataclass, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_type_hints
+from typing import Any, ClassVar, Protocol, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from instancefcn.errors import CheckpointError
 from instancefcn.files import atomic_write
 from instancefcn.limits import MAX_HEADER_BYTES
-from instancefcn.models.fcis import FCIS
-from instancefcn.models.head import Classes, HeadSpec
-from instancefcn.models.instance_fcn import InstanceFCN, ProposalSpec
-from instancefcn.models.plausible import Rule, check_classes, check_rule, check_sides, check_spec
-from instancefcn.models.published import NAME as PUBLISHED
-from instancefcn.models.published import Published, PublishedFCIS, PublishedSpec
-from instancefcn.models.published_input import resize_published
-from instancefcn.models.rpn import AnchorSpec, RPNSpec
-from instancefcn.models.sampling import SamplingSpec
-from instancefcn.models.windows import WindowSpec
-from instancefcn.models.zoo import SPECS, AnySpec, ModelSpec, ProposalModelSpec, build
-from instancefcn.resizing import resize
-from instancefcn.texts import shown
+from instancefcn.models.head import Classes
+from instancefcn.models.preprocessing import Preprocessing
+from instancefcn.models.spec_checks import check_classes, check_spec
+from instancefcn.models.zoo import SPECS, ModelSpec, ProposalModelSpec
+from instancefcn.safe_text import shown
 
 FORMAT = 2
 HEADER = "instancefcn"
 SUMS = "SHA256SUMS"
 """Beside the bundled models, as `sha256sum` writes it."""
-PARTS = (AnchorSpec, RPNSpec, HeadSpec, SamplingSpec, ProposalSpec, WindowSpec, Published)
-StoredSpec: TypeAlias = AnySpec | PublishedSpec
-KINDS: dict[str, type[StoredSpec]] = {
-    "fcis": ModelSpec,
-    "instance_fcn": ProposalModelSpec,
-    "published": PublishedSpec,
-}
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """How pictures are scaled before the network sees them.
+class StoredSpec(Protocol):
+    """What a checkpoint keeps of a network: a dataclass of JSON values, or of dataclasses of them."""
 
-    Attributes:
-        short_side, long_side: pixels: of the short side, and the limit of the long one.
-        rule: "smooth" reads every pixel; "truncated" and "rounded" are those of the published networks.
-    """
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    kind: ClassVar[str]
 
-    short_side: int
-    long_side: int
-    rule: Rule = "smooth"
+    def preprocessing(self) -> Preprocessing:
+        """How the network wants pictures scaled."""
 
-    def __call__(self, picture: Tensor) -> Tensor:
-        """The network's input, float32 [3, h, w], 0 to 1, of a picture uint8 [3, H, W]."""
-        if self.rule == "smooth":
-            return resize(picture, self.short_side, self.long_side)[0]
-        return resize_published(picture, self.short_side, self.long_side, self.rule == "rounded")
+    def network(self, classes: Classes) -> nn.Module:
+        """A new network, with random weights."""
 
-    @classmethod
-    def of(cls, spec: StoredSpec) -> Preprocessing:
-        """What a model of this specification expects."""
-        if not isinstance(spec, PublishedSpec):
-            return cls(spec.short_side, spec.long_side)
-        rule: Literal["truncated", "rounded"] = "rounded" if spec.published.rounded_size else "truncated"
-        return cls(spec.short_side, spec.long_side, rule)
+
+KINDS: tuple[type[StoredSpec], ...] = (ModelSpec, ProposalModelSpec)
 
 
 @dataclass(frozen=True)
 class Loaded:
     """A checkpoint brought to life; `metadata` is the JSON document of its header."""
 
-    network: FCIS | InstanceFCN | PublishedFCIS
+    network: nn.Module
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     preprocessing: Preprocessing
@@ -112,14 +85,14 @@ def save_checkpoint(
     Raises:
         OSError: the disk is full, or the file cannot be written there.
     """
-    from instancefcn import __version__
+    from instancefcn.version import __version__
 
     document = {
         "format": FORMAT,
         "model": spec_to_json(spec),
         "class_names": list(classes.names),
         "category_ids": list(classes.ids),
-        "preprocessing": asdict(Preprocessing.of(spec)),
+        "preprocessing": asdict(spec.preprocessing()),
         "metrics": dict(metrics or {}),
         "training": dict(training or {}),
         "versions": {
@@ -148,8 +121,11 @@ def save_checkpoint(
             raise
 
 
-def load_checkpoint(source: Path | str) -> Loaded:
+def load_checkpoint(source: Path | str, kinds: Sequence[type[StoredSpec]] = KINDS) -> Loaded:
     """A bundled model by name, a checkpoint file, or a run folder (its best checkpoint, else its last).
+
+    Args:
+        kinds: the specifications that may be read.
 
     Raises:
         CheckpointError: there is no such thing, it is damaged, foreign, or from a newer version.
@@ -159,15 +135,14 @@ def load_checkpoint(source: Path | str) -> Loaded:
         check_sum(path)
     document, shapes = _read_head(path)
     try:
-        spec = spec_from_json(document["model"])
+        spec = spec_from_json(document["model"], kinds)
         check_spec(spec)
         check_classes(document["class_names"], document["category_ids"])
         classes = Classes(tuple(document["class_names"]), tuple(document["category_ids"]))
-        preprocessing = Preprocessing(**document["preprocessing"])
-        check_sides(preprocessing.short_side, preprocessing.long_side)
-        check_rule(preprocessing.rule)
+        preprocessing = type(spec.preprocessing())(**document["preprocessing"])
+        preprocessing.check()
         with torch.device("meta"):  # shapes alone: nothing is as large as it says before it fits the file
-            wanted = _network(spec, classes).state_dict()
+            wanted = spec.network(classes).state_dict()
     except Exception as error:  # specifications reach deep into other libraries
         raise CheckpointError(f"{path}: the description of the model is damaged: {error!r}") from error
     missing, extra = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
@@ -177,15 +152,9 @@ def load_checkpoint(source: Path | str) -> Loaded:
             f"{path}: the tensors do not fit the model: missing {missing[:3]}, unknown {shown(extra[:3])},"
             f" of another shape {wrong[:3]}"
         )
-    network = _network(spec, classes)
+    network = spec.network(classes)
     network.load_state_dict(_read_tensors(path))
     return Loaded(network.eval(), classes.names, classes.ids, preprocessing, document)
-
-
-def _network(spec: StoredSpec, classes: Classes) -> FCIS | InstanceFCN | PublishedFCIS:
-    if isinstance(spec, PublishedSpec):
-        return PublishedFCIS(spec, classes)
-    return build(spec, class_names=classes.names, category_ids=classes.ids)
 
 
 def bundled_models() -> list[str]:
@@ -230,8 +199,6 @@ def locate(source: Path | str) -> Path:
         return path
     known = ", ".join(bundled_models()) or "there are none"
     hint = f" {source} is an architecture: train it first." if str(source) in SPECS else ""
-    if str(source) == PUBLISHED:
-        hint = f" {source} comes from published weights: instancefcn convert-weights IN OUT."
     raise CheckpointError(f"{source}: neither a file, nor a run folder, nor a bundled model ({known}).{hint}")
 
 
@@ -279,24 +246,24 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def spec_to_json(spec: StoredSpec) -> dict[str, Any]:
     """The specification as JSON values, without its preferences for training."""
-    (kind,) = (name for name, cls in KINDS.items() if type(spec) is cls)
-    document = asdict(spec if isinstance(spec, PublishedSpec) else replace(spec, training={}))
+    document = asdict(spec)
     document.pop("training", None)
-    return {"kind": kind, **document}
+    return {"kind": spec.kind, **document}
 
 
-def spec_from_json(document: dict[str, Any]) -> StoredSpec:
+def spec_from_json(document: dict[str, Any], kinds: Sequence[type[StoredSpec]] = KINDS) -> StoredSpec:
     """What `spec_to_json` gave; a field of the head that is younger than the document has its default. Raises
     KeyError, TypeError or ValueError for anything else.
     """
-    cls = KINDS[document["kind"]]
+    cls: Any = {kind.kind: kind for kind in kinds}[document["kind"]]
     types: dict[str, Any] = get_type_hints(cls)
     values: dict[str, Any] = {}
     for item in fields(cls):
         if item.name != "training":
-            value, wanted = _tuples(document[item.name]), types[item.name]
-            values[item.name] = wanted(**value) if wanted in PARTS else value
-    return cls(**values)
+            value, part = _tuples(document[item.name]), is_dataclass(types[item.name])
+            values[item.name] = types[item.name](**value) if part else value
+    spec: StoredSpec = cls(**values)
+    return spec
 
 
 def _tuples(value: Any) -> Any:

@@ -25,19 +25,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instancefcn import boxes as box_ops
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.instances import Instances
-from instancefcn.models import across
-from instancefcn.models.backbone import Backbone
-from instancefcn.models.class_maps import ClassMaps
-from instancefcn.models.groups import parameter_groups
-from instancefcn.models.head import Classes, HeadSpec, ScoreMaps
+from instancefcn.models import distributed as across
+from instancefcn.models.backbone import Backbone, parameter_groups
+from instancefcn.models.head import Classes, ClassMaps, HeadSpec, ScoreMaps
 from instancefcn.models.rpn import Generators, RegionProposalNetwork
 from instancefcn.models.sampling import RoITargets, SamplingSpec, assign_rois, hardest, mask_targets
 from instancefcn.models.targets import Target
 from instancefcn.ops import ps_average
-from instancefcn.ops.voting import vote_batch
-from instancefcn.stages import stage
+from instancefcn.ops.voting.operator import vote_batch
+from instancefcn.profiling import stage
 
 # Standard deviations of box deltas, by which the box branch is scaled (official code).
 DELTA_STD = (0.2, 0.2, 0.5, 0.5)

@@ -19,22 +19,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from instancefcn import boxes as box_ops
-from instancefcn.data.dataset import OBJECT
-from instancefcn.instances import Instances
-from instancefcn.masks import CroppedMasks
-from instancefcn.models import across
-from instancefcn.models.backbone import AtrousVGG
+from instancefcn.geometry import boxes as box_ops
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.instances import OBJECT, Instances
+from instancefcn.models import distributed as across
+from instancefcn.models.backbone import AtrousVGG, parameter_groups
 from instancefcn.models.fusion import FineFeatures
-from instancefcn.models.groups import parameter_groups
 from instancefcn.models.head import Classes
 from instancefcn.models.rpn import Generators
 from instancefcn.models.sampling import mask_targets
 from instancefcn.models.targets import Target
 from instancefcn.models.windows import STRIDE, WindowSpec, label_windows, sample_windows, window_boxes
 from instancefcn.ops import mask_logits
-from instancefcn.ops.voting_step import vote_average
-from instancefcn.stages import stage
+from instancefcn.ops.voting.average import vote_average
+from instancefcn.profiling import stage
 
 OBJECTS = Classes((OBJECT,), (1,))
 
@@ -143,8 +141,8 @@ class InstanceFCN(nn.Module):
         an outside of zero, and objectness logits [h, w]; h = ceil(H / 8).
         """
         mean, std = self.features.mean, self.features.std
-        picture = ((image.to(mean) - mean) / std)[None].contiguous(memory_format=torch.channels_last)
-        features = self.features(picture)
+        normalised = ((image.to(mean) - mean) / std)[None].contiguous(memory_format=torch.channels_last)
+        features = self.features(normalised)
         maps = self.maps(F.relu(self.reduce(features)))
         inside = maps.unflatten(1, (self.spec.k, self.spec.k)).unsqueeze(3)
         logits = self.objectness(F.relu(self.hidden(features)))[0, 0].float()

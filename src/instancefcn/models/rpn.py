@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from instancefcn import boxes as box_ops
+from instancefcn.geometry import boxes as box_ops
 from instancefcn.models.targets import Target
 from instancefcn.ops.suppression import suppress
 
@@ -137,7 +137,7 @@ class RegionProposalNetwork(nn.Module):
         """
         ranked = []
         for own_logits, own_deltas, size in zip(logits, deltas, sizes, strict=True):
-            competing = own_logits.masked_fill(~on_picture(anchors, size, self.anchors.stride), -torch.inf)
+            competing = own_logits.masked_fill(~on_image(anchors, size, self.anchors.stride), -torch.inf)
             ranked.append(rank(competing, box_ops.decode(anchors, own_deltas), size, self.spec))
         return thin(torch.stack(ranked), self.spec)
 
@@ -171,7 +171,7 @@ class RegionProposalNetwork(nn.Module):
         return torch.stack(class_losses).mean(), torch.stack(box_losses).mean()
 
 
-def on_picture(anchors: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+def on_image(anchors: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     """Boolean [T]: the anchor's cell covers some of a picture of `size` (height, width).
 
     The other cells lie in the padding of a batch: a picture has the same anchors alone and among larger ones.
@@ -222,7 +222,7 @@ def anchor_labels(
     if spec.inside_only:
         usable = (anchors[:, :2] >= 0).all(1) & (anchors[:, 2] <= width) & (anchors[:, 3] <= height)
     else:
-        usable = on_picture(anchors, size, stride)
+        usable = on_image(anchors, size, stride)
     if len(target.boxes) == 0:
         labels[usable] = 0
     else:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
 
 from instancefcn.errors import ConfigError
-from instancefcn.models import published
 from instancefcn.models.backbone import STRIDES, AtrousVGG, Backbone
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.fusion import FineFeatures
 from instancefcn.models.head import Classes, HeadSpec
 from instancefcn.models.instance_fcn import InstanceFCN, ProposalSpec
+from instancefcn.models.preprocessing import Preprocessing
 from instancefcn.models.rpn import AnchorSpec, RegionProposalNetwork, RPNSpec
 from instancefcn.models.sampling import Method, SamplingSpec
 from instancefcn.models.windows import WindowSpec
@@ -39,6 +39,8 @@ class ModelSpec:
         ValueError: there is no such level, or the anchors are not spaced as its cells.
     """
 
+    kind: ClassVar[str] = "fcis"
+
     name: str
     backbone: str
     frozen: tuple[str, ...]
@@ -60,6 +62,14 @@ class ModelSpec:
                 f"anchors have stride {self.anchors.stride}, what they are proposed from has {stride}"
             )
 
+    def preprocessing(self) -> Preprocessing:
+        """How the network wants pictures scaled."""
+        return Preprocessing(self.short_side, self.long_side)
+
+    def network(self, classes: Classes) -> FCIS:
+        """A new network, with random weights."""
+        return build_fcis(self, classes, pretrained=False)
+
 
 @dataclass(frozen=True)
 class ProposalModelSpec:
@@ -75,6 +85,8 @@ class ProposalModelSpec:
         training: settings in which training of this model differs from `TrainConfig`'s defaults.
     """
 
+    kind: ClassVar[str] = "instance_fcn"
+
     name: str
     backbone: str
     frozen: tuple[str, ...]
@@ -84,6 +96,14 @@ class ProposalModelSpec:
     head: ProposalSpec = ProposalSpec()
     windows: WindowSpec = WindowSpec()
     training: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def preprocessing(self) -> Preprocessing:
+        """How the network wants pictures scaled."""
+        return Preprocessing(self.short_side, self.long_side)
+
+    def network(self, classes: Classes) -> InstanceFCN:
+        """A new network, with random weights, whose one class is "object" whatever `classes` says."""
+        return build_proposals(self, pretrained=False)
 
 
 AnySpec: TypeAlias = ModelSpec | ProposalModelSpec
@@ -217,11 +237,6 @@ SPECS: dict[str, AnySpec] = {
 
 def spec_of(name: str) -> AnySpec:
     """The named model. Raises ConfigError, with the names there are, for an unknown one."""
-    if name == published.NAME:
-        raise ConfigError(
-            f"{name} only runs converted weights (instancefcn convert-weights IN OUT); to train, take"
-            f" {FCIS_RESNET101.name}"
-        )
     if not isinstance(name, str) or name not in SPECS:
         raise ConfigError(f"there is no model {name!r}; the models are: {', '.join(sorted(SPECS))}")
     return SPECS[name]
@@ -270,7 +285,11 @@ def build(
     ids = tuple(category_ids) if category_ids is not None else tuple(range(1, len(class_names) + 1))
     if len(ids) != len(class_names):
         raise ConfigError(f"there are {len(class_names)} class names, but {len(ids)} category ids")
-    classes = Classes(tuple(class_names), ids)
+    return build_fcis(spec, Classes(tuple(class_names), ids), pretrained)
+
+
+def build_fcis(spec: ModelSpec, classes: Classes, pretrained: bool | Path | str) -> FCIS:
+    """A new FCIS. Raises CheckpointError when the pretrained weights cannot be had."""
     backbone = Backbone(spec.backbone, spec.frozen, pretrained)
     channels = backbone.channels[spec.rpn_level - 3] if spec.rpn_level else spec.head.channels
     rpn = RegionProposalNetwork(channels, spec.anchors, spec.rpn)

@@ -8,10 +8,10 @@ accepted; the order `[N, H, W, k, k, 2, C]`, which a channels-last convolution w
 outside/inside, class) returns, is read without a copy.
 
 Maps are float32, bfloat16, float16 or float64; sums are in float32 (float64 for float64), the result has the
-maps' type. The maps have a gradient, RoIs and labels none. On a CPU the Numba kernels of `cpu.py` run, on a
-GPU the Triton kernels of `cuda.py` (not for float64, nor for the published pooling); elsewhere, without Numba
+maps' type. The maps have a gradient, RoIs and labels none. On a CPU the Numba kernels of `numba/` run, on a
+GPU the Triton kernels of `triton/` (not for float64); elsewhere, without Numba
 or Triton, or under `torch.export`, the plain PyTorch of `portable.py`; the answers are equal but
-for rounding. `reference.py` specifies the operators, `voting_reference.py` the voting, in float64.
+for rounding. `reference.py` specifies the operators, `voting/reference.py` the voting, in float64.
 `depthwise_convolution` is PyTorch's own, with a gradient that is faster on a CPU.
 
 Every operator raises ValueError for a shape, type, stride or size that does not fit. Batch indices, labels
@@ -25,12 +25,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from instancefcn.ops import portable, registration
+from instancefcn.ops import checks, portable, registration
 from instancefcn.ops.forms import HAS_KERNELS, is_portable, using
-from instancefcn.ops.values import check_labels, check_rois
 
 if HAS_KERNELS:
-    from instancefcn.ops import depthwise
+    from instancefcn.ops.numba import depthwise
 
 __all__ = [
     "HAS_KERNELS",
@@ -38,12 +37,9 @@ __all__ = [
     "depthwise_convolution",
     "mask_logits",
     "ps_average",
-    "psroi_average_pool",
     "using",
     "vote_masks",
 ]
-
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
@@ -62,10 +58,10 @@ def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
     Returns:
         [R, C] logits in the maps' type (softmax over C gives class probabilities).
     """
-    _check_paired(maps)
-    _check_common(maps, rois, stride)
+    checks.check_paired_maps(maps)
+    checks.check_windows(maps, rois, stride)
     if _portable(maps):
-        _check_values(maps, rois)
+        checks.check_values(maps, rois)
         return portable.class_scores(maps, rois, stride)
     return registration.class_scores(maps, rois, float(stride))
 
@@ -81,10 +77,10 @@ def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
     Returns:
         [R, D] in the maps' type.
     """
-    _check_plain(maps)
-    _check_common(maps, rois, stride)
+    checks.check_plain_maps(maps)
+    checks.check_windows(maps, rois, stride)
     if _portable(maps):
-        _check_values(maps, rois)
+        checks.check_values(maps, rois)
         return portable.ps_average(maps, rois, stride)
     return registration.ps_average(maps, rois, float(stride))
 
@@ -106,51 +102,26 @@ def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size:
     Returns:
         [R, size, size], rows first, in the maps' type.
     """
-    _check_paired(maps)
-    _check_common(maps, rois, stride)
-    _check_labels(labels, rois)
-    _check_size(size)
+    checks.check_paired_maps(maps)
+    checks.check_windows(maps, rois, stride)
+    checks.check_label_shape(labels, rois)
+    checks.check_size(size)
     if maps.shape[5] == 0 or maps.shape[6] == 0:
         raise ValueError(
             f"maps must have at least one row and column to be read, got shape {tuple(maps.shape)}"
         )
     if _portable(maps):
-        _check_values(maps, rois, labels)
+        checks.check_values(maps, rois, labels)
         return portable.mask_logits(maps, rois, labels, stride, size)
     return registration.mask_logits(maps, rois, labels, float(stride), size)
-
-
-def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int = 21) -> Tensor:
-    """The published networks' quantised pooling: size x size bins, each the mean of every cell it touches.
-
-    A window is at least 0.1 cell wide and high (grown to the right and downwards); bin edges are real-valued,
-    floor of the start and ceil of the end, clipped to the map; an empty bin is 0. Bin a reads part floor(a *
-    k / size). Edges are computed in float64.
-
-    Args:
-        maps: [N, k, k, D, H, W].
-        rois: [R, 5].
-        stride: image pixels per cell.
-        size: bins per side.
-
-    Returns:
-        [R, D, size, size] in the maps' type.
-    """
-    _check_plain(maps)
-    _check_common(maps, rois, stride)
-    _check_size(size)
-    if maps.device.type != "cpu" or _portable(maps):
-        _check_values(maps, rois)
-        return portable.psroi_average_pool(maps, rois, stride, size)
-    return registration.psroi_average_pool(maps, rois, float(stride), size)
 
 
 def depthwise_convolution(
     x: Tensor, filters: Tensor, bias: Tensor, stride: int, padding: int, dilation: int
 ) -> Tensor:
     """Convolution with one filter a channel, for training: the library's, with a gradient that is fast on a
-    CPU (see `depthwise.py`). Under autocast it computes in half precision, but for float64, as the library's
-    does.
+    CPU (see `numba/depthwise.py`). Under autocast it computes in half precision, but for float64, as the
+    library's does.
 
     Args:
         x: [N, C, H, W].
@@ -174,60 +145,5 @@ def _portable(maps: Tensor) -> bool:
     return is_portable(maps.device) or (maps.device.type == "cuda" and maps.dtype == torch.float64)
 
 
-def _check_paired(maps: Tensor) -> None:
-    if maps.dim() != 7 or maps.shape[1] != maps.shape[2] or maps.shape[1] < 1 or maps.shape[3] != 2:
-        raise ValueError(
-            f"maps must be [N, k, k, 2, C, H, W] with k at least 1, got shape {tuple(maps.shape)}"
-        )
-
-
-def _check_plain(maps: Tensor) -> None:
-    if maps.dim() != 6 or maps.shape[1] != maps.shape[2] or maps.shape[1] < 1:
-        raise ValueError(f"maps must be [N, k, k, D, H, W] with k at least 1, got shape {tuple(maps.shape)}")
-
-
-def _check_common(maps: Tensor, rois: Tensor, stride: float) -> None:
-    if maps.dtype not in _FLOATS:
-        raise ValueError(f"maps must be float32, bfloat16, float16 or float64, got {maps.dtype}")
-    if rois.dim() != 2 or rois.shape[1] != 5:
-        raise ValueError(f"rois must be [R, 5] (batch index, x1, y1, x2, y2), got shape {tuple(rois.shape)}")
-    if rois.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"rois must be float32 or float64 (half precision cannot hold pixels), got {rois.dtype}"
-        )
-    if rois.device != maps.device:
-        raise ValueError(f"rois must be on the maps' device {maps.device}, not on {rois.device}")
-    if not 0 < stride < float("inf"):
-        raise ValueError(f"stride must be positive and finite, got {stride}")
-
-
-def _check_labels(labels: Tensor, rois: Tensor) -> None:
-    if labels.dim() != 1 or labels.shape[0] != rois.shape[0]:
-        raise ValueError(f"labels must be [R] = [{rois.shape[0]}], got shape {tuple(labels.shape)}")
-    if labels.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8):
-        raise ValueError(f"labels must be integers, got {labels.dtype}")
-    if labels.device != rois.device:
-        raise ValueError(f"labels must be on the rois' device {rois.device}, not on {labels.device}")
-
-
-def _check_values(maps: Tensor, rois: Tensor, labels: Tensor | None = None) -> None:
-    """What the portable form has to check itself; `cpu.py` does so within its operators.
-
-    Fake tensors, a subclass, have no values, nor has what is compiled or exported.
-    """
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
-        return
-    if rois.device.type != "cpu" or type(rois) is not Tensor:
-        return
-    check_rois(rois, maps.shape[0])
-    if labels is not None:
-        check_labels(labels, maps.shape[4])
-
-
-def _check_size(size: int) -> None:
-    if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
-
-
 # Last, because voting is built on what stands above.
-from instancefcn.ops.voting import vote_masks  # noqa: E402
+from instancefcn.ops.voting.operator import vote_masks  # noqa: E402

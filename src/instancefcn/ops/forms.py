@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 try:
-    from instancefcn.ops import parallel
+    from instancefcn.ops.numba import threads
 except ImportError:  # no Numba, or one that does not fit the installed numpy
     HAS_KERNELS = False
 else:
@@ -39,7 +39,7 @@ def is_portable(device: torch.device) -> bool:
         return True
     if device.type == "cuda":
         return not has_triton()
-    return device.type != "cpu" or not HAS_KERNELS or not parallel.usable()
+    return device.type != "cpu" or not HAS_KERNELS or not threads.usable()
 
 
 @torch.compiler.assume_constant_result
@@ -48,7 +48,9 @@ def has_triton() -> bool:
     global _triton
     if _triton is None:
         try:
-            importlib.import_module("instancefcn.ops.voting_cuda")  # and with it Triton and `cuda.py`
+            importlib.import_module(
+                "instancefcn.ops.triton.voting"
+            )  # and with it Triton and `triton/operators.py`
         except ImportError:
             _triton = False
         else:

@@ -57,25 +57,6 @@ def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size:
     return (above * (1 - share_y) + below * share_y).to(dtype)
 
 
-def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int = 21) -> Tensor:
-    """See `instancefcn.ops.psroi_average_pool`."""
-    k, height, width = maps.shape[1], maps.shape[4], maps.shape[5]
-    _, x1, y1, x2, y2 = _cells(rois, stride)
-    with _full_precision(maps.device):
-        rows = _bin_weights(y1, y2, size, height).to(_working(maps))
-        columns = _bin_weights(x1, x2, size, width).to(_working(maps))
-        bands = []
-        for p in range(k):
-            band = []
-            for q in range(k):
-                in_row, in_column = _bins_of_part(p, k, size), _bins_of_part(q, k, size)
-                if in_row.stop > in_row.start and in_column.stop > in_column.start:
-                    band.append(_pooled(maps[:, p, q], rois[:, 0], rows[:, in_row], columns[:, in_column]))
-            if band:
-                bands.append(torch.cat(band, 3))
-        return torch.cat(bands, 2).to(maps.dtype)
-
-
 def _working(maps: Tensor) -> torch.dtype:
     return torch.float64 if maps.dtype == torch.float64 else torch.float32
 
@@ -154,37 +135,9 @@ def _of_image(weights: Tensor, chosen: Tensor | None, mask: Tensor | None = None
     return weights if chosen is None else weights[chosen]
 
 
-def _pooled(values: Tensor, batch: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """values [N, D, H, W], rows [R, a, H], columns [R, b, W] -> sums [R, D, a, b], each in its image."""
-    images, depth, height, _ = values.shape
-    total = rows.new_zeros((rows.shape[0], depth, rows.shape[1], columns.shape[1]))
-    for n, chosen, mask in _groups(batch, images):
-        x, y = _of_image(columns, chosen), _of_image(rows, chosen, mask)
-        lines = values[n].to(rows.dtype) @ x.flatten(0, 1).t()  # [D, H, R * b]
-        sums = torch.einsum("dhrb,rah->rdab", lines.reshape(depth, height, x.shape[0], x.shape[1]), y)
-        total = total + sums if chosen is None else total.index_add(0, chosen, sums)
-    return total
-
-
 def _corners(start: Tensor, end: Tensor, steps: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
     """Lower cell, upper cell and the upper one's share [R, size] at the grid's centres, held on the map."""
     middle = (steps.to(start.dtype) + 0.5) / steps.shape[0]
     place = (start[:, None] + (end - start)[:, None] * middle - 0.5).clamp(0, cells - 1)
     low = place.floor()
     return low.long(), (low + 1).clamp(max=cells - 1).long(), place - low
-
-
-def _bin_weights(start: Tensor, end: Tensor, size: int, cells: int) -> Tensor:
-    """[R, size, cells]: 1 / n for the n cells that each bin touches, 0 elsewhere."""
-    step = ((end - start).clamp(min=0.1) / size)[:, None]
-    index = torch.arange(size, device=start.device, dtype=start.dtype)
-    low = (index * step + start[:, None]).floor().clamp(0, cells)[:, :, None]
-    high = ((index + 1) * step + start[:, None]).ceil().clamp(0, cells)[:, :, None]
-    cell = torch.arange(cells, device=start.device, dtype=start.dtype)
-    inside = ((cell >= low) & (cell < high)).to(start.dtype)
-    return inside / (high - low).clamp(min=1)
-
-
-def _bins_of_part(part: int, k: int, size: int) -> slice:
-    """The bins b with b * k // size == part."""
-    return slice(-(-part * size // k), -(-(part + 1) * size // k))

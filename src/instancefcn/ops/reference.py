@@ -55,24 +55,6 @@ def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size:
     return out
 
 
-def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int = 21) -> Tensor:
-    """[N, k, k, D, H, W], [R, 5] -> [R, D, size, size]: plain mean of every cell that a bin touches."""
-    k, depth, height, width = maps.shape[1], *maps.shape[3:]
-    out = torch.zeros((len(rois), depth, size, size), dtype=torch.float64)
-    for r, (n, x1, y1, x2, y2) in enumerate(_in_cells(rois, stride)):
-        bin_height, bin_width = max(y2 - y1, 0.1) / size, max(x2 - x1, 0.1) / size
-        for a in range(size):
-            top = min(max(math.floor(a * bin_height + y1), 0), height)
-            bottom = min(max(math.ceil((a + 1) * bin_height + y1), 0), height)
-            for b in range(size):
-                left = min(max(math.floor(b * bin_width + x1), 0), width)
-                right = min(max(math.ceil((b + 1) * bin_width + x1), 0), width)
-                if bottom > top and right > left:
-                    cells = maps[n, a * k // size, b * k // size, :, top:bottom, left:right]
-                    out[r, :, a, b] = cells.double().mean((1, 2))
-    return out
-
-
 def _in_cells(rois: Tensor, stride: float) -> list[tuple[int, float, float, float, float]]:
     """Batch index, and x1, y1, x2, y2 in units of map cells."""
     return [

@@ -17,9 +17,9 @@ from torch.library import custom_op
 
 @custom_op("instancefcn::class_scores", mutates_args=(), device_types="cpu")
 def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
-    from instancefcn.ops import cpu
+    from instancefcn.ops.numba import operators
 
-    return cpu.class_scores(maps, rois, stride)
+    return operators.class_scores(maps, rois, stride)
 
 
 @class_scores.register_fake
@@ -29,9 +29,9 @@ def _(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
 
 @custom_op("instancefcn::class_scores_backward", mutates_args=(), device_types="cpu")
 def class_scores_backward(grad: Tensor, maps: Tensor, rois: Tensor, stride: float) -> Tensor:
-    from instancefcn.ops import cpu
+    from instancefcn.ops.numba import operators
 
-    return cpu.class_scores_backward(grad, maps, rois, stride)
+    return operators.class_scores_backward(grad, maps, rois, stride)
 
 
 @class_scores_backward.register_fake
@@ -55,9 +55,9 @@ class_scores.register_autograd(_class_scores_grad, setup_context=_class_scores_s
 
 @custom_op("instancefcn::ps_average", mutates_args=(), device_types="cpu")
 def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
-    from instancefcn.ops import cpu
+    from instancefcn.ops.numba import operators
 
-    return cpu.ps_average(maps, rois, stride)
+    return operators.ps_average(maps, rois, stride)
 
 
 @ps_average.register_fake
@@ -69,9 +69,9 @@ def _(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
 def ps_average_backward(
     grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int
 ) -> Tensor:
-    from instancefcn.ops import cpu
+    from instancefcn.ops.numba import operators
 
-    return cpu.ps_average_backward(grad, rois, stride, n, k, height, width)
+    return operators.ps_average_backward(grad, rois, stride, n, k, height, width)
 
 
 @ps_average_backward.register_fake
@@ -100,9 +100,9 @@ ps_average.register_autograd(_ps_average_grad, setup_context=_ps_average_setup)
 
 @custom_op("instancefcn::mask_logits", mutates_args=(), device_types="cpu")
 def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size: int) -> Tensor:
-    from instancefcn.ops import cpu
+    from instancefcn.ops.numba import operators
 
-    return cpu.mask_logits(maps, rois, labels, stride, size)
+    return operators.mask_logits(maps, rois, labels, stride, size)
 
 
 @mask_logits.register_fake
@@ -122,9 +122,9 @@ def mask_logits_backward(
     height: int,
     width: int,
 ) -> Tensor:
-    from instancefcn.ops import cpu
+    from instancefcn.ops.numba import operators
 
-    return cpu.mask_logits_backward(grad, rois, labels, stride, n, k, channels, height, width)
+    return operators.mask_logits_backward(grad, rois, labels, stride, n, k, channels, height, width)
 
 
 @mask_logits_backward.register_fake
@@ -156,58 +156,22 @@ def _mask_logits_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None
 mask_logits.register_autograd(_mask_logits_grad, setup_context=_mask_logits_setup)
 
 
-@custom_op("instancefcn::psroi_average_pool", mutates_args=(), device_types="cpu")
-def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int) -> Tensor:
-    from instancefcn.ops import cpu
-
-    return cpu.psroi_average_pool(maps, rois, stride, size)
-
-
-@psroi_average_pool.register_fake
-def _(maps: Tensor, rois: Tensor, stride: float, size: int) -> Tensor:
-    return maps.new_empty((rois.shape[0], size, size, maps.shape[3])).permute(0, 3, 1, 2)
-
-
-@custom_op("instancefcn::psroi_average_pool_backward", mutates_args=(), device_types="cpu")
-def psroi_average_pool_backward(
-    grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int
-) -> Tensor:
-    from instancefcn.ops import cpu
-
-    return cpu.psroi_average_pool_backward(grad, rois, stride, n, k, height, width)
-
-
-@psroi_average_pool_backward.register_fake
-def _(grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, width: int) -> Tensor:
-    return _like_cells(grad, n, height, width, k, k, grad.shape[1])
-
-
-def _psroi_average_pool_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    maps, rois, ctx.stride, _ = inputs
-    ctx.sizes = (maps.shape[0], maps.shape[1], maps.shape[4], maps.shape[5])
-    ctx.save_for_backward(rois)
-
-
-def _psroi_average_pool_grad(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None]:
-    (rois,) = ctx.saved_tensors
-    return psroi_average_pool_backward(grad, rois, ctx.stride, *ctx.sizes), None, None, None
-
-
-psroi_average_pool.register_autograd(_psroi_average_pool_grad, setup_context=_psroi_average_pool_setup)
-
-
 def _like_cells(like: Tensor, n: int, height: int, width: int, *inner: int) -> Tensor:
-    """An empty gradient [n, *inner, height, width] with the strides that `cpu.py` returns: channels last."""
+    """An empty gradient [n, *inner, height, width] with the strides that `numba/operators.py` returns:
+    channels last.
+    """
     return like.new_empty((n, height, width, *inner)).permute(0, *range(3, 3 + len(inner)), 1, 2)
 
 
 def _on_gpu(name: str) -> Callable[..., Tensor]:
-    """The function of that name in `cuda.py`, which is imported, and Triton with it, at the first call."""
+    """The function of that name in `triton/operators.py`, which is imported, and Triton with it, at the first
+    call.
+    """
 
     def kernel(*arguments: Any) -> Tensor:
-        from instancefcn.ops import cuda
+        from instancefcn.ops.triton import operators
 
-        return getattr(cuda, name)(*arguments)
+        return getattr(operators, name)(*arguments)
 
     return kernel
 

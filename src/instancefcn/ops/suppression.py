@@ -2,7 +2,7 @@
 
 `torchvision.ops.nms` returns as many rows as are left: on a GPU the host waits for that number, and neither a
 CUDA graph nor a graph without dynamic shapes can hold it. `suppress` pads instead. On a CPU it is
-torchvision's loop, on a GPU the Triton kernels of `suppression_cuda`, with equal answers.
+torchvision's loop, on a GPU the Triton kernels of `triton/suppression.py`, with equal answers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def suppress(boxes: Tensor, iou: float, count: int) -> Tensor:
 @custom_op("instancefcn::suppress", mutates_args=())
 def _suppress(boxes: Tensor, iou: float, count: int) -> Tensor:
     if boxes.is_cuda and not is_portable(boxes.device):
-        from instancefcn.ops import suppression_cuda
+        from instancefcn.ops.triton import suppression as suppression_cuda
 
         return suppression_cuda.suppress(boxes, iou, count)
     return with_torchvision(boxes, iou, count)

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from instancefcn.data.reading import read_json
+from instancefcn.data.text_files import read_json
 from instancefcn.errors import ConfigError
 from instancefcn.files import write_json
 from instancefcn.limits import MAX_INPUT

@@ -14,15 +14,15 @@ import lightning as L
 import torch
 from torch import nn
 
-from instancefcn.data.dataset import Dataset, Picture
-from instancefcn.data.images import read_image
+from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.data.transforms import Resize
-from instancefcn.evaluation.encoded import Predictions, encode
+from instancefcn.evaluation.predictions import Predictions, encode_instances
+from instancefcn.evaluation.review import write_comparison
 from instancefcn.evaluation.run import evaluate_predictions
-from instancefcn.evaluation.sheets import compare
+from instancefcn.geometry.resizing import of_one_shape
+from instancefcn.images.decoding import read_image
 from instancefcn.instances import Instances
 from instancefcn.processes import gathered
-from instancefcn.resizing import of_one_shape
 from instancefcn.training.config import TrainConfig
 from instancefcn.training.log import plot_curves
 from instancefcn.training.module import TrainModule, has_stepped
@@ -117,11 +117,11 @@ class Evaluator(L.Callback):
         chosen = range(trainer.global_rank, len(dataset), trainer.world_size)
         # In full precision, as `eval` and `predict` run: bfloat16 moves AP50 by up to a point.
         with torch.autocast(module.device.type, enabled=False):
-            pictures = [dataset.pictures[i] for i in chosen]
+            pictures = [dataset.images[i] for i in chosen]
             # As `eval` by default; only a GPU gains by more at once.
             together = 1 if module.device.type == "cpu" else config.batch_size
             results = predict(network, pictures, self.resize, module.device, together)
-            found: dict[int, Predictions] = {id_: encode(instances) for id_, instances in results}
+            found: dict[int, Predictions] = {id_: encode_instances(instances) for id_, instances in results}
         network.train(was_training)
         found = gathered(found)
         if trainer.is_global_zero:
@@ -129,7 +129,7 @@ class Evaluator(L.Callback):
             self.metrics = json.loads(json.dumps(evaluate_predictions(dataset, found)))
             self._report(trainer, self.metrics, epoch, time.monotonic() - started)
             if config.pictures_every and (last or epoch % config.pictures_every == 0):
-                compare(dataset, found, self.out / "pictures" / f"epoch_{epoch:03}.png")
+                write_comparison(dataset, found, self.out / "pictures" / f"epoch_{epoch:03}.png")
         self.metrics = trainer.strategy.broadcast(self.metrics)
         assert self.metrics is not None
         reached = _lookup(self.metrics, self.figures[self.goal])
@@ -170,14 +170,14 @@ class Evaluator(L.Callback):
 
 @torch.no_grad()
 def predict(
-    network: nn.Module, pictures: list[Picture], resize: Resize, device: torch.device, batch_size: int = 1
+    network: nn.Module, pictures: list[ImageRecord], resize: Resize, device: torch.device, batch_size: int = 1
 ) -> Iterator[tuple[int, Instances]]:
     """(picture id, instances in the picture's own pixels), in order; threads read ahead. Of `batch_size`
     pictures those of one shape run at once, so that the figures are those of `eval`.
     """
     network.eval()
 
-    def read(picture: Picture) -> torch.Tensor:
+    def read(picture: ImageRecord) -> torch.Tensor:
         return resize(read_image(picture.path))[0]
 
     with ThreadPoolExecutor(2) as readers:

@@ -23,7 +23,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from instancefcn.errors import CheckpointError, DataError, ImageError, TrainingError
 from instancefcn.files import NO_PLACE, atomic_write
-from instancefcn.texts import plain
+from instancefcn.safe_text import plain
 from instancefcn.training.module import has_stepped
 from instancefcn.training.stream import RunLoader
 

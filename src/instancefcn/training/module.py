@@ -73,7 +73,7 @@ class TrainModule(L.LightningModule):
         Raises:
             TrainingError: a loss is not finite.
         """
-        self._paths = [str(sample.picture.path) for sample in batch]
+        self._paths = [str(sample.record.path) for sample in batch]
         images = [sample.image.to(self.device, non_blocking=True) for sample in batch]
         targets = [sample.target.to(self.device) for sample in batch]
         # What is drawn for a picture (RoIs, say) depends on its place in the run alone, not on the process.

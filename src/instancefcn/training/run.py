@@ -15,18 +15,20 @@ from typing import Any
 import lightning as L
 
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.layout import describe
+from instancefcn.data.formats.layouts import describe_layout
 from instancefcn.data.loader import AspectBatches, TrainSet
 from instancefcn.data.transforms import Resize
 from instancefcn.errors import ConfigError
 from instancefcn.files import check_place, remove_leftovers, writable, write_json
 from instancefcn.models import zoo
-from instancefcn.models.checkpoint import load_checkpoint, save_checkpoint, spec_to_json
+from instancefcn.models.checkpoint import save_checkpoint, spec_to_json
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.head import Classes
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.processes import agreed, from_first, is_first, with_started
-from instancefcn.texts import plain
+from instancefcn.provenance import git_revision, versions
+from instancefcn.published.checkpoint import load_any_checkpoint
+from instancefcn.safe_text import plain
 from instancefcn.training.config import TrainConfig, load_config
 from instancefcn.training.devices import make_trainer, processes_of
 from instancefcn.training.evaluator import DETECTIONS, PROPOSALS, Evaluator
@@ -43,7 +45,6 @@ from instancefcn.training.keeper import (
 from instancefcn.training.log import RunLog, plot_curves
 from instancefcn.training.module import TrainModule
 from instancefcn.training.progress import Progress
-from instancefcn.training.provenance import git_revision, versions
 from instancefcn.training.same_data import RECORD, check_same_data, record_data
 from instancefcn.training.setup import make_augment, make_config, read_splits, reading_processes, start_from
 from instancefcn.training.stream import RunBatches, RunLoader
@@ -104,7 +105,7 @@ def _read(config: TrainConfig, folder: Path, resume: bool) -> tuple[Dataset, Dat
     """
     main = is_first()
     if main:
-        print(describe(config.data), file=sys.stderr, flush=True)
+        print(describe_layout(config.data), file=sys.stderr, flush=True)
     train_split, val_split, doubts = read_splits(config, check=main)
     print(plain("".join(f"{line}\n" for line in doubts)), end="", file=sys.stderr, flush=True)
     if resume:
@@ -289,7 +290,7 @@ class _Run:
         pretrained = config.pretrained if fresh and config.init is None else False
         network = zoo.build(self.spec, class_names=names, category_ids=ids, pretrained=pretrained)
         if fresh and config.init is not None:
-            self.new = start_from(network, load_checkpoint(config.init))
+            self.new = start_from(network, load_any_checkpoint(config.init))
         return network
 
     def _headline(self) -> str:

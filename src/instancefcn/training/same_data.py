@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from instancefcn.data.dataset import Dataset, Picture
+from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.errors import CheckpointError, DataError
 from instancefcn.files import write_json
 
@@ -53,10 +53,10 @@ def check_same_data(path: Path, splits: Mapping[str, Dataset]) -> None:
 
 def _describe(split: Dataset) -> dict[str, Any]:
     classes = [[name, id_] for name, id_ in zip(split.class_names, split.category_ids, strict=True)]
-    return {"classes": classes, "pictures": {str(p.path): _digest(p) for p in split.pictures}}
+    return {"classes": classes, "pictures": {str(p.path): _digest(p) for p in split.images}}
 
 
-def _digest(picture: Picture) -> str:
+def _digest(picture: ImageRecord) -> str:
     content = (picture.id, picture.height, picture.width, os.path.getsize(picture.path), picture.annotations)
     return hashlib.blake2b(repr(content).encode(), digest_size=8).hexdigest()
 

@@ -16,7 +16,7 @@ from instancefcn.console import progress
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.doctor.examine import examine
 from instancefcn.data.doctor.report import brief
-from instancefcn.data.layout import open_datasets, splits_of
+from instancefcn.data.formats.layouts import open_datasets, splits_of
 from instancefcn.data.transforms import Augment
 from instancefcn.errors import ConfigError, DataError
 from instancefcn.limits import MAX_INPUT
@@ -24,7 +24,7 @@ from instancefcn.models import zoo
 from instancefcn.models.checkpoint import Loaded, bundled_models
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN
-from instancefcn.models.published import PublishedFCIS
+from instancefcn.published.network import PublishedFCIS
 from instancefcn.training.config import TrainConfig, load_config, nest, resolve, resume_config
 from instancefcn.training.keeper import LAST
 
@@ -120,7 +120,7 @@ def read_splits(config: TrainConfig, check: bool = True) -> tuple[Dataset, Datas
                 NOT_MEASURED + (f"; or call one of those that are there so: {others}" if others else "")
             )
     else:
-        found = open_datasets(data, names, check_pictures=False)
+        found = open_datasets(data, names, check_images=False)
     if isinstance(spec, zoo.ProposalModelSpec):
         found = [split.as_objects() for split in found]
     return found[0], found[1] if len(found) > 1 else None, doubts

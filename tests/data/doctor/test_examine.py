@@ -16,16 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instancefcn.data.check import Look
-from instancefcn.data.dataset import Annotation, Dataset, Picture
-from instancefcn.data.doctor import alike, pictures
-from instancefcn.data.doctor.alike import near_groups, near_pairs
-from instancefcn.data.doctor.case import Case, Split
-from instancefcn.data.doctor.crossing import MAX_POINTS, crossing
+from instancefcn.data import near_duplicates as alike
+from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
+from instancefcn.data.doctor import images
+from instancefcn.data.doctor.checked_data import CheckedData, Split
 from instancefcn.data.doctor.examine import CHECKS, examine, examine_dataset
-from instancefcn.data.doctor.report import as_json, brief, summary, verdict
+from instancefcn.data.doctor.report import brief, report_as_json, summary, verdict
 from instancefcn.data.doctor.sizes import suggested_scales
+from instancefcn.data.image_checks import Look
+from instancefcn.data.near_duplicates import near_groups, near_pairs
 from instancefcn.errors import ConfigError, DataError
+from instancefcn.geometry.self_crossing import MAX_POINTS, crossing
 from instancefcn.models.zoo import spec_of
 from sick import SICK, Sick, clean
 
@@ -67,7 +68,7 @@ def test_where_and_how_to_mend_it(tmp_path: Path) -> None:
     sick = clean(tmp_path / "data")
     sick.train["annotations"][3]["bbox"] = [0, 0, 150, 24]
     (finding,) = examine(sick.write()).findings
-    assert (finding.split, finding.annotation, finding.picture) == ("train", 4, sick.image("train0.png"))
+    assert (finding.split, finding.annotation, finding.image) == ("train", 4, sick.image("train0.png"))
     assert finding.message.startswith("data/train: annotation 4 (train0.png): the box [0, 0, 150, 24]")
 
 
@@ -87,7 +88,7 @@ def test_several_splits_and_models(tmp_path: Path) -> None:
         examine(tmp_path / "empty")
 
 
-def test_lists_of_other_splits_pictures_are_no_leaks(voc_lists: Callable[..., Path]) -> None:
+def test_lists_of_other_splits_images_are_no_leaks(voc_lists: Callable[..., Path]) -> None:
     """Of train's two pictures, which look nearly the same, each list holds both or one."""
     data = voc_lists(train="otter dark", val="tiger", trainval="tiger otter dark", train_noval="dark")
     report = examine(data)
@@ -104,7 +105,7 @@ def test_a_real_leak_is_found_beside_lists_of_both(voc_lists: Callable[..., Path
 
 
 @pytest.mark.parametrize(("own", "check"), [("dark", "near-leak"), ("stray", "leak")])
-def test_a_list_with_pictures_of_its_own_is_held_against_train(
+def test_a_list_with_images_of_its_own_is_held_against_train(
     voc_lists: Callable[..., Path], own: str, check: str
 ) -> None:
     report = examine(voc_lists(train="otter", val="tiger", more=f"tiger {own}"))
@@ -122,8 +123,8 @@ def test_a_dataset_made_in_python(tmp_path: Path) -> None:
     clean(tmp_path / "data")
     bad = Annotation(7, 4, (0.0, 0.0, 100.0, 10.0), [[1.0, 1.0, 2.0, 2.0]], 1.0)
     outside = Annotation(8, 0, (0.0, 0.0, 900.0, 10.0), [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]], 32.0)
-    picture = Picture(1, tmp_path / "data/images/val0.png", 120, 160, (bad, bad, outside))
-    found = examine_dataset(Dataset("mine", (picture, picture), ("cat",), (1,)))
+    image = ImageRecord(1, tmp_path / "data/images/val0.png", 120, 160, (bad, bad, outside))
+    found = examine_dataset(Dataset("mine", (image, image), ("cat",), (1,)))
     errors = "\n".join(f.message for f in found if f.severity == "error")
     for part in ("image 1: this id", "annotation 7: this id", "2 points", "outside", "label 4"):
         assert part in errors
@@ -133,7 +134,7 @@ def test_json_holds_everything(tmp_path: Path) -> None:
     sick = clean(tmp_path / "data")
     sick.train["annotations"][0]["area"] = 5000
     sick.image("val0.png").unlink()
-    result = as_json(examine(sick.write()))
+    result = report_as_json(examine(sick.write()))
     assert result["splits"]["train"] == {"pictures": 4, "objects": 48, "classes": 2}
     assert result["severities"] == {"error": 1, "warning": 0, "note": 1}
     assert result["checks"] == {"missing-picture": 1, "area-mask": 1}
@@ -246,13 +247,13 @@ def test_near_pairs_of_a_fixed_camera_are_few(tmp_path: Path) -> None:
     train, val = (
         Split(
             name,
-            Dataset(name, tuple(Picture(i, Path(f"{i}.png"), 8, 8) for i in range(1500)), ("cat",), (1,)),
+            Dataset(name, tuple(ImageRecord(i, Path(f"{i}.png"), 8, 8) for i in range(1500)), ("cat",), (1,)),
             (),
             tuple(Look(None, (8, 8), False, thumb.tobytes(), thumb) for thumb in part),
         )
         for name, part in (("train", thumbs[:1500]), ("val", thumbs[1500:]))
     )
-    case = Case((train, val), spec_of("fcis_lite"))
+    case = CheckedData((train, val), spec_of("fcis_lite"))
     tracemalloc.start()
     try:
         assert len(case.alike) == 2 * 1499 + 1500
@@ -260,8 +261,8 @@ def test_near_pairs_of_a_fixed_camera_are_few(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 60e6
     finally:
         tracemalloc.stop()
-    assert len(list(pictures.near_duplicates(case))) == 2 * 1499
-    assert len(list(pictures.near_leaks(case))) == 1500
+    assert len(list(images.near_duplicates(case))) == 2 * 1499
+    assert len(list(images.near_leaks(case))) == 1500
 
 
 def test_anchor_scales() -> None:

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from instancefcn.data.dataset import rasterize
 from instancefcn.data.doctor.examine import Report, examine
 from instancefcn.data.doctor.fix import mend
-from instancefcn.data.doctor.mend import clip_polygon
-from instancefcn.data.images import read_image
-from instancefcn.data.layout import open_datasets, splits_of
-from instancefcn.data.outlines import rasterize
+from instancefcn.data.doctor.repairs import clip_polygon
+from instancefcn.data.formats.layouts import open_datasets, splits_of
 from instancefcn.errors import ConfigError
+from instancefcn.images.decoding import read_image
 from sick import HEIGHT, SICK, WIDTH, Sick, clean, first
 
 
@@ -117,7 +117,7 @@ def test_folders_without_a_common_one_are_numbered(tmp_path: Path, monkeypatch: 
     assert json.loads((copy / "val.json").read_text())["images"][0]["file_name"] == "1/train0.png"
 
 
-def test_voc_lists_keep_their_pictures(voc_lists: Callable[..., Path], tmp_path: Path) -> None:
+def test_voc_lists_keep_their_images(voc_lists: Callable[..., Path], tmp_path: Path) -> None:
     data = voc_lists(train="otter dark", val="tiger", trainval="otter dark tiger", train_noval="dark")
     repairs, left = mend(examine(data), tmp_path / "copy")
     assert repairs == []
@@ -134,7 +134,7 @@ def test_lists_of_train_and_val_lose_what_train_loses(voc_lists: Callable[..., P
     assert {(r["check"], r["split"], Path(r["picture"]).stem) for r in repairs} == {
         ("leak", split, "otter") for split in ("train", "train_noval", "trainval")
     }
-    kept = {split.name: " ".join(p.path.stem for p in split.dataset.pictures) for split in left.splits}
+    kept = {split.name: " ".join(p.path.stem for p in split.dataset.images) for split in left.splits}
     wanted = {"train": "dark", "val": "tiger stray", "train_noval": "dark", "trainval": "dark tiger stray"}
     assert kept == wanted
     assert not left.of("leak")
@@ -183,7 +183,7 @@ def test_a_disk_without_links_gets_copies(tmp_path: Path, monkeypatch: pytest.Mo
     assert not os.path.samefile(copy / "images/val0.png", tmp_path / "data/images/val0.png")
 
 
-def test_pictures_in_folders_keep_their_places(tmp_path: Path) -> None:
+def test_images_in_folders_keep_their_places(tmp_path: Path) -> None:
     sick = clean(tmp_path / "data")
     for name in ("train0.png", "val0.png"):
         place = sick.image(name[:-5]) / "same.png"
@@ -354,7 +354,7 @@ def test_a_sideways_tiff_is_stored_upright(tmp_path: Path, orientation: int) -> 
     assert np.array_equal(read_image(copy / "images/val0.tif").permute(1, 2, 0).numpy(), stored)
 
 
-def test_a_resized_picture_scales_outlines_and_masks(tmp_path: Path) -> None:
+def test_a_resized_image_scales_outlines_and_masks(tmp_path: Path) -> None:
     sick = clean(tmp_path / "data")
     sick.val["images"][0] |= {"width": 320, "height": 240}
     runs = [240 * 100 + 40, *([60, 180] * 49), 60]
@@ -366,11 +366,11 @@ def test_a_resized_picture_scales_outlines_and_masks(tmp_path: Path) -> None:
     }
     _, left, copy = fixed(sick)
     assert left.findings == ()
-    picture = open_datasets(copy, ("val",))[0].pictures[0]
-    boxes = rasterize(picture).tight_boxes()
+    image = open_datasets(copy, ("val",))[0].images[0]
+    boxes = rasterize(image).tight_boxes()
     assert boxes[0].tolist() == [50, 20, 75, 50]
     x, y, w, h = sick.val["annotations"][1]["bbox"]
-    assert picture.annotations[1].box == (x / 2, y / 2, (x + w) / 2, (y + h) / 2)
+    assert image.annotations[1].box == (x / 2, y / 2, (x + w) / 2, (y + h) / 2)
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from instancefcn.data.check import class_problems
-from instancefcn.data.doctor.case import Case, Finding, Split
+from instancefcn.data.doctor.checked_data import CheckedData, Finding, Split
+from instancefcn.data.image_checks import class_problems
 
 FEW = 20
 """A class with fewer objects than this in train is hardly learnt."""
 
 
-def class_names(case: Case) -> Iterator[Finding]:
+def class_names(case: CheckedData) -> Iterator[Finding]:
     """Categories that differ between splits (errors), and names written twice (warnings)."""
     for split in case.splits[1:]:
         for problem in class_problems(case.splits[0].dataset, split.dataset):
@@ -26,24 +26,19 @@ def class_names(case: Case) -> Iterator[Finding]:
                 yield split.about("class-names", "warning", what)
 
 
-def no_objects(case: Case) -> Iterator[Finding]:
+def no_objects(case: CheckedData) -> Iterator[Finding]:
     """A train split without objects. (One that could not be read is another matter.)"""
     for split in case.splits:
-        if (
-            split.name == "train"
-            and split.dataset.pictures
-            and not split.problems
-            and not sum(_counts(split))
-        ):
+        if split.name == "train" and split.dataset.images and not split.problems and not sum(_counts(split)):
             what = "has no annotated object, so there is nothing to learn: add annotations"
             yield split.about("no-objects", "error", what)
 
 
-def unused(case: Case) -> Iterator[Finding]:
+def unused(case: CheckedData) -> Iterator[Finding]:
     """Classes of which train has no object."""
     for split, counts in _train(case):
         elsewhere = Counter(
-            a.label for s in case.splits if s is not split for p in s.dataset.pictures for a in p.annotations
+            a.label for s in case.splits if s is not split for p in s.dataset.images for a in p.annotations
         )
         for label, (name, count) in enumerate(zip(split.dataset.class_names, counts, strict=True)):
             if count == 0 and any(counts):
@@ -52,7 +47,7 @@ def unused(case: Case) -> Iterator[Finding]:
                 yield split.about("unused-category", "warning", what)
 
 
-def few(case: Case) -> Iterator[Finding]:
+def few(case: CheckedData) -> Iterator[Finding]:
     """Classes of which train has few objects."""
     for split, counts in _train(case):
         for name, count in zip(split.dataset.class_names, counts, strict=True):
@@ -61,10 +56,10 @@ def few(case: Case) -> Iterator[Finding]:
                 yield split.about("few-examples", "warning", what)
 
 
-def empty_pictures(case: Case) -> Iterator[Finding]:
+def empty_images(case: CheckedData) -> Iterator[Finding]:
     """How many pictures have no annotation."""
     for split in case.splits:
-        empty = [p for p in split.dataset.pictures if not p.annotations]
+        empty = [p for p in split.dataset.images if not p.annotations]
         if empty and len(empty) < len(split.dataset):
             what = (
                 f"{len(empty)} of {len(split.dataset)} pictures have no annotation ({empty[0].path.name}"
@@ -73,12 +68,12 @@ def empty_pictures(case: Case) -> Iterator[Finding]:
             yield split.about("empty-picture", "note", what)
 
 
-def crowds(case: Case) -> Iterator[Finding]:
+def crowds(case: CheckedData) -> Iterator[Finding]:
     """How many annotations are crowds."""
     for split in case.splits:
-        count = sum(a.crowd for p in split.dataset.pictures for a in p.annotations)
+        count = sum(a.crowd for p in split.dataset.images for a in p.annotations)
         if count:
-            total = sum(len(p.annotations) for p in split.dataset.pictures)
+            total = sum(len(p.annotations) for p in split.dataset.images)
             what = (
                 f"{count} of {total} annotations are crowds (iscrowd 1): regions to ignore, from which "
                 "nothing is learnt. Annotate the objects one by one if they matter"
@@ -88,11 +83,11 @@ def crowds(case: Case) -> Iterator[Finding]:
 
 def _counts(split: Split) -> list[int]:
     """Objects of every class, crowds left out."""
-    counts = Counter(a.label for p in split.dataset.pictures for a in p.annotations if not a.crowd)
+    counts = Counter(a.label for p in split.dataset.images for a in p.annotations if not a.crowd)
     return [counts[label] for label in range(len(split.dataset.class_names))]
 
 
-def _train(case: Case) -> Iterator[tuple[Split, list[int]]]:
+def _train(case: CheckedData) -> Iterator[tuple[Split, list[int]]]:
     for split in case.splits:
         if split.name == "train":
             yield split, _counts(split)

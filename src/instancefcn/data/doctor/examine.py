@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from instancefcn.data.check import look_at_all
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.doctor import classes, objects, pictures, sizes
-from instancefcn.data.doctor.case import Case, Finding, Split
-from instancefcn.data.layout import read_split, splits_of
-from instancefcn.data.problem import Problem
-from instancefcn.errors import DataError
+from instancefcn.data.doctor import classes, images, objects, sizes
+from instancefcn.data.doctor.checked_data import CheckedData, Finding, Split
+from instancefcn.data.formats.layouts import read_split, splits_of
+from instancefcn.data.image_checks import look_at_all
+from instancefcn.errors import DataError, Problem
 from instancefcn.models.zoo import AnySpec, spec_of
 
 
@@ -27,15 +26,15 @@ class Check:
     """
 
     name: str
-    find: Callable[[Case], Iterator[Finding]] | None
+    find: Callable[[CheckedData], Iterator[Finding]] | None
 
 
 CHECKS = (
     Check("format", None),
-    Check("missing-picture", pictures.missing),
-    Check("unreadable-picture", pictures.unreadable),
-    Check("exif-rotation", pictures.rotation),
-    Check("size-mismatch", pictures.wrong_size),
+    Check("missing-picture", images.missing),
+    Check("unreadable-picture", images.unreadable),
+    Check("exif-rotation", images.rotation),
+    Check("size-mismatch", images.wrong_size),
     Check("duplicate-id", objects.duplicate_ids),
     Check("unknown-category", objects.labels),
     Check("unknown-picture", None),
@@ -49,13 +48,13 @@ CHECKS = (
     Check("box-mask", objects.box_against_mask),
     Check("area-mask", objects.area_against_mask),
     Check("duplicate-object", objects.duplicate_objects),
-    Check("duplicate-picture", pictures.duplicates),
-    Check("near-duplicate", pictures.near_duplicates),
-    Check("leak", pictures.leaks),
-    Check("near-leak", pictures.near_leaks),
+    Check("duplicate-picture", images.duplicates),
+    Check("near-duplicate", images.near_duplicates),
+    Check("leak", images.leaks),
+    Check("near-leak", images.near_leaks),
     Check("unused-category", classes.unused),
     Check("few-examples", classes.few),
-    Check("empty-picture", classes.empty_pictures),
+    Check("empty-picture", classes.empty_images),
     Check("crowd", classes.crowds),
     Check("object-size", sizes.unsuitable_sizes),
 )
@@ -114,12 +113,12 @@ def examine(
     if not names:
         raise DataError(_read(data, "train")[1] or f"{data}: has no splits")
     read = [(name, *_read(data, name, progress)) for name in names]
-    looks = iter(look_at_all([p for _, dataset, _ in read for p in dataset.pictures], progress))
+    looks = iter(look_at_all([p for _, dataset, _ in read for p in dataset.images], progress))
     examined = tuple(
-        Split(name, dataset, tuple(problems), tuple(next(looks) for _ in dataset.pictures))
+        Split(name, dataset, tuple(problems), tuple(next(looks) for _ in dataset.images))
         for name, dataset, problems in read
     )
-    report = Report(str(data), examined, tuple(findings_of(Case(examined, spec))), 0.0)
+    report = Report(str(data), examined, tuple(findings_of(CheckedData(examined, spec))), 0.0)
     return replace(report, seconds=time.perf_counter() - start)
 
 
@@ -137,18 +136,18 @@ def examine_dataset(
     dataset: Dataset, name: str = "train", model: str | AnySpec = "fcis_lite"
 ) -> list[Finding]:
     """Run every check on one dataset that is already in memory, as the split `name`."""
-    split = Split(name, dataset, (), tuple(look_at_all(dataset.pictures)))
-    return list(findings_of(Case((split,), spec_of(model) if isinstance(model, str) else model)))
+    split = Split(name, dataset, (), tuple(look_at_all(dataset.images)))
+    return list(findings_of(CheckedData((split,), spec_of(model) if isinstance(model, str) else model)))
 
 
-def findings_of(case: Case) -> Iterator[Finding]:
+def findings_of(case: CheckedData) -> Iterator[Finding]:
     """What the readers said, sorted into the checks, and what the checks find, in the order of `CHECKS`."""
     known = {check.name for check in CHECKS}
     said: dict[str, list[Finding]] = {}
     for split in case.splits:
         for problem in split.problems:
             found = problem if isinstance(problem, Problem) and problem.check in known else Problem(problem)
-            finding = Finding(found.check, "error", split.name, str(found), found.picture, found.annotation)
+            finding = Finding(found.check, "error", split.name, str(found), found.image, found.annotation)
             said.setdefault(found.check, []).append(finding)
     for check in CHECKS:
         yield from said.get(check.name, ())

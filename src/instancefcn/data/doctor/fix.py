@@ -14,22 +14,22 @@ from typing import Any
 
 from PIL import Image
 
-from instancefcn.data.check import Look
-from instancefcn.data.coco import Reader
-from instancefcn.data.coco_folder import FIELDS
-from instancefcn.data.dataset import Annotation, Picture
-from instancefcn.data.doctor.case import Split, apart, place_of
+from instancefcn.data.dataset import Annotation, ImageRecord
+from instancefcn.data.doctor.checked_data import Split, absolute_path, separate_splits
 from instancefcn.data.doctor.examine import Report, examine
-from instancefcn.data.doctor.mend import Repairs, Treatment, joined, mended
-from instancefcn.data.images import stored_turn, turn_of
-from instancefcn.data.layout import COCO, recognise
-from instancefcn.data.opening import open_picture
-from instancefcn.data.problem import REPAIRS, Problem
-from instancefcn.data.reading import read_json
-from instancefcn.errors import ConfigError, DataError
+from instancefcn.data.doctor.repairs import Repairs, Treatment, merge_records, repaired
+from instancefcn.data.formats.coco import FIELDS, CocoReader
+from instancefcn.data.formats.layouts import COCO, recognise
+from instancefcn.data.image_checks import Look
+from instancefcn.data.text_files import read_json
+from instancefcn.errors import ConfigError, DataError, Problem
 from instancefcn.files import link_or_copy, new_folder, write_json
+from instancefcn.images.decoding import stored_turn, turn_of
+from instancefcn.images.opening import open_image
 from instancefcn.models.zoo import AnySpec
 
+REPAIRS = "repairs.json"
+"""The list of repairs lies beside the splits of a mended copy and is none of them."""
 _ORIENTATION = 0x0112
 _BACK = {
     Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
@@ -75,7 +75,7 @@ def mend(
     if copy.exists():
         raise ConfigError(f"{copy} is there already: give --fix a new folder")
     repairs: list[dict[str, Any]] = []
-    names, own = _names(report), apart(report.splits)
+    names, own = _names(report), separate_splits(report.splits)
     kept: set[str] = set()
     with new_folder(copy) as folder:
         # Lists of other splits' pictures come last: they lose what those lose.
@@ -95,7 +95,7 @@ def _names(report: Report) -> dict[str, str]:
     """By the place of every picture its name below images/: the path from the folder that holds all of them.
     Where there is none, as on several drives, the folders are numbered.
     """
-    places = {place_of(p) for split in report.splits for p in split.dataset.pictures}
+    places = {absolute_path(p) for split in report.splits for p in split.dataset.images}
     folders = sorted({os.path.dirname(place) for place in places})
     try:
         root = os.path.commonpath(folders)
@@ -111,14 +111,14 @@ def _leaked(report: Report, own: set[str], split: Split) -> set[str]:
         return set()
     after = report.splits[report.splits.index(split) + 1 :]
     later = {look.digest for other in after if other.name in own for look in other.looks}
-    pairs = zip(split.dataset.pictures, split.looks, strict=True)
-    return {place_of(picture) for picture, look in pairs if look.digest in later}
+    pairs = zip(split.dataset.images, split.looks, strict=True)
+    return {absolute_path(image) for image, look in pairs if look.digest in later}
 
 
 def _lost(report: Report, own: set[str], kept: set[str]) -> set[str]:
     """The places of the pictures that no split with pictures of its own has kept."""
     splits = [split for split in report.splits if split.name in own]
-    return {place_of(p) for split in splits for p in split.dataset.pictures} - kept
+    return {absolute_path(p) for split in splits for p in split.dataset.images} - kept
 
 
 def _write_split(
@@ -127,63 +127,63 @@ def _write_split(
     """Write a split's file and pictures into `folder`, without those that are at the places `gone`; `names`
     says what to call them. Returns the places of what was written.
     """
-    kept_ids = {a.id for picture in split.dataset.pictures for a in picture.annotations}
+    kept_ids = {a.id for image in split.dataset.images for a in image.annotations}
     for problem in split.problems:
         _note_reading(problem, kept_ids, notes)
     written: dict[Path, Treatment] = {}
-    pictures: list[tuple[Picture, str]] = []
+    images: list[tuple[ImageRecord, str]] = []
     for records in _files(split, gone, notes):
-        results = [result for record in records if (result := mended(*record, notes)) is not None]
+        results = [result for record in records if (result := repaired(*record, notes)) is not None]
         if results:
-            better, treatment = joined(results, notes)
+            better, treatment = merge_records(results, notes)
             written[better.path] = treatment
-            pictures.append((better, names[place_of(better)]))
-    places = {place_of(picture) for picture, _ in pictures}
+            images.append((better, names[absolute_path(better)]))
+    places = {absolute_path(image) for image, _ in images}
     for path, treatment in written.items():
         _put(path, folder / "images" / names[os.path.abspath(path)], treatment)
-    pictures = _numbered(pictures, notes)
-    content = _content(report, split, pictures, notes)
+    images = _numbered(images, notes)
+    content = _content(report, split, images, notes)
     _without_nan(content, notes)
     write_json(folder / f"{split.name}.json", content, indent=None)
     (folder / "images").mkdir(exist_ok=True)
     return places
 
 
-def _files(split: Split, gone: set[str], notes: Repairs) -> Iterator[list[tuple[Picture, Look]]]:
+def _files(split: Split, gone: set[str], notes: Repairs) -> Iterator[list[tuple[ImageRecord, Look]]]:
     """What to keep of the split: for each different picture the records of one file, the file with the most
     annotations where several are equal.
     """
-    alike: dict[bytes | int, dict[str, list[tuple[Picture, Look]]]] = {}
-    for number, (picture, look) in enumerate(zip(split.dataset.pictures, split.looks, strict=True)):
-        if look.digest and place_of(picture) in gone:
-            _leave_out("leak", "another split", picture, notes)
+    alike: dict[bytes | int, dict[str, list[tuple[ImageRecord, Look]]]] = {}
+    for number, (image, look) in enumerate(zip(split.dataset.images, split.looks, strict=True)):
+        if look.digest and absolute_path(image) in gone:
+            _leave_out("leak", "another split", image, notes)
         else:
             files = alike.setdefault(look.digest or number, {})
-            files.setdefault(place_of(picture), []).append((picture, look))
+            files.setdefault(absolute_path(image), []).append((image, look))
     for files in alike.values():
         counts = {place: sum(len(p.annotations) for p, _ in records) for place, records in files.items()}
         kept = max(counts, key=counts.__getitem__)
         yield files.pop(kept)
-        for picture, _ in chain.from_iterable(files.values()):
-            _leave_out("duplicate-picture", "this split", picture, notes)
+        for image, _ in chain.from_iterable(files.values()):
+            _leave_out("duplicate-picture", "this split", image, notes)
 
 
-def _leave_out(check: str, where: str, picture: Picture, notes: Repairs) -> None:
-    what = f"left out, with its {len(picture.annotations)} annotations: the same picture is in {where}"
-    notes.add(check, what, picture)
+def _leave_out(check: str, where: str, image: ImageRecord, notes: Repairs) -> None:
+    what = f"left out, with its {len(image.annotations)} annotations: the same picture is in {where}"
+    notes.add(check, what, image)
 
 
 def _note_reading(problem: str, kept_ids: set[int], notes: Repairs) -> None:
     """What became of something that the reader could not take as it was."""
     problem = problem if isinstance(problem, Problem) else Problem(problem)
-    picture = None if problem.picture is None else Picture(0, problem.picture, 1, 1)
+    image = None if problem.image is None else ImageRecord(0, problem.image, 1, 1)
     if problem.annotation not in kept_ids:
         what = f"left out: {problem}"
     elif problem.check == "duplicate-id":
         what = f"given the id {problem.annotation}: {problem}"
     else:
         what = f"kept without it, box taken from the outline: {problem}"
-    notes.add(problem.check, what, picture, problem.annotation)
+    notes.add(problem.check, what, image, problem.annotation)
 
 
 def _put(source: Path, target: Path, treatment: Treatment) -> None:
@@ -194,7 +194,7 @@ def _put(source: Path, target: Path, treatment: Treatment) -> None:
     if treatment == "as it is":
         link_or_copy(source, target)
         return
-    with open_picture(source) as image:
+    with open_image(source) as image:
         asked, turn = stored_turn(image), turn_of(image)
         image.load()
         kind = "JPEG" if image.format in ("JPEG", "MPO") else image.format
@@ -212,53 +212,53 @@ def _put(source: Path, target: Path, treatment: Treatment) -> None:
         turned.save(target, format=kind, **{k: v for k, v in options.items() if v is not None})
 
 
-def _numbered(pictures: list[tuple[Picture, str]], notes: Repairs) -> list[tuple[Picture, str]]:
+def _numbered(images: list[tuple[ImageRecord, str]], notes: Repairs) -> list[tuple[ImageRecord, str]]:
     """With new numbers for pictures and annotations whose id another before them has."""
-    ids = Counter(p.id for p, _ in pictures)
-    fresh_picture = max(ids, default=0)
-    taken = Counter(a.id for p, _ in pictures for a in p.annotations)
+    ids = Counter(p.id for p, _ in images)
+    fresh_image = max(ids, default=0)
+    taken = Counter(a.id for p, _ in images for a in p.annotations)
     fresh = max(taken, default=0)
-    seen_pictures: set[int] = set()
+    seen_images: set[int] = set()
     seen: set[int] = set()
     result = []
-    for picture, name in pictures:
-        if picture.id in seen_pictures:
-            fresh_picture += 1
-            notes.add("duplicate-id", f"image {picture.id} given the id {fresh_picture}", picture)
-            picture = replace(picture, id=fresh_picture)
-        seen_pictures.add(picture.id)
+    for image, name in images:
+        if image.id in seen_images:
+            fresh_image += 1
+            notes.add("duplicate-id", f"image {image.id} given the id {fresh_image}", image)
+            image = replace(image, id=fresh_image)
+        seen_images.add(image.id)
         annotations: list[Annotation] = []
-        for annotation in picture.annotations:
+        for annotation in image.annotations:
             if annotation.id in seen:
                 fresh += 1
-                notes.add("duplicate-id", f"given the id {fresh}", picture, annotation.id)
+                notes.add("duplicate-id", f"given the id {fresh}", image, annotation.id)
                 annotation = replace(annotation, id=fresh)
             seen.add(annotation.id)
             annotations.append(annotation)
-        result.append((replace(picture, annotations=tuple(annotations)), name))
+        result.append((replace(image, annotations=tuple(annotations)), name))
     return result
 
 
 def _content(
-    report: Report, split: Split, pictures: list[tuple[Picture, str]], notes: Repairs
+    report: Report, split: Split, images: list[tuple[ImageRecord, str]], notes: Repairs
 ) -> dict[str, Any]:
     """A COCO file of the pictures, with all the fields of the source's that nothing here concerns."""
     old = _source(report, split)
     extra = {kind: _extra(old.get(kind, []), kind) for kind in FIELDS}
     ids = split.dataset.category_ids
     names = dict(zip(ids, split.dataset.class_names, strict=True))
-    for picture, _ in pictures:
-        for a in picture.annotations:
+    for image, _ in images:
+        for a in image.annotations:
             if not 0 <= a.label < len(ids):
-                notes.add("unknown-category", "left out: its class is unknown", picture, a.id)
+                notes.add("unknown-category", "left out: its class is unknown", image, a.id)
     for other in report.splits:
         for id_, name in zip(other.dataset.category_ids, other.dataset.class_names, strict=True):
             if id_ not in names:
                 names[id_] = name
                 notes.add("class-names", f"category {id_} {name!r} added, as in {other.dataset.name}")
-    images = [
+    written = [
         {"id": p.id, "file_name": name, "width": p.width, "height": p.height} | extra["images"].get(p.id, {})
-        for p, name in pictures
+        for p, name in images
     ]
     annotations = [
         {
@@ -271,13 +271,13 @@ def _content(
             "segmentation": a.segmentation,
         }
         | extra["annotations"].get(a.id, {})
-        for p, _ in pictures
+        for p, _ in images
         for a in p.annotations
         if 0 <= a.label < len(ids)
     ]
     categories = [{"id": i, "name": names[i]} | extra["categories"].get(i, {}) for i in sorted(names)]
     rest = {key: value for key, value in old.items() if key not in FIELDS}
-    return {**rest, "images": images, "annotations": annotations, "categories": categories}
+    return {**rest, "images": written, "annotations": annotations, "categories": categories}
 
 
 def _extra(records: list[Any], kind: str) -> dict[int, dict[str, Any]]:
@@ -285,7 +285,7 @@ def _extra(records: list[Any], kind: str) -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     with contextlib.suppress(DataError):  # too much is wrong: then the reader has read nothing either
         singular = {"images": "image", "annotations": "annotation", "categories": "category"}[kind]
-        for _, id_, record in Reader(Path(), []).records(records, singular):
+        for _, id_, record in CocoReader(Path(), []).records(records, singular):
             found[id_] = {key: value for key, value in record.items() if key not in FIELDS[kind]}
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from instancefcn.data.doctor.case import Finding
+from instancefcn.data.doctor.checked_data import Finding
 from instancefcn.data.doctor.examine import CHECKS, Report
 
 EXAMPLES = 3
@@ -14,10 +14,10 @@ SEVERITIES = ("error", "warning", "note")
 
 def summary(report: Report) -> str:
     """What was examined, each check's findings with a few examples, and the verdict; plain text."""
-    pictures, objects = _totals(report)
-    lines = [f"{report.data}: {pictures} pictures, {objects} objects, {report.seconds:.1f} s"]
+    images, objects = _totals(report)
+    lines = [f"{report.data}: {images} pictures, {objects} objects, {report.seconds:.1f} s"]
     for split in report.splits:
-        count = sum(len(p.annotations) for p in split.dataset.pictures)
+        count = sum(len(p.annotations) for p in split.dataset.images)
         classes = len(split.dataset.class_names)
         lines.append(f"  {split.name}: {len(split.dataset)} pictures, {count} objects, {classes} classes")
     for severity, check, findings in _groups(report):
@@ -57,12 +57,12 @@ def brief(report: Report) -> list[str]:
     return [*lines, f"run `instancefcn check {report.data}` for details"] if lines else []
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def report_as_json(report: Report) -> dict[str, Any]:
     """Everything: the splits' figures, counts by severity and check, and all findings."""
     splits = {
         split.name: {
             "pictures": len(split.dataset),
-            "objects": sum(len(p.annotations) for p in split.dataset.pictures),
+            "objects": sum(len(p.annotations) for p in split.dataset.images),
             "classes": len(split.dataset.class_names),
         }
         for split in report.splits
@@ -80,8 +80,8 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def _totals(report: Report) -> tuple[int, int]:
-    pictures = [picture for split in report.splits for picture in split.dataset.pictures]
-    return len(pictures), sum(len(picture.annotations) for picture in pictures)
+    images = [image for split in report.splits for image in split.dataset.images]
+    return len(images), sum(len(image.annotations) for image in images)
 
 
 def _groups(report: Report) -> list[tuple[str, str, list[Finding]]]:

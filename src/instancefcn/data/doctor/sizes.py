@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from instancefcn.data.doctor.case import Case, Finding, Split
+from instancefcn.data.doctor.checked_data import CheckedData, Finding, Split
+from instancefcn.geometry.resizing import resize_scale
 from instancefcn.models.zoo import ModelSpec, ProposalModelSpec
-from instancefcn.resizing import resize_scale
 
 MANY = 0.05
 """Share of objects of an unsuitable size from which it is a warning."""
@@ -20,7 +20,7 @@ ENLARGED = 2.0
 """An input larger than this many times the model's own is not suggested: time grows with its square."""
 
 
-def unsuitable_sizes(case: Case) -> Iterator[Finding]:
+def unsuitable_sizes(case: CheckedData) -> Iterator[Finding]:
     """Objects of train that are too small or too large for the model."""
     for split in case.splits:
         if split.name == "train" and (
@@ -40,9 +40,9 @@ def object_sides(split: Split, short: int, long: int) -> list[tuple[float, float
     network's input.
     """
     sides = []
-    for picture, annotation, shape in split.objects:
+    for image, annotation, shape in split.objects:
         if shape.area and not annotation.crowd:
-            scale = resize_scale(picture.height, picture.width, short, long)
+            scale = resize_scale(image.height, image.width, short, long)
             width, height = shape.box[2] - shape.box[0], shape.box[3] - shape.box[1]
             sides.append((math.sqrt(width * height) * scale, max(width, height) * scale))
     return sides

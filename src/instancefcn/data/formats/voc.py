@@ -1,0 +1,230 @@
+"""Pascal VOC 2012 segmentation: palette PNGs of object numbers and of classes, and lists of names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
+from instancefcn.data.formats.gathering import OnProgress, gather, in_order, read_lines
+from instancefcn.data.formats.index_masks import Crop, annotations_of, crops_of, painted, read_index
+from instancefcn.data.formats.output import Losses, OutputFolder
+from instancefcn.data.paths import ImageFinder, in_any_case
+from instancefcn.errors import DataError, ImageError
+from instancefcn.files import atomic_write
+from instancefcn.geometry.outlines import to_rle
+from instancefcn.geometry.rle import decode_crop
+
+VOC_CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+"""In the published order: the first is class 1 in the PNGs."""
+
+VOID = 255
+"""Pixels of the border around objects, and of what was not annotated: they belong to no object."""
+LABELMAP = "labelmap.txt"
+"""Names of other classes than VOC's, one a line as NAME:R,G,B:: with "background" first."""
+_PLACES = (".", "VOC2012", "VOCdevkit/VOC2012")
+
+
+class VocFolder:
+    """A folder with ImageSets/Segmentation, JPEGImages, SegmentationObject and SegmentationClass."""
+
+    title = "Pascal VOC segmentation (ImageSets/Segmentation)"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def at(cls, data: Path) -> VocFolder | None:
+        """The VOC folder at `data`, or inside it where the published archives have it; None elsewhere."""
+        places = (data / place for place in _PLACES)
+        return next((cls(p) for p in places if (p / "ImageSets" / "Segmentation").is_dir()), None)
+
+    def splits(self) -> list[str]:
+        """The names of the lists."""
+        lists = (self.root / "ImageSets" / "Segmentation").glob("*.txt")
+        return in_order([path.stem for path in lists if not path.name.startswith(".")])  # a Mac's "._val.txt"
+
+    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
+        """The usable part of a split, and what is wrong with the rest. No photograph is opened yet.
+
+        Raises:
+            DataError: there is no such list, or the class names cannot be read.
+        """
+        stems = read_lines(self.root / "ImageSets" / "Segmentation" / f"{split}.txt")
+        names = self._class_names()
+        finder = ImageFinder(self.root / "JPEGImages")
+
+        def read(stem: str) -> tuple[ImageRecord | None, list[str]]:
+            path, problem = finder.find_stem(stem)
+            if path is None:
+                return None, [f"{self.root}: {split}.txt: {stem}: {problem}"]
+            return self._image(stem, path, len(names))
+
+        return gather(name, (names, range(1, len(names) + 1)), stems, read, progress)
+
+    def _class_names(self) -> tuple[str, ...]:
+        path = self.root / LABELMAP
+        if not path.is_file():
+            return VOC_CLASSES
+        lines = [line for line in read_lines(path) if not line.startswith("#")]
+        lines = [line.rsplit(":", 3)[0].strip() for line in lines]
+        if len(lines) < 2 or lines[0] != "background" or not all(lines):
+            raise DataError(
+                f"{path}: must hold a line NAME:R,G,B:: for every class in the order of their numbers, "
+                'the first one for "background"'
+            )
+        return tuple(lines[1:])
+
+    def _image(self, stem: str, path: Path, classes: int) -> tuple[ImageRecord | None, list[str]]:
+        folders = (self.root / f"Segmentation{kind}" for kind in ("Object", "Class"))
+        files = [in_any_case(folder / f"{stem}.png") for folder in folders]
+        missing = [f"{file}: there is no such mask: add it or take {stem} off the list" for file in files]
+        missing = [problem for problem, file in zip(missing, files, strict=True) if not file.is_file()]
+        if missing:
+            return None, missing
+        try:
+            objects, kinds = (read_index(file) for file in files)
+            found = crops_of(objects, without=(0, VOID), where=files[0])
+        except ImageError as error:
+            return None, [str(error)]
+        if objects.shape != kinds.shape:
+            return None, [
+                f"{files[0]}: is {objects.shape[1]} x {objects.shape[0]} pixels, {files[1]} is "
+                f"{kinds.shape[1]} x {kinds.shape[0]}: both must have the photograph's size"
+            ]
+        crops, labels, problems = [], [], []
+        for number, crop in found.items():
+            kind, problem = _class_of(crop, kinds, classes)
+            if problem:
+                problems.append(f"{files[1]}: object {number} {problem}")
+            else:
+                crops.append(crop)
+                labels.append(kind - 1)
+        height, width = objects.shape
+        annotations = annotations_of(crops, labels, (height, width))
+        return ImageRecord(0, path, height, width, tuple(annotations)), problems
+
+
+def _class_of(crop: Crop, kinds: NDArray[Any], classes: int) -> tuple[int, str | None]:
+    """The class that most pixels of an object have, and what is wrong."""
+    pixels, (x, y) = crop
+    window = kinds[y : y + pixels.shape[0], x : x + pixels.shape[1]]
+    values, counts = np.unique(window[pixels.astype(bool)], return_counts=True)
+    kind, share = int(values[counts.argmax()]), counts.max() / counts.sum()
+    if share <= 0.5:
+        return kind, f"has the classes {', '.join(map(str, values))} and none for most of it: redraw it"
+    if not 1 <= kind <= classes:
+        return kind, f"has the class {kind}, known are 1 to {classes}: redraw it, or name the class"
+    return kind, None
+
+
+def write_voc(splits: Mapping[str, Dataset], target: OutputFolder) -> None:
+    """Write pictures, masks, lists and, for other classes than VOC's, labelmap.txt.
+
+    Crowds, and objects beyond the 254th of a picture, become void. Where objects overlap, the smaller one is
+    seen.
+
+    Raises:
+        DataError: more classes than 8 bits hold, or splits that annotate one picture differently.
+    """
+    class_names = next(iter(splits.values())).class_names
+    if len(class_names) >= VOID:
+        raise DataError(
+            f"VOC's masks hold {VOID - 1} classes, these are {len(class_names)}: choose another format"
+        )
+    for name in class_names:
+        if name != name.strip() or name.startswith("#") or len(name.splitlines()) != 1:
+            raise DataError(f"the class {name!r} cannot be a line of {LABELMAP}: rename it")
+    if class_names != VOC_CLASSES:
+        named = zip(("background", *class_names), _PALETTE, strict=False)
+        rows = "".join(f"{name}:{r},{g},{b}::\n" for name, (r, g, b) in named)
+        target.write(Path(LABELMAP), rows)
+    seen: dict[str, list[tuple[Any, ...]]] = {}
+    for split, dataset in splits.items():
+        names = target.names[split]
+        for name, image in zip(names, dataset.images, strict=True):
+            content = [(a.label, a.segmentation, a.crowd) for a in image.annotations]
+            if seen.setdefault(name, content) != content:
+                raise DataError(
+                    f"{image.path}: is annotated differently in {split} and in another split, "
+                    "VOC has one mask for both: choose another format"
+                )
+            target.place(image, name, "JPEGImages")
+            objects, kinds = _masks(image, target.losses)
+            for kind, values in (("Object", objects), ("Class", kinds)):
+                drawn = Image.fromarray(values)
+                drawn.putpalette(_PALETTE.tobytes())
+                with atomic_write(target.out / f"Segmentation{kind}" / f"{name}.png") as file:
+                    drawn.save(file, format="PNG")
+        target.write(Path("ImageSets", "Segmentation", f"{split}.txt"), "".join(f"{n}\n" for n in names))
+
+
+def _masks(image: ImageRecord, losses: Losses) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Numbers of objects and of classes, uint8 [H, W] each; what they cannot hold is noted."""
+    canvas = np.zeros((image.height, image.width), dtype=np.uint8)
+    crowds = [a for a in image.annotations if a.crowd]
+    for crowd in crowds:
+        rle = to_rle(crowd.segmentation, image.height, image.width)
+        crop, (x, y) = decode_crop(rle["counts"], image.height)
+        canvas[y : y + crop.shape[0], x : x + crop.shape[1]][crop.numpy().astype(bool)] = VOID
+    losses.note("crowd regions became void pixels (255)", len(crowds))
+    objects = [a for a in image.annotations if not a.crowd]
+    numbers = [min(number, VOID) for number in range(1, len(objects) + 1)]
+    masks = rasterize(image)
+    canvas, hidden = painted(masks, numbers, canvas)
+    classes = np.zeros(256, dtype=np.uint8)
+    classes[VOID] = VOID
+    for annotation, number, area, lost in zip(objects, numbers, masks.areas().tolist(), hidden, strict=True):
+        losses.note("points of polygons: only pixels stay", isinstance(annotation.segmentation, list))
+        if number == VOID:
+            losses.note("objects beyond the 254th of a picture became void pixels (255)")
+            continue
+        classes[number] = annotation.label + 1
+        if not area:
+            losses.note("outlines without a pixel were left out")
+        elif lost == area:
+            losses.note("objects wholly behind others were left out")
+        elif lost:
+            losses.note("pixels behind another object: each pixel belongs to one")
+    return canvas, classes[canvas]
+
+
+def _colours() -> NDArray[np.uint8]:
+    """VOC's palette, uint8 [256, 3]: the bits of a number, three at a time, go to red, green and blue, the
+    lowest to their highest bits.
+    """
+    numbers = np.arange(256)
+    colours = np.zeros((256, 3), dtype=np.int64)
+    for place in range(8):
+        for channel in range(3):
+            colours[:, channel] |= ((numbers >> (3 * place + channel)) & 1) << (7 - place)
+    return colours.astype(np.uint8)
+
+
+_PALETTE = _colours()

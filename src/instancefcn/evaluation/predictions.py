@@ -1,0 +1,86 @@
+"""Predictions as evaluation keeps them: masks as run-length encodings, made once.
+
+A thousand proposals of one picture take tens of megabytes as pixels and half of one as encodings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.instances import Instances, coco_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """`Instances` whose masks are encoded; see there for what is not said here.
+
+    Attributes:
+        encodings: COCO's compressed run-length encodings, one an instance.
+        image_size: (height, width) of the picture.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    encodings: tuple[dict[str, Any], ...]
+    image_size: tuple[int, int]
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.encodings)
+
+    def __getitem__(self, index: Tensor | slice) -> Encoded:
+        """The instances at `index` (booleans, integers or a slice)."""
+        chosen = torch.arange(len(self))[index].tolist()
+        return replace(
+            self,
+            boxes=self.boxes[index],
+            scores=self.scores[index],
+            labels=self.labels[index],
+            encodings=tuple(self.encodings[i] for i in chosen),
+        )
+
+    def filter(self, score: float) -> Encoded:
+        """Only the instances with at least this score."""
+        return self[self.scores >= score]
+
+    def rles(self) -> list[dict[str, Any]]:
+        """The encodings, in a list of its own."""
+        return list(self.encodings)
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """COCO results, as `Instances.to_coco`."""
+        return coco_rows(self.boxes, self.scores, self.labels, self.rles(), self.category_ids, image_id)
+
+    def decode(self) -> Instances:
+        """The instances with masks of pixels."""
+        masks = CroppedMasks.from_rles(self.encodings, self.image_size)
+        return Instances(self.boxes, self.scores, self.labels, masks, self.class_names, self.category_ids)
+
+
+Predictions: TypeAlias = Instances | Encoded
+"""Either form; measures read both, and what draws wants the first."""
+
+
+def encode_instances(instances: Instances) -> Encoded:
+    """The small form of `instances`."""
+    return Encoded(
+        instances.boxes,
+        instances.scores,
+        instances.labels,
+        tuple(instances.rles()),
+        instances.image_size,
+        instances.class_names,
+        instances.category_ids,
+    )
+
+
+def decode_instances(predictions: Predictions) -> Instances:
+    """The form that can be drawn."""
+    return predictions.decode() if isinstance(predictions, Encoded) else predictions

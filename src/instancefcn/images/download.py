@@ -1,0 +1,131 @@
+"""Pictures from the web: one request each, bounded in size and time, nothing kept."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from torch import Tensor
+
+from instancefcn.errors import ImageError
+from instancefcn.images.decoding import decode_image, read_image
+from instancefcn.images.opening import describe_error
+from instancefcn.version import __version__
+
+MAX_BYTES = 100 * 2**20
+"""Largest download."""
+TIMEOUT = 30.0
+"""Seconds for a whole download."""
+
+
+def is_url(source: object) -> bool:
+    """Whether this is a string such as `https://...`, of whatever scheme."""
+    return isinstance(source, str) and "://" in source
+
+
+def read_file_or_url(source: str | Path) -> Tensor:
+    """Decode a picture file or an http(s) URL: see `read_image`.
+
+    Raises:
+        ImageError: it cannot be had or is no picture.
+    """
+    return read_url(source) if isinstance(source, str) and is_url(source) else read_image(source)
+
+
+def read_url(url: str, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> Tensor:
+    """Download a picture and decode it, as `read_image` does.
+
+    Args:
+        url: http or https; redirections are followed to these only. It may be as a browser shows it, with
+            spaces and letters beyond ASCII.
+        max_bytes: a longer answer is refused.
+        timeout: seconds for the whole.
+
+    Raises:
+        ImageError: another scheme, no answer, an error status, too long, or no picture.
+    """
+    try:
+        content = _download(url, max_bytes, timeout)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise ImageError(f"{url}: the server answers {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise ImageError(f"{url}: cannot be reached ({error.reason})") from error
+    except TimeoutError as error:
+        raise ImageError(f"{url}: did not arrive within {timeout:g} seconds") from error
+    except (http.client.InvalidURL, UnicodeError) as error:
+        raise ImageError(f"{url}: is no address ({error})") from error
+    except Exception as error:
+        raise ImageError(f"{url}: {describe_error(error)}") from error
+    return decode_image(content, url)
+
+
+def path_of(source: str | Path) -> Path:
+    """A path that results are named after: of a URL its host and path."""
+    if not isinstance(source, str) or not is_url(source):
+        return Path(source)
+    parts = urlsplit(source)
+    inside = PurePosixPath(unquote(parts.path).replace("\\", "/").strip("/") or "picture")
+    clean = [part.replace("\0", "") for part in inside.parts if part not in (".", "..")]
+    return Path("/", parts.hostname or "", *(clean or ["picture"]))
+
+
+def encoded(url: str) -> str:
+    """An address as it is sent: ASCII alone, what is encoded already left as it is (RFC 3986 and 3490).
+
+    Raises:
+        UnicodeError: the host cannot be one.
+    """
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    netloc = quote(user, safe="%:!$&'()*+,;=") + at + host.encode("idna").decode("ascii")
+    path = quote(parts.path, safe="/%:@!$&'()*+,;=~")
+    return urlunsplit((parts.scheme, netloc, path, quote(parts.query, safe="/?%:@!$&'()*+,;=~[]"), ""))
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Knows http and https alone, so that no redirection leads to a file or to ftp."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    opener.addheaders = [("User-Agent", f"instancefcn/{__version__}")]
+    return opener
+
+
+def _download(url: str, max_bytes: int, timeout: float) -> bytes:
+    if urlsplit(url).scheme.lower() not in ("http", "https"):
+        raise ImageError("only http and https addresses are read")
+    deadline = time.monotonic() + timeout
+    with _opener().open(encoded(url), timeout=timeout) as answer:
+        _refuse_long(int(answer.headers.get("Content-Length") or 0), max_bytes)
+        content = io.BytesIO()
+        while piece := _read_some(answer):
+            content.write(piece)
+            _refuse_long(content.tell(), max_bytes)
+            if time.monotonic() > deadline:
+                raise TimeoutError
+        return content.getvalue()
+
+
+def _read_some(answer: Any) -> bytes:
+    # read1 returns what has come, so that the deadline is looked at even when a server drips.
+    return answer.read1(2**16)
+
+
+def _refuse_long(length: int, max_bytes: int) -> None:
+    if length > max_bytes:
+        raise ImageError(f"is longer than {max_bytes / 2**20:g} MB")

@@ -1,0 +1,1 @@
+"""The operators and mask voting as Numba kernels, for a CPU."""

@@ -1,0 +1,1 @@
+"""The operators, suppression and mask voting as Triton kernels, for a GPU."""

@@ -1,0 +1,1 @@
+"""The published FCIS networks: everything that only their authors' weights need."""

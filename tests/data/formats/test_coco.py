@@ -1,0 +1,328 @@
+"""The reader: what it accepts, and that everything wrong is listed at once, by file and annotation id."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
+from instancefcn.data.formats.coco import parse_coco, read_coco
+from instancefcn.data.image_checks import image_problem
+from instancefcn.errors import DataError, Problem
+
+Content = dict[str, Any]
+Form = Literal["NFC", "NFD"]
+SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three 60 x 40 pictures: a and b with an object each, c with none."""
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    for name in ("a.jpg", "deep/b.jpg", "c.png"):
+        Image.fromarray(noise).save(tmp_path / "images" / name)
+    return tmp_path
+
+
+def good() -> Content:
+    record = {"bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0, "segmentation": SQUARE}
+    return {
+        "images": [
+            {"id": 5, "file_name": "a.jpg", "width": 60, "height": 40},
+            {"id": 2, "file_name": "deep/b.jpg", "width": 60, "height": 40},
+            {"id": 9, "file_name": "c.png", "width": 60, "height": 40},
+        ],
+        "annotations": [
+            {"id": 100, "image_id": 5, "category_id": 70, **record},
+            {"id": 101, "image_id": 2, "category_id": 3, **record},
+        ],
+        "categories": [{"id": 70, "name": "cat"}, {"id": 3, "name": "dog"}],
+    }
+
+
+def read(folder: Path, content: object) -> Dataset:
+    (folder / "train.json").write_text(json.dumps(content))
+    return read_coco(folder / "train.json", folder / "images")
+
+
+def problems_of(folder: Path, content: object) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        read(folder, content)
+    return list(caught.value.problems)
+
+
+def test_labels_boxes_and_order(folder: Path) -> None:
+    dataset = read(folder, good())
+    assert dataset.category_ids == (3, 70)
+    assert dataset.class_names == ("dog", "cat")
+    assert [p.id for p in dataset.images] == [5, 2, 9]
+    assert [[a.label for a in p.annotations] for p in dataset.images] == [[1], [0], []]
+    assert dataset.images[0].annotations[0].box == (10.0, 10.0, 30.0, 30.0)
+    assert dataset.images[1].path == folder / "images" / "deep" / "b.jpg"
+    assert (dataset.images[0].height, dataset.images[0].width) == (40, 60)
+    assert len(dataset.subset([2, 0])) == 2
+
+
+def test_what_other_tools_leave_out(folder: Path) -> None:
+    content = good()
+    for annotation in content["annotations"]:
+        del annotation["bbox"], annotation["area"], annotation["iscrowd"]
+    runs = [40 * 5 + 2, 3, 37, 3, 40 * 60 - 245]  # columns 5 and 6, rows 2 to 4
+    content["annotations"][1]["segmentation"] = {"size": [40, 60], "counts": runs}
+    content["images"][0]["id"] = content["annotations"][0]["image_id"] = 5.0
+    first, second, _ = read(folder, content).images
+    assert first.id == 5
+    assert first.annotations[0].box == (10, 10, 30, 30)
+    assert first.annotations[0].area == 400
+    assert not first.annotations[0].crowd
+    assert second.annotations[0].box == (5, 2, 7, 5)
+    assert rasterize(second).tight_boxes().tolist() == [[5, 2, 7, 5]]
+
+
+def test_a_missing_area_is_the_number_of_pixels(folder: Path) -> None:
+    content = good()
+    del content["annotations"][0]["area"]
+    content["annotations"][0]["segmentation"] = [[10, 10, 30, 10, 10, 30]]
+    content["annotations"][1] |= {
+        "area": None,
+        "segmentation": {"size": [40, 60], "counts": [202, 3, 37, 3, 2155]},
+    }
+    first, second, _ = read(folder, content).images
+    assert first.annotations[0].area == rasterize(first).areas()[0] < 20 * 20 / 1.5
+    assert second.annotations[0].area == 6
+
+
+def test_null_is_as_good_as_missing(folder: Path) -> None:
+    content = good()
+    content["annotations"][0] |= {"bbox": None, "area": None, "iscrowd": None}
+    annotation = read(folder, content).images[0].annotations[0]
+    assert (annotation.box, annotation.area, annotation.crowd) == ((10, 10, 30, 30), 400, False)
+
+
+def test_crowd_stays(folder: Path) -> None:
+    content = good()
+    content["annotations"][0] |= {"iscrowd": 1, "segmentation": {"size": [40, 60], "counts": [80, 40, 2280]}}
+    annotation = read(folder, content).images[0].annotations[0]
+    assert annotation.crowd
+    assert isinstance(annotation.segmentation, dict)
+    assert isinstance(annotation.segmentation["counts"], str)
+    assert len(rasterize(ImageRecord(1, Path("a"), 40, 60, (annotation,)))) == 0
+
+
+def edit(path: str, value: Any) -> Callable[[Content], None]:
+    """Set content[a][b].. for a path "a.b.."; the value `del` removes it."""
+
+    def apply(content: Content) -> None:
+        keys = [int(key) if key.isdigit() else key for key in path.split(".")]
+        target: Any = content
+        for key in keys[:-1]:
+            target = target[key]
+        if value is del_:
+            del target[keys[-1]]
+        else:
+            target[keys[-1]] = value
+
+    return apply
+
+
+del_ = object()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (edit("images.0.file_name", "gone.jpg"), ["image 5 (gone.jpg)", "there is no picture"]),
+        (edit("images.1.file_name", "b.jpg"), ["image 2 (b.jpg)", 'is "deep/b.jpg" meant?']),
+        (edit("images.0.file_name", "../secret.jpg"), ["image 5", "leads out of"]),
+        (edit("images.0.file_name", "deep/../../secret.jpg"), ["image 5", "leads out of"]),
+        (edit("images.0.file_name", "..\\secret.jpg"), ["image 5", "leads out of"]),
+        (edit("images.0.file_name", "/etc/hostname"), ["image 5", "absolute"]),
+        (edit("images.0.file_name", "C:\\a.jpg"), ["image 5", "absolute"]),
+        (edit("images.0.file_name", "."), ["image 5", "leads out of"]),
+        (edit("images.0.file_name", ""), ["image 5", "no file_name"]),
+        (edit("images.0.file_name", 3), ["image 5", "no file_name"]),
+        (edit("images.0.width", 61), ["a.jpg", "is 60 x 40 pixels, its record says 61 x 40"]),
+        (edit("images.0.width", "60"), ["image 5", "'60' x 40"]),
+        (edit("images.0.height", del_), ["image 5", "60 x None"]),
+        (edit("images.0.id", del_), ["image record 0", "has no id", "image_id 5 is unknown"]),
+        (edit("images.1.id", 5), ["image 5", "used before", "annotation 101", "image_id 2 is unknown"]),
+        (edit("images.0", "a.jpg"), ["image record 0", "is a str"]),
+        (edit("annotations.0.id", "x"), ["annotation record 0", "'x' is not a whole number"]),
+        (edit("annotations.1.id", 100), ["annotation 100", "used before"]),
+        (
+            edit("annotations.0.category_id", 4),
+            ["annotation 100 (a.jpg)", "category_id 4 is unknown", "3, 70"],
+        ),
+        (edit("annotations.0.category_id", del_), ["annotation 100 (a.jpg)", "category_id None"]),
+        (edit("annotations.0.image_id", 1), ["annotation 100", "image_id 1 is unknown"]),
+        (edit("annotations.0.segmentation", [[1, 1, 9, 9]]), ["annotation 100 (a.jpg)", "has 2 points"]),
+        (edit("annotations.0.segmentation", del_), ["annotation 100 (a.jpg)", "has no outline"]),
+        (
+            edit("annotations.0.segmentation", {"size": [41, 60], "counts": [41 * 60]}),
+            ["annotation 100 (a.jpg)", "size [41, 60], the picture [40, 60]"],
+        ),
+        (edit("annotations.0.bbox", [50, 10, 30, 20]), ["annotation 100 (a.jpg)", "outside the 60 x 40"]),
+        (edit("annotations.0.bbox", [-9, 10, 30, 20]), ["annotation 100 (a.jpg)", "outside the 60 x 40"]),
+        (edit("annotations.0.bbox", [10, 10, -3, 20]), ["annotation 100 (a.jpg)", "no area"]),
+        (edit("annotations.0.bbox", [10, 10, 0, 0]), ["annotation 100 (a.jpg)", "no area"]),
+        (edit("annotations.0.bbox", [float("nan"), 1, 2, 2]), ["annotation 100 (a.jpg)", "finite"]),
+        (edit("annotations.0.bbox", [10**400, 1, 2, 2]), ["annotation 100 (a.jpg)", "finite"]),
+        (edit("annotations.0.bbox", [1, 2, 3]), ["annotation 100 (a.jpg)", "four finite numbers"]),
+        (edit("annotations.0.iscrowd", 2), ["annotation 100 (a.jpg)", "iscrowd is 2"]),
+        (edit("categories.0.id", 3), ["category 3", "used before"]),
+        (edit("categories.0.name", ""), ["category 70", "no name"]),
+        (edit("categories", []), ['"categories" is empty']),
+        (edit("images", []), ['"images" is empty']),
+        (edit("images", {}), ['"images" is a dict']),
+        (edit("annotations", del_), ['has no "annotations"']),
+    ],
+)
+def test_bad_records(folder: Path, change: Callable[[Content], None], said: list[str]) -> None:
+    content = good()
+    change(content)
+    text = "\n".join(problems_of(folder, content))
+    for part in said:
+        assert part in text
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"images": []}', "\0", "[" * 100_000])
+def test_files_of_another_shape(folder: Path, text: str) -> None:
+    (folder / "train.json").write_text(text)
+    with pytest.raises(DataError, match=r"train\.json"):
+        read_coco(folder / "train.json", folder / "images")
+
+
+def test_missing_places(folder: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_coco(folder / "none.json", folder / "photos")
+    assert len(caught.value.problems) == 2
+
+
+def test_everything_is_listed_at_once(folder: Path) -> None:
+    content = good()
+    template = content["annotations"][0]
+    content["annotations"] += [
+        {**template, "id": 200, "segmentation": [[1, 1, 9, 9]], "bbox": [100, 100, 5, 5]},
+        {**template, "id": 201, "category_id": 8},
+        {**template, "id": 202, "segmentation": {"size": [60, 40], "counts": [2400]}},
+        {**template, "id": 101},
+    ]
+    content["images"] += [{"id": 10, "file_name": "gone.jpg", "width": 60, "height": 40}]
+    content["annotations"] += [{**template, "id": 203, "image_id": 10}]
+    broken = folder / "images" / "a.jpg"
+    broken.write_bytes(broken.read_bytes()[:900])
+    problems = problems_of(folder, content)
+    wanted = [
+        ("image 10 (gone.jpg)", "there is no picture"),
+        ("annotation 200 (a.jpg)", "has 2 points"),
+        ("annotation 200 (a.jpg)", "is outside the 60 x 40 picture"),
+        ("annotation 201 (a.jpg)", "category_id 8 is unknown"),
+        ("annotation 202 (a.jpg)", "swapped"),
+        ("annotation 101", "used before"),
+        ("a.jpg: image 5", "truncated"),
+    ]
+    assert len(problems) == len(wanted), problems
+    for where, what in wanted:
+        assert any(where in p and what in p for p in problems), (where, what, problems)
+
+
+def test_boxes_may_be_rounded_over_the_edge(folder: Path) -> None:
+    content = good()
+    content["annotations"][0]["bbox"] = [-0.5, 0, 61.0, 41.5]
+    content["annotations"][1]["bbox"] = [10, 10, 20, 0]
+    assert len(read(folder, content)) == 3
+
+
+def test_names_that_begin_with_the_folder(folder: Path) -> None:
+    content = good()
+    content["images"][0]["file_name"] = "images/a.jpg"
+    content["images"][1]["file_name"] = "images\\deep\\b.jpg"
+    assert read(folder, content).images[0].path == folder / "images" / "a.jpg"
+
+
+@pytest.mark.parametrize(("written", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_with_accents_composed_or_not(folder: Path, written: Form, stored: Form) -> None:
+    """Archives made on a Mac hold names with accents taken apart."""
+    normal = unicodedata.normalize
+    (folder / "images" / normal(stored, "tête")).mkdir()
+    path = folder / "images" / normal(stored, "tête/é.jpg")
+    (folder / "images" / "a.jpg").rename(path)
+    content = good()
+    for name in ("tête/é.jpg", "images/tête/é.jpg"):
+        content["images"][0]["file_name"] = normal(written, name)
+        assert read(folder, content).images[0].path == path
+    exact = folder / "images" / normal(written, "é.jpg")
+    other = folder / "images" / normal(stored, "é.jpg")
+    for place in (exact, other):
+        shutil.copy(path, place)
+    content["images"][0]["file_name"] = exact.name
+    assert read(folder, content).images[0].path == exact
+    other.unlink()
+    exact.unlink()
+    assert f'is "{path.relative_to(folder / "images").as_posix()}" meant?' in problems_of(folder, content)[0]
+    content["images"][0]["file_name"] = normal("NFC", "é" * 120 + ".jpg")  # too long for a name as NFD
+    assert "there is no picture" in problems_of(folder, content)[0]
+
+
+def test_exif_rotation_against_the_record(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = folder / "images" / "a.jpg"
+    Image.new("RGB", (60, 40)).save(path, exif=exif)
+    assert image_problem(ImageRecord(1, path, 60, 40)) is None
+    problem = image_problem(ImageRecord(1, path, 40, 60))
+    assert problem is not None
+    assert "annotated unrotated" in problem
+
+
+def test_progress_and_no_check(folder: Path) -> None:
+    (folder / "train.json").write_text(json.dumps(good()))
+    seen: list[tuple[int, int]] = []
+    read_coco(folder / "train.json", folder / "images", progress=lambda *now: seen.append(now))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    (folder / "images" / "a.jpg").write_bytes(b"nothing")
+    assert len(read_coco(folder / "train.json", folder / "images", check_images=False)) == 3
+
+
+def test_parse_keeps_what_is_usable(folder: Path) -> None:
+    content = good()
+    content["annotations"][0]["category_id"] = 1
+    (folder / "train.json").write_text(json.dumps(content))
+    shutil.rmtree(folder / "images" / "deep")
+    dataset, problems = parse_coco(folder / "train.json", folder / "images", name="mine")
+    assert dataset.name == "mine"
+    assert [p.id for p in dataset.images] == [5, 9]
+    assert len(problems) == 2
+
+
+def test_parse_keeps_the_sound_part_of_an_annotation(folder: Path) -> None:
+    content = good()
+    content["annotations"][0]["segmentation"] = [[1, 1, 9, 9], *SQUARE]
+    content["annotations"][1] |= {"id": 100, "bbox": [500, 10, 20, 20]}
+    (folder / "train.json").write_text(json.dumps(content))
+    dataset, problems = parse_coco(folder / "train.json", folder / "images")
+    first, second = (image.annotations[0] for image in dataset.images[:2])
+    assert first.segmentation == SQUARE
+    assert (second.id, second.box) == (101, (10, 10, 30, 30))
+    assert [(p.check, p.annotation) for p in problems if isinstance(p, Problem)] == [
+        ("polygon-points", 100),
+        ("duplicate-id", 101),
+        ("out-of-bounds", 101),
+    ]
+
+
+@pytest.mark.parametrize(("name", "count"), [("animals7", 296), ("nuclei", 3043), ("coco80", 2685)])
+def test_real_data(shared: Path, name: str, count: int) -> None:
+    from instancefcn.data.formats.layouts import open_dataset
+
+    dataset = open_dataset(shared / "data" / name, "val", check_images=False)
+    assert sum(len(p.annotations) for p in dataset.images) == count

@@ -1,0 +1,289 @@
+"""Every kind of picture comes out as 8-bit RGB, upright; all else is an ImageError that names the file."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from instancefcn.data.dataset import ImageRecord
+from instancefcn.data.formats.index_masks import read_index
+from instancefcn.data.image_checks import look
+from instancefcn.errors import ImageError
+from instancefcn.images import opening
+from instancefcn.images.decoding import decode_image, read_image, read_image_size, to_uint8_rgb
+
+RGB = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    tensor = read_image(path)
+    assert tensor.dtype == torch.uint8
+    assert tensor.shape[0] == 3
+    return tensor.permute(1, 2, 0).numpy()
+
+
+def test_rgb_png(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(pixels_of(tmp_path / "a.png"), RGB)
+
+
+def upright(stored: np.ndarray, orientation: int) -> np.ndarray:
+    """Row and column of the upright picture's first pixel, by the EXIF standard's table."""
+    return {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.swapaxes(0, 1),
+        6: np.rot90(stored, -1),
+        7: np.rot90(stored, 2).swapaxes(0, 1),
+        8: np.rot90(stored, 1),
+    }[orientation]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "a.png"), upright(RGB, orientation))
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_orientation(tmp_path: Path, orientation: int, compression: str | None) -> None:
+    """Pillow turns TIFF files itself: they must not be turned twice."""
+    path = tmp_path / "a.tif"
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    for stored in (noise, noise[:, :, 0]):
+        Image.fromarray(stored).save(path, tiffinfo={0x0112: orientation}, compression=compression)
+        seen = upright(stored, orientation)
+        height, width = seen.shape[:2]
+        colours = np.broadcast_to(seen.reshape(height, width, -1), (height, width, 3))
+        np.testing.assert_array_equal(pixels_of(path), colours)
+        assert torch.equal(decode_image(path.read_bytes(), "a"), read_image(path))
+        assert read_image_size(path) == (height, width)
+        Image.fromarray(seen).save(tmp_path / "seen.png")
+        expected = look(ImageRecord(1, tmp_path / "seen.png", height, width))
+        found = look(ImageRecord(1, path, height, width))
+        assert (found.problem, found.size, found.turned) == (None, (height, width), orientation != 1)
+        np.testing.assert_array_equal(found.thumb, expected.thumb)
+    np.testing.assert_array_equal(read_index(path), upright(noise[:, :, 0], orientation))
+    unturned = look(ImageRecord(1, path, 40, 60)).problem
+    assert (unturned is not None and unturned.check == "exif-rotation") == (orientation > 4)
+
+
+def test_exif_data_do_not_turn_a_png_mask(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB[:, :, 0]).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_index(tmp_path / "a.png"), RGB[:, :, 0])
+
+
+def png_of(samples: list[int], bits: int, palette: bool) -> bytes:
+    """A picture of one row, which Pillow writes with a palette only."""
+    row = "".join(f"{sample:0{bits}b}" for sample in samples)
+    data = bytes(int(row[i : i + 8].ljust(8, "0"), 2) for i in range(0, len(row), 8))
+    head = struct.pack(">2L5B", len(samples), 1, bits, 3 if palette else 0, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"PLTE", bytes(range(12)))][: 2 if palette else 1]
+    chunks += [(b"IDAT", zlib.compress(b"\0" + data)), (b"IEND", b"")]
+    parts = (
+        struct.pack(">L", len(body)) + kind + body + struct.pack(">L", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gray_masks_of_few_bits_are_refused(tmp_path: Path, bits: int) -> None:
+    """Pillow makes 85 or 17 of number 1."""
+    path = tmp_path / "a.png"
+    path.write_bytes(png_of([0, 1, 3], bits, palette=True))
+    assert read_index(path).tolist() == [[0, 1, 3]]
+    path.write_bytes(png_of([0, 1, 3], bits, palette=False))
+    with pytest.raises(ImageError, match=r"a\.png: is a 2-bit or 4-bit gray mask, .* with a palette"):
+        read_index(path)
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_masks_of_one_bit_hold_object_1(tmp_path: Path, palette: bool) -> None:
+    (tmp_path / "a.png").write_bytes(png_of([0, 1, 1], 1, palette))
+    assert read_index(tmp_path / "a.png").tolist() == [[0, 1, 1]]
+
+
+def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00not a TIFF header")
+    assert read_image(tmp_path / "a.jpg").shape == (3, 4, 6)
+
+
+def test_gray_palette_alpha_bilevel_cmyk(tmp_path: Path) -> None:
+    image = Image.fromarray(RGB)
+    gray = RGB[:, :, 0]
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    np.testing.assert_array_equal(pixels_of(tmp_path / "gray.png"), np.repeat(gray[:, :, None], 3, 2))
+
+    alpha = np.concatenate((RGB, np.full((4, 6, 1), 7, np.uint8)), 2)
+    Image.fromarray(alpha).save(tmp_path / "alpha.png")
+    np.testing.assert_array_equal(pixels_of(tmp_path / "alpha.png"), RGB)
+
+    palette = image.quantize(256)
+    palette.save(tmp_path / "palette.png", transparency=0)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "palette.png"), np.array(palette.convert("RGB")))
+
+    Image.fromarray(gray > 30).save(tmp_path / "bilevel.png")
+    assert set(pixels_of(tmp_path / "bilevel.png").reshape(-1).tolist()) == {0, 255}
+
+    flat = Image.new("CMYK", (32, 32), (0, 255, 255, 0))
+    flat.save(tmp_path / "cmyk.jpg")
+    red = pixels_of(tmp_path / "cmyk.jpg")[16, 16]
+    assert red[0] > 240
+    assert red[1:].max() < 15
+
+
+def test_sixteen_bit_and_float(tmp_path: Path) -> None:
+    values = np.array([[0, 257, 65535], [128 * 257, 514, 100]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert pixels_of(tmp_path / "a.png")[:, :, 1].tolist() == [[0, 1, 255], [128, 2, 0]]
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert pixels_of(tmp_path / "a.tif")[:, :, 1].tolist() == [[0, 1, 255], [128, 2, 0]]
+    Image.fromarray(np.array([[0, 0.5, 1]], dtype=np.float32)).save(tmp_path / "unit.tif")
+    assert pixels_of(tmp_path / "unit.tif")[0, :, 0].tolist() == [0, 128, 255]
+    Image.fromarray(np.array([[0, 100, 255]], dtype=np.float32)).save(tmp_path / "wide.tif")
+    assert pixels_of(tmp_path / "wide.tif")[0, :, 0].tolist() == [0, 100, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([250, 1810.5], "holds floats from 250.0 to 1810.5"),
+        ([-0.25, 0.75], "holds floats from -0.25 to 0.75"),
+        ([0, 255.5], "from 0.0 to 255.5, but floats are read from 0 to 1 or from 0 to 255: scale them"),
+        ([0, np.nan], "not finite"),
+        ([0, np.inf], "not finite"),
+    ],
+)
+def test_floats_out_of_range(tmp_path: Path, values: list[float], said: str) -> None:
+    """The check refuses what reading refuses, in the same words."""
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([values], dtype=np.float32)).save(path)
+    with pytest.raises(ImageError, match=said) as caught:
+        read_image(path)
+    problem = look(ImageRecord(1, path, 1, 2)).problem
+    assert problem is not None
+    assert problem.check == "unreadable-picture"
+    assert str(caught.value).removeprefix(f"{path}: ") in problem
+
+
+@pytest.mark.parametrize(("values", "said"), [([0, 70000], "from 0 to 70000"), ([-1, 9], "from -1 to 9")])
+def test_whole_numbers_beyond_16_bits(tmp_path: Path, values: list[int], said: str) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([values], dtype=np.int32)).save(path)
+    with pytest.raises(ImageError, match=f"holds whole numbers {said}, but they are read from 0 to 65535"):
+        read_image(path)
+    assert said in str(look(ImageRecord(1, path, 1, 2)).problem)
+    Image.fromarray(np.array([[0, 514, 65535]], dtype=np.int32)).save(path)
+    assert pixels_of(path)[0, :, 0].tolist() == [0, 2, 255]
+
+
+def test_floats_in_range_pass_the_check(tmp_path: Path) -> None:
+    for values in ([0, 1], [0.25, 0.5], [0, 255], [1, 2]):
+        Image.fromarray(np.array([values], dtype=np.float32)).save(tmp_path / "a.tif")
+        read_image(tmp_path / "a.tif")
+        assert look(ImageRecord(1, tmp_path / "a.tif", 1, 2)).problem is None
+
+
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert pixels_of(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for kind in ("jpg", "png"):
+        stream = io.BytesIO()
+        Image.fromarray(noise).save(stream, "JPEG" if kind == "jpg" else "PNG")
+        (tmp_path / f"short.{kind}").write_bytes(stream.getvalue()[: len(stream.getvalue()) // 2])
+    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "folder.jpg").mkdir()
+    for name, said in (
+        ("short.jpg", "truncated"),
+        ("short.png", "truncated"),
+        ("text.jpg", "no picture"),
+        ("empty.jpg", "no picture"),
+        ("folder.jpg", "cannot be read"),
+        ("missing.jpg", "cannot be read"),
+    ):
+        with pytest.raises(ImageError, match=said) as caught:
+            read_image(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+
+
+def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    monkeypatch.setattr(opening, "MAX_PIXELS", 23)
+    with pytest.raises(ImageError, match=r"a\.png: has more than 23 pixels"):
+        read_image(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="more than 23 pixels"):
+        to_uint8_rgb(RGB)
+
+
+def test_decompression_bomb(tmp_path: Path) -> None:
+    """A header of a few bytes that claims 60,000 x 60,000 pixels."""
+    header = b"BM" + (54).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    header += (40).to_bytes(4, "little") + (60_000).to_bytes(4, "little") * 2
+    header += (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
+    (tmp_path / "bomb.bmp").write_bytes(header)
+    with pytest.raises(ImageError, match="pixels"):
+        read_image(tmp_path / "bomb.bmp")
+
+
+def test_arrays() -> None:
+    channels_first = torch.from_numpy(RGB.copy()).permute(2, 0, 1)
+    assert torch.equal(to_uint8_rgb(RGB), channels_first)
+    assert torch.equal(to_uint8_rgb(torch.from_numpy(RGB.copy())), channels_first)
+    assert torch.equal(to_uint8_rgb(channels_first), channels_first)
+    assert torch.equal(to_uint8_rgb(Image.fromarray(RGB)), channels_first)
+    assert torch.equal(to_uint8_rgb(np.asfortranarray(RGB)[:, :, :1])[2], channels_first[0])
+    assert torch.equal(to_uint8_rgb(RGB[:, :, 0])[1], channels_first[0])
+    assert to_uint8_rgb(np.array([[0.0, 0.5, 1.0]]))[0].tolist() == [[0, 128, 255]]
+    assert to_uint8_rgb(torch.tensor([[0.0, 1.0]], dtype=torch.bfloat16))[0].tolist() == [[0, 255]]
+    assert to_uint8_rgb(np.array([[False, True]]))[0].tolist() == [[0, 255]]
+    assert to_uint8_rgb(np.array([[257, 65535]], dtype=np.uint16))[0].tolist() == [[1, 255]]
+    copy = to_uint8_rgb(RGB)
+    copy.zero_()
+    assert RGB.any(), "the caller's array must not be shared"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.zeros((4, 6, 2), np.uint8), "shape"),
+        (np.zeros((2, 4, 6, 3), np.uint8), "shape"),
+        (np.zeros((0, 6, 3), np.uint8), "shape"),
+        (np.array([[0.0, 255.0]]), "from 0 to 1"),
+        (np.array([[0.0, np.nan]]), "from 0 to 1"),
+        (np.zeros((4, 6), np.int64), "int64"),
+        ("a.jpg", "str"),
+    ],
+)
+def test_arrays_that_are_no_images(value: object, said: str) -> None:
+    with pytest.raises(ImageError, match=said):
+        to_uint8_rgb(value)  # type: ignore[arg-type]
+
+
+def test_bytes_are_decoded_as_files_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    assert torch.equal(decode_image(path.read_bytes(), "a"), read_image(path))
+    with pytest.raises(ImageError, match=r"^its name: is damaged or truncated"):
+        decode_image(path.read_bytes()[:600], "its name")
