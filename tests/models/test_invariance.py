@@ -63,7 +63,7 @@ def instance_fcn(image: Tensor) -> Maps:
 
 
 def check(maps: Callable[[Tensor], Maps], changed: Callable[[Tensor], Tensor]) -> None:
-    """What is beyond the reach of the strip's end stays as it is when the end is `changed`, along both axes."""
+    """What is beyond the reach of the end of a strip stays when the end is `changed`, along both axes."""
     generator = torch.Generator().manual_seed(0)
     strip = torch.rand(3, WIDTH, LENGTH, generator=generator)
     for turn in (False, True):

@@ -186,8 +186,8 @@ class LabelMap(Writer):
 
 def label_map(instances: Instances) -> np.ndarray[Any, np.dtype[np.uint16]]:
     """uint16 [H, W]: 0 where nothing is, else the number of the instance, from 1, the better one where masks
-    overlap. An instance of which better ones leave less than half to see is not drawn: what is left is the rim
-    of an object that they show already.
+    overlap. An instance of which better ones leave less than half to see is not drawn: what is left is the
+    rim of an object that they show already.
 
     Raises:
         ConfigError: there are more than 65,535 instances.
