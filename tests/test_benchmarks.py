@@ -36,6 +36,7 @@ EVERY = {
     "growth.py": f"--repeats 1 --point '{POINT}'",
     "micrographs.py": "nuclei --model runs/nuclei --tune-on 1",
     "ops.py": "--repeats 1",
+    "outlines.py": "my-data --model runs/first --mask-thresholds 0.4 0.5 --json out/outlines.json",
     "parts.py": "my-data --out out --k 3 --epochs 1 --short-side 96",
     "peers.py": "--repeats 1 --size 128 160 --threads 1",
     "propose.py": "my-data --model runs/objects --images 1 --repeats 1",
