@@ -32,7 +32,7 @@ from instancefcn.geometry.resizing import resized_size
 from instancefcn.inference.predictor import Predictor
 from instancefcn.inference.result_formats import label_map
 from instancefcn.instances import Instances
-from outlines import Match, matches, row
+from outlines import Match, matches, row, shown
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def show(score: float, groups: dict[str, Group]) -> None:
     print("\nmatched objects off the border: detection minus annotation, with standard errors")
     for name, group in groups.items():
         means = row(group.outlines)
-        x, y, area = ("{:+.2f} ± {:.2f}".format(*means[key]) for key in ("x", "y", "area_percent"))
+        x, y, area = (shown(means[key], 2) for key in ("x", "y", "area_percent"))
         print(f"{name:<29}{means['objects']:>9} objects   x {x} px   y {y} px   area {area} %")
 
 

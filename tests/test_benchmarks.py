@@ -55,6 +55,8 @@ OWN_PROCESS = {
 NEEDS = {"selective_search.py": "cv2"}
 PARTS = {"gpu_kernels", "gpu_networks", "gpu_timing", "mask_rcnn", "memory", "trainings"}
 """Modules that the scripts share."""
+SHARED = {*PARTS, "outlines"}
+"""With the scripts that others import."""
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def forget_parts() -> None:
     """They hold functions by name that were replaced, or were not, when they were imported."""
-    for name in PARTS & sys.modules.keys():
+    for name in SHARED & sys.modules.keys():
         del sys.modules[name]
 
 
