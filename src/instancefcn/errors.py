@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from instancefcn.safe_text import plain
 
@@ -72,3 +72,15 @@ class TrainingError(InstanceFCNError):
 
 class ExportError(InstanceFCNError):
     """A network cannot be written as a graph, or the graph does not give the network's results."""
+
+
+class OutputError(InstanceFCNError):
+    """A result cannot be written: the disk is full, the path is taken, or there is no right to write."""
+
+    code: ClassVar[str] = "output"
+
+
+class MissingPackageError(InstanceFCNError):
+    """An optional package is missing; the message names the one command that installs it."""
+
+    code: ClassVar[str] = "missing-package"
