@@ -42,8 +42,8 @@ def predict(
     """
     from instancefcn.cli.results import print_results
     from instancefcn.console import progress
-    from instancefcn.inference.request import kinds_of
     from instancefcn.inference.predict import predict as run
+    from instancefcn.inference.request import kinds_of
 
     with progress() as show:
         results = run(

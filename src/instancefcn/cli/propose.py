@@ -36,8 +36,8 @@ def propose(
     """
     from instancefcn.cli.results import print_results
     from instancefcn.console import progress
-    from instancefcn.inference.request import kinds_of
     from instancefcn.inference.predict import propose as run
+    from instancefcn.inference.request import kinds_of
 
     with progress() as show:
         results = run(

@@ -13,6 +13,7 @@ from instancefcn.inference.request import Request, find_and_check, kinds_of
 if TYPE_CHECKING:
     from instancefcn.inference.predictor import FileResult, Predictor
 
+
 def predict(
     sources: str | Path | Iterable[str | Path],
     model: str | Path | Predictor = "fcis-animals7",

@@ -1,7 +1,7 @@
 """Large images by overlapping tiles, whose instances become one result: no object twice, none cut.
 
 Two neighbouring tiles share a zone. Both see an object that reaches into the zone, at least in part, and
-inside the zone both should see the same of it. So instances are compared by their masks inside that zone alone.
+inside the zone both should see the same of it. So instances are compared by their masks inside it alone.
 """
 
 from __future__ import annotations
