@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from instancefcn.errors import ConfigError, ImageError
-from instancefcn.geometry.resizing import of_one_shape
+from instancefcn.geometry.resizing import group_by_shape
 from instancefcn.images.decoding import to_uint8_rgb
 from instancefcn.images.download import read_file_or_url
 from instancefcn.images.opening import open_image
@@ -237,7 +237,7 @@ class Predictor:
             inputs = [self.preprocessing(image) for image in images]
         found: dict[int, Instances] = {}
         limit = {} if top is None else {"max_instances": top}
-        for indices in of_one_shape(inputs):
+        for indices in group_by_shape(inputs):
             sizes = [(images[i].shape[1], images[i].shape[2]) for i in indices]
             batch = [inputs[i].to(self.device) for i in indices]
             with torch.inference_mode():
