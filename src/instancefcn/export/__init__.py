@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from instancefcn.errors import ConfigError, ExportError
+from instancefcn.errors import ConfigError, ExportError, MissingPackageError
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
 from instancefcn.files import atomic_write, check_file
 from instancefcn.geometry.resizing import resized_size
@@ -61,14 +61,16 @@ def export(
         one row a picture: how far the file's results are from the network's.
 
     Raises:
-        ConfigError: packages are missing, a setting makes no sense, or the file cannot be written.
+        MissingPackageError: packages are missing.
+        ConfigError: a setting is out of range or does not suit the model.
+        OutputError: the file cannot be written.
         ExportError: the network cannot be written so, or the results differ; the file is not kept.
     """
     from instancefcn.export import check
 
     missing = missing_packages(form)
     if missing:
-        raise ConfigError(
+        raise MissingPackageError(
             f"export needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}"
         )
     if form not in get_args(Format):
