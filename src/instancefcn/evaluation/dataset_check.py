@@ -13,7 +13,7 @@ from instancefcn.data.doctor.fix import mend
 from instancefcn.data.doctor.report import report_as_json
 from instancefcn.errors import ConfigError
 from instancefcn.evaluation.findings_sheet import write_sheet
-from instancefcn.files import check_place, write_json
+from instancefcn.files import check_output_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def check(
     """
     progress = progress or Progress()
     if out is not None:
-        check_place(out)
+        check_output_folder(out)
     if fix is not None and Path(fix).exists():
         raise ConfigError(f"{fix} exists already: give fix a new folder")
     report = examine(data, model=model, progress=partial(progress, "checking images"))

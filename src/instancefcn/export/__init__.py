@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from instancefcn.errors import ConfigError, ExportError, MissingPackageError
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
-from instancefcn.files import atomic_write, check_file
+from instancefcn.files import atomic_write, check_output_file
 from instancefcn.geometry.resizing import resized_size
 from instancefcn.models.fcis import FCIS, LEAST_SCORE
 from instancefcn.models.instance_fcn import InstanceFCN
@@ -77,7 +77,7 @@ def export(
         raise ConfigError(f"the format is 'onnx' or 'torch-export', not {form!r}")
     if instances < 1:
         raise ConfigError(f"the graph must give at least 1 object, not {instances}")
-    check_file(path)
+    check_output_file(path)
     graph = graph_of(predictor, dynamic, instances)
     example = torch.zeros((1, 3, *example_size(predictor, dynamic)), dtype=torch.uint8)
     program = trace_graph(graph, example, dynamic)
