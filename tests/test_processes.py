@@ -83,8 +83,8 @@ def test_torchrun_comes_before_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_settings_must_equal_the_started_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, ELASTIC)
-    with pytest.raises(ConfigError, match="devices is 8.*for 2 devices"):
+    with pytest.raises(ConfigError, match=r"devices is 8.*for 2 devices"):
         with_started({"devices": 8})
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    with pytest.raises(ConfigError, match="4 processes.*3 each"):
+    with pytest.raises(ConfigError, match=r"4 processes.*3 each"):
         with_started({})
