@@ -159,14 +159,14 @@ def from_first(value: T | None) -> T:
 
 
 @contextlib.contextmanager
-def group(wanted: bool) -> Iterator[tuple[int, int]]:
+def group(enabled: bool) -> Iterator[tuple[int, int]]:
     """Connect the processes that torchrun or srun started, so that the functions above work; yield (rank,
-    number of processes). (0, 1) without a launcher, or if not `wanted`.
+    number of processes). (0, 1) without a launcher, or if not `enabled`.
     """
-    if wanted and dist.is_available() and dist.is_initialized():  # by training, in the same program
+    if enabled and dist.is_available() and dist.is_initialized():  # by training, in the same program
         yield dist.get_rank(), dist.get_world_size()
         return
-    launcher = environment() if wanted else None
+    launcher = environment() if enabled else None
     if launcher is None or launcher.world_size() == 1:
         yield 0, 1
         return

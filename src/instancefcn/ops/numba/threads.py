@@ -29,8 +29,8 @@ def threads(work: int) -> Iterator[None]:
     with _lock:
         _used = True
         given = torch.get_num_threads()
-        wanted = given if work > SMALL else 1
-        numba.set_num_threads(max(1, min(wanted, numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
+        count = given if work > SMALL else 1
+        numba.set_num_threads(max(1, min(count, numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
         try:
             yield
         finally:

@@ -122,8 +122,8 @@ def _check_votes(
     if index.dtype != torch.int64 or index.dim() != 1:
         raise ValueError(f"index must be int64 [V], got {index.dtype} {tuple(index.shape)}")
     if weights.dtype != torch.float32 or weights.shape != index.shape:
-        wanted = tuple(index.shape)
-        raise ValueError(f"weights must be float32 {wanted}, got {weights.dtype} {tuple(weights.shape)}")
+        votes = tuple(index.shape)
+        raise ValueError(f"weights must be float32 {votes}, got {weights.dtype} {tuple(weights.shape)}")
     if rects.dtype != torch.int64 or rects.dim() != 2 or rects.shape[1] != 4:
         raise ValueError(f"rects must be int64 [S, 4], got {rects.dtype} {tuple(rects.shape)}")
     if starts.dtype != torch.int64 or starts.shape != (rects.shape[0] + 1,):

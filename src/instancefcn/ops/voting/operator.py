@@ -140,10 +140,10 @@ def vote_batch(
     boxes, probabilities = boxes.detach().float(), probabilities.detach().float()
     with stage("suppression"):
         chosen = survivors(boxes, probabilities, nms_iou, min_score, max_instances)
-    most = chosen[0].shape[1]
+    per_image = chosen[0].shape[1]
     results: list[Result] = []
     for part, ballot in ballots(boxes, probabilities, chosen, vote_iou):
-        sizes = [image_sizes[s // most] for s in range(part.start, part.stop)]
+        sizes = [image_sizes[s // per_image] for s in range(part.start, part.stop)]
         flat = boxes.flatten(0, 1), probabilities.flatten(0, 1)
         results.append(_averaged(read_masks, *flat, ballot, sizes, threshold, extent))
     if not results:
@@ -196,7 +196,7 @@ def _reach(boxes: Tensor, ballot: Ballot) -> Tensor:
 def _by_image(chosen: Survivors, results: Sequence[Result], image_sizes: Sequence[Size]) -> list[VotedMasks]:
     """Results of runs of survivors, by image, without the survivors that have no pixel."""
     scores, rows, classes = chosen
-    most = scores.shape[1]
+    per_image = scores.shape[1]
     pixels, rects = (_joined([found[i] for found in results]) for i in (0, 1))  # type: ignore[misc]
     outlines = None if results[0][2] is None else _joined([found[2] for found in results])  # type: ignore[misc]
     with stage("pasting"):
@@ -206,9 +206,9 @@ def _by_image(chosen: Survivors, results: Sequence[Result], image_sizes: Sequenc
     ends = list(accumulate(areas, initial=0))
     voted = []
     for n, size in enumerate(image_sizes):
-        own = slice(n * most, (n + 1) * most)
+        own = slice(n * per_image, (n + 1) * per_image)
         kept = filled[own].nonzero()[:, 0]
-        if len(kept) == most:  # the usual case, without a copy
+        if len(kept) == per_image:  # the usual case, without a copy
             pieces = [pixels[ends[own.start] : ends[own.stop]]]
         else:
             pieces = [pixels[ends[s] : ends[s + 1]] for s in (kept + own.start).tolist()]

@@ -34,9 +34,12 @@ def survivors(
     if boxes.is_cuda and not is_portable(boxes.device):
         return side_by_side(boxes, probabilities, nms_iou, min_score, limit)
     found = [one_by_one(*own, nms_iou, min_score, limit) for own in zip(boxes, probabilities, strict=True)]
-    most = max((len(scores) for scores, _, _ in found), default=0)
+    longest = max((len(scores) for scores, _, _ in found), default=0)
     padded = [
-        [pad(part, (0, most - len(part)), value=value) for part, value in zip(own, (-1, 0, 0), strict=True)]
+        [
+            pad(part, (0, longest - len(part)), value=value)
+            for part, value in zip(own, (-1, 0, 0), strict=True)
+        ]
         for own in found
     ]
     scores, rows, classes = (torch.stack(parts) for parts in zip(*padded, strict=True))
@@ -48,8 +51,8 @@ def one_by_one(
 ) -> Survivors:
     """`survivors` of one image, boxes [R, 4] and probabilities [R, C], without padding."""
     foreground = probabilities[:, 1:].t()
-    wanted = (foreground >= min_score) & box_ops.have_area(boxes)
-    return best_of(wanted.reshape(-1).nonzero()[:, 0], boxes, foreground, nms_iou, limit)
+    valid = (foreground >= min_score) & box_ops.have_area(boxes)
+    return best_of(valid.reshape(-1).nonzero()[:, 0], boxes, foreground, nms_iou, limit)
 
 
 def best_of(
@@ -99,14 +102,14 @@ def side_by_side(
         none = boxes.new_zeros((images, 0), dtype=torch.int64)
         return boxes.new_zeros((images, 0)), none, none
     foreground = probabilities[:, :, 1:].transpose(1, 2)  # [N, C, R]
-    wanted = (foreground >= min_score) & box_ops.have_area(boxes)[:, None]
-    scores, order = foreground.masked_fill(~wanted, -1).sort(dim=2, descending=True, stable=True)
+    valid = (foreground >= min_score) & box_ops.have_area(boxes)[:, None]
+    scores, order = foreground.masked_fill(~valid, -1).sort(dim=2, descending=True, stable=True)
     image = torch.arange(images, device=boxes.device)[:, None, None]
     ranked = boxes[image, order].double().masked_fill((scores < 0)[..., None], 0)
-    most = min(limit, count)
-    kept = suppress(ranked.flatten(0, 1), nms_iou, most).unflatten(0, (images, axis - 1))
+    per_class = min(limit, count)
+    kept = suppress(ranked.flatten(0, 1), nms_iou, per_class).unflatten(0, (images, axis - 1))
     scores = pad(scores, (0, 1), value=-1).gather(2, kept)  # index R is padding
     rows = pad(order, (0, 1)).gather(2, kept)
     best, order = scores.flatten(1).sort(dim=1, descending=True, stable=True)
     best, order = best[:, :limit], order[:, :limit]
-    return best, rows.flatten(1).gather(1, order), order // most + 1
+    return best, rows.flatten(1).gather(1, order), order // per_class + 1
