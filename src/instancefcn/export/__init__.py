@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from instancefcn.errors import ConfigError, ExportError
+from instancefcn.errors import ConfigError, ExportError, MissingPackageError
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
-from instancefcn.files import atomic_write, check_file
+from instancefcn.files import atomic_write, check_output_file
 from instancefcn.geometry.resizing import resized_size
 from instancefcn.models.fcis import FCIS, LEAST_SCORE
 from instancefcn.models.instance_fcn import InstanceFCN
@@ -61,21 +61,23 @@ def export(
         one row a picture: how far the file's results are from the network's.
 
     Raises:
-        ConfigError: packages are missing, a setting makes no sense, or the file cannot be written.
+        MissingPackageError: packages are missing.
+        ConfigError: a setting is out of range or does not suit the model.
+        OutputError: the file cannot be written.
         ExportError: the network cannot be written so, or the results differ; the file is not kept.
     """
     from instancefcn.export import check
 
     missing = missing_packages(form)
     if missing:
-        raise ConfigError(
+        raise MissingPackageError(
             f"export needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}"
         )
     if form not in get_args(Format):
         raise ConfigError(f"the format is 'onnx' or 'torch-export', not {form!r}")
     if instances < 1:
         raise ConfigError(f"the graph must give at least 1 object, not {instances}")
-    check_file(path)
+    check_output_file(path)
     graph = graph_of(predictor, dynamic, instances)
     example = torch.zeros((1, 3, *example_size(predictor, dynamic)), dtype=torch.uint8)
     program = trace_graph(graph, example, dynamic)
