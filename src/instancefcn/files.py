@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from instancefcn.errors import ConfigError
+from instancefcn.errors import OutputError
 
 NO_PLACE = frozenset(
     {
@@ -97,7 +97,7 @@ def check_place(folder: Path | str) -> None:
     show before the work begins.
 
     Raises:
-        ConfigError: a file is in the way, or the right is missing.
+        OutputError: a file is in the way, or the right is missing.
     """
     folder = place = Path(folder)
     while not os.path.exists(place) and place != place.parent:
@@ -108,14 +108,14 @@ def check_place(folder: Path | str) -> None:
         reason = f"no right to write to {place}" if place != folder else "no right to write to it"
     else:
         return
-    raise ConfigError(f"{folder}: cannot be written ({reason}): choose another folder with --out")
+    raise OutputError(f"{folder}: cannot be written ({reason}): choose another folder with --out")
 
 
 def check_file(path: Path | str) -> None:
-    """As `check_place`, for one file. Raises ConfigError also when a folder has its name."""
+    """As `check_place`, for one file. Raises OutputError also when a folder has its name."""
     path = Path(path)
     if path.is_dir():
-        raise ConfigError(f"{path}: is a folder: name a file in it with --out")
+        raise OutputError(f"{path}: is a folder: name a file in it with --out")
     check_place(path.parent)
 
 
@@ -125,13 +125,13 @@ def writable(option: str = "--out") -> Iterator[None]:
     the one that named its place.
 
     Raises:
-        ConfigError: in the place of an OSError.
+        OutputError: in the place of an OSError.
     """
     try:
         yield
     except OSError as error:
         mend = "shorten its name" if error.errno == errno.ENAMETOOLONG else "make room"
-        raise ConfigError(
+        raise OutputError(
             f"{error.filename or 'a result'}: cannot be written ({error.strerror or error}): {mend}, or"
             f" choose another folder with {option}"
         ) from error

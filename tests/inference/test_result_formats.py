@@ -16,10 +16,10 @@ from faster_coco_eval.core import mask as coco_mask
 from PIL import Image
 
 from fakes import IDS, NAMES, coloured
-from instancefcn.cli.prediction_request import KINDS
 from instancefcn.errors import ConfigError
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.images.decoding import to_uint8_rgb
+from instancefcn.inference.request import KINDS
 from instancefcn.inference.result_formats import (
     CutOuts,
     LabelMap,
