@@ -135,7 +135,7 @@ def test_equal_names_in_other_folders_are_shuffled(shapes: Dataset) -> None:
 
 
 def test_a_scene_of_many_images_counts_once(shapes: Dataset) -> None:
-    """Half of the images are of one scene each, half of five scenes: both halves are held out equally often."""
+    """Half of the images are of one scene each, half of five scenes: both are held out equally often."""
     groups = [[i] for i in range(15)] + [[15 + 3 * j + i for i in range(3)] for j in range(5)]
     kept = 0
     for draw in range(40):
