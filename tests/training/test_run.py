@@ -390,7 +390,7 @@ def test_images_without_objects_train(tiny_train: Train, tmp_path: Path) -> None
     tiny_train(tmp_path / "run", data=data, epochs=1)
     content["annotations"] = []
     path.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="nothing to learn"):
+    with pytest.raises(DataError, match="data/train"):
         tiny_train(tmp_path / "empty", data=data, epochs=1)
 
 
