@@ -19,7 +19,11 @@ STORED: dict[str, float] = json.loads(TOOL["FIGURES"].read_text(encoding="utf-8"
 
 
 def test_every_bundled_model_is_measured() -> None:
-    assert {path.stem for path in bundled_folder().glob("*.safetensors")} == STORED.keys() == TOOL["MODELS"].keys()
+    assert (
+        {path.stem for path in bundled_folder().glob("*.safetensors")}
+        == STORED.keys()
+        == TOOL["MODELS"].keys()
+    )
 
 
 @pytest.mark.parametrize("model", STORED)

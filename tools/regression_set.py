@@ -78,9 +78,13 @@ class Writer:
                 place = {"id": len(self.annotations) + 1, "image_id": number, "category_id": own[kind]}
                 self.annotations.append(place | copied)
 
-    def close(self) -> None:
-        content = {"images": self.images, "annotations": self.annotations, "categories": self.categories}
-        write_json(self.folder / "val.json", content, indent=None)
+    def write(self, split: str, every: int = 1) -> None:
+        """SPLIT.json with all images, or with every second, third, ... of them."""
+        images = self.images[::every]
+        ids = {image["id"] for image in images}
+        annotations = [a for a in self.annotations if a["image_id"] in ids]
+        content = {"images": images, "annotations": annotations, "categories": self.categories}
+        write_json(self.folder / f"{split}.json", content, indent=None)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -101,7 +105,8 @@ def write_animals(animals7: Path, coco80: Path, target: Path) -> None:
             if record["license"] != CC_BY_2:
                 raise SystemExit(f"{coco80}: image {image_id} is not under CC BY 2.0")
             writer.add(coco80, coco, record, f"{kind}_{number}")
-    writer.close()
+    writer.write("val")
+    writer.write("half", every=2)  # for instancefcn-objects, which takes a second per image
 
 
 def write_nuclei(nuclei: Path, target: Path) -> None:
@@ -110,7 +115,7 @@ def write_nuclei(nuclei: Path, target: Path) -> None:
     for name in NUCLEI:
         (record,) = (i for i in content["images"] if i["file_name"] == f"{name}.png")
         writer.add(nuclei, content, record, name)
-    writer.close()
+    writer.write("val")
 
 
 def main() -> None:
