@@ -1,11 +1,11 @@
-"""The measure of the nucleus field, TP / (TP + FP + FN) at IoU 0.5 to 0.9, by picture and by modality.
+"""The measure of the nucleus field, TP / (TP + FP + FN) at IoU 0.5 to 0.9, by image and by modality.
 
     python benchmarks/micrographs.py DATA --model fcis-nuclei [--split val] [--score S] [--tune-on 100]
-        [--tile PIXELS] [--json]
+        [--tile PIXELS] [--json FILE]
 
-DATA is COCO JSON. A picture record may name its "modality"; figures are given for each and for all. Where
+DATA is COCO JSON. An image record may name its "modality"; figures are given for each and for all. Where
 detections overlap, the better one has the pixel; where annotations do, the later one. The score from which a
-detection counts is --score, or else the one of 0.05, 0.1, ..., 0.95 that is best on --tune-on pictures of the
+detection counts is --score, or else the one of 0.05, 0.1, ..., 0.95 that is best on --tune-on images of the
 train split (spread evenly over it): the split that is measured has no say.
 """
 
@@ -29,6 +29,7 @@ from instancefcn.evaluation.matching import THRESHOLDS, Matches, match, mean_sco
 from instancefcn.inference.predictor import Predictor
 from instancefcn.inference.result_formats import label_map
 from instancefcn.instances import Instances
+from results import write_result
 
 SCORES = tuple(round(0.05 * i, 2) for i in range(1, 20))
 
@@ -43,24 +44,24 @@ def truth_of(image: ImageRecord) -> np.ndarray[Any, Any]:
 
 
 def compare(image: ImageRecord, found: Instances, score: float) -> Matches:
-    """The picture's annotations and the detections from `score` on."""
+    """The image's annotations and the detections from `score` on."""
     return match(truth_of(image), label_map(found.filter(score)))
 
 
 def segment(predictor: Predictor, images: Sequence[ImageRecord], tile: int | None = None) -> list[Instances]:
-    """What is found in the pictures with the least of SCORES or more."""
+    """What is found in the images with at least the minimum of SCORES."""
     found = []
     for done, image in enumerate(images, start=1):
         found.append(predictor(image.path, score=SCORES[0], tile=tile))
         if done % 20 == 0:
-            print(f"{done} of {len(images)} pictures", file=sys.stderr, flush=True)
+            print(f"{done} of {len(images)} images", file=sys.stderr, flush=True)
     return found
 
 
 def best_score(predictor: Predictor, train: Dataset, count: int) -> float:
-    """The score with the best mean over IoU 0.5 to 0.9 on some pictures."""
-    places = np.linspace(0, len(train) - 1, min(count, len(train))).round().astype(int)
-    images = [train.images[i] for i in places]
+    """The score with the best mean over IoU 0.5 to 0.9 on some images."""
+    positions = np.linspace(0, len(train) - 1, min(count, len(train))).round().astype(int)
+    images = [train.images[i] for i in positions]
     found = segment(predictor, images)
     means = [
         mean_score([compare(p, f, score) for p, f in zip(images, found, strict=True)]).mean()
@@ -70,7 +71,7 @@ def best_score(predictor: Predictor, train: Dataset, count: int) -> float:
 
 
 def modalities(data: Path, split: str) -> dict[int, str]:
-    """Picture id to modality, where the annotation file says it."""
+    """Image id to modality, where the annotation file says it."""
     records = json.loads((data / f"{split}.json").read_text(encoding="utf-8"))["images"]
     return {record["id"]: record["modality"] for record in records if "modality" in record}
 
@@ -82,9 +83,9 @@ def main() -> None:
     parser.add_argument("--model", default="fcis-nuclei")
     parser.add_argument("--split", default="val")
     parser.add_argument("--score", type=float)
-    parser.add_argument("--tune-on", type=int, default=100, metavar="PICTURES")
+    parser.add_argument("--tune-on", type=int, default=100, metavar="IMAGES")
     parser.add_argument("--tile", type=int, help="as of predict; the score is then chosen without tiles")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     predictor = instancefcn.load(options.model)
     score = options.score
@@ -97,23 +98,22 @@ def main() -> None:
         result = compare(image, instances, score)
         groups["all"].append(result)
         groups.setdefault(kinds.get(image.id, "unknown"), []).append(result)
-    if options.json:
+    print(f"detections from score {score} on; mean over the images, then all objects together")
+    print(f"{'':<20}{'images':>9}" + "".join(f"{t:>7}" for t in THRESHOLDS) + f"{'mean':>8}")
+    for name, results in groups.items():
+        for kind, values in (("", mean_score(results)), (", together", reduce(add, results).score)):
+            figures = "".join(f"{value:>7.3f}" for value in values) + f"{values.mean():>8.3f}"
+            print(f"{name + kind:<29}{figures}" if kind else f"{name:<20}{len(results):>9}{figures}")
+    if options.json is not None:
         rows = {
             name: {
-                "pictures": len(results),
+                "images": len(results),
                 "mean": mean_score(results).tolist(),
                 "together": reduce(add, results).score.tolist(),
             }
             for name, results in groups.items()
         }
-        print(json.dumps({"score": score, "thresholds": THRESHOLDS, **rows}))
-        return
-    print(f"detections from score {score} on; mean over the pictures, then all objects together")
-    print(f"{'':<20}{'pictures':>9}" + "".join(f"{t:>7}" for t in THRESHOLDS) + f"{'mean':>8}")
-    for name, results in groups.items():
-        for kind, values in (("", mean_score(results)), (", together", reduce(add, results).score)):
-            figures = "".join(f"{value:>7.3f}" for value in values) + f"{values.mean():>8.3f}"
-            print(f"{name + kind:<29}{figures}" if kind else f"{name:<20}{len(results):>9}{figures}")
+        write_result(options.json, {"score": score, "thresholds": THRESHOLDS, **rows})
 
 
 if __name__ == "__main__":
