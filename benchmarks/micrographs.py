@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import instancefcn
 from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
@@ -76,6 +77,12 @@ def modalities(data: Path, split: str) -> dict[int, str]:
     return {record["id"]: record["modality"] for record in records if "modality" in record}
 
 
+def by_threshold(values: NDArray[np.float64]) -> dict[str, float]:
+    """{"0.5": ..., "0.9": ..., "average": over all of them}."""
+    named = zip(map(str, THRESHOLDS), values.tolist(), strict=True)
+    return {**dict(named), "average": float(values.mean())}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -108,12 +115,12 @@ def main() -> None:
         rows = {
             name: {
                 "images": len(results),
-                "mean": mean_score(results).tolist(),
-                "together": reduce(add, results).score.tolist(),
+                "mean": by_threshold(mean_score(results)),
+                "together": by_threshold(reduce(add, results).score),
             }
             for name, results in groups.items()
         }
-        write_result(options.json, {"score": score, "thresholds": THRESHOLDS, **rows})
+        write_result(options.json, {"score": score, **rows})
 
 
 if __name__ == "__main__":

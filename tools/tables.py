@@ -8,9 +8,9 @@ in docs/results/tables.toml; every figure comes from a JSON file beside it, whic
 
 * `columns`: a list of {head, key, format, scale, spread}, or the name of such a list under [columns]. `key`
   is a path such as "mask > AP" ("": the entry itself), or "seeds": how many there are. `format` is a format
-  string of Python, "{:.3f}" unless given; a value [mean, error] fills two fields, and of other lists
-  `average` takes the mean. Numbers are multiplied by `scale`. With `spread` the minimum and the maximum of
-  several seeds follow their mean. A column is `optional` when result files may lack its key.
+  string of Python, "{:.3f}" unless given; a value [mean, error] fills two fields. Numbers are multiplied
+  by `scale`. With `spread` the minimum and the maximum of several seeds follow their mean. A column is
+  `optional` when result files may lack its key.
 * `rows`: a list of {label, file, at, where}: the label's cells, the result file, the path of an entry or of a
   list of entries in it ("rows" where there is one), and what the entries of a list must hold.
 * or `each`, {file, at, by}: one row per key of a dictionary, per value that the entries of a list have under
@@ -51,7 +51,7 @@ def result(name: str) -> Any:
 def look_up(entry: Any, path: str) -> Any:
     """What stands in `entry` under "key > key > ...". Raises KeyError where a key is missing."""
     for key in filter(None, path.split(" > ")):
-        entry = entry[int(key) if isinstance(entry, list) else key]
+        entry = entry[key]
     return entry
 
 
@@ -74,7 +74,7 @@ def rows(table: dict[str, Any]) -> Iterator[Row]:
     """The rows of a table."""
     for row in table.get("rows", []):
         found = located(row)
-        if isinstance(found, list) and isinstance(found[0], dict):
+        if isinstance(found, list):
             where = row.get("where", {}).items()
             runs = by_seed([entry for entry in found if where <= entry.items()])
             yield row["label"], [run[-1] for run in runs]
@@ -109,8 +109,6 @@ def cell(entries: list[Any], column: dict[str, Any]) -> str:
         return ""
     if isinstance(values[0], str):
         return values[0]
-    if column.get("average"):
-        values = [statistics.mean(value) for value in values]
     if isinstance(values[0], list):
         return str(form.format(*values[0]))
     # Of runs that are no longer there only the mean, the minimum and the maximum are known.
