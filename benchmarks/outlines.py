@@ -7,7 +7,7 @@ An annotated object and a detection of its class match when their masks overlap 
 neither touches the border of the image. Of matched objects, with standard errors: the mean displacement of
 the mask's centre of mass in x and y (detection minus annotation, pixels of the image), the same in per cent
 of the object's side (the root of its area), and the mean excess of its area in per cent. Rows: all objects,
-by the size of the network's input, and by the side of the object.
+by the size of the network's input, and by the side of the object, each of two objects or more.
 
 With --mask-thresholds or --mask-sizes the model is measured anew with each value alone instead of its own:
 the probability from which a pixel belongs to an object, and the points of a mask's grid along each side.
@@ -136,14 +136,16 @@ def row(found: Sequence[Match]) -> dict[str, Any]:
 def rows(found: Sequence[Match]) -> dict[str, dict[str, Any]]:
     """All matches, by the size of the input, and by the side of the object."""
     table = {"all": row(found)}
-    common = [size for size, _ in Counter(match.input_size for match in found).most_common(MANY)]
+    sizes = Counter(match.input_size for match in found).most_common(MANY)
+    common = [size for size, count in sizes if count > 1]
     for height, width in sorted(common):
         own = [match for match in found if match.input_size == (height, width)]
         table[f"input {height} x {width}"] = row(own)
     if other := [match for match in found if match.input_size not in common]:
         table["other inputs"] = row(other)
     for low, high in pairwise(SIDES):
-        if own := [match for match in found if low <= match.side < high]:
+        own = [match for match in found if low <= match.side < high]
+        if len(own) > 1:
             table[f"side {low} to {high} px" if high < math.inf else f"side from {low} px"] = row(own)
     return table
 

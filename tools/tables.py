@@ -13,8 +13,8 @@ in docs/results/tables.toml; every figure comes from a JSON file beside it, whic
   `optional` when result files may lack its key.
 * `rows`: a list of {label, file, at, where}: the label's cells, the result file, the path of an entry or of a
   list of entries in it ("rows" where there is one), and what the entries of a list must hold.
-* or `each`, {file, at, by}: one row per key of a dictionary, per value that the entries of a list have under
-  `by`, or, without `by`, per evaluation of a run (the n-th of every seed together).
+* or `each`, {file, at, where, by}: one row per key of a dictionary, per value that the entries of a list have
+  under `by`, or, without `by`, per evaluation of a run (the n-th of every seed together).
 * `labels`: the heads above the labels.
 * or only `commands`, a list of files: the commands that made them, as a block.
 
@@ -56,10 +56,15 @@ def look_up(entry: Any, path: str) -> Any:
 
 
 def located(source: dict[str, Any]) -> Any:
-    """The part of a result file that a row or `each` names."""
-    document = result(source["file"])
+    """The part of a result file that a row or `each` names; of a list the entries that `where` describes."""
+    document, where = result(source["file"]), source.get("where", {}).items()
     implied = "rows" if isinstance(document, dict) and "rows" in document else ""
-    return look_up(document, source.get("at", implied))
+    found = look_up(document, source.get("at", implied))
+    if isinstance(found, list):
+        found = [entry for entry in found if where <= entry.items()]
+        if not found:
+            raise KeyError(f"{source['file']}: {dict(where)}")
+    return found
 
 
 def by_seed(entries: list[Any]) -> list[list[Any]]:
@@ -74,12 +79,8 @@ def rows(table: dict[str, Any]) -> Iterator[Row]:
     """The rows of a table."""
     for row in table.get("rows", []):
         found = located(row)
-        if isinstance(found, list):
-            where = row.get("where", {}).items()
-            runs = by_seed([entry for entry in found if where <= entry.items()])
-            yield row["label"], [run[-1] for run in runs]
-        else:
-            yield row["label"], [found]
+        entries = [run[-1] for run in by_seed(found)] if isinstance(found, list) else [found]
+        yield row["label"], entries
     if "each" in table:
         found, key = located(table["each"]), table["each"].get("by")
         if isinstance(found, dict):

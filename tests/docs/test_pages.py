@@ -47,17 +47,6 @@ def test_sources_name_files_that_are_there(folder: str) -> None:
     assert [f"{path}: {name}" for path, name in sorted(found) if not (ROOT / name).exists()] == []
 
 
-def test_the_tables_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import tables
-
-    monkeypatch.delitem(sys.modules, "tables")
-    pages = list(tables.pages())
-    assert pages
-    old = [path.name for path, text in pages if path.read_text(encoding="utf-8") != text]
-    assert old == [], "run make tables"
-
-
 def test_the_command_reference_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in zoo.SPECS if name.startswith("tiny")]:  # of other tests
         monkeypatch.delitem(zoo.SPECS, name)
