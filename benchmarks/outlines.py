@@ -141,7 +141,8 @@ def rows(found: Sequence[Match]) -> dict[str, dict[str, Any]]:
     for height, width in sorted(common):
         own = [match for match in found if match.input_size == (height, width)]
         table[f"input {height} x {width}"] = row(own)
-    if other := [match for match in found if match.input_size not in common]:
+    other = [match for match in found if match.input_size not in common]
+    if len(other) > 1:
         table["other inputs"] = row(other)
     for low, high in pairwise(SIDES):
         own = [match for match in found if low <= match.side < high]
