@@ -7,7 +7,7 @@ An annotated object and a detection of its class match when their masks overlap 
 neither touches the border of the image. Of matched objects, with standard errors: the mean displacement of
 the mask's centre of mass in x and y (detection minus annotation, pixels of the image), the same in per cent
 of the object's side (the root of its area), and the mean excess of its area in per cent. Rows: all objects,
-by the size of the network's input, and by the side of the object, each of two objects or more.
+by the size of the network's input, and by the side of the object.
 
 With --mask-thresholds or --mask-sizes the model is measured anew with each value alone instead of its own:
 the probability from which a pixel belongs to an object, and the points of a mask's grid along each side.
@@ -48,6 +48,16 @@ SIDES = (0, 12, 24, 48, 96, 192, math.inf)
 """Between which objects share a row, by the root of their area in pixels of the image."""
 MANY = 8
 """Input sizes with a row of their own: those that hold the most objects."""
+
+COLUMNS = (
+    ("x", 2, 16),
+    ("y", 2, 16),
+    ("x_percent", 2, 16),
+    ("y_percent", 2, 16),
+    ("area_percent", 1, 16),
+    ("iou", 3, 18),
+)
+"""Of the printed table: a figure, its digits, and the width of its column."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +122,15 @@ def mass(masks: CroppedMasks, index: int) -> tuple[float, float, int]:
     return x + columns.mean() + 0.5, y + rows.mean() + 0.5, len(rows)
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error."""
+def mean_and_error(values: Sequence[float]) -> tuple[float, float] | None:
+    """Mean and its standard error; None of fewer than two values."""
     if len(values) < 2:
-        return (float(np.mean(values)) if values else math.nan), math.nan
+        return None
     return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def row(found: Sequence[Match]) -> dict[str, Any]:
-    """The figures of some matches, each as [mean, standard error]."""
+    """The figures of some matches, each as [mean, standard error], or None of fewer than two."""
     quantities: dict[str, Callable[[Match], float]] = {
         "x": lambda match: match.shift[0],
         "y": lambda match: match.shift[1],
@@ -136,17 +146,14 @@ def row(found: Sequence[Match]) -> dict[str, Any]:
 def rows(found: Sequence[Match]) -> dict[str, dict[str, Any]]:
     """All matches, by the size of the input, and by the side of the object."""
     table = {"all": row(found)}
-    sizes = Counter(match.input_size for match in found).most_common(MANY)
-    common = [size for size, count in sizes if count > 1]
+    common = [size for size, _ in Counter(match.input_size for match in found).most_common(MANY)]
     for height, width in sorted(common):
         own = [match for match in found if match.input_size == (height, width)]
         table[f"input {height} x {width}"] = row(own)
-    other = [match for match in found if match.input_size not in common]
-    if len(other) > 1:
+    if other := [match for match in found if match.input_size not in common]:
         table["other inputs"] = row(other)
     for low, high in pairwise(SIDES):
-        own = [match for match in found if low <= match.side < high]
-        if len(own) > 1:
+        if own := [match for match in found if low <= match.side < high]:
             table[f"side {low} to {high} px" if high < math.inf else f"side from {low} px"] = row(own)
     return table
 
@@ -200,17 +207,13 @@ def show(name: str, figures: dict[str, Any]) -> None:
         f"{'':<22}{'objects':>8}{'x, px':>16}{'y, px':>16}{'x, %':>15}{'y, %':>15}{'area, %':>15}{'IoU':>7}"
     )
     for label, values in figures["rows"].items():
-        cells = "".join(
-            f"{'{:+.{}f} ± {:.{}f}'.format(values[key][0], digits, values[key][1], digits):>{width}}"
-            for key, digits, width in (
-                ("x", 2, 16),
-                ("y", 2, 16),
-                ("x_percent", 2, 15),
-                ("y_percent", 2, 15),
-                ("area_percent", 1, 15),
-            )
-        )
-        print(f"{label:<22}{values['objects']:>8}{cells}{values['iou'][0]:>7.3f}")
+        cells = "".join(f"{shown(values[key], digits):>{width}}" for key, digits, width in COLUMNS)
+        print(f"{label:<22}{values['objects']:>8}{cells}")
+
+
+def shown(figure: tuple[float, float] | None, digits: int) -> str:
+    """Mean and standard error as text."""
+    return "-" if figure is None else f"{figure[0]:+.{digits}f} ± {figure[1]:.{digits}f}"
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ EVERY = {
     "growth.py": f"--repeats 1 --point '{POINT}'",
     "micrographs.py": "nuclei --model runs/nuclei --tune-on 1",
     "ops.py": "--repeats 1",
-    "outlines.py": "my-data --model runs/first --mask-thresholds 0.4",
+    "outlines.py": "my-data --model runs/first --mask-thresholds 0.4 0.5",
     "parts.py": "my-data --out out --k 3 --epochs 1 --short-side 96",
     "peers.py": "--repeats 1 --size 128 160 --threads 1",
     "propose.py": "my-data --model runs/objects --images 1 --repeats 1",
@@ -57,6 +57,8 @@ WRITES = EVERY.keys() - {"accuracy_plot.py", "growth.py"}
 NEEDS = {"selective_search.py": "cv2"}
 PARTS = {"gpu_kernels", "gpu_networks", "gpu_timing", "mask_rcnn", "memory", "results", "trainings"}
 """Modules that the scripts share."""
+SHARED = {*PARTS, "outlines"}
+"""With the scripts that others import."""
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def forget_parts() -> None:
     """They hold functions by name that were replaced, or were not, when they were imported."""
-    for name in PARTS & sys.modules.keys():
+    for name in SHARED & sys.modules.keys():
         del sys.modules[name]
 
 
