@@ -5,6 +5,7 @@
 #   make lint    ruff, mypy, imports  make format   let ruff rewrite the sources
 #   make bench   speed of the operators, against torchvision
 #   make lock    choose anew the releases that requirements/ names
+#   make tables  write the tables of the pages from docs/results/
 #   make docs    build the documentation in site/; warnings are errors
 #   make clean   remove the virtual environment and what was built
 # PYTHON=... chooses the interpreter, VENV=... the folder of the virtual environment, ARGS=... goes to pytest.
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test test-slow test-all lint format bench docs lock clean
+.PHONY: demo test test-slow test-all lint format bench tables docs lock clean
 # A step that fails leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -47,6 +48,9 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/ops.py
+
+tables: $(VENV)/.installed
+	$(BIN)/python tools/tables.py
 
 # The variable leaves out an advertisement.
 docs: $(VENV)/.installed-dev

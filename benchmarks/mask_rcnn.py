@@ -65,7 +65,7 @@ class Pyramid(nn.Module):
 
 
 class AsGiven(GeneralizedRCNNTransform):
-    """Pictures keep their size; torchvision's `_skip_resize` means training alone."""
+    """Images keep their size; torchvision's `_skip_resize` means training alone."""
 
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None
@@ -91,7 +91,7 @@ class MaskRCNNPeer(nn.Module):
     Args:
         classes: without background.
         backbone, frozen, pretrained: see `Pyramid`.
-        instances: a picture, at most.
+        instances: an image, at most.
         smallest_anchor: its side on the finest level, pixels of the network's input; it doubles from level to
             level. 32 is torchvision's.
     """

@@ -1,7 +1,7 @@
 """The measure of the nucleus field, TP / (TP + FP + FN) at IoU 0.5 to 0.9, per image and by modality.
 
     python benchmarks/micrographs.py DATA --model fcis-nuclei [--split val] [--score S] [--tune-on 100]
-        [--tile PIXELS] [--json]
+        [--tile PIXELS] [--json FILE]
 
 DATA is COCO JSON. An image record may name its "modality"; figures are given for each and for all: the mean
 over the images, all objects pooled, and how far off the outlines are (see outlines.py). Where detections
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import instancefcn
 from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
@@ -33,6 +34,9 @@ from instancefcn.inference.predictor import Predictor
 from instancefcn.inference.result_formats import label_map
 from instancefcn.instances import Instances
 from outlines import Match, matches, row, shown
+from results import write_result
+
+SCORES = tuple(round(0.05 * i, 2) for i in range(1, 20))
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,16 @@ class Group:
         """Mean over the images, all objects together, and how far off the outlines are."""
         return {
             "images": len(self.outcomes),
-            "mean": mean_score(self.outcomes).tolist(),
-            "pooled": reduce(add, self.outcomes).score.tolist(),
+            "mean": by_threshold(mean_score(self.outcomes)),
+            "pooled": by_threshold(reduce(add, self.outcomes).score),
             "outlines": row(self.outlines),
         }
 
 
-SCORES = tuple(round(0.05 * i, 2) for i in range(1, 20))
+def by_threshold(scores: NDArray[np.float64]) -> dict[str, float]:
+    """{"0.5": ..., ..., "0.9": ..., "average": over all thresholds}."""
+    named = zip(map(str, THRESHOLDS), scores.tolist(), strict=True)
+    return {**dict(named), "average": float(scores.mean())}
 
 
 def truth_of(image: ImageRecord) -> np.ndarray[Any, Any]:
@@ -106,7 +113,7 @@ def main() -> None:
     parser.add_argument("--score", type=float)
     parser.add_argument("--tune-on", type=int, default=100, metavar="IMAGES")
     parser.add_argument("--tile", type=int, help="as of predict; the score is then chosen without tiles")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     predictor = instancefcn.load(options.model)
     score = options.score
@@ -125,11 +132,11 @@ def main() -> None:
             group = groups.setdefault(name, Group([], []))
             group.outcomes.append(outcome)
             group.outlines.extend(outlines)
-    if options.json:
-        rows = {name: group.figures() for name, group in groups.items()}
-        print(json.dumps({"score": score, "thresholds": THRESHOLDS, **rows}))
-    else:
-        show(score, groups)
+    show(score, groups)
+    if options.json is not None:
+        write_result(
+            options.json, {"score": score, **{name: group.figures() for name, group in groups.items()}}
+        )
 
 
 def show(score: float, groups: dict[str, Group]) -> None:

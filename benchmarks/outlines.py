@@ -34,13 +34,13 @@ from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
 from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.evaluation.predictions import encode_instances
 from instancefcn.evaluation.run import evaluate_predictions, in_order_of
-from instancefcn.files import write_json
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.resizing import resized_size
 from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
 from instancefcn.models.fcis import FCIS
+from results import write_result
 
 IOU = 0.6
 """Of two masks that match, at least."""
@@ -49,7 +49,6 @@ SIDES = (0, 12, 24, 48, 96, 192, math.inf)
 MANY = 8
 """Input sizes with a row of their own: those that hold the most objects."""
 
-HEADS = ("objects", "x, px", "y, px", "x, %", "y, %", "area, %", "IoU")
 COLUMNS = (
     ("x", 2, 16),
     ("y", 2, 16),
@@ -160,7 +159,7 @@ def rows(found: Sequence[Match]) -> dict[str, dict[str, Any]]:
 
 
 def measure(predictor: Predictor, dataset: Dataset, score: float) -> dict[str, Any]:
-    """{"rows": of the matches, "AP", "AP50", "AP75", "AP90"} on a split."""
+    """{"AP", "AP50", "AP75" of all detections, "rows": of the matches} on a split."""
     found: list[Match] = []
     encoded = {}
     sides = predictor.preprocessing.short_side, predictor.preprocessing.long_side
@@ -235,7 +234,7 @@ def main() -> None:
         results[name] = measure(variant, dataset, options.score)
         show(name, results[name])
     if options.json is not None:
-        write_json(options.json, {"model": options.model, "split": options.split, **results})
+        write_result(options.json, {"split": options.split, **results})
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ EVERY = {
     "growth.py": f"--repeats 1 --point '{POINT}'",
     "micrographs.py": "nuclei --model runs/nuclei --tune-on 1",
     "ops.py": "--repeats 1",
-    "outlines.py": "my-data --model runs/first --mask-thresholds 0.4 0.5 --json out/outlines.json",
+    "outlines.py": "my-data --model runs/first --mask-thresholds 0.4 0.5",
     "parts.py": "my-data --out out --k 3 --epochs 1 --short-side 96",
     "peers.py": "--repeats 1 --size 128 160 --threads 1",
     "propose.py": "my-data --model runs/objects --images 1 --repeats 1",
@@ -54,8 +54,10 @@ OWN_PROCESS = {
 }
 QUICK = ("accuracy_plot.py", "propose.py")
 """Those that `make test` runs."""
+WRITES = EVERY.keys() - {"accuracy_plot.py", "growth.py"}
+"""They print figures, and write them with --json."""
 NEEDS = {"selective_search.py": "cv2"}
-PARTS = {"gpu_kernels", "gpu_networks", "gpu_timing", "mask_rcnn", "memory", "trainings"}
+PARTS = {"gpu_kernels", "gpu_networks", "gpu_timing", "mask_rcnn", "memory", "results", "trainings"}
 """Modules that the scripts share."""
 SHARED = {*PARTS, "outlines"}
 """With the scripts that others import."""
@@ -67,7 +69,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_workspace(folder)
     curve = folder / "curves" / "fcis_seed0" / "curve.json"
     curve.parent.mkdir(parents=True)
-    rows = [{"minutes": minutes, "AP50": minutes / 10} for minutes in (1.0, 2.0)]
+    rows = [{"minutes": minutes, "mask": {"AP50": minutes / 10}} for minutes in (1.0, 2.0)]
     curve.write_text(json.dumps({"finished": True, "rows": rows}))
     return folder
 
@@ -109,10 +111,14 @@ def test_a_benchmark_runs(
     if script in NEEDS:
         pytest.importorskip(NEEDS[script])
     words = shlex.split(EVERY[script])
+    result = Path("result.json")
+    if script in WRITES:
+        words += ["--json", str(result)]
     if script in OWN_PROCESS:
         command = [sys.executable, str(ROOT / "benchmarks" / script), *words]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+        assert json.loads(result.read_text())["command"] == f"python benchmarks/{script} {EVERY[script]}"
         return
     if words[0] in DATA:  # the others measure the real networks
         for name, spec in SPECS.items():
@@ -120,8 +126,10 @@ def test_a_benchmark_runs(
             monkeypatch.setitem(zoo.SPECS, name, replace(spec, training=training))
     monkeypatch.setattr(sys, "argv", [script, *words])
     runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
-    if script != "accuracy_plot.py":
+    if script in WRITES:
         assert capsys.readouterr().out.strip()
+        command = json.loads(result.read_text())["command"]
+        assert command == f"python benchmarks/{script} {EVERY[script]}"
 
 
 def test_another_run_is_not_taken_for_the_one_that_was_asked_for(tmp_path: Path, workspace: Path) -> None:
