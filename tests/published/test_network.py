@@ -295,10 +295,10 @@ def test_images_of_any_shape_give_instances(published: Published) -> None:
 
 def test_it_is_not_trained(network: PublishedFCIS) -> None:
     network.train()
-    with pytest.raises(ConfigError, match="cannot be trained"):
+    with pytest.raises(ConfigError, match="fcis_resnet101_published"):
         network([torch.zeros(3, 32, 32)])
     network.eval()
-    with pytest.raises(ConfigError, match="there is no model"):
+    with pytest.raises(ConfigError, match="fcis_resnet101_published"):
         zoo.build("fcis_resnet101_published", 20)
     with pytest.raises(CheckpointError, match="convert-weights"):
         load_any_checkpoint("fcis_resnet101_published")
@@ -308,11 +308,11 @@ def test_what_needs_another_network_says_so() -> None:
     with torch.device("meta"):
         net = PublishedFCIS(PublishedSpec(MXNET, (8, 16, 32), 16.0), CLASSES)
     predictor: Any = SimpleNamespace(network=net)
-    with pytest.raises(ConfigError, match="cannot be exported"):
+    with pytest.raises(ConfigError, match="fcis_resnet101"):
         graph_of(predictor, dynamic=False, instances=1)
-    with pytest.raises(ConfigError, match="leave out --explain"):
+    with pytest.raises(ConfigError, match="--explain"):
         explain(predictor, torch.zeros((3, 8, 8), dtype=torch.uint8), predictor)
-    with pytest.raises(ConfigError, match="cannot be trained further"):
+    with pytest.raises(ConfigError, match="init"):
         start_from(predictor, predictor)
 
 

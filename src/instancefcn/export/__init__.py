@@ -21,7 +21,7 @@ from instancefcn.errors import ConfigError, ExportError
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
 from instancefcn.files import atomic_write, check_file
 from instancefcn.geometry.resizing import resized_size
-from instancefcn.models.fcis import FCIS, LEAST_SCORE
+from instancefcn.models.fcis import FCIS, MIN_SCORE
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.version import __version__
 
@@ -115,13 +115,13 @@ def graph_of(predictor: Predictor, dynamic: bool, instances: int) -> FCISGraph |
     if not isinstance(network, FCIS | InstanceFCN):
         raise ConfigError("converted weights cannot be exported: train fcis_resnet101 for a file to export")
     if isinstance(network, FCIS):
-        graph: FCISGraph | InstanceFCNGraph = FCISGraph(network, instances, LEAST_SCORE, POINTS)
+        graph: FCISGraph | InstanceFCNGraph = FCISGraph(network, instances, MIN_SCORE, POINTS)
     elif dynamic:
         raise ConfigError(
             "the levels of an InstanceFCN's pyramid have fixed sizes in a graph: leave out --dynamic"
         )
     else:
-        graph = InstanceFCNGraph(network, instances, LEAST_SCORE, POINTS)
+        graph = InstanceFCNGraph(network, instances, MIN_SCORE, POINTS)
     # The order of the channels in memory is the runtime's business, and costs much time while tracing.
     return graph.to(memory_format=torch.contiguous_format).eval()
 

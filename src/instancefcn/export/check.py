@@ -19,7 +19,7 @@ from instancefcn.geometry import boxes as box_ops
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.resizing import resize_scale
 from instancefcn.images.decoding import read_image
-from instancefcn.models.fcis import LEAST_SCORE
+from instancefcn.models.fcis import MIN_SCORE
 from instancefcn.ops.voting.average import vote_average
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ SCORE = 0.05
 order, as the last digit falls."""
 SCORE_TOLERANCE, MASK_TOLERANCE, BOX_TOLERANCE = 1e-4, 1e-3, 0.05
 """File against graph: the same arithmetic by two libraries."""
-LEAST_IOU = 0.75
+MIN_IOU = 0.75
 """Graph against network: a mask on a grid against one of pixels, in the worst case."""
 
 
@@ -135,7 +135,7 @@ def compare(
     with torch.no_grad():
         same = graph(image[None])
         start = time.perf_counter()
-        (network,) = predictor.network([image.float() / 255], min_score=LEAST_SCORE)
+        (network,) = predictor.network([image.float() / 255], min_score=MIN_SCORE)
         torch_seconds = time.perf_counter() - start
 
     network = network.filter(SCORE)[: graph.instances]
@@ -143,7 +143,7 @@ def compare(
     drawn = pasted(boxes, masks, size, graph.threshold)
     ious = torch.tensor([mask_iou(network.masks, i, drawn, j) for i, j in enumerate(partner.tolist())])
     score = (network.scores - scores[partner]).abs()
-    found = (score <= SCORE_TOLERANCE) & (ious >= LEAST_IOU) & (network.labels == labels[partner])
+    found = (score <= SCORE_TOLERANCE) & (ious >= MIN_IOU) & (network.labels == labels[partner])
 
     counted = same[1] >= SCORE
     own = partners(same[0][counted], same[1][counted], same[2][counted], (boxes, scores, labels))
