@@ -391,7 +391,7 @@ def test_a_batch_gives_what_its_images_give(lively: FCIS) -> None:
 
 
 def test_smaller_images_in_a_batch_have_the_same_proposals() -> None:
-    """Padding must not compete: with score and box maps that say the same everywhere, a picture's results do
+    """Padding must not compete: with score and box maps that say the same everywhere, an image's results do
     not depend on it.
     """
     net = network().eval()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from instancefcn.errors import CheckpointError, ConfigError
+from instancefcn.errors import CheckpointError, ConfigError, OutputError
 from instancefcn.models.checkpoint import Loaded
 from instancefcn.published import conversion as convert
 from instancefcn.published.checkpoint import load_any_checkpoint
@@ -248,9 +248,10 @@ def test_paths_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"none\.npz"):
         convert.convert_weights(tmp_path / "none.npz", tmp_path / "out.safetensors")
     path = write_params(tmp_path / "in.params", {})
-    for target in (path, tmp_path):
-        with pytest.raises(ConfigError, match=re.escape(str(target))):
-            convert.convert_weights(path, target)
+    with pytest.raises(ConfigError, match=re.escape(str(path))):
+        convert.convert_weights(path, path)
+    with pytest.raises(OutputError, match=re.escape(str(tmp_path))):
+        convert.convert_weights(path, tmp_path)
 
 
 def test_the_two_origins_differ_in_all_fields() -> None:

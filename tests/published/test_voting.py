@@ -122,7 +122,7 @@ def test_equal_to_the_reference(
     seed: int, count: int, axis: int, m: int, size: tuple[int, int], limit: int
 ) -> None:
     masks, boxes, probabilities, _ = random_case(seed, count, axis, m, size)
-    # As everywhere before this order, boxes are inside the picture.
+    # Boxes are inside the image, as before this order everywhere.
     boxes = torch.stack((*(boxes[:, i].clamp(0, size[1 - i % 2]) for i in range(4)),), 1)
     wanted = reference.vote_published(
         lambda row, class_: masks[row, class_].double().numpy(),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from instancefcn.data.formats.voc import VOC_CLASSES
-from instancefcn.errors import CheckpointError, ConfigError
+from instancefcn.errors import CheckpointError, ConfigError, OutputError
 from instancefcn.models.checkpoint import save_checkpoint
 from instancefcn.models.head import Classes
 from instancefcn.published.chainer_npz import read_npz
@@ -67,11 +67,12 @@ def convert_weights(source: Path | str, target: Path | str) -> Converted:
 
     Raises:
         CheckpointError: the file is missing, damaged, or of another network; the message lists all problems.
-        ConfigError: `target` is the source or a folder.
+        ConfigError: `target` is the source.
+        OutputError: `target` is a folder.
     """
     source, target = Path(source), Path(target)
     if target.is_dir():
-        raise ConfigError(f"{target} is a folder: give a file, such as {target / 'fcis.safetensors'}")
+        raise OutputError(f"{target} is a folder: give a file, such as {target / 'fcis.safetensors'}")
     layout, opened = _open(source)
     if target.exists() and target.samefile(source):
         raise ConfigError(f"{target} is the file to convert: give the checkpoint another name")
