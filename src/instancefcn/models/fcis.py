@@ -200,9 +200,9 @@ class FCIS(nn.Module):
         """Class, box and mask loss of the sampled RoIs.
 
         The class loss is the mean over the RoIs of all processes. Box and mask loss are sums over the
-        foreground RoIs, divided by the intended number of RoIs (`sampling.rois` for each image), so that they
-        weigh as much as foreground is frequent. The mask loss of a RoI is `mask_weight` times the mean over
-        its cells.
+        foreground RoIs, divided by the intended number of RoIs (`sampling.rois` for each image), so that
+        their weight follows the share of foreground. The mask loss of a RoI is `mask_weight` times the mean
+        over its cells.
         """
         rois = torch.cat([box_ops.to_rois(sample.rois, i) for i, sample in enumerate(samples)])
         labels = torch.cat([sample.labels for sample in samples])
@@ -267,9 +267,7 @@ class FCIS(nn.Module):
         if self.head.passes == 2:
             deltas = ps_average(box_maps, self.rois(proposals), self.head.stride).float() * self.delta_std
             moved = box_ops.decode(proposals, deltas.view_as(proposals))
-            refined = torch.stack(
-                [box_ops.clip(of_image, size) for of_image, size in zip(moved, sizes, strict=True)]
-            )
+            refined = torch.stack([box_ops.clip(each, size) for each, size in zip(moved, sizes, strict=True)])
             boxes = torch.cat((proposals, refined), 1)
         boxes = boxes * box_ops.sides_at_least(boxes, self.rpn.spec.min_size)[..., None]
         probabilities = self.class_logits(maps, self.rois(boxes)).softmax(1)

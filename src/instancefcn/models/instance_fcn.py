@@ -179,7 +179,7 @@ class InstanceFCN(nn.Module):
         Objectness: over the sampled windows. Masks: over the cells of the positive windows that lie on the
         image.
         """
-        scores, score_labels, cells, cell_labels = [], [], [], []
+        scores, truths, cells, cell_truths = [], [], [], []
         generators = generators or [None] * len(images)
         for image, target, generator in zip(images, targets, generators, strict=True):
             target = target.to(self.features.mean.device)
@@ -188,17 +188,15 @@ class InstanceFCN(nn.Module):
             labels, matched = label_windows(height, width, target, self.windows)
             positive, negative = sample_windows(labels, self.windows, generator)
             scores.append(logits.flatten()[torch.cat((positive, negative))])
-            score_labels.append(torch.cat((torch.ones_like(positive), torch.zeros_like(negative))))
+            truths.append(torch.cat((torch.ones_like(positive), torch.zeros_like(negative))))
             windows = window_boxes(positive, width, self.windows)
             on_image = on_map(windows, height, width, self.windows.cells)
-            masks = mask_targets(windows, matched[positive], target, self.windows.cells)
             cells.append(self.assemble(maps, windows)[on_image])
-            cell_labels.append(masks[on_image])
-        score, cell = torch.cat(scores), torch.cat(cells)
-        objectness = F.binary_cross_entropy_with_logits(
-            score, torch.cat(score_labels).to(score), reduction="sum"
-        )
-        mask = F.binary_cross_entropy_with_logits(cell, torch.cat(cell_labels), reduction="sum")
+            masks = mask_targets(windows, matched[positive], target, self.windows.cells)
+            cell_truths.append(masks[on_image])
+        score, truth, cell, cell_truth = map(torch.cat, (scores, truths, cells, cell_truths))
+        objectness = F.binary_cross_entropy_with_logits(score, truth.to(score), reduction="sum")
+        mask = F.binary_cross_entropy_with_logits(cell, cell_truth, reduction="sum")
         counts = distributed.normaliser(torch.tensor([len(score), len(cell)], device=score.device))
         return {"objectness": objectness / counts[0], "mask": mask / counts[1]}
 
