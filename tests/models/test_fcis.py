@@ -259,7 +259,7 @@ def test_images_are_normalised_then_padded_with_zeros() -> None:
 
 @pytest.fixture(scope="module")
 def lively() -> FCIS:
-    """A network in evaluation mode whose random answers differ from place to place."""
+    """A network in evaluation mode whose random answers vary over the image."""
     net = network()
     for layer, std in (
         (net.maps.scores, 1.0),

@@ -34,13 +34,13 @@ def paired(inside: Tensor) -> Tensor:
 
 def test_assembling_by_hand() -> None:
     """Figure 2 of the paper, with 3 x 3 parts and a window of 3 x 3 cells: each cell is copied from the map
-    of its own part. Map (i, j) holds 100 i + 10 j at every cell, plus the cell's own place, 1000 y + 10000 x.
+    of its own part. Map (i, j) holds 100 i + 10 j at every cell, plus the cell's own position, 1000 y + 10000 x.
     """
     part = 100.0 * torch.arange(3)[:, None] + 10.0 * torch.arange(3)[None]
-    place = 1000.0 * torch.arange(5)[:, None] + 10000.0 * torch.arange(6)[None]
+    position = 1000.0 * torch.arange(5)[:, None] + 10000.0 * torch.arange(6)[None]
     net = network(k=3)
     net.windows = WindowSpec(cells=3)
-    maps = paired(part[:, :, None, None] + place)
+    maps = paired(part[:, :, None, None] + position)
     window = window_boxes(torch.tensor([2 * 6 + 3]), 6, net.windows)  # around row 2, column 3
     assert net.assemble(maps, window)[0].tolist() == [
         [1000 + 20000 + 0, 1000 + 30000 + 10, 1000 + 40000 + 20],

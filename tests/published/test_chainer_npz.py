@@ -93,8 +93,8 @@ def test_a_file_cut_or_changed_anywhere_is_refused(tmp_path: Path, compressed: b
         with pytest.raises(CheckpointError):
             read(path)
     original = {name: values.tobytes() for name, values in read(tmp_path / "a.npz").items()}
-    for place in range(0, len(whole), 3):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+    for position in range(0, len(whole), 3):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
         try:
             found = read(path)
         except CheckpointError:

@@ -89,8 +89,10 @@ def test_maps_are_ordered_by_part(arrays: Arrays, from_chainer: dict[str, Tensor
             part = row * 7 + column
             for kind in range(21):
                 for side in (0, 1):
-                    place = (part * 2 + side) * 21 + kind
-                    assert float(from_chainer["scores.bias"][place]) == scores[(kind * 2 + side) * 49 + part]
+                    channel = (part * 2 + side) * 21 + kind
+                    assert (
+                        float(from_chainer["scores.bias"][channel]) == scores[(kind * 2 + side) * 49 + part]
+                    )
             # Theirs is dy, dx, dh, dw of background, then of objects.
             found = from_chainer["deltas.bias"][part * 4 : part * 4 + 4].tolist()
             assert found == [boxes[(4 + coordinate) * 49 + part] for coordinate in (1, 0, 3, 2)]

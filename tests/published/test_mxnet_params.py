@@ -109,11 +109,11 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
-@given(place=st.integers(0, 10**6), value=st.integers(0, 255))
-def test_a_changed_byte_is_refused_or_changes_values(tmp_path: Path, place: int, value: int) -> None:
+@given(position=st.integers(0, 10**6), value=st.integers(0, 255))
+def test_a_changed_byte_is_refused_or_changes_values(tmp_path: Path, position: int, value: int) -> None:
     """Never another error, nor more memory than the file has."""
     content = bytearray(write_params(tmp_path / "a.params", ARRAYS).read_bytes())
-    content[place % len(content)] = value
+    content[position % len(content)] = value
     path = tmp_path / "changed.params"
     path.write_bytes(content)
     try:

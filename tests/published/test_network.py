@@ -161,7 +161,7 @@ def test_official_anchors(network: PublishedFCIS) -> None:
 
 
 def test_official_proposals(network: PublishedFCIS) -> None:
-    """Only whole cells propose (4 x 8 of 5 x 9), the least side is in the input's pixels, and the best of
+    """Only whole cells propose (4 x 8 of 5 x 9), the minimum side is in pixels of the input, and the best of
     what overlaps stays.
     """
     generator = torch.Generator().manual_seed(1)
@@ -225,7 +225,7 @@ def test_chainercvs_windows_are_not_rounded_and_may_have_backgrounds_mask(chaine
     scores = torch.zeros((1, 7, 7, 8, 5, 9))
     scores[:, :, :, 4] = 2.0  # background's inside maps
     scores[:, :, :, 5] = 1.0
-    box = torch.tensor([[16.0, 16.0, 31.4, 31.4]])  # a hair within one cell; rounded it is no other
+    box = torch.tensor([[16.0, 16.0, 31.4, 31.4]])  # just inside one cell; rounding does not change that
     _, masks, _ = chainercv.read((scores, torch.zeros((1, 7, 7, 4, 5, 9))), box)
     torch.testing.assert_close(masks, torch.full((1, 21, 21), 2.0).sigmoid())
 

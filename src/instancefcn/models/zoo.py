@@ -335,16 +335,18 @@ def with_changes(
     Raises:
         ConfigError: a value is out of range, or the model does not have the setting.
     """
-    head = _given(k=k, joint=joint, fused=fused, mask_weight=mask_weight)
-    drawing = _given(method=sampling)
-    if isinstance(spec, ProposalModelSpec) and (drawing or head.keys() - {"k"}):
+    of_head = _given(k=k, joint=joint, fused=fused, mask_weight=mask_weight)
+    of_sampling = _given(method=sampling)
+    if isinstance(spec, ProposalModelSpec) and (of_sampling or of_head.keys() - {"k"}):
         raise ConfigError(
             f"joint, sampling, fused and mask_weight are settings of FCIS, not of {spec.name}: leave them out"
         )
     try:
         if isinstance(spec, ProposalModelSpec):
-            return replace(spec, head=replace(spec.head, **head))
-        return replace(spec, head=replace(spec.head, **head), sampling=replace(spec.sampling, **drawing))
+            return replace(spec, head=replace(spec.head, **of_head))
+        return replace(
+            spec, head=replace(spec.head, **of_head), sampling=replace(spec.sampling, **of_sampling)
+        )
     except ValidationError as error:
         raise ConfigError(f"{spec.name} does not allow this setting: {explain(error)}") from None
 
