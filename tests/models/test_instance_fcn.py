@@ -34,7 +34,7 @@ def paired(inside: Tensor) -> Tensor:
 
 def test_assembling_by_hand() -> None:
     """Figure 2 of the paper, with 3 x 3 parts and a window of 3 x 3 cells: each cell is copied from the map
-    of its own part. Map (i, j) holds 100 i + 10 j at every cell, plus the cell's own position, 1000 y + 10000 x.
+    of its own part. Map (i, j) holds 100 i + 10 j at every cell, plus 1000 y + 10000 x of the cell.
     """
     part = 100.0 * torch.arange(3)[:, None] + 10.0 * torch.arange(3)[None]
     position = 1000.0 * torch.arange(5)[:, None] + 10000.0 * torch.arange(6)[None]

@@ -125,9 +125,9 @@ def test_roi_targets(golden: Golden, name: str, background_iou: float) -> None:
     chosen = swapped(golden[f"ptc_{name}_sample_roi"])
     labels = torch.from_numpy(golden[f"ptc_{name}_gt_roi_label"].astype(np.int64))
     candidates = torch.cat((proposals, target.boxes))
-    index = (chosen[:, None] - candidates).abs().amax(2)
-    assert float(index.min(1).values.max()) == 0  # every one of theirs is a candidate of ours
-    index = index.argmin(1)
+    distance = (chosen[:, None] - candidates).abs().amax(2)
+    assert float(distance.min(1).values.max()) == 0  # every one of theirs is a candidate of ours
+    index = distance.argmin(1)
 
     everything = assign_rois(proposals, target, SamplingSpec(method="ohem"))
     assert torch.equal(everything.labels[index], labels)
