@@ -20,7 +20,7 @@ from instancefcn.data.formats import sbd
 from instancefcn.data.formats.coco import parse_coco
 from instancefcn.data.formats.index_masks import crops_of
 from instancefcn.data.formats.layouts import read_split
-from instancefcn.data.image_checks import look
+from instancefcn.data.image_checks import inspect_image
 from instancefcn.errors import CheckpointError, ConfigError, DataError, ImageError, InstanceFCNError
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.outlines import outline_problem, to_rle
@@ -51,9 +51,9 @@ def test_images_that_ask_for_too_much(tmp_path: Path, name: str) -> None:
     with pytest.raises(ImageError, match=message) as caught:
         read_image(path)
     assert str(path) in str(caught.value)
-    problem = look(ImageRecord(1, path, 9, 9)).problem
+    problem = inspect_image(ImageRecord(1, path, 9, 9)).problem
     assert problem is not None
-    assert problem.check == "unreadable-picture"
+    assert problem.check == "unreadable-image"
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -62,7 +62,7 @@ def test_strange_images(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     assert read_image(path).shape == (3, *size)
-    assert look(ImageRecord(1, path, *size)).problem is None
+    assert inspect_image(ImageRecord(1, path, *size)).problem is None
 
 
 def test_a_list_of_other_files_is_no_video(tmp_path: Path) -> None:

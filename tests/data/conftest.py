@@ -1,4 +1,4 @@
-"""Two bundled photographs with made-up objects, in every format's published layout, written without our
+"""Two bundled images with made-up objects, in every format's published layout, written without our
 writers."""
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Masks = list[tuple[int, np.ndarray]]
 
 
 SIZE = {"otter": (260, 280), "tiger": (270, 260)}
-"""(height, width) that the photographs are cut to."""
+"""(height, width) that the images are cut to."""
 _folder: list[Path] = []
 
 
 @pytest.fixture(scope="session", autouse=True)
 def small_photos(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Corners of the photographs, so that the tests are quick."""
+    """Corners of the images, so that the tests are quick."""
     _folder.append(tmp_path_factory.mktemp("photos"))
     for name, (height, width) in SIZE.items():
         with Image.open(Path(str(files("instancefcn"))) / "assets" / "demo" / f"{name}.jpg") as image:
@@ -121,7 +121,7 @@ def yolo_line(label: int, points: list[tuple[float, float]], size: tuple[int, in
 
 @pytest.fixture
 def yolo(tmp_path: Path) -> Path:
-    """The first object of each photograph."""
+    """The first object of each image."""
     for split, name in PHOTOS.items():
         for folder in ("images", "labels"):
             (tmp_path / folder / split).mkdir(parents=True)
@@ -186,7 +186,7 @@ def masks_apart(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bowl(tmp_path: Path) -> Path:
-    """One folder a picture, one file an object."""
+    """One folder an image, one file an object."""
     for split, name in PHOTOS.items():
         place = tmp_path / split / name
         (place / "images").mkdir(parents=True)
@@ -200,7 +200,7 @@ def bowl(tmp_path: Path) -> Path:
 @pytest.fixture
 def rich(tmp_path: Path) -> Path:
     """A COCO folder with all that formats differ in: own ids, parts, a hole, a crowd, overlap, points off the
-    picture, stated boxes and areas, a class without objects, two pictures of one name."""
+    image, stated boxes and areas, a class without objects, two images of one name."""
     root = tmp_path / "rich"
     categories = [{"id": 9, "name": "zebra", "supercategory": "animal"}, {"id": 4, "name": "ant"}]
     categories.append({"id": 30, "name": "none"})

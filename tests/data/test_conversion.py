@@ -27,7 +27,7 @@ def lost(done: Conversion) -> dict[str, int]:
 
 
 def objects(dataset: Dataset, kept: list[int] | None = None) -> Counter[tuple[str, str, bool]]:
-    """Class, pixels and crowd flag of the annotations (of those at `kept`) of all pictures."""
+    """Class, pixels and crowd flag of the annotations (of those at `kept`) of all images."""
     return Counter(
         (dataset.class_names[a.label], to_rle(a.segmentation, p.height, p.width)["counts"], a.crowd)
         for p in dataset.images
@@ -39,7 +39,7 @@ def objects(dataset: Dataset, kept: list[int] | None = None) -> Counter[tuple[st
 def test_coco_keeps_everything_but_other_fields(rich: Path, tmp_path: Path) -> None:
     done = convert(rich, tmp_path / "out", "coco")
     assert lost(done) == {
-        "names that other pictures have too were made longer": 2,
+        "names that other images have too were made longer": 2,
         "fields of the COCO files were left out: categories.supercategory, images.license": 2,
     }
     for split in SPLITS:
@@ -66,7 +66,7 @@ def test_yolo_keeps_pixels_and_says_the_rest(rich: Path, tmp_path: Path) -> None
     assert said["run-length masks became outlines along the edges of the same pixels"] == 4
     assert said["points were replaced by an outline around the same pixels"] == 2
     assert said["own ids of annotations: they are numbered anew"] == 14
-    assert said["own ids of pictures: they are numbered anew"] == 2
+    assert said["own ids of images: they are numbered anew"] == 2
     assert said["own ids of classes: they are numbered anew"] == 3
     assert said["boxes that are not those of their outlines"] == 2
     content = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
@@ -130,7 +130,7 @@ def test_every_format_to_every_format(
 
 
 def named(folder: Path, splits: dict[str, list[str]]) -> Path:
-    """A COCO folder with small pictures of these names, each with one triangle."""
+    """A COCO folder with small images of these names, each with one triangle."""
     (folder / "images").mkdir(parents=True)
     for split, names in splits.items():
         images = [{"id": i, "file_name": n, "width": 64, "height": 48} for i, n in enumerate(names, start=1)]
@@ -181,7 +181,7 @@ def test_images_are_found_again_whatever_they_are_called(tmp_path: Path, to: str
     dataset = open_dataset(tmp_path / "out", "train")
     found = {p.path.name for p in dataset.images}
     assert len(found) == len(names)
-    assert found >= {"1_same.png", "2_same.png", "a.Png", "bare.png", "good.png", "lead.png", "picture.png"}
+    assert found >= {"1_same.png", "2_same.png", "a.Png", "bare.png", "good.png", "lead.png", "image.png"}
     assert found >= {"scan_001.png", "scan_002.png", "trail.png", "x_y.png", "z.png"}
 
 
@@ -225,7 +225,7 @@ def test_more_objects_than_voc_holds(tmp_path: Path) -> None:
     ]
     (data / "train.json").write_text(json.dumps(content))
     done = convert(data, tmp_path / "out", "voc")
-    assert lost(done)["objects beyond the 254th of a picture became void pixels (255)"] == 6
+    assert lost(done)["objects beyond the 254th of an image became void pixels (255)"] == 6
     assert len(open_dataset(tmp_path / "out", "train").images[0].annotations) == 254
 
 
@@ -262,7 +262,7 @@ def test_formats_are_those_of_the_command_line() -> None:
 
 @pytest.mark.parametrize("to", list(FORMAT_WRITERS))
 def test_real_data(shared: Path, tmp_path: Path, to: str) -> None:
-    """Real outlines keep their pixels: polygons of one photograph in thirty."""
+    """Real outlines keep their pixels: polygons of one image in thirty."""
     content = json.loads((shared / "data" / "animals7" / "val.json").read_text())
     content["images"] = content["images"][::30]
     ids = {image["id"] for image in content["images"]}

@@ -137,7 +137,7 @@ def test_batches(sizes: list[tuple[int, int]], batch_size: int, world: int, epoc
     assert all(len(batch) == batch_size for batches in given_out for batch in batches)
     assert {e for e, _ in everything} == {epoch}
     times = Counter(index for _, index in everything)
-    assert set(times) == set(range(len(sizes))), "every picture is seen"
+    assert set(times) == set(range(len(sizes))), "every image is seen"
     assert len(everything) - len(sizes) < batch_size * world, "no more is repeated than fills the last batch"
     mixed = sum(
         len({sizes[i] for batches in given_out for _, i in batches[step]}) > 1

@@ -1,4 +1,4 @@
-"""Pictures kept back for val: how many, always the same, no scene that is learnt, every class learnt."""
+"""Images kept back for val: how many, always the same, no scene that is learnt, every class learnt."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_choice_depends_on_names_alone_and_stays_when_images_are_added(shape
 
 
 def test_images_that_look_alike_stay_together(shapes: Dataset, tmp_path: Path) -> None:
-    """Five pictures, each three times: once again in the same bytes, once encoded anew."""
+    """Five images, each three times: once again in the same bytes, once encoded anew."""
     images = []
     for number, image in enumerate(shapes.images[:5]):
         for copy in range(3):
@@ -83,7 +83,7 @@ def test_no_class_is_left_without_an_object_to_learn_from(labels: list[set[int]]
             rest, kept = hold_out(dataset, share)
         except DataError:
             alone = [any(sum(x in own for own in labels) == 1 for x in own) for own in labels if own]
-            assert all(alone), "each picture with objects holds the only one of some class"
+            assert all(alone), "each image with objects holds the only one of some class"
             return
     assert 1 <= len(kept) <= max(1, round(share * len(labels)))
     assert len(rest) >= 1
@@ -118,7 +118,7 @@ def in_groups(shapes: Dataset, groups: list[list[int]], share: float) -> list[st
 
 def test_images_that_look_alike_say_how_large_the_share_must_be(shapes: Dataset) -> None:
     groups = [[3 * i, 3 * i + 1, 3 * i + 2] for i in range(10)]
-    with pytest.raises(DataError, match=r"at least 3 pictures .* a share of at least 0\.1$"):
+    with pytest.raises(DataError, match=r"at least 3 images .* a share of at least 0\.1$"):
         in_groups(shapes, groups, 0.05)
     assert len(in_groups(shapes, groups, 0.1)) == 3
 
@@ -134,7 +134,7 @@ def test_equal_names_in_other_folders_are_drawn_by_chance(shapes: Dataset) -> No
 
 
 def test_a_scene_of_many_images_has_one_chance(shapes: Dataset) -> None:
-    """Half of the pictures are of one scene each, half of five scenes: over many draws as many are kept."""
+    """Half of the images are of one scene each, half of five scenes: over many draws as many are kept."""
     groups = [[i] for i in range(15)] + [[15 + 3 * j + i for i in range(3)] for j in range(5)]
     kept = 0
     for draw in range(40):

@@ -23,8 +23,8 @@ from instancefcn.evaluation.findings_sheet import (
 from sick import SICK, clean
 
 SHOWN = (
-    "missing-picture",
-    "unreadable-picture",
+    "missing-image",
+    "unreadable-image",
     "size-mismatch",
     "out-of-bounds",
     "zero-area",
@@ -72,7 +72,7 @@ def test_the_checks_take_turns_and_notes_come_last(tmp_path: Path) -> None:
     sick.image("val0.png").unlink()
     chosen = suspicious(examine(sick.write()))
     assert len(chosen) == TILES
-    assert [finding.check for finding in chosen] == ["missing-picture"] + ["box-mask"] * (TILES - 1)
+    assert [finding.check for finding in chosen] == ["missing-image"] + ["box-mask"] * (TILES - 1)
 
 
 def test_nothing_suspicious_writes_no_sheet(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from instancefcn.data.dataset import ImageRecord
 from instancefcn.data.formats.index_masks import read_index
-from instancefcn.data.image_checks import look
+from instancefcn.data.image_checks import inspect_image
 from instancefcn.errors import ImageError
 from instancefcn.images import opening
 from instancefcn.images.decoding import decode_image, read_image, read_image_size, to_uint8_rgb
@@ -72,12 +72,12 @@ def test_tiff_orientation(tmp_path: Path, orientation: int, compression: str | N
         assert torch.equal(decode_image(path.read_bytes(), "a"), read_image(path))
         assert read_image_size(path) == (height, width)
         Image.fromarray(seen).save(tmp_path / "seen.png")
-        expected = look(ImageRecord(1, tmp_path / "seen.png", height, width))
-        found = look(ImageRecord(1, path, height, width))
+        expected = inspect_image(ImageRecord(1, tmp_path / "seen.png", height, width))
+        found = inspect_image(ImageRecord(1, path, height, width))
         assert (found.problem, found.size, found.turned) == (None, (height, width), orientation != 1)
         np.testing.assert_array_equal(found.thumb, expected.thumb)
     np.testing.assert_array_equal(read_index(path), upright(noise[:, :, 0], orientation))
-    unturned = look(ImageRecord(1, path, 40, 60)).problem
+    unturned = inspect_image(ImageRecord(1, path, 40, 60)).problem
     assert (unturned is not None and unturned.check == "exif-rotation") == (orientation > 4)
 
 
@@ -176,7 +176,7 @@ def test_floats_out_of_range(tmp_path: Path, values: list[float], named: str) ->
     Image.fromarray(np.array([values], dtype=np.float32)).save(path)
     with pytest.raises(ImageError, match=named) as caught:
         read_image(path)
-    problem = look(ImageRecord(1, path, 1, 2)).problem
+    problem = inspect_image(ImageRecord(1, path, 1, 2)).problem
     assert problem is not None
     assert str(caught.value).removeprefix(f"{path}: ") in problem
 
@@ -187,7 +187,7 @@ def test_integers_beyond_16_bits(tmp_path: Path, values: list[int], named: str) 
     Image.fromarray(np.array([values], dtype=np.int32)).save(path)
     with pytest.raises(ImageError, match=named):
         read_image(path)
-    assert named in str(look(ImageRecord(1, path, 1, 2)).problem)
+    assert named in str(inspect_image(ImageRecord(1, path, 1, 2)).problem)
     Image.fromarray(np.array([[0, 514, 65535]], dtype=np.int32)).save(path)
     assert pixels_of(path)[0, :, 0].tolist() == [0, 2, 255]
 
@@ -196,7 +196,7 @@ def test_floats_in_range_pass_the_check(tmp_path: Path) -> None:
     for values in ([0, 1], [0.25, 0.5], [0, 255], [1, 2]):
         Image.fromarray(np.array([values], dtype=np.float32)).save(tmp_path / "a.tif")
         read_image(tmp_path / "a.tif")
-        assert look(ImageRecord(1, tmp_path / "a.tif", 1, 2)).problem is None
+        assert inspect_image(ImageRecord(1, tmp_path / "a.tif", 1, 2)).problem is None
 
 
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from instancefcn.console import Progress
 from instancefcn.data.doctor.examine import Report, examine
-from instancefcn.data.doctor.fix import mend
+from instancefcn.data.doctor.fix import write_repaired_copy
 from instancefcn.data.doctor.report import report_as_json
 from instancefcn.errors import ConfigError
 from instancefcn.evaluation.findings_sheet import write_sheet
@@ -67,5 +67,5 @@ def check(
         shown = write_sheet(report, Path(out) / "suspicious.png")
     if fix is None:
         return Checked(report, report, [], shown)
-    repairs, left = mend(report, fix, model=model, progress=partial(progress, "checking the copy"))
+    repairs, left = write_repaired_copy(report, fix, model=model, progress=partial(progress, "checking the copy"))
     return Checked(report, left, repairs, shown)

@@ -12,7 +12,7 @@ from PIL import Image
 
 @pytest.fixture
 def voc_lists(voc: Path) -> Callable[..., Path]:
-    """Writes the lists, each given as names with spaces between. "otter" and "tiger" are pictures, "stray" is
+    """Writes the lists, each given as names with spaces between. "otter" and "tiger" are images, "stray" is
     the file of "otter" again, and "dark" looks nearly like it.
     """
     root = voc / "VOCdevkit" / "VOC2012"

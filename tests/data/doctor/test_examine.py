@@ -23,7 +23,7 @@ from instancefcn.data.doctor.checked_data import CheckedData, Split
 from instancefcn.data.doctor.examine import CHECKS, examine, examine_dataset
 from instancefcn.data.doctor.report import brief, report_as_json, summary, verdict
 from instancefcn.data.doctor.sizes import suggested_scales
-from instancefcn.data.image_checks import Look
+from instancefcn.data.image_checks import Inspection
 from instancefcn.data.near_duplicates import near_groups, near_pairs
 from instancefcn.errors import ConfigError, DataError
 from instancefcn.geometry.self_crossing import MAX_POINTS, crossing
@@ -39,7 +39,7 @@ def test_a_clean_dataset_has_no_findings(tmp_path: Path) -> None:
     assert verdict(report) == "no errors, no warnings, no notes: ready for training"
     other = replace(report, splits=tuple(replace(split, name="all") for split in report.splits[:1]))
     assert "no split is called train" in verdict(other)
-    assert "train: 4 pictures, 48 objects, 2 classes" in summary(report)
+    assert "train: 4 images, 48 objects, 2 classes" in summary(report)
     assert brief(report) == []
 
 
@@ -89,7 +89,7 @@ def test_several_splits_and_models(tmp_path: Path) -> None:
 
 
 def test_lists_of_other_splits_images_are_no_leaks(voc_lists: Callable[..., Path]) -> None:
-    """Of train's two pictures, which look nearly the same, each list holds both or one."""
+    """Of train's two images, which look nearly the same, each list holds both or one."""
     data = voc_lists(train="otter dark", val="tiger", trainval="tiger otter dark", train_noval="dark")
     report = examine(data)
     assert [split.name for split in report.splits] == ["train", "val", "train_noval", "trainval"]
@@ -101,7 +101,7 @@ def test_a_real_leak_is_found_beside_lists_of_both(voc_lists: Callable[..., Path
     data = voc_lists(train="otter", val="tiger stray", trainval=f"otter tiger stray{extra}")
     (finding,) = examine(data).of("leak")
     assert finding.split == "train"
-    assert "otter.jpg: is the same picture as stray.jpg in val" in finding.message
+    assert "otter.jpg: is the same image as stray.jpg in val" in finding.message
 
 
 @pytest.mark.parametrize(("own", "check"), [("dark", "near-leak"), ("stray", "leak")])
@@ -135,10 +135,10 @@ def test_json_holds_everything(tmp_path: Path) -> None:
     sick.train["annotations"][0]["area"] = 5000
     sick.image("val0.png").unlink()
     result = report_as_json(examine(sick.write()))
-    assert result["splits"]["train"] == {"pictures": 4, "objects": 48, "classes": 2}
+    assert result["splits"]["train"] == {"images": 4, "objects": 48, "classes": 2}
     assert result["severities"] == {"error": 1, "warning": 0, "note": 1}
-    assert result["checks"] == {"missing-picture": 1, "area-mask": 1}
-    assert [f["picture"] for f in result["findings"]] == [
+    assert result["checks"] == {"missing-image": 1, "area-mask": 1}
+    assert [f["image"] for f in result["findings"]] == [
         str(sick.image("val0.png")),
         str(sick.image("train0.png")),
     ]
@@ -249,7 +249,7 @@ def test_near_pairs_of_a_fixed_camera_are_few(tmp_path: Path) -> None:
             name,
             Dataset(name, tuple(ImageRecord(i, Path(f"{i}.png"), 8, 8) for i in range(1500)), ("cat",), (1,)),
             (),
-            tuple(Look(None, (8, 8), False, thumb.tobytes(), thumb) for thumb in part),
+            tuple(Inspection(None, (8, 8), False, thumb.tobytes(), thumb) for thumb in part),
         )
         for name, part in (("train", thumbs[:1500]), ("val", thumbs[1500:]))
     )

@@ -78,7 +78,7 @@ def test_a_yaml_file_of_two_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("absolute", [False, True])
 def test_folders_named_with_dots_lie_below_their_common_one(tmp_path: Path, absolute: bool) -> None:
-    """Links among the pictures are not followed: their names stay."""
+    """Links among the images are not followed: their names stay."""
     sick = clean(tmp_path / "data")
     own = tmp_path / "deep" / "er" / "own"
     own.mkdir(parents=True)
@@ -127,11 +127,11 @@ def test_voc_lists_keep_their_images(voc_lists: Callable[..., Path], tmp_path: P
 
 
 def test_lists_of_train_and_val_lose_what_train_loses(voc_lists: Callable[..., Path], tmp_path: Path) -> None:
-    """Else they would hold a picture that no other split has, and count as a split to measure on."""
+    """Else they would hold an image that no other split has, and count as a split to measure on."""
     both = "otter dark tiger stray"
     data = voc_lists(train="otter dark", val="tiger stray", trainval=both, train_noval="otter dark")
     repairs, left = mend(examine(data), tmp_path / "copy")
-    assert {(r["check"], r["split"], Path(r["picture"]).stem) for r in repairs} == {
+    assert {(r["check"], r["split"], Path(r["image"]).stem) for r in repairs} == {
         ("leak", split, "otter") for split in ("train", "train_noval", "trainval")
     }
     kept = {split.name: " ".join(p.path.stem for p in split.dataset.images) for split in left.splits}
@@ -277,8 +277,8 @@ def test_the_annotations_of_all_records_of_a_file_stay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_exif_rotation(tmp_path: Path, orientation: int) -> None:
-    """3 turns by 180 degrees: the record fits, so the picture is stored as it is seen. 6 turns by 90: the
-    record and its outlines belong to the unturned picture."""
+    """3 turns by 180 degrees: the record fits, so the image is stored as it is seen. 6 turns by 90: the
+    record and its outlines belong to the unturned image."""
     sick = clean(tmp_path / "data")
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -25,7 +25,7 @@ SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three 60 x 40 pictures: a and b with an object each, c with none."""
+    """Three 60 x 40 images: a and b with an object each, c with none."""
     (tmp_path / "images" / "deep").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     for name in ("a.jpg", "deep/b.jpg", "c.png"):
@@ -140,7 +140,7 @@ del_ = object()
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (edit("images.0.file_name", "gone.jpg"), ["image 5 (gone.jpg)", "there is no picture"]),
+        (edit("images.0.file_name", "gone.jpg"), ["image 5 (gone.jpg)", "there is no image"]),
         (edit("images.1.file_name", "b.jpg"), ["image 2 (b.jpg)", 'is "deep/b.jpg" meant?']),
         (edit("images.0.file_name", "../secret.jpg"), ["image 5", "leads out of"]),
         (edit("images.0.file_name", "deep/../../secret.jpg"), ["image 5", "leads out of"]),
@@ -168,7 +168,7 @@ del_ = object()
         (edit("annotations.0.segmentation", del_), ["annotation 100 (a.jpg)", "has no outline"]),
         (
             edit("annotations.0.segmentation", {"size": [41, 60], "counts": [41 * 60]}),
-            ["annotation 100 (a.jpg)", "size [41, 60], the picture [40, 60]"],
+            ["annotation 100 (a.jpg)", "size [41, 60], the image [40, 60]"],
         ),
         (edit("annotations.0.bbox", [50, 10, 30, 20]), ["annotation 100 (a.jpg)", "outside the 60 x 40"]),
         (edit("annotations.0.bbox", [-9, 10, 30, 20]), ["annotation 100 (a.jpg)", "outside the 60 x 40"]),
@@ -222,9 +222,9 @@ def test_everything_is_listed_at_once(folder: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:900])
     problems = problems_of(folder, content)
     wanted = [
-        ("image 10 (gone.jpg)", "there is no picture"),
+        ("image 10 (gone.jpg)", "there is no image"),
         ("annotation 200 (a.jpg)", "has 2 points"),
-        ("annotation 200 (a.jpg)", "is outside the 60 x 40 picture"),
+        ("annotation 200 (a.jpg)", "is outside the 60 x 40 image"),
         ("annotation 201 (a.jpg)", "category_id 8 is unknown"),
         ("annotation 202 (a.jpg)", "swapped"),
         ("annotation 101", "used before"),
@@ -270,7 +270,7 @@ def test_names_with_accents_composed_or_not(folder: Path, written: Form, stored:
     exact.unlink()
     assert f'is "{path.relative_to(folder / "images").as_posix()}" meant?' in problems_of(folder, content)[0]
     content["images"][0]["file_name"] = normal("NFC", "é" * 120 + ".jpg")  # too long for a name as NFD
-    assert "there is no picture" in problems_of(folder, content)[0]
+    assert "there is no image" in problems_of(folder, content)[0]
 
 
 def test_exif_rotation_against_the_record(folder: Path) -> None:

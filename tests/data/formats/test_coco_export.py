@@ -86,7 +86,7 @@ def test_what_is_missing_is_named(shapes_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no split 'test'; splits there: train, val"):
         open_dataset(folder, "test")
     shutil.rmtree(folder / "train2017")
-    with pytest.raises(DataError, match="train2017: there is no such folder of pictures"):
+    with pytest.raises(DataError, match="train2017: there is no such folder of images"):
         open_dataset(folder, "train")
 
 

@@ -21,7 +21,7 @@ from instancefcn.errors import DataError
 
 
 def same_as_blocks(dataset: Dataset, name: str, wanted: list[int], ordered: bool = True) -> None:
-    """The picture has the objects `wanted` of `blocks`, with their classes, tight boxes and areas."""
+    """The image has the objects `wanted` of `blocks`, with their classes, tight boxes and areas."""
     (image,) = (p for p in dataset.images if p.path.stem == name)
     assert (image.height, image.width) == size_of(name)
     masks = rasterize(image)
@@ -101,7 +101,7 @@ def test_voc_errors_all_at_once(voc: Path) -> None:
     dataset, problems = read_split(voc, "train")
     assert [p.path.stem for p in dataset.images] == ["otter", "wrong"]
     wanted = [
-        ("train.txt: gone", "there is no picture"),
+        ("train.txt: gone", "there is no image"),
         ("train.txt: ../../secret", "leads out of"),
         ("SegmentationObject/unmasked.png", "no such mask"),
         ("SegmentationClass/unmasked.png", "no such mask"),
@@ -249,11 +249,11 @@ def test_yolo_bad_lines_all_at_once(yolo: Path) -> None:
     file = yolo / "labels" / "train" / "otter.txt"
     file.write_text("\n".join([good, *bad]))
     (yolo / "labels" / "train" / "orphan.txt").write_text(good)
-    (yolo / "images" / "train" / "broken.jpg").write_bytes(b"no picture")
+    (yolo / "images" / "train" / "broken.jpg").write_bytes(b"no image")
     dataset, problems = read_split(yolo, "train")
     assert len(dataset.images[0].annotations) == 2
-    assert f"{yolo}/labels/train/orphan.txt: there is no picture" in problems[0]
-    assert "broken.jpg: is no picture" in problems[1]
+    assert f"{yolo}/labels/train/orphan.txt: there is no image" in problems[0]
+    assert "broken.jpg: is no image" in problems[1]
     wanted = [(number, what) for number, what in enumerate(bad.values(), start=2) if what]
     assert len(problems) == len(wanted) + 2
     for problem, (number, what) in zip(problems[2:], wanted, strict=True):
@@ -263,7 +263,7 @@ def test_yolo_bad_lines_all_at_once(yolo: Path) -> None:
 
 def test_yolo_without_any_label_is_no_dataset_without_objects(yolo: Path) -> None:
     shutil.rmtree(yolo / "labels")
-    assert "there is no such file, nor one for any other picture of train" in problems_of(yolo)
+    assert "there is no such file, nor one for any other image of train" in problems_of(yolo)
 
 
 def test_yolo_sides_follow_the_exif_rotation(yolo: Path) -> None:
@@ -303,7 +303,7 @@ def test_labelme_folder_without_splits(labelme: Path) -> None:
     assert splits_of(folder) == ["train"]
     assert read_split(folder, "train")[0].class_names == ("aeroplane", "bird")
     shutil.copy(folder / "otter.jpg", folder / "other.jpg")
-    assert "1 pictures without a file are left out" in describe_layout(folder)
+    assert "1 images without a file are left out" in describe_layout(folder)
 
 
 def test_labelme_classes_of_all_splits(labelme: Path) -> None:
@@ -355,7 +355,7 @@ def test_labelme_errors_all_at_once(labelme: Path) -> None:
         ("..\\..\\secret.jpg", "leads out of"),
         ("/etc/hostname", "absolute"),
         ("C:\\a.jpg", "absolute"),
-        ("gone.jpg", "there is no picture"),
+        ("gone.jpg", "there is no image"),
         ("", "has no imagePath"),
     ],
 )
@@ -497,7 +497,7 @@ def test_masks_that_do_not_fit(masks_apart: Path) -> None:
         open_datasets(masks_apart, ("train",))
     for problem, what in zip(
         sorted(caught.value.problems),
-        ["otter.jpg: image 1: is", "tiger.jpg: has no mask", "lion.png: there is no picture"],
+        ["otter.jpg: image 1: is", "tiger.jpg: has no mask", "lion.png: there is no image"],
         strict=True,
     ):
         assert what in problem
@@ -517,9 +517,9 @@ def test_bowl_errors_all_at_once(bowl: Path) -> None:
         "bare: has no masks/",
         "nothing.png: has no pixel",
         "small.png: is 9 x 9",
-        "text.png: is no picture",
+        "text.png: is no image",
     ]
-    wanted += ["two/images: holds 2 pictures"]
+    wanted += ["two/images: holds 2 images"]
     assert len(problems) == len(wanted)
     for problem, what in zip(problems, wanted, strict=True):
         assert what in problem
