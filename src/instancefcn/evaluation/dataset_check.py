@@ -11,7 +11,7 @@ from instancefcn.console import Progress
 from instancefcn.data.doctor.examine import Report, examine
 from instancefcn.data.doctor.fix import write_repaired_copy
 from instancefcn.data.doctor.report import report_as_json
-from instancefcn.errors import ConfigError
+from instancefcn.errors import OutputError
 from instancefcn.evaluation.findings_sheet import write_sheet
 from instancefcn.files import check_place, write_json
 
@@ -52,14 +52,14 @@ def check(
 
     Raises:
         DataError: there is no such dataset, or it has no splits.
-        ConfigError: there is no such model, or the folder `fix` exists.
-        OutputError: a result cannot be written.
+        ConfigError: there is no such model.
+        OutputError: the folder `fix` exists, or a result cannot be written.
     """
     progress = progress or Progress()
     if out is not None:
         check_place(out)
     if fix is not None and Path(fix).exists():
-        raise ConfigError(f"{fix} exists already: give fix a new folder")
+        raise OutputError(f"{fix}: exists already: choose a new folder for the copy")
     report = examine(data, model=model, progress=partial(progress, "checking images"))
     shown = 0
     if out is not None:
@@ -67,5 +67,7 @@ def check(
         shown = write_sheet(report, Path(out) / "suspicious.png")
     if fix is None:
         return Checked(report, report, [], shown)
-    repairs, left = write_repaired_copy(report, fix, model=model, progress=partial(progress, "checking the copy"))
+    repairs, left = write_repaired_copy(
+        report, fix, model=model, progress=partial(progress, "checking the copy")
+    )
     return Checked(report, left, repairs, shown)
