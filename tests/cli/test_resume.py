@@ -136,7 +136,7 @@ def test_another_model_and_other_images_are_refused(
     monkeypatch.setattr(checkpoint, "load_any_checkpoint", lambda _: FakeLoaded(metadata={"seed": 1}))
     result = run("predict", many, "--out", stopped, "--resume")
     assert result.exit_code == 2
-    assert "the model differs; the images differ (8 and 9 of them)" in result.stderr
+    assert "the images differ (8 and 9 of them); the model differs" in result.stderr
 
 
 def test_without_resume_it_starts_anew_and_says_so(run: Run, many: Path, stopped: Path) -> None:
