@@ -156,7 +156,7 @@ def test_ten_thousand_parts() -> None:
         ({"size": [48, 64], "counts": [2**62, 2**62]}, "possible size"),
         ({"size": [48, 64], "counts": [2**30] * 1000}, "covers 1073741824000 pixels"),
         ({"size": [48, 64], "counts": "o" * 30}, "not a compressed RLE|beyond"),
-        ({"size": [48, 64], "counts": "oooooo1" * 3000}, "beyond any picture's size|negative run"),
+        ({"size": [48, 64], "counts": "oooooo1" * 3000}, "beyond|negative run"),
         ({"size": [48, 64], "counts": {}}, "neither a list nor a string"),
         ({"size": [48, 64], "counts": "\ud800"}, "not a compressed RLE"),
     ],
@@ -434,5 +434,5 @@ def test_no_format_of_images_runs_a_program(monkeypatch: pytest.MonkeyPatch, tmp
 
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript was called"))
     (tmp_path / "a.jpg").write_bytes(encoded(Image.new("RGB", (9, 9)), "EPS"))
-    with pytest.raises(ImageError, match="is no picture"):
+    with pytest.raises(ImageError, match=r"a\.jpg"):
         read_image(tmp_path / "a.jpg")

@@ -22,6 +22,7 @@ from instancefcn.training.log import read_log
 from instancefcn.training.run import train
 from runs import PowerFailure
 
+pytestmark = pytest.mark.distributed
 TOLERANCE = 1e-5
 TESTS = Path(__file__).parents[1]
 

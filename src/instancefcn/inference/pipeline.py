@@ -140,7 +140,7 @@ class _Pipeline:
         ):
             for number, path in enumerate(paths):
                 if number in before:
-                    result = restored(before[number], path, self.request.out, *self.known)
+                    result = restored(before.pop(number), path, self.request.out, *self.known)
                     assert result.instances is not None
                     for writer in writers:
                         writer.collect(number, path, result.instances)
