@@ -1,14 +1,14 @@
 """The ablation of the FCIS paper on a folder of one's own: each part of the method changed alone.
 
     python benchmarks/ablation.py DATA --out RUNS [--seeds 0] [--epochs 4] [--short-side 320]
-        [--precision bf16-mixed] [--rows NAME ...] [--json]
+        [--precision bf16-mixed] [--rows NAME ...] [--json FILE]
 
-One `fcis_lite` is trained for every row and seed, with the same pictures, draws and steps, and measured on
+One `fcis_lite` is trained for every row and seed, with the same images, draws and steps, and measured on
 val; the last rows are the whole method, tested otherwise. Beside them stand the paper's figures (ResNet-101,
 VOC 2012; random sampling against OHEM: COCO). The mask loss weighs 10 times as much as the others, as in the
-official code, but for the rows that say 3; RoIs are drawn at random but for the row that says OHEM. `--rows`
-trains only some of them. The small pictures make it affordable on a laptop. A run that was stopped goes on
-when the command is given again, a finished one is only read.
+official code, except in the rows that say 3; RoIs are drawn at random except in the row that says OHEM.
+`--rows` trains only some of them. The small images make it affordable on a laptop. A run that was stopped
+resumes when the command is given again, a finished one is only read.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import instancefcn
 from instancefcn.files import write_json
 from instancefcn.models import zoo
+from results import write_result
 from trainings import add_precision, trained
 
 TRAINED: dict[str, tuple[dict[str, Any], str]] = {
@@ -89,7 +90,7 @@ def main() -> None:
     parser.add_argument("--short-side", type=int, default=320)
     add_precision(parser)
     parser.add_argument("--rows", nargs="+", choices=list(TRAINED), default=list(TRAINED), metavar="NAME")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     tests = TESTED if WHOLE in options.rows else {}
     rows: dict[str, list[Any]] = {name: [] for name in (*options.rows, *tests)}
@@ -101,15 +102,19 @@ def main() -> None:
         whole = options.out / f"{list(TRAINED).index(WHOLE)}_seed{seed}"
         for number, (name, changes) in enumerate(tests.items()):
             rows[name].append(tested(options.data, whole, f"tested_{number}", changes))
-    if options.json:
-        print(json.dumps(rows))
-        return
     print(f"{'':<34}" + "".join(f"{f'{kind} {name}':>11}" for kind, name in COLUMNS) + "   paper")
     for name, found in rows.items():
         figures = "".join(
             f"{statistics.mean(one[kind][key] for one in found):>11.3f}" for kind, key in COLUMNS
         )
         print(f"{name:<34}{figures}   {TRAINED.get(name, ({}, ''))[1]}".rstrip())
+    if options.json is not None:
+        entries = [
+            {"row": name, "seed": seed, "paper": TRAINED.get(name, ({}, ""))[1], **one}
+            for name, found in rows.items()
+            for seed, one in zip(options.seeds, found, strict=True)
+        ]
+        write_result(options.json, {"rows": entries})
 
 
 if __name__ == "__main__":

@@ -3,17 +3,17 @@
     python benchmarks/accuracy.py DATA --out RUNS [--model fcis_lite] [--networks fcis mask_rcnn] [--seeds 0]
         [--minutes 20] [--epochs 12] [--evaluate-every 2] [--rate-of mask_rcnn=5e-4 ...]
         [--smallest-anchor 32] [--short-side 320] [--precision bf16-mixed] [--sampling random] [--threads 1]
-        [--time 20]
+        [--time 20] [--json FILE]
 
-Both see the same pictures in the same order, with the same sizes, crops and colours, in batches of 4, from
+Both see the same images in the same order, with the same sizes, crops and colours, in batches of 4, from
 the same ImageNet weights, with AdamW, the same warm-up, cosine schedule, clipping and averaging; the learning
-rate is each one's own. A run ends with its epochs (equal pictures) or with its minutes of training (equal
+rate is each one's own. A run ends with its epochs (equal images) or with its minutes of training (equal
 time), whichever comes first, and the schedule is stretched to end there too. Minutes are those that the
-process has spent on processors, for reading pictures and for training, without evaluation: with one thread
-the time on a quiet machine, whatever else this one does. Measured on val after every few epochs: what comes
-out is AP against minutes and against pictures seen, in a table and a plot. A run that was stopped goes on; a
-finished one is only read. `--time` also measures how long the trained networks take for that many pictures of
-val, in turns, for all objects that score 0.5, with masks at the pictures' size: on a quiet machine. The peak
+process has spent on CPUs, for reading images and for training, without evaluation: with one thread the time
+on a quiet machine, whatever else this one does. Measured on val after every few epochs: what comes out is AP
+against minutes and against images seen, in a table and a plot. A run that was stopped resumes; a finished
+one is only read. `--time` also measures how long the trained networks take for that many images of
+val, in turns, for all objects that score 0.5, with masks at the images' size: on a quiet machine. The peak
 of memory is that of the process: give one network a command to compare it.
 """
 
@@ -54,13 +54,15 @@ from instancefcn.training.setup import make_augment
 from instancefcn.training.stream import RunBatches, RunLoader
 from mask_rcnn import MaskRCNNPeer
 from memory import peak
+from results import write_result
 from trainings import add_precision, add_sampling
 
 NETWORKS = ("fcis", "mask_rcnn")
+NAMES = ("AP", "AP50", "AP75")
 PEER_RATE = 5e-4
 """Peak learning rate of Mask R-CNN for batches of 4; the FCIS has its model's own."""
 SCORE = 0.5
-"""Of the objects that a picture is timed with: what `instancefcn predict` asks for."""
+"""Of the objects that an image is timed with: what `instancefcn predict` asks for."""
 
 
 def build(name: str, spec: ModelSpec, classes: Classes, smallest_anchor: int = 32) -> nn.Module:
@@ -139,7 +141,7 @@ class Run:
         config = self.config
         factor = learning_rate_factor(self.step, steps, config.warmup, config.schedule)
         set_learning_rate(self.optimizer, config.scaled_learning_rate * factor)
-        generators = [picture_generator(config.seed, self.step, place) for place in range(len(batch))]
+        generators = [picture_generator(config.seed, self.step, position) for position in range(len(batch))]
         torch.manual_seed(generators[0].initial_seed())
         with self._autocast():
             losses = self.network([s.image for s in batch], [s.target for s in batch], generators=generators)
@@ -167,12 +169,9 @@ class Run:
         metrics = evaluate_predictions(self.val, found)
         row = {
             "minutes": self.seconds / 60,
-            "pictures": self.step * self.config.batch_size,
-            "AP": metrics["mask"]["AP"],
-            "AP50": metrics["mask"]["AP50"],
-            "AP75": metrics["mask"]["AP75"],
-            "box AP": metrics["box"]["AP"],
-            "peak MiB": peak(),
+            "images": self.step * self.config.batch_size,
+            **{kind: {name: metrics[kind][name] for name in NAMES} for kind in ("mask", "box")},
+            "peak_mib": peak(),
         }
         self.curve.append(row)
         print(f"{self.folder.name}: " + json.dumps(row), file=sys.stderr, flush=True)
@@ -200,24 +199,24 @@ class Run:
 
 
 def plot(curves: dict[str, list[list[dict[str, Any]]]], path: Path) -> None:
-    """AP50 and AP against minutes and against pictures seen, one colour a network, one line a seed."""
+    """AP50 and AP against minutes and against images seen, one colour a network, one line a seed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, key in zip(figure.subplots(1, 2, sharey=True), ("minutes", "pictures"), strict=True):
+    for axes, key in zip(figure.subplots(1, 2, sharey=True), ("minutes", "images"), strict=True):
         for number, (name, runs) in enumerate(curves.items()):
             for rows in runs:
                 for figure_name, style in (("AP50", "-"), ("AP", "--")):
                     axes.plot(
                         [row[key] for row in rows],
-                        [row[figure_name] for row in rows],
+                        [row["mask"][figure_name] for row in rows],
                         style,
                         color=f"C{number}",
                         marker="o",
                         markersize=3,
                         label=f"{name}, mask {figure_name}" if rows is runs[0] else None,
                     )
-        axes.set(xlabel=f"{key} of training" if key == "minutes" else "pictures seen", ylim=(0, 1))
+        axes.set(xlabel=f"{key} of training" if key == "minutes" else "images seen", ylim=(0, 1))
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize="small")
@@ -245,7 +244,8 @@ def main() -> None:
     add_precision(parser)
     add_sampling(parser)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--time", type=int, default=0, metavar="PICTURES")
+    parser.add_argument("--time", type=int, default=0, metavar="IMAGES")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every evaluation of every run")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     own = {"fcis": spec_of(options).training["learning_rate"] / 4, "mask_rcnn": PEER_RATE}
@@ -256,16 +256,28 @@ def main() -> None:
         for name in options.networks:
             folder = options.out / f"{name}_seed{seed}"
             curves.setdefault(name, []).append(run(name, seed, rates[name], splits, folder, options))
-    names = ("AP", "AP50", "AP75", "box AP", "peak MiB", "minutes", "pictures")
-    print(f"{'':<18}" + "".join(f"{name:>11}" for name in names))
+    heads = (*NAMES, "box AP", "peak MiB", "minutes", "images")
+    print(f"{'':<18}" + "".join(f"{head:>11}" for head in heads))
     for name, runs in curves.items():
         for seed, rows in zip(options.seeds, runs, strict=True):
-            figures = "".join(f"{format_figure(rows[-1][key]):>11}" for key in names)
+            last = rows[-1]
+            values = [*(last["mask"][key] for key in NAMES), last["box"]["AP"]]
+            values += [last[key] for key in ("peak_mib", "minutes", "images")]
+            figures = "".join(f"{format_figure(value):>11}" for value in values)
             print(f"{f'{name}, seed {seed}':<18}{figures}")
-    if options.time:
-        for name, seconds in time_images(options, splits[1]).items():
-            print(f"{name}: {1000 * seconds:.0f} ms a picture, {options.threads} threads")
+    times = time_images(options, splits[1]) if options.time else {}
+    for name, seconds in times.items():
+        print(f"{name}: {1000 * seconds:.0f} ms an image, {options.threads} threads")
     plot(curves, options.out / "accuracy.png")
+    if options.json is not None:
+        entries = [
+            {"network": name, "seed": seed, **row}
+            for name, runs in curves.items()
+            for seed, rows in zip(options.seeds, runs, strict=True)
+            for row in rows
+        ]
+        milliseconds = {name: 1000 * seconds for name, seconds in times.items()}
+        write_result(options.json, {"rows": entries, "milliseconds": milliseconds})
 
 
 def run(
@@ -288,7 +300,7 @@ def run(
         "out": str(folder),
         "seed": seed,
         "epochs": options.epochs,
-        "learning_rate": rate * 4,  # given for 16 pictures a step
+        "learning_rate": rate * 4,  # given for 16 images a step
         "precision": options.precision,
         "accelerator": "cpu",
         **input_sizes(short, spec),
@@ -330,7 +342,7 @@ def check_same_settings(path: Path, wanted: dict[str, Any]) -> None:
 
 
 def time_images(options: argparse.Namespace, val: Dataset) -> dict[str, float]:
-    """Median seconds of the networks of the first seed, from the resized picture to masks at its own size."""
+    """Median seconds of the networks of the first seed, from the resized image to masks at its own size."""
     spec = spec_of(options)
     sizes = input_sizes(options.short_side, spec)
     resize = Resize(sizes["short_side"], sizes["long_side"])
@@ -360,7 +372,7 @@ def spec_of(options: argparse.Namespace) -> ModelSpec:
 
 
 def input_sizes(short: int | None, spec: ModelSpec) -> dict[str, int]:
-    """Short and long side of pictures at test time, px: the model's own, or in proportion to `short`."""
+    """Short and long side of images at test time, px: the model's own, or in proportion to `short`."""
     short = short or spec.short_side
     return {"short_side": short, "long_side": short * spec.long_side // spec.short_side}
 

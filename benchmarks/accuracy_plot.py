@@ -37,7 +37,7 @@ def draw(axes: Any, title: str, runs: list[tuple[str, list[dict[str, Any]]]]) ->
     ends: dict[tuple[str, float], list[tuple[float, float]]] = {}
     for name, rows in runs:
         label, colour = COLOURS[name]
-        minutes, values = [row["minutes"] for row in rows], [row["AP50"] for row in rows]
+        minutes, values = [row["minutes"] for row in rows], [row["mask"]["AP50"] for row in rows]
         axes.plot(minutes, values, color=colour, linewidth=1, marker="o", markersize=3, alpha=0.7)
         first = all(other != name for other, _ in ends)
         axes.plot(minutes[-1:], values[-1:], "o", color=colour, markersize=8, label=label if first else None)

@@ -2,11 +2,11 @@
 
     python benchmarks/finetune.py DATA --out RUNS --classes bird cat dog [--init fcis-animals7] [--seeds 0]
         [--epochs 30] [--short-side 384] [--precision bf16-mixed] [--sampling random]
-        [--json]
+        [--json FILE]
 
-Of DATA (COCO JSON) only the pictures with the named classes are used, so that the folder can be one of
-classes that the bundled model does not know. Both runs see the same pictures in the same order; the minutes
-are those of the run's own log, without evaluation. A run that was stopped goes on when the command is given
+Of DATA (COCO JSON) only the images with the named classes are used, so that the folder can be one of
+classes that the bundled model does not know. Both runs see the same images in the same order; the minutes
+are those of the run's own log, without evaluation. A run that was stopped resumes when the command is given
 again, a finished one is only read.
 """
 
@@ -21,11 +21,12 @@ from typing import Any
 
 from instancefcn.files import link_or_copy, write_json
 from instancefcn.models import zoo
+from results import write_result
 from trainings import add_precision, add_sampling, trained
 
 
 def select(data: Path, out: Path, classes: list[str]) -> None:
-    """A COCO folder of the pictures in which one of the classes occurs, with those classes alone."""
+    """A COCO folder of the images in which one of the classes occurs, with those classes alone."""
     for split in ("train", "val"):
         document = json.loads((data / f"{split}.json").read_text(encoding="utf-8"))
         categories = [category for category in document["categories"] if category["name"] in classes]
@@ -62,7 +63,7 @@ def measure(data: Path, folder: Path, init: str | None, seed: int, options: argp
     )
     with (folder / "log.csv").open(newline="", encoding="utf-8") as file:
         seconds = max(float(row["seconds"]) for row in csv.DictReader(file))
-    return {"minutes": seconds / 60, **{key: final["mask"][key] for key in ("AP", "AP50", "AP75")}}
+    return {"seed": seed, "minutes": seconds / 60, "mask": final["mask"], "box": final["box"]}
 
 
 def main() -> None:
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--short-side", type=int, default=384)
     add_precision(parser)
     add_sampling(parser)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     folder = options.out / "data"
     if not (folder / "val.json").exists():
@@ -90,13 +91,14 @@ def main() -> None:
         ]
         for name, init in starts.items()
     }
-    if options.json:
-        print(json.dumps(rows))
-        return
     print(f"{'start':<22}" + "".join(f"{key:>10}" for key in ("minutes", "AP", "AP50", "AP75")))
     for name, found in rows.items():
-        means = [statistics.mean(one[key] for one in found) for key in ("minutes", "AP", "AP50", "AP75")]
-        print(f"{name:<22}{means[0]:>10.1f}" + "".join(f"{value:>10.3f}" for value in means[1:]))
+        minutes = statistics.mean(one["minutes"] for one in found)
+        means = [statistics.mean(one["mask"][key] for one in found) for key in ("AP", "AP50", "AP75")]
+        print(f"{name:<22}{minutes:>10.1f}" + "".join(f"{value:>10.3f}" for value in means))
+    if options.json is not None:
+        entries = [{"start": name, **one} for name, found in rows.items() for one in found]
+        write_result(options.json, {"rows": entries})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How time and memory grow with windows, classes and picture size: all that FCIS does after its features.
+"""How time and memory grow with windows, classes and image size: all that FCIS does after its features.
 
     python benchmarks/growth.py [--json FILE] [--plot FILE.png] [--repeats 3] [--threads 2]
 
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from memory import peak
+from results import write_result
 
 SERIES = {
     "windows": (100, 300, 1000, 3000, 10000),
@@ -117,7 +118,7 @@ def plot(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
 def main() -> None:
     """Measure all series and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -137,7 +138,7 @@ def main() -> None:
             print(f"{row['value']:<12,}{1000 * row['seconds']:>9.1f}{row['mib']:>9.0f}{row['objects']:>9}")
         print(f"exponent: time {exponent(rows, 'seconds'):.2f}, memory {exponent(rows, 'mib'):.2f}\n")
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        write_result(options.json, found)
     if options.plot:
         plot(found, options.plot)
 

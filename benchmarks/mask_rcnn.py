@@ -23,7 +23,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
 from instancefcn.models.backbone import fold_frozen_norms, load_features, parameter_groups, published_weights
-from instancefcn.models.fcis import LEAST_SCORE
+from instancefcn.models.fcis import MIN_SCORE
 from instancefcn.models.head import Classes
 from instancefcn.models.targets import Target
 
@@ -65,7 +65,7 @@ class Pyramid(nn.Module):
 
 
 class AsGiven(GeneralizedRCNNTransform):
-    """Pictures keep their size; torchvision's `_skip_resize` means training alone."""
+    """Images keep their size; torchvision's `_skip_resize` means training alone."""
 
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None
@@ -91,7 +91,7 @@ class MaskRCNNPeer(nn.Module):
     Args:
         classes: without background.
         backbone, frozen, pretrained: see `Pyramid`.
-        instances: a picture, at most.
+        instances: an image, at most.
         smallest_anchor: its side on the finest level, pixels of the network's input; it doubles from level to
             level. 32 is torchvision's.
     """
@@ -129,7 +129,7 @@ class MaskRCNNPeer(nn.Module):
         generators: Any = None,
     ) -> Any:
         """As `FCIS.forward`; torchvision draws its samples from the global generator."""
-        self.network.roi_heads.score_thresh = max(min_score, LEAST_SCORE)
+        self.network.roi_heads.score_thresh = max(min_score, MIN_SCORE)
         if self.training:
             assert targets is not None
             pairs = zip(images, targets, strict=True)

@@ -1,4 +1,4 @@
-"""Greatest resident size of this process, for the benchmarks."""
+"""Maximum resident size of this process, for the benchmarks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import sys
 
 
 def peak() -> float:
-    """Greatest resident size of this process so far, MiB."""
+    """Maximum resident size of this process so far, MiB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -3,7 +3,7 @@
     python benchmarks/ops.py [--json FILE] [--repeats 7] [--threads N] [--seed 0]
 
 Both sides read the same values: torchvision's operators from `[1, 2 * 81 * 49, 38, 63]`, contiguous as they
-want it, ours from the channels-last memory that a convolution hands over ("copied": from the contiguous one,
+need it, ours from the channels-last memory that a convolution hands over ("copied": from the contiguous one,
 with the copy). Calls alternate, so that both meet the same load; each figure is the median after warm-up. The
 promise: `class_scores` forward in at most 1/8 of `ps_roi_pool` (output 7), backward in at most 1/2 of its
 backward. `ps_roi_pool` computes less (49 values a map, no maximum), so the comparison favours it.
@@ -12,7 +12,6 @@ backward. `ps_roi_pool` computes less (49 values a map, no maximum), so the comp
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import torchvision
 from torch import Tensor
 
 from instancefcn import ops
+from results import write_result
 
 WINDOWS, CLASSES, K, HEIGHT, WIDTH, STRIDE = 300, 81, 7, 38, 63, 16.0
 LIMITS = {"forward": 1 / 8, "backward": 1 / 2}
@@ -117,14 +117,13 @@ def main() -> None:
     if arguments.json:
         figures = {
             "threads": arguments.threads,
-            "torch": torch.__version__,
             "kernels": ops.HAS_KERNELS,
             "milliseconds": times,
             "ratios": ratios,
             "limits": LIMITS,
             "kept": kept,
         }
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_result(arguments.json, figures)
 
 
 if __name__ == "__main__":

@@ -34,13 +34,13 @@ from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
 from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.evaluation.predictions import encode_instances
 from instancefcn.evaluation.run import evaluate_predictions, in_order_of
-from instancefcn.files import write_json
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.resizing import resized_size
 from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
 from instancefcn.models.fcis import FCIS
+from results import write_result
 
 IOU = 0.6
 """Of two masks that match, at least."""
@@ -49,7 +49,15 @@ SIDES = (0, 12, 24, 48, 96, 192, math.inf)
 MANY = 8
 """Input sizes with a row of their own: those that hold the most objects."""
 
-HEADS = ("objects", "x, px", "y, px", "x, %", "y, %", "area, %", "IoU")
+COLUMNS = (
+    ("x", 2, 16),
+    ("y", 2, 16),
+    ("x_percent", 2, 16),
+    ("y_percent", 2, 16),
+    ("area_percent", 1, 16),
+    ("iou", 3, 18),
+)
+"""Of the printed table: a figure, its digits, and the width of its column."""
 
 
 @dataclass(frozen=True)
@@ -114,15 +122,15 @@ def mass(masks: CroppedMasks, index: int) -> tuple[float, float, int]:
     return x + columns.mean() + 0.5, y + rows.mean() + 0.5, len(rows)
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error."""
+def mean_and_error(values: Sequence[float]) -> tuple[float, float] | None:
+    """Mean and its standard error; None of fewer than two values."""
     if len(values) < 2:
-        return (float(np.mean(values)) if values else math.nan), math.nan
+        return None
     return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def row(found: Sequence[Match]) -> dict[str, Any]:
-    """The figures of some matches, each as [mean, standard error]."""
+    """The figures of some matches, each as [mean, standard error], or None of fewer than two."""
     quantities: dict[str, Callable[[Match], float]] = {
         "x": lambda match: match.shift[0],
         "y": lambda match: match.shift[1],
@@ -151,7 +159,7 @@ def rows(found: Sequence[Match]) -> dict[str, dict[str, Any]]:
 
 
 def measure(predictor: Predictor, dataset: Dataset, score: float) -> dict[str, Any]:
-    """{"rows": of the matches, "AP", "AP50", "AP75", "AP90"} on a split."""
+    """{"AP", "AP50", "AP75" of all detections, "rows": of the matches} on a split."""
     found: list[Match] = []
     encoded = {}
     sides = predictor.preprocessing.short_side, predictor.preprocessing.long_side
@@ -199,17 +207,13 @@ def show(name: str, figures: dict[str, Any]) -> None:
         f"{'':<22}{'objects':>8}{'x, px':>16}{'y, px':>16}{'x, %':>15}{'y, %':>15}{'area, %':>15}{'IoU':>7}"
     )
     for label, values in figures["rows"].items():
-        cells = "".join(
-            f"{'{:+.{}f} ± {:.{}f}'.format(values[key][0], digits, values[key][1], digits):>{width}}"
-            for key, digits, width in (
-                ("x", 2, 16),
-                ("y", 2, 16),
-                ("x_percent", 2, 15),
-                ("y_percent", 2, 15),
-                ("area_percent", 1, 15),
-            )
-        )
-        print(f"{label:<22}{values['objects']:>8}{cells}{values['iou'][0]:>7.3f}")
+        cells = "".join(f"{shown(values[key], digits):>{width}}" for key, digits, width in COLUMNS)
+        print(f"{label:<22}{values['objects']:>8}{cells}")
+
+
+def shown(figure: tuple[float, float] | None, digits: int) -> str:
+    """Mean and standard error as text."""
+    return "-" if figure is None else f"{figure[0]:+.{digits}f} ± {figure[1]:.{digits}f}"
 
 
 def main() -> None:
@@ -230,7 +234,7 @@ def main() -> None:
         results[name] = measure(variant, dataset, options.score)
         show(name, results[name])
     if options.json is not None:
-        write_json(options.json, {"model": options.model, "split": options.split, **results})
+        write_result(options.json, {"split": options.split, **results})
 
 
 if __name__ == "__main__":

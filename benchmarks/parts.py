@@ -1,22 +1,22 @@
 """The paper's comparison of k, the parts along each side of a window: recall at equal budget.
 
     python benchmarks/parts.py DATA --out RUNS [--k 1 3 5 7] [--seeds 0] [--epochs 4]
-        [--short-side 400] [--json]
+        [--short-side 400] [--json FILE]
 
-One `instancefcn_lite` is trained for every k and seed, with the same pictures, draws, steps and sizes, and
-measured on val. The small pictures make it affordable on a laptop. A run that was stopped goes on when the
+One `instancefcn_lite` is trained for every k and seed, with the same images, draws, steps and sizes, and
+measured on val. The small images make it affordable on a laptop. A run that was stopped resumes when the
 command is given again, a finished one is only read.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 from instancefcn.models import zoo
+from results import write_result
 from trainings import trained
 
 FIGURES = ("AR@10", "AR@100", "AR@1000")
@@ -49,16 +49,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--short-side", type=int, default=400)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     rows: dict[int, list[dict[str, Any]]] = {k: [] for k in options.k}
     for seed in options.seeds:
         for k in options.k:
             folder = options.out / f"k{k}_seed{seed}"
             rows[k].append(measure(options.data, folder, k, seed, options.epochs, options.short_side))
-    if options.json:
-        print(json.dumps(rows))
-        return
     print(f"{'':<4}{'masks':<24}{'boxes':<24}{'paper, masks (VOC 2012)'}")
     print("k   " + 3 * "".join(f"{name:<8}" for name in FIGURES))
     for k, found in rows.items():
@@ -72,6 +69,13 @@ def main() -> None:
             for name in FIGURES
         )
         print(f"means over {len(options.seeds)} seeds; the same k differs by at most {spread:.3f} (masks)")
+    if options.json is not None:
+        entries = [
+            {"k": k, "seed": seed, **one, "paper": dict(zip(FIGURES, PAPER.get(k, (None,) * 3), strict=True))}
+            for k, found in rows.items()
+            for seed, one in zip(options.seeds, found, strict=True)
+        ]
+        write_result(options.json, {"rows": entries})
 
 
 def _mean(values: list[float]) -> str:

@@ -1,18 +1,18 @@
 """`fcis_resnet50` beside torchvision's Mask R-CNN (ResNet-50, FPN) on a CPU: time, memory, training step.
 
-    python benchmarks/peers.py [--json] [--repeats 3] [--threads 2] [--size 600 800]
+    python benchmarks/peers.py [--json FILE] [--repeats 3] [--threads 2] [--size 600 800]
 
 Both have 81 classes with background, random weights (speed does not depend on them, but for this: untrained
-scores are all alike, so both return their full 100 objects) and the same random pictures.
+scores are all alike, so both return their full 100 objects) and the same random images.
 
-* predict: from a decoded picture of `--size` to 100 objects with masks at the picture's size; the network
-  sees the picture at that size. Ours: 300 + 300 windows, voted masks kept as crops; Mask R-CNN: its own 1,000
+* predict: from a decoded image of `--size` to 100 objects with masks at the image's size; the network
+  sees the image at that size. Ours: 300 + 300 windows, voted masks kept as crops; Mask R-CNN: its own 1,000
   proposals, masks pasted into full-size arrays.
 * convolutions: backbone, score maps and RPN of ours alone; "after" is the rest of predict.
-* step: forward and backward, 2 pictures with 10 objects each, 300 windows a picture (ours: OHEM); stem,
+* step: forward and backward, 2 images with 10 objects each, 300 windows an image (ours: OHEM); stem,
   first stage and normalisations of both are frozen, as when they are trained from ImageNet weights.
 * memory: of a process of its own that imports the libraries, builds the network and runs it three times:
-  greatest resident size of the process, the same without the libraries, and what a picture takes beyond the
+  maximum resident size of the process, the same without the libraries, and what an image takes beyond the
   loaded network (which is what the promise is about: the libraries alone are most of the rest).
 
 Runs of ours and of the peer alternate; medians after a warm-up. Promises: see LIMITS.
@@ -27,12 +27,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from memory import peak
+from results import write_result
 
 CLASSES, OBJECTS, WINDOWS = 80, 10, 300
 LIMITS = {"after / convolutions": 0.08, "predict": 0.55, "memory": 0.6, "step": 0.7}
@@ -48,7 +50,7 @@ def make_ours() -> nn.Module:
 
 
 def make_peer(size: tuple[int, int]) -> nn.Module:
-    """Mask R-CNN that sees pictures at `size` (height, width) and keeps 100 objects whatever they score."""
+    """Mask R-CNN that sees images at `size` (height, width) and keeps 100 objects whatever they score."""
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
@@ -148,7 +150,7 @@ def time_predict(size: tuple[int, int], repeats: int) -> dict[str, float]:
 
 
 def measure_memory(which: str, size: tuple[int, int]) -> dict[str, float]:
-    """Greatest resident MiB of a process of its own that runs `which` three times: with the libraries alone,
+    """Maximum resident MiB of a process of its own that runs `which` three times: with the libraries alone,
     with the network, and in the end.
     """
     command = [sys.executable, __file__, "--memory-of", which, "--size", *map(str, size)]
@@ -175,7 +177,7 @@ def run_for_memory(which: str, size: tuple[int, int]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--size", type=int, nargs=2, default=[600, 800], metavar=("HEIGHT", "WIDTH"))
@@ -190,34 +192,36 @@ def main() -> None:
     memory = {name: measure_memory(name, size) for name in ("ours", "peer")}
     for grown in memory.values():
         grown["without libraries"] = grown["process"] - grown["libraries"]
-        grown["picture"] = grown["process"] - grown["network"]
+        grown["image"] = grown["process"] - grown["network"]
     predicted = time_predict(size, options.repeats)
     steps = alternate(make_steps(size), options.repeats)
     after = predicted["ours"] - predicted["convolutions"]
     ratios = {
         "after / convolutions": after / predicted["convolutions"],
         "predict": predicted["ours"] / predicted["peer"],
-        "memory": memory["ours"]["picture"] / memory["peer"]["picture"],
+        "memory": memory["ours"]["image"] / memory["peer"]["image"],
         "step": steps["ours"] / steps["peer"],
     }
-    if options.json:
-        print(json.dumps({"predict": predicted, "step": steps, "memory_mib": memory, "ratios": ratios}))
-        return
     print(f"{size[0]} x {size[1]} pixels, {CLASSES + 1} classes, {options.threads} threads")
     print(f"{'':<28}{'ours':>9}{'peer':>9}{'ratio':>9}{'at most':>9}")
     rows = [
         ("predict, ms", 1000 * predicted["ours"], 1000 * predicted["peer"], "predict"),
-        ("memory of a picture, MiB", memory["ours"]["picture"], memory["peer"]["picture"], "memory"),
+        ("memory of an image, MiB", memory["ours"]["image"], memory["peer"]["image"], "memory"),
         ("training step, ms", 1000 * steps["ours"], 1000 * steps["peer"], "step"),
         ("after / convolutions, ms", 1000 * after, 1000 * predicted["convolutions"], "after / convolutions"),
     ]
+    figures: dict[str, dict[str, float]] = {}
     for name, ours, peer, key in rows:
+        figures[name] = {"ours": ours, "peer": peer, "ratio": ratios[key], "limit": LIMITS[key]}
         kept = "" if ratios[key] <= LIMITS[key] else "  NOT kept"
         print(f"{name:<28}{ours:>9.0f}{peer:>9.0f}{ratios[key]:>9.3f}{LIMITS[key]:>9.2f}{kept}")
     print("(the last row: ours alone)")
     for name in ("without libraries", "process"):
         ours, peer = memory["ours"][name], memory["peer"][name]
+        figures[f"memory, {name}, MiB"] = {"ours": ours, "peer": peer, "ratio": ours / peer}
         print(f"{f'memory, {name}, MiB':<28}{ours:>9.0f}{peer:>9.0f}{ours / peer:>9.3f}")
+    if options.json is not None:
+        write_result(options.json, {"threads": options.threads, "figures": figures})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Times InstanceFCN: what comes after the convolutions against the convolutions, on real pictures.
+"""Times InstanceFCN: what comes after the convolutions against the convolutions, on real images.
 
     python benchmarks/propose.py DATA [--model NAME|PATH] [--split val] [--images 10] [--repeats 3]
-        [--top 1000] [--threads 2]
+        [--top 1000] [--threads 2] [--json FILE]
 
 After the convolutions: ranking all windows of all levels, assembling the best, suppression, and refining up
-to `top` masks to the picture's resolution. The promise: at most a third of the convolutions' time, on two
-cores. Medians over the pictures of the medians of the repeats, after a warm-up picture.
+to `top` masks to the image's resolution. The promise: at most a third of the convolutions' time, on two
+cores. Medians over the images of the medians of the repeats, after a warm-up image.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from instancefcn.geometry.resizing import resize
 from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import load
 from instancefcn.models.instance_fcn import InstanceFCN
+from results import write_result
 
 LIMIT = 1 / 3
 
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--top", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     predictor = load(options.model, device="cpu")
@@ -64,11 +66,14 @@ def main() -> None:
             if number:
                 rows.append([statistics.median(column) for column in zip(*runs, strict=True)])
     before, after, count = (statistics.median(column) for column in zip(*rows, strict=True))
-    print(f"{len(rows)} pictures, {network.spec.levels} levels from a short side of {sides.short_side} px")
+    print(f"{len(rows)} images, {network.spec.levels} levels from a short side of {sides.short_side} px")
     print(
         f"convolutions {before:.3f} s, the rest {after:.3f} s for {count:.0f} proposals: {after / before:.3f}"
     )
     print(f"promise: at most {LIMIT:.3f}: {'kept' if after / before <= LIMIT else 'NOT kept'}")
+    if options.json is not None:
+        seconds = {"convolutions": before, "after": after}
+        write_result(options.json, {**seconds, "ratio": after / before, "limit": LIMIT, "proposals": count})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A classical baseline for proposals: selective search (Uijlings et al., IJCV 2013) of OpenCV, fast mode.
 
     pip install opencv-contrib-python-headless
-    python benchmarks/selective_search.py DATA [--split val] [--images N] [--json]
+    python benchmarks/selective_search.py DATA [--split val] [--images N] [--json FILE]
 
 Needs no training. OpenCV gives boxes in its own order of rank. It does not give the regions themselves, so a
 box's mask is made of the segments (of the segmentation that the search began with) that lie wholly in it:
@@ -11,7 +11,6 @@ all the region's own, and now and then one of its surroundings. The same measure
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from instancefcn.evaluation.report import format_figure
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.images.decoding import read_image
 from instancefcn.instances import OBJECT, Instances
+from results import write_result
 
 SEGMENT_SCALES = (150, 300)
 """Of the first segmentations; with HSV and Lab the settings of OpenCV's fast mode."""
@@ -94,7 +94,7 @@ def segment_boxes(segments: NDArray[np.int32]) -> NDArray[np.int64]:
     count = int(segments.max()) + 1
     rows, columns = np.indices(segments.shape)
     boxes = np.empty((count, 4), np.int64)
-    for place, (values, start, pick) in enumerate(
+    for column, (values, start, pick) in enumerate(
         [
             (columns, np.inf, np.minimum),
             (rows, np.inf, np.minimum),
@@ -104,7 +104,7 @@ def segment_boxes(segments: NDArray[np.int32]) -> NDArray[np.int64]:
     ):
         edge = np.full(count, start)
         pick.at(edge, segments.ravel(), values.ravel())
-        boxes[:, place] = edge
+        boxes[:, column] = edge
     return boxes
 
 
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", default="val")
     parser.add_argument("--images", type=int, default=None, help="only the first N")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     try:
         import cv2
@@ -133,17 +133,16 @@ def main() -> None:
         found[image.id] = encode_instances(proposals)
         if number % 20 == 0:
             left = seconds / number * (len(dataset) - number)
-            print(f"{number}/{len(dataset)} pictures, about {left:.0f} s left", file=sys.stderr, flush=True)
+            print(f"{number}/{len(dataset)} images, about {left:.0f} s left", file=sys.stderr, flush=True)
     summary: dict[str, Any] = measure_proposals(dataset, found).summary
     summary |= {"images": len(dataset), "seconds_per_image": round(seconds / max(len(dataset), 1), 3)}
-    if options.json:
-        print(json.dumps(summary))
-        return
-    print(f"{dataset.name}: {len(dataset)} pictures, {summary['seconds_per_image']:.2f} s a picture")
+    print(f"{dataset.name}: {len(dataset)} images, {summary['seconds_per_image']:.2f} s an image")
     names = ("AR@10", "AR@100", "AR@1000", "ARs", "ARm", "ARl")
     print(f"{'':<8}" + "".join(f"{name:>9}" for name in names))
     for kind, figures in (("masks", summary), ("boxes", summary["box"])):
         print(f"{kind:<8}" + "".join(f"{format_figure(figures[name]):>9}" for name in names))
+    if options.json is not None:
+        write_result(options.json, {"proposals": summary})
 
 
 if __name__ == "__main__":

@@ -3,15 +3,14 @@
     python benchmarks/training_step.py [--threads 2] [--repeats 5] [--size 384 512] [--batch 4] [--json FILE]
 
 The four cases (float32 and bfloat16, each with both gradients) take turns; each figure is the median of the
-repeats after one warm-up turn: forward, losses and backward of one batch of random pictures with two objects
-each. Below them, every depthwise convolution of the backbone by itself, forward and backward. On a processor
-on which training refuses bfloat16 only float32 is measured: there a step in bfloat16 takes a minute.
+repeats after one warm-up turn: forward, losses and backward of one batch of random images with two objects
+each. Below them, every depthwise convolution of the backbone by itself, forward and backward. On a CPU on
+which training refuses bfloat16 only float32 is measured: there a step in bfloat16 takes a minute.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from instancefcn.models import backbone, zoo
 from instancefcn.models.targets import Target
 from instancefcn.ops import depthwise_convolution
 from instancefcn.training.devices import convolves_in_bfloat16
+from results import write_result
 
 DTYPES = (torch.float32, torch.bfloat16) if convolves_in_bfloat16() else (torch.float32,)
 
@@ -107,19 +107,21 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--size", type=int, nargs=2, default=(384, 512))
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     results = medians(step_cases(*options.size, options.batch), options.repeats)
     results |= medians(layer_cases(options.batch), options.repeats)
     print(f"{'milliseconds':<66}{'library':>9}{'ours':>9}{'ratio':>7}")
+    figures = {}
     for name, seconds in results.items():
         if name.endswith(", library"):
             case = name.removesuffix(", library")
             ours = results[f"{case}, ours"]
+            figures[case] = {"library": 1000 * seconds, "ours": 1000 * ours}
             print(f"{case:<66}{1000 * seconds:>9.1f}{1000 * ours:>9.1f}{ours / seconds:>7.2f}")
     if options.json is not None:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+        write_result(options.json, {"milliseconds": figures})
 
 
 if __name__ == "__main__":

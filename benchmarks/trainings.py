@@ -15,7 +15,7 @@ from instancefcn.training.setup import make_config
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    """The option --precision, by default what this processor does fastest."""
+    """The option --precision, by default what this CPU does fastest."""
     fastest = "bf16-mixed" if convolves_in_bfloat16() else "32"
     parser.add_argument("--precision", choices=["32", "bf16-mixed"], default=fastest)
 
@@ -26,13 +26,13 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def trained(data: Path, model: str, folder: Path, short_side: int, **settings: Any) -> Any:
-    """The figures at the end of the run in `folder`: it is begun, or goes on, or was finished and is read. It
-    is measured only then.
+    """The figures at the end of the run in `folder`, which is started, resumed, or read when it is finished.
+    It is measured only at the end.
 
     Args:
         data, model: as for `instancefcn.train`.
         folder: of the run.
-        short_side: of the pictures, in pixels; the long side has at most 5/3 of it.
+        short_side: of the images, in pixels; the long side has at most 5/3 of it.
         settings: as for `instancefcn.train`; the epochs among them.
 
     Ends the program where the folder holds a run of other settings.

@@ -1,10 +1,10 @@
-"""Times mask voting on a CPU: 100 instances with about 10 voters each in a picture of 600 x 800 pixels.
+"""Times mask voting on a CPU: 100 instances with about 10 voters each in an image of 600 x 800 pixels.
 
     python benchmarks/voting.py [--json FILE] [--repeats 15] [--threads N] [--seed 0]
 
 `vote_masks` is the whole operator (suppression, voters, average, masks inside the boxes), `vote_average` its
 inner step alone, in both forms. Beside them torchvision's `paste_masks_in_image` of the same instances, which
-pastes one mask each, without voting, on whole pictures. Calls alternate, so that all meet the same load;
+pastes one mask each, without voting, on whole images. Calls alternate, so that all meet the same load;
 each figure is the median after warm-up. The promise: `vote_masks` within 15 ms on two cores.
 """
 
@@ -21,12 +21,12 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from instancefcn import ops
-from instancefcn.files import write_json
 from instancefcn.geometry.boxes import clip
 from instancefcn.ops.voting import portable as voting_portable
 from instancefcn.ops.voting.average import vote_average
 from instancefcn.ops.voting.operator import vote_masks
 from instancefcn.published.voting import vote_published
+from results import write_result
 
 INSTANCES, VOTERS, CLASSES, M, SIZE = 100, 10, 81, 21, (600, 800)
 LIMIT_MS = 15.0
@@ -110,9 +110,9 @@ def main() -> None:
         print(f"{name:26}{value:10.1f}{value / times[PEER]:24.3f}")
     print(f"{'promised at most':26}{LIMIT_MS:10.1f}{'kept' if kept else 'NOT kept':>24}")
     if arguments.json:
-        settings = {"threads": arguments.threads, "torch": torch.__version__, "kernels": ops.HAS_KERNELS}
-        results = {"milliseconds": times, "ratios": ratios, "limit": LIMIT_MS, "kept": kept}
-        write_json(arguments.json, settings | results)
+        settings = {"threads": arguments.threads, "kernels": ops.HAS_KERNELS}
+        figures = {"milliseconds": times, "ratios": ratios, "limit": LIMIT_MS, "kept": kept}
+        write_result(arguments.json, settings | figures)
 
 
 if __name__ == "__main__":

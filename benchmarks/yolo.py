@@ -3,9 +3,10 @@ own: their package's licence (AGPL-3.0) keeps it out of ours, and this script im
 
     python -m venv yolo && yolo/bin/pip install ultralytics
     yolo/bin/python benchmarks/yolo.py [--threads 2] [--repeats 10] [--size 480 640]
+        [--json FILE]
 
 The network alone (normalisations folded, as for prediction; random weights), without its decoding of boxes
-and masks; float32, one picture, median after a warm-up.
+and masks; float32, one image, median after a warm-up.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from pathlib import Path
 
 import torch
+
+from results import write_result
 
 NETWORKS = ("yolo11s-seg", "yolo26n-seg")
 
@@ -25,11 +29,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--size", type=int, nargs=2, default=[480, 640], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     from ultralytics import YOLO, __version__
 
     torch.set_num_threads(options.threads)
     print(f"ultralytics {__version__}, torch {torch.__version__}, {options.threads} threads")
+    figures = {}
     for name in NETWORKS:
         network = YOLO(f"{name}.yaml").model.eval().fuse(verbose=False)
         image = torch.rand(1, 3, *options.size)
@@ -40,9 +46,10 @@ def main() -> None:
                 network(image)
                 if turn >= 3:
                     seconds.append(time.perf_counter() - start)
-        print(
-            f"{name:<14}{1000 * statistics.median(seconds):8.1f} ms at {options.size[0]} x {options.size[1]}"
-        )
+        figures[name] = 1000 * statistics.median(seconds)
+        print(f"{name:<14}{figures[name]:8.1f} ms at {options.size[0]} x {options.size[1]}")
+    if options.json is not None:
+        write_result(options.json, {"ultralytics": __version__, "milliseconds": figures})
 
 
 if __name__ == "__main__":

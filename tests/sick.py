@@ -1,4 +1,4 @@
-"""A clean little dataset, and one way to make it sick for every check."""
+"""A small clean dataset, and at least one change that makes it fail each check."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 160, 120
 
 @dataclass
 class Sick:
-    """The dataset's folder and its two files' contents, to be changed and written."""
+    """The dataset's folder and the contents of its two files, to be changed and written."""
 
     folder: Path
     train: Content
@@ -100,7 +100,7 @@ def _copy(source: str, target: str) -> Callable[[Sick], None]:
 
 
 def _resave(source: str, target: str) -> Callable[[Sick], None]:
-    """The same image, a little brighter and compressed."""
+    """The same image, slightly brighter and compressed."""
 
     def apply(sick: Sick) -> None:
         with Image.open(sick.image(source)) as image:
@@ -131,7 +131,7 @@ BOW = {"segmentation": [[5, 8, 33, 32, 33, 8, 5, 32]], "bbox": [5, 8, 28, 24], "
 OVER = [[-9, 8, 33, 8, 33, 32, -9, 32]]
 SLIVER = [[10.1, 10.1, 10.3, 10.1, 10.3, 10.2]]
 
-# (check, severity, what makes the dataset sick, whether --fix mends it)
+# (check, severity, the change to the dataset, whether --fix repairs it)
 SICK: list[tuple[str, str, Callable[[Sick], Any], bool]] = [
     ("format", "error", first(iscrowd=2), True),
     ("missing-image", "error", lambda sick: sick.image("val0.png").unlink(), True),

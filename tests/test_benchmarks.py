@@ -36,6 +36,7 @@ EVERY = {
     "growth.py": f"--repeats 1 --point '{POINT}'",
     "micrographs.py": "nuclei --model runs/nuclei --tune-on 1",
     "ops.py": "--repeats 1",
+    "outlines.py": "my-data --model runs/first --mask-thresholds 0.4 0.5",
     "parts.py": "my-data --out out --k 3 --epochs 1 --short-side 96",
     "peers.py": "--repeats 1 --size 128 160 --threads 1",
     "propose.py": "my-data --model runs/objects --images 1 --repeats 1",
@@ -51,9 +52,15 @@ ELSEWHERE = {
 OWN_PROCESS = {
     "peers.py": "measures the peak of memory, in which the tests' own would stand",
 }
+QUICK = ("accuracy_plot.py", "propose.py")
+"""Those that `make test` runs."""
+WRITES = EVERY.keys() - {"accuracy_plot.py", "growth.py"}
+"""They print figures, and write them with --json."""
 NEEDS = {"selective_search.py": "cv2"}
-PARTS = {"gpu_kernels", "gpu_networks", "gpu_timing", "mask_rcnn", "memory", "trainings"}
+PARTS = {"gpu_kernels", "gpu_networks", "gpu_timing", "mask_rcnn", "memory", "results", "trainings"}
 """Modules that the scripts share."""
+SHARED = {*PARTS, "outlines"}
+"""With the scripts that others import."""
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +69,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_workspace(folder)
     curve = folder / "curves" / "fcis_seed0" / "curve.json"
     curve.parent.mkdir(parents=True)
-    rows = [{"minutes": minutes, "AP50": minutes / 10} for minutes in (1.0, 2.0)]
+    rows = [{"minutes": minutes, "mask": {"AP50": minutes / 10}} for minutes in (1.0, 2.0)]
     curve.write_text(json.dumps({"finished": True, "rows": rows}))
     return folder
 
 
 def forget_parts() -> None:
     """They hold functions by name that were replaced, or were not, when they were imported."""
-    for name in PARTS & sys.modules.keys():
+    for name in SHARED & sys.modules.keys():
         del sys.modules[name]
 
 
@@ -95,17 +102,23 @@ def test_every_benchmark_is_known() -> None:
     assert found == EVERY.keys() | ELSEWHERE.keys() | {f"{name}.py" for name in PARTS}
 
 
-@pytest.mark.parametrize("script", EVERY)
+@pytest.mark.parametrize(
+    "script", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EVERY]
+)
 def test_a_benchmark_runs(
     script: str, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if script in NEEDS:
         pytest.importorskip(NEEDS[script])
     words = shlex.split(EVERY[script])
+    result = Path("result.json")
+    if script in WRITES:
+        words += ["--json", str(result)]
     if script in OWN_PROCESS:
         command = [sys.executable, str(ROOT / "benchmarks" / script), *words]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+        assert json.loads(result.read_text())["command"] == f"python benchmarks/{script} {EVERY[script]}"
         return
     if words[0] in DATA:  # the others measure the real networks
         for name, spec in SPECS.items():
@@ -113,8 +126,10 @@ def test_a_benchmark_runs(
             monkeypatch.setitem(zoo.SPECS, name, replace(spec, training=training))
     monkeypatch.setattr(sys, "argv", [script, *words])
     runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
-    if script != "accuracy_plot.py":
+    if script in WRITES:
         assert capsys.readouterr().out.strip()
+        command = json.loads(result.read_text())["command"]
+        assert command == f"python benchmarks/{script} {EVERY[script]}"
 
 
 def test_another_run_is_not_taken_for_the_one_that_was_asked_for(tmp_path: Path, workspace: Path) -> None:

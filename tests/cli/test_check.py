@@ -51,7 +51,7 @@ def test_a_wrong_place_shows_before_the_work(
     assert "error: file: " in result.stderr
     assert result.stdout == ""
     # The file may appear later.
-    monkeypatch.setattr("instancefcn.evaluation.dataset_check.check_place", lambda folder: None)
+    monkeypatch.setattr("instancefcn.evaluation.dataset_check.check_output_folder", lambda folder: None)
     result = run("check", "data", "--out", "file")
     assert result.exit_code == 2
     assert "error: file: File exists" in result.stderr

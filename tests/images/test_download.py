@@ -1,4 +1,4 @@
-"""Pictures from a small web server on this machine."""
+"""Images from a small web server on this machine."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from instancefcn.cli.predict import predict
 from instancefcn.cli.propose import propose
 from instancefcn.cli.train import train
 from instancefcn.errors import InstanceFCNError
-from instancefcn.files import NO_PLACE
+from instancefcn.files import WRITE_ERRORS
 from instancefcn.version import __version__
 
 
@@ -40,7 +40,7 @@ class _Verbs(TyperGroup):
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2) from error
         except OSError as error:
-            if error.errno not in NO_PLACE:
+            if error.errno not in WRITE_ERRORS:
                 raise
             typer.echo(f"error: {error.filename or 'a file'}: {error.strerror}", err=True)
             raise typer.Exit(2) from error

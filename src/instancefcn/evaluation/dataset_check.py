@@ -13,7 +13,7 @@ from instancefcn.data.doctor.fix import write_repaired_copy
 from instancefcn.data.doctor.report import report_as_json
 from instancefcn.errors import OutputError
 from instancefcn.evaluation.findings_sheet import write_sheet
-from instancefcn.files import check_place, write_json
+from instancefcn.files import check_output_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def check(
     """
     progress = progress or Progress()
     if out is not None:
-        check_place(out)
+        check_output_folder(out)
     if fix is not None and Path(fix).exists():
         raise OutputError(f"{fix}: exists already: choose a new folder for the copy")
     report = examine(data, model=model, progress=partial(progress, "checking images"))

@@ -21,7 +21,7 @@ from instancefcn.evaluation.proposals import ProposalResult, measure_proposals
 from instancefcn.evaluation.report import plot_precision_recall, plot_recall
 from instancefcn.evaluation.review import write_review
 from instancefcn.evaluation.voc import voc_map
-from instancefcn.files import check_place, writable, write_json
+from instancefcn.files import check_output_folder, writable, write_json
 from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import Predictor, load
 from instancefcn.instances import OBJECT, Instances
@@ -77,7 +77,7 @@ def evaluate(
 
         def prepare() -> tuple[Predictor, Dataset]:
             if rank == 0 and out is not None:
-                check_place(out)
+                check_output_folder(out)
             predictor = model if isinstance(model, Predictor) else load(model)
             return predictor, _dataset(data, split, predictor.class_names, check=rank == 0)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instancefcn.errors import ConfigError
-from instancefcn.files import check_place
+from instancefcn.files import check_output_folder
 from instancefcn.inference.sources import Sources, find_sources
 
 KINDS = ("overlay", "coco", "yolo", "labelme", "cutouts", "labelmap", "csv")
@@ -64,7 +64,7 @@ def find_and_check(sources: str | Path | Iterable[str | Path], request: Request)
     if request.explain and request.tile is not None:
         raise ConfigError("explain shows what the network sees of a whole image: leave out tile")
     if request.writes:
-        check_place(request.out)
+        check_output_folder(request.out)
     elif request.resume:
         raise ConfigError("resume completes results that were written, but save is none: name what to write")
     if not found.videos and found.webcam is None:
