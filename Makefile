@@ -1,7 +1,7 @@
 # Every target does its own set-up: a virtual environment in .venv with the package and what the target needs.
 # A stamp file remembers what is installed, so that a second run starts at once.
 #   make demo    segment the bundled photographs with the bundled model
-#   make test    run the test suite
+#   make test    the quick tests, of every subject; make test-slow: the others; make test-all: both
 #   make lint    ruff, mypy, imports  make format   let ruff rewrite the sources
 #   make bench   speed of the operators, against torchvision
 #   make lock    choose anew the releases that requirements/ names
@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint format bench tables docs lock clean
+.PHONY: demo test test-slow test-all lint format bench tables docs lock clean
 # A step that fails leaves no stamp behind.
 .DELETE_ON_ERROR:
 
@@ -23,8 +23,18 @@ demo: $(VENV)/.installed
 	$(BIN)/instancefcn demo --out demo-output
 
 # Four at once need 12 GB at times.
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# Markers of pyproject.toml.
+SLOW = slow or browser or fuzz or distributed
+
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(PYTEST) -m "not ($(SLOW))" $(ARGS)
+
+test-slow: $(VENV)/.installed-dev
+	$(PYTEST) -m "$(SLOW)" $(ARGS)
+
+test-all: $(VENV)/.installed-dev
+	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

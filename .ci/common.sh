@@ -1,11 +1,11 @@
-# What the scripts beside this file share. They `source` it in the repository's root, with VENV set to the folder
-# of the virtual environment that they make, and that goes when they end, however they end.
+# What the scripts beside this file share. They `source` it in the root of the repository, with VENV set to the folder
+# of the virtual environment that they make. The trap below deletes it when they end.
 
 export PYTHONUNBUFFERED=1
-# A cache of wheels would take as much room again.
+# A cache of wheels would take as much space again.
 export PIP_NO_CACHE_DIR=1
 
-# pip leaves gigabytes behind when it is stopped; with a folder of our own they go as well.
+# pip leaves gigabytes behind when it is stopped; in a folder of our own they are deleted too.
 TMPDIR=$(mktemp -d)
 export TMPDIR
 log=$TMPDIR/log
@@ -15,12 +15,12 @@ rm -rf "$VENV"
 
 failed=()
 
-# room GB FOLDER: stop unless so much is free there.
+# room GB FOLDER: stop unless that much disk space is free.
 room() {
     local free
     free=$(df -Pk "$2" | awk 'NR == 2 { print int($4 / 1048576) }')
     if ((free < $1)); then
-        printf 'not enough room: %s has %s GB free, %s are needed (torch and its CUDA libraries); make room\n' \
+        printf 'not enough disk space: %s has %s GB free, %s are needed (torch and its CUDA libraries)\n' \
             "$2" "$free" "$1"
         exit 1
     fi
@@ -40,10 +40,10 @@ step() {
     fi
 }
 
-# The line that pytest ended with, and the outcome as exit status.
+# The last line of every pytest run, and the outcome as exit status.
 finish() {
     printf '\n'
-    grep -E '^=+ .*(passed|failed|error|no tests ran).* in [0-9.]+s' "$log" | tail -n 1
+    grep -E '^=+ .*(passed|failed|error|no tests ran).* in [0-9.]+s' "$log"
     if ((${#failed[@]})); then
         printf 'failed: %s\n' "$(IFS=,; echo "${failed[*]}")"
         exit 1

@@ -23,7 +23,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
 from instancefcn.models.backbone import fold_frozen_norms, load_features, parameter_groups, published_weights
-from instancefcn.models.fcis import LEAST_SCORE
+from instancefcn.models.fcis import MIN_SCORE
 from instancefcn.models.head import Classes
 from instancefcn.models.targets import Target
 
@@ -129,7 +129,7 @@ class MaskRCNNPeer(nn.Module):
         generators: Any = None,
     ) -> Any:
         """As `FCIS.forward`; torchvision draws its samples from the global generator."""
-        self.network.roi_heads.score_thresh = max(min_score, LEAST_SCORE)
+        self.network.roi_heads.score_thresh = max(min_score, MIN_SCORE)
         if self.training:
             assert targets is not None
             pairs = zip(images, targets, strict=True)

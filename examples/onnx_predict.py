@@ -85,7 +85,7 @@ def main() -> None:
     except OSError as error:
         parser.error(f"{wanted.photo}: {error}")
     image, scale = prepare(photo, model["preprocessing"])
-    boxes, scores, labels, masks = session.run(None, {"picture": image})
+    boxes, scores, labels, masks = session.run(None, {session.get_inputs()[0].name: image})
     boxes = boxes / np.array([*scale, *scale], np.float32)
 
     canvas = np.asarray(photo).astype(np.float32)

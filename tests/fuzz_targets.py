@@ -30,7 +30,7 @@ from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
 from instancefcn.data.formats.coco import parse_coco
 from instancefcn.data.formats.index_masks import crops_of, read_index
 from instancefcn.data.formats.layouts import read_split
-from instancefcn.data.image_checks import look
+from instancefcn.data.image_checks import inspect_image
 from instancefcn.errors import DataError, ImageError
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.images.decoding import read_image, read_image_size
@@ -157,10 +157,8 @@ class Targets:
 
     def _image(self, data: bytes, _: random.Random) -> None:
         path = self._file("picture.jpg", data)
-        seen = look(ImageRecord(1, path, HEIGHT, WIDTH))
-        assert (seen.size is None) == (
-            seen.problem is not None and seen.problem.check == "unreadable-picture"
-        )
+        seen = inspect_image(ImageRecord(1, path, HEIGHT, WIDTH))
+        assert (seen.size is None) == (seen.problem is not None and seen.problem.check == "unreadable-image")
         image = read_image(path)
         assert image.dtype == torch.uint8
         assert image.shape == (3, *read_image_size(path))

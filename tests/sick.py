@@ -1,4 +1,4 @@
-"""A clean little dataset, and one way to make it sick for every check."""
+"""A small clean dataset, and at least one change that makes it fail each check."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 160, 120
 
 @dataclass
 class Sick:
-    """The dataset's folder and its two files' contents, to be changed and written."""
+    """The dataset's folder and the contents of its two files, to be changed and written."""
 
     folder: Path
     train: Content
@@ -34,7 +34,7 @@ class Sick:
 
 
 def clean(folder: Path) -> Sick:
-    """4 train and 2 val pictures of 12 rectangles each, of two classes in turn."""
+    """4 train and 2 val images of 12 rectangles each, of two classes in turn."""
     (folder / "images").mkdir(parents=True)
     contents = []
     for split, count in (("train", 4), ("val", 2)):
@@ -100,7 +100,7 @@ def _copy(source: str, target: str) -> Callable[[Sick], None]:
 
 
 def _resave(source: str, target: str) -> Callable[[Sick], None]:
-    """The same picture, a little brighter and compressed."""
+    """The same image, slightly brighter and compressed."""
 
     def apply(sick: Sick) -> None:
         with Image.open(sick.image(source)) as image:
@@ -131,11 +131,11 @@ BOW = {"segmentation": [[5, 8, 33, 32, 33, 8, 5, 32]], "bbox": [5, 8, 28, 24], "
 OVER = [[-9, 8, 33, 8, 33, 32, -9, 32]]
 SLIVER = [[10.1, 10.1, 10.3, 10.1, 10.3, 10.2]]
 
-# (check, severity, what makes the dataset sick, whether --fix mends it)
+# (check, severity, the change to the dataset, whether --fix repairs it)
 SICK: list[tuple[str, str, Callable[[Sick], Any], bool]] = [
     ("format", "error", first(iscrowd=2), True),
-    ("missing-picture", "error", lambda sick: sick.image("val0.png").unlink(), True),
-    ("unreadable-picture", "error", _truncate, True),
+    ("missing-image", "error", lambda sick: sick.image("val0.png").unlink(), True),
+    ("unreadable-image", "error", _truncate, True),
     ("exif-rotation", "error", _turned(6), True),
     ("exif-rotation", "note", _turned(3), True),
     ("size-mismatch", "error", lambda sick: sick.val["images"][0].update(width=170), True),
@@ -143,7 +143,7 @@ SICK: list[tuple[str, str, Callable[[Sick], Any], bool]] = [
     ("size-mismatch", "error", lambda sick: sick.image("val0.png").write_bytes(_small()), False),
     ("duplicate-id", "error", first(id=2), True),
     ("unknown-category", "error", first(category_id=9), True),
-    ("unknown-picture", "error", first(image_id=77), True),
+    ("unknown-image", "error", first(image_id=77), True),
     ("outline", "error", first(segmentation=None), True),
     ("polygon-points", "error", first(segmentation=[[5, 8, 33, 32]]), True),
     ("out-of-bounds", "error", first(bbox=[500, 8, 28, 24]), True),
@@ -158,13 +158,13 @@ SICK: list[tuple[str, str, Callable[[Sick], Any], bool]] = [
     ("box-mask", "warning", first(bbox=[5, 8, 40, 24]), True),
     ("area-mask", "note", first(area=5000), True),
     ("duplicate-object", "warning", _again, True),
-    ("duplicate-picture", "warning", _copy("train0.png", "train1.png"), True),
+    ("duplicate-image", "warning", _copy("train0.png", "train1.png"), True),
     ("near-duplicate", "warning", _resave("train0.png", "train1.png"), False),
     ("leak", "warning", _copy("train0.png", "val0.png"), True),
     ("near-leak", "warning", _resave("train0.png", "val0.png"), False),
     ("unused-category", "warning", _categories(lambda list_: list_.append({"id": 3, "name": "x"})), False),
     ("few-examples", "warning", _few, False),
-    ("empty-picture", "note", _without_val_objects, False),
+    ("empty-image", "note", _without_val_objects, False),
     ("crowd", "note", lambda sick: sick.val["annotations"][0].update(iscrowd=1), False),
     ("object-size", "warning", _tiny, False),
 ]

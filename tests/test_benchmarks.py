@@ -52,6 +52,8 @@ ELSEWHERE = {
 OWN_PROCESS = {
     "peers.py": "measures the peak of memory, in which the tests' own would stand",
 }
+QUICK = ("accuracy_plot.py", "propose.py")
+"""Those that `make test` runs."""
 WRITES = EVERY.keys() - {"accuracy_plot.py", "growth.py"}
 """They print figures, and write them with --json."""
 NEEDS = {"selective_search.py": "cv2"}
@@ -100,7 +102,9 @@ def test_every_benchmark_is_known() -> None:
     assert found == EVERY.keys() | ELSEWHERE.keys() | {f"{name}.py" for name in PARTS}
 
 
-@pytest.mark.parametrize("script", EVERY)
+@pytest.mark.parametrize(
+    "script", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EVERY]
+)
 def test_a_benchmark_runs(
     script: str, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Plain lines where there is no terminal: seldom, with the time left."""
+"""Plain lines without a terminal: now and then, with the time left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_plain_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     ]
 
 
-def test_quick_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quick_work_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     with console.progress() as show:
         show("reading", 1, 2)
         show("reading", 2, 2)

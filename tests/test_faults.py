@@ -17,6 +17,7 @@ import pytest
 TORTURE = Path(__file__).parents[1] / "tools" / "torture.py"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the attempts are forked")
 @pytest.mark.parametrize("verb", ["train", "predict"])
 def test_killed_calls_end_like_undisturbed_ones(verb: str) -> None:

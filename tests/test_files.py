@@ -1,20 +1,21 @@
-"""Nobody sees half a file."""
+"""Files appear whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
 import pytest
 
-from instancefcn.errors import ConfigError
+from instancefcn.errors import OutputError
 from instancefcn.files import (
     atomic_write,
-    check_file,
-    check_place,
+    check_output_file,
+    check_output_folder,
     link_or_copy,
     new_folder,
     remove_leftovers,
@@ -24,7 +25,7 @@ from instancefcn.files import (
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder" / "picture.png"
+    path = tmp_path / "new" / "folder" / "image.png"
     with atomic_write(path) as temporary:
         assert temporary.suffix == ".png"
         assert temporary.parent == path.parent
@@ -50,7 +51,7 @@ def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
-def test_the_file_is_as_readable_as_any_other(tmp_path: Path) -> None:
+def test_the_file_has_the_usual_permissions(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "a.txt") as temporary:
         temporary.write_text("a")
     (tmp_path / "b.txt").write_text("b")
@@ -64,7 +65,7 @@ def test_json_is_written_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_json_has_no_word_for_nan(tmp_path: Path, value: float) -> None:
+def test_json_refuses_nan_and_infinity(tmp_path: Path, value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"loss": value})
     assert list(tmp_path.iterdir()) == []
@@ -78,7 +79,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (out / "one").read_text() == "1"
 
 
-def test_a_folder_that_fails_vanishes(tmp_path: Path) -> None:
+def test_a_folder_is_removed_on_an_error(tmp_path: Path) -> None:
     def fail() -> None:
         with new_folder(tmp_path / "out") as temporary:
             (temporary / "one").write_text("1")
@@ -105,7 +106,7 @@ def test_link_or_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (tmp_path / "copied").samefile(tmp_path / "real")
 
 
-def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "a.b.png") as temporary:
         temporary.write_text("half")
         left = tmp_path / temporary.name
@@ -126,42 +127,40 @@ def test_an_error_names_the_file_that_was_to_be_written(tmp_path: Path) -> None:
         with writable(), atomic_write(tmp_path / "a.txt"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(
-        ConfigError, match=r"a\.txt: cannot be written \(No space left on device\): make room"
-    ):
+    with pytest.raises(OutputError, match=r"a\.txt: .*No space left on device"):
         fail()
 
 
-def test_an_error_names_the_option_that_chose_the_place(tmp_path: Path) -> None:
+def test_an_error_names_the_option_that_chose_the_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     def fail() -> None:
         with writable("--json"):
             write_json(tmp_path / "file" / "a.json", {})
 
-    with pytest.raises(ConfigError, match="choose another folder with --json"):
+    with pytest.raises(OutputError, match="--json"):
         fail()
 
 
 def test_a_file_is_checked_before_it_is_made(tmp_path: Path) -> None:
-    check_file(tmp_path / "new" / "a.onnx")
+    check_output_file(tmp_path / "new" / "a.onnx")
     (tmp_path / "a.onnx").write_bytes(b"")
-    check_file(tmp_path / "a.onnx")
-    with pytest.raises(ConfigError, match="is a folder: name a file in it"):
-        check_file(tmp_path)
-    with pytest.raises(ConfigError, match=r"a\.onnx: cannot be written \(it is a file\)"):
-        check_file(tmp_path / "a.onnx" / "b.onnx")
+    check_output_file(tmp_path / "a.onnx")
+    with pytest.raises(OutputError, match=re.escape(str(tmp_path))):
+        check_output_file(tmp_path)
+    with pytest.raises(OutputError, match=r"a\.onnx"):
+        check_output_file(tmp_path / "a.onnx" / "b.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
 
 
-def test_a_place_is_checked_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_place(tmp_path / "new" / "folder")
+def test_a_folder_is_checked_before_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_output_folder(tmp_path / "new" / "folder")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
-    for place, reason in (("file", "it is a file"), ("file/deeper", "file is a file")):
-        with pytest.raises(ConfigError, match=f"{place}: cannot be written .*{reason}"):
-            check_place(tmp_path / place)
-    # Root may write anywhere, so the system's word is put into its mouth.
-    monkeypatch.setattr("os.access", lambda place, mode: False)
-    with pytest.raises(ConfigError, match="no right to write to"):
-        check_place(tmp_path / "new")
+    for name in ("file", "file/deeper"):
+        with pytest.raises(OutputError, match=re.escape(str(tmp_path / name))):
+            check_output_folder(tmp_path / name)
+    # Root may write anywhere, so missing permission is simulated.
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(OutputError, match="new"):
+        check_output_folder(tmp_path / "new")

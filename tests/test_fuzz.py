@@ -7,6 +7,7 @@ import pytest
 from fuzz_targets import Targets
 from fuzzing import Target, attempt
 
+pytestmark = pytest.mark.fuzz
 SEED, CASES = 1, 40
 NAMES = (
     "pictures",

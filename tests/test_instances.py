@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from instancefcn.errors import ConfigError
+from instancefcn.errors import ConfigError, MissingPackageError
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.instances import Instances
 
@@ -43,7 +43,7 @@ def test_size_and_names(found: Instances) -> None:
 
 
 def test_repr_is_for_people(found: Instances) -> None:
-    assert repr(found) == "Instances(3 in a 6 x 4 picture: dog 0.90, cat 0.50, dog 0.25)"
+    assert repr(found) == "Instances(3 in a 6 x 4 image: dog 0.90, cat 0.50, dog 0.25)"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_from_coco_annotations_with_polygons() -> None:
     row = {"category_id": 17, "bbox": [1, 1, 2, 2], "segmentation": [[1, 1, 3, 1, 3, 3, 1, 3]]}
     (mask,) = Instances.from_coco([row], (4, 6), ("cat",), (17,)).dense_masks()
     assert mask.nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
-    with pytest.raises(ValueError, match="has 2 points, at least 3 are needed"):
+    with pytest.raises(ValueError, match="2 points"):
         Instances.from_coco([row | {"segmentation": [[1, 1, 3, 1]]}], (4, 6), ("cat",), (17,))
 
 
@@ -149,7 +149,7 @@ def test_coco_and_back_in_any_order(found: Instances) -> None:
     assert len(Instances.from_coco([], (4, 6), ("cat", "dog"), (17, 90))) == 0
     unscored = [{key: value for key, value in row.items() if key != "score"} for row in rows]
     assert Instances.from_coco(unscored, (4, 6), ("cat", "dog"), (17, 90)).scores.tolist() == [1, 1, 1]
-    with pytest.raises(ValueError, match=r"category ids \[90\] are none of \[17, 3\]"):
+    with pytest.raises(ValueError, match=r"\[90\].*\[17, 3\]"):
         Instances.from_coco(rows, (4, 6), ("cat", "dog"), (17, 3))
 
 
@@ -177,13 +177,13 @@ def test_supervision_and_back(found: Instances) -> None:
     same(Instances.from_supervision(detections[[2, 0, 1]], ("cat", "dog"), (17, 90)), found)
     empty = found[:0].to_supervision()
     assert len(Instances.from_supervision(empty, ("cat", "dog"))) == 0
-    with pytest.raises(ValueError, match="need masks"):
+    with pytest.raises(ValueError, match="masks"):
         Instances.from_supervision(supervision.Detections(xyxy=np.zeros((1, 4))), ("cat",))
 
 
 def test_without_supervision_the_command_is_named(found: Instances, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(ConfigError, match="pip install supervision"):
+    with pytest.raises(MissingPackageError, match="pip install supervision"):
         found.to_supervision()
 
 
@@ -196,7 +196,7 @@ def test_show_draws_on_the_image(found: Instances, tmp_path: Path) -> None:
     Image.fromarray(image).save(tmp_path / "a.png")
     from_source = replace(found, source=str(tmp_path / "a.png")).show(labels=False)
     assert np.array_equal(np.asarray(from_source), np.asarray(drawn))
-    with pytest.raises(ConfigError, match=r"say instances\.show\(picture\)"):
+    with pytest.raises(ConfigError, match=r"instances\.show\(image\)"):
         replace(found, source=None).show()
 
 

@@ -77,6 +77,7 @@ def test_four_images_are_learnt_by_heart(shapes_folder: Path) -> None:
     assert metrics["box"]["AP"] >= 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_proposals_for_four_images_are_learnt_by_heart(shapes_folder: Path) -> None:
     """Every step sees the pictures at one level of the pyramid, in turn."""

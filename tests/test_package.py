@@ -100,9 +100,10 @@ def test_torch_is_bounded_from_below_only() -> None:
     assert project["requires-python"] == ">=3.11"
 
 
-def test_the_version_has_an_entry_in_the_changelog() -> None:
-    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert f"## {instancefcn.__version__}" in text
+def test_the_version_is_in_the_changelog_and_the_citation() -> None:
+    for name, line in (("CHANGELOG.md", "## {}"), ("CITATION.cff", "version: {}\n")):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert f"\n{line.format(instancefcn.__version__)}" in text, name
 
 
 def test_demo_photographs_are_small_attributed_and_sound() -> None:

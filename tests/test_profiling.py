@@ -1,4 +1,4 @@
-"""Stages are timed for whoever listens, and for nobody else."""
+"""Stages are timed inside `listen` only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from instancefcn.profiling import listen, stage
 from tiny import tiny_spec
 
 
-def test_seconds_add_up_while_somebody_listens() -> None:
+def test_seconds_add_up_inside_listen() -> None:
     with stage("before"):
         pass
     with listen() as seconds:
@@ -27,7 +27,7 @@ def test_seconds_add_up_while_somebody_listens() -> None:
     assert 0.02 <= seconds["sleep"] < 1
 
 
-def test_the_stages_of_a_network_sum_up_to_its_time() -> None:
+def test_the_stages_of_a_network_add_up_to_its_time() -> None:
     network = zoo.build(tiny_spec(), 2).eval()
     torch.nn.init.normal_(network.maps.scores.weight, std=1.0)
     image = [torch.rand(3, 96, 128)]

@@ -103,6 +103,7 @@ def run(command: str, *more: str) -> str:
     return result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "write", "figure"), [("voc", write_sbd, "VOC mAP^r"), ("coco", write_coco, "mask")]
 )

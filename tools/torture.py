@@ -47,8 +47,8 @@ TRAIN_PLACES = {
 }
 PREDICT_PLACES = {
     "writing": {"write_item"},
-    "the journal": {"Journal.add", "Journal.__init__"},
-    "the end": {"finish", "Journal.remove"},
+    "the log": {"ResumeLog.add", "ResumeLog.__init__"},
+    "the end": {"finish", "ResumeLog.remove"},
 }
 """Functions (their qualified names) in which to strike."""
 
@@ -406,8 +406,7 @@ def _import_everything() -> None:
     """Once, so that no attempt pays for it; nothing may run yet, because threads do not survive a fork. And
     name a network of 0.1 million parameters, for the attempts to be quick.
     """
-    import instancefcn.inference.resume_log
-    import instancefcn.inference.writers
+    import instancefcn.inference.pipeline
     import instancefcn.training.run  # noqa: F401
 
     with contextlib.redirect_stdout(io.StringIO()):

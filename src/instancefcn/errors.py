@@ -1,30 +1,32 @@
-"""The few errors that instancefcn raises on purpose.
+"""The errors that instancefcn raises on purpose, each with a stable `code`.
 
-Every message says what is wrong, where (file, annotation id) and how to mend it. The command line prints them
-without a traceback.
+A message says what is wrong, where (file, annotation id) and how to fix it. The command line prints it
+without a traceback. Programs and tests look at the class or its `code`; the wording may change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from instancefcn.safe_text import plain
 
 
 class InstanceFCNError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can fix."""
+
+    code: ClassVar[str] = "error"
 
     def __str__(self) -> str:
         return plain(super().__str__())
 
 
 class Problem(str):
-    """A line of text that says what is wrong and how to mend it.
+    """One line of text: what is wrong with a dataset, and how to fix it.
 
     Attributes:
-        check: the dataset doctor's name of this kind of problem; "format" where there is no other.
+        check: the dataset doctor's code for this kind of problem; "format" where it has none.
         image: the file it concerns, or None.
         annotation: the id, in the dataset that was read, of the annotation it concerns, or None.
     """
@@ -44,6 +46,8 @@ class Problem(str):
 class DataError(InstanceFCNError):
     """A dataset cannot be used; `problems` lists everything found, one line each."""
 
+    code: ClassVar[str] = "data"
+
     def __init__(self, problems: Sequence[str] | str) -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
         if len(self.problems) == 1:
@@ -55,20 +59,42 @@ class DataError(InstanceFCNError):
 
 
 class ConfigError(InstanceFCNError):
-    """A setting is unknown, of the wrong kind or out of range."""
+    """A setting is unknown, has the wrong type or is out of range."""
+
+    code: ClassVar[str] = "config"
 
 
 class CheckpointError(InstanceFCNError):
-    """A model file is missing, damaged, foreign, or does not fit the network."""
+    """A model file is missing, damaged, not from instancefcn, or does not fit the network."""
+
+    code: ClassVar[str] = "checkpoint"
 
 
 class ImageError(InstanceFCNError):
-    """A file is no picture, is truncated, or is too large to be decoded safely."""
+    """A file is not an image, is truncated, or is too large to be decoded safely."""
+
+    code: ClassVar[str] = "image"
+
+
+class OutputError(InstanceFCNError):
+    """A file or folder cannot be written: the disk is full, the path is taken, or permission is missing."""
+
+    code: ClassVar[str] = "output"
+
+
+class MissingPackageError(InstanceFCNError):
+    """An optional package is not installed; the message names the one command that installs it."""
+
+    code: ClassVar[str] = "missing-package"
 
 
 class TrainingError(InstanceFCNError):
-    """Training cannot go on, for example because a loss is not finite."""
+    """Training cannot continue, for example because a loss is not finite."""
+
+    code: ClassVar[str] = "training"
 
 
 class ExportError(InstanceFCNError):
-    """A network cannot be written as a graph, or the graph does not give the network's results."""
+    """A network cannot be exported as a graph, or the graph does not reproduce the network's results."""
+
+    code: ClassVar[str] = "export"

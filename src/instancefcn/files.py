@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that a half-written one is never visible."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from instancefcn.errors import ConfigError
+from instancefcn.errors import OutputError
 
-NO_PLACE = frozenset(
+WRITE_ERRORS = frozenset(
     {
         errno.EACCES,
         errno.EDQUOT,
@@ -30,7 +30,7 @@ NO_PLACE = frozenset(
         errno.EROFS,
     }
 )
-"""What the system says when a file cannot be written for a reason that the user can mend."""
+"""The errno values of errors in writing that a user can fix."""
 
 _TEMPORARY = re.compile(r"\..+-[0-9a-f]{12}~(\.[^.]+)?")
 
@@ -39,14 +39,18 @@ _TEMPORARY = re.compile(r"\..+-[0-9a-f]{12}~(\.[^.]+)?")
 def atomic_write(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` when the block succeeds.
 
-    The folder is created when it is missing. On an error the temporary file is removed and an older `path`
-    stays as it was. The temporary name keeps the suffix, so that writers which look at it (Pillow,
-    Matplotlib) work; `remove_leftovers` knows it.
+    A missing folder is created. On an error the temporary file is removed and an older `path` is unchanged.
+    The temporary name keeps the suffix, which writers such as Pillow and Matplotlib look at;
+    `remove_leftovers` finds temporary files by their name.
+
+    Raises:
+        OSError: the file cannot be written; its `filename` is `path`. `writable` turns it into an
+            OutputError.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not by `tempfile`: its files are private, and the umask that says what is usual can only be read by
-    # setting it, which other threads would notice.
+    # Not by `tempfile`: its files are private, and the usual permissions (the umask) can only be read by
+    # setting them, which other threads would notice.
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(6)}~{path.suffix}")
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -57,7 +61,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        # A failed write() names no file, and nobody knows the temporary one.
+        # A failed write() names no file, and the temporary name means nothing to a user.
         if isinstance(error, OSError) and error.filename in (None, temporary, str(temporary)):
             error.filename = str(path)
         raise
@@ -65,8 +69,8 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, which takes that name when the block succeeds and vanishes
-    when it fails.
+    """Yield a temporary folder beside `path`; rename it to `path` when the block succeeds, remove it when it
+    fails.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(6)}~")
@@ -80,8 +84,8 @@ def new_folder(path: Path | str) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path | str) -> list[Path]:
-    """Remove what `atomic_write` left in a folder when its process was killed; return what was removed. Only
-    for a folder that no other process writes to.
+    """Remove the temporary files of a killed process from a folder, and return them. No other process may be
+    writing to the folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -92,53 +96,54 @@ def remove_leftovers(folder: Path | str) -> list[Path]:
     return found
 
 
-def check_place(folder: Path | str) -> None:
-    """See to it that a folder can be made (or is there) and written to, without making it: mistakes are to
-    show before the work begins.
+def check_output_folder(folder: Path | str) -> None:
+    """Check that a folder is writable or can be created, without creating it: before the work starts.
 
     Raises:
-        ConfigError: a file is in the way, or the right is missing.
+        OutputError: a file is in the way, or permission is missing.
     """
-    folder = place = Path(folder)
-    while not os.path.exists(place) and place != place.parent:
-        place = place.parent
-    if not os.path.isdir(place):
-        reason = f"{place} is a file" if place != folder else "it is a file"
-    elif not os.access(place, os.W_OK | os.X_OK):
-        reason = f"no right to write to {place}" if place != folder else "no right to write to it"
+    folder = existing = Path(folder)
+    while not os.path.exists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not os.path.isdir(existing):
+        reason = f"{existing} is a file" if existing != folder else "it is a file"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        reason = f"no permission to write to {existing}"
     else:
         return
-    raise ConfigError(f"{folder}: cannot be written ({reason}): choose another folder with --out")
+    raise OutputError(f"{folder}: cannot be written ({reason}): choose another folder with --out")
 
 
-def check_file(path: Path | str) -> None:
-    """As `check_place`, for one file. Raises ConfigError also when a folder has its name."""
+def check_output_file(path: Path | str) -> None:
+    """`check_output_folder` for one file. Raises OutputError also when a folder has its name."""
     path = Path(path)
     if path.is_dir():
-        raise ConfigError(f"{path}: is a folder: name a file in it with --out")
-    check_place(path.parent)
+        raise OutputError(f"{path}: is a folder: name a file in it with --out")
+    check_output_folder(path.parent)
 
 
 @contextlib.contextmanager
 def writable(option: str = "--out") -> Iterator[None]:
-    """Turn what keeps a file from being written (no room, no right) into an error that says so. `option` is
-    the one that named its place.
+    """Turn an OSError of the block (disk full, no permission) into an OutputError that says how to fix it.
+
+    Args:
+        option: the command-line option that chose the path.
 
     Raises:
-        ConfigError: in the place of an OSError.
+        OutputError: instead of an OSError.
     """
     try:
         yield
     except OSError as error:
-        mend = "shorten its name" if error.errno == errno.ENAMETOOLONG else "make room"
-        raise ConfigError(
-            f"{error.filename or 'a result'}: cannot be written ({error.strerror or error}): {mend}, or"
+        fix = "shorten its name" if error.errno == errno.ENAMETOOLONG else "free some space"
+        raise OutputError(
+            f"{error.filename or 'a result'}: cannot be written ({error.strerror or error}): {fix}, or"
             f" choose another folder with {option}"
         ) from error
 
 
 def link_or_copy(source: Path | str, target: Path) -> None:
-    """A second name for the file, or a copy where the disk does not allow one."""
+    """Hard-link a file, or copy it where links are not possible."""
     source = os.path.realpath(source)
     try:
         os.link(source, target)
@@ -147,9 +152,7 @@ def link_or_copy(source: Path | str, target: Path) -> None:
 
 
 def write_json(path: Path | str, value: Any, indent: int | None = 2) -> None:
-    """Write `value` as JSON, atomically. NaN and infinity are refused (ValueError): JSON has no word for
-    them.
-    """
+    """Write `value` as JSON, atomically. Raises ValueError for NaN and infinity, which JSON does not have."""
     text = json.dumps(value, indent=indent, allow_nan=False)
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

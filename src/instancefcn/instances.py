@@ -1,4 +1,4 @@
-"""`Instances`: the one type of result, validated."""
+"""`Instances`: the result type, validated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from instancefcn.errors import ConfigError
+from instancefcn.errors import ConfigError, MissingPackageError
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.outlines import outline_problem, to_rle
 from instancefcn.images.decoding import to_uint8_rgb
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from PIL import Image
 
 OBJECT = "object"
-"""The one class where classes are left aside."""
+"""The single class of class-agnostic data and models."""
 
 
 @dataclass(frozen=True, eq=False)
 class Instances:
-    """The objects found in one picture, best first.
+    """The objects found in one image, best first.
 
     Attributes:
-        boxes: float32 [N, 4]: x1, y1, x2, y2, half-open, in pixels of the original picture.
-        scores: float32 [N]: 0 to 1, never rising.
+        boxes: float32 [N, 4]: x1, y1, x2, y2, half-open, in pixels of the original image.
+        scores: float32 [N]: 0 to 1, in descending order.
         labels: int64 [N]: 0-based index into `class_names`; background is not a label.
-        masks: N masks at the resolution of the original picture, stored as crops.
-        class_names: names of all classes that the model knows.
-        category_ids: the training set's own ids of the same classes, used when COCO JSON is written.
-        source: where the picture came from (a path), when known.
+        masks: N masks at the resolution of the original image, stored as crops.
+        class_names: names of all classes of the model.
+        category_ids: the training set's ids of the same classes, written to COCO JSON.
+        source: the image's path or URL, if known.
 
     Raises:
-        ValueError: something does not fit together. Values are looked at on the CPU only; a GPU would have to
-            be waited for.
+        ValueError: the fields do not fit together. Values are checked on the CPU only: on a GPU the check
+            would wait for the device.
     """
 
     boxes: Tensor
@@ -85,15 +85,15 @@ class Instances:
         return self.boxes.shape[0]
 
     def __getitem__(self, index: Tensor | NDArray[Any] | Sequence[int] | slice | int) -> Instances:
-        """The instances at `index` (booleans, rising integers, a slice, or one integer: the result then holds
-        that one alone, and iterating gives one after another).
+        """The instances at `index`: booleans, ascending integers, a slice, or one integer. Iterating yields
+        one `Instances` of length 1 after another.
 
         Raises:
-            IndexError: there is no such instance.
+            IndexError: no instance has this index.
         """
         if isinstance(index, int | np.integer):
-            place = range(len(self))[index]
-            index = slice(place, place + 1)
+            position = range(len(self))[index]
+            index = slice(position, position + 1)
         elif not isinstance(index, slice | Tensor):
             index = torch.from_numpy(np.asarray(index) if len(index) else np.zeros(0, np.int64))
         return replace(
@@ -108,11 +108,11 @@ class Instances:
         found = ", ".join(f"{n} {s:.2f}" for n, s in zip(self.names[:5], self.scores.tolist(), strict=False))
         height, width = self.image_size
         more = ", ..." if len(self) > 5 else ""
-        return f"Instances({len(self)} in a {width} x {height} picture: {found}{more})"
+        return f"Instances({len(self)} in a {width} x {height} image: {found}{more})"
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) of the original picture."""
+        """(height, width) of the original image."""
         return self.masks.image_size
 
     @property
@@ -131,19 +131,19 @@ class Instances:
         )
 
     def filter(self, score: float) -> Instances:
-        """Only the instances with at least this score."""
+        """The instances with at least this score."""
         return self[self.scores >= score]
 
     def dense_masks(self) -> Tensor:
-        """bool [N, H, W] at the size of the picture; costs N x H x W bytes."""
+        """bool [N, H, W] at the size of the image; costs N x H x W bytes."""
         return self.masks.dense()
 
     def rles(self) -> list[dict[str, Any]]:
-        """COCO's compressed run-length encodings, one an instance."""
+        """COCO's compressed run-length encodings, one per instance."""
         return self.masks.rles()
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """COCO results: image_id, category_id (the training set's own), bbox (x, y, width, height), score,
+        """COCO results: image_id, category_id (from `category_ids`), bbox (x, y, width, height), score,
         segmentation.
         """
         return coco_rows(self.boxes, self.scores, self.labels, self.rles(), self.category_ids, image_id)
@@ -156,22 +156,22 @@ class Instances:
         class_names: Sequence[str],
         category_ids: Sequence[int],
     ) -> Instances:
-        """From COCO results (or annotations) of one picture, in any order; the inverse of `to_coco`.
+        """From COCO results or annotations of one image, in any order; the inverse of `to_coco`.
 
         Args:
-            results: category_id, bbox (x, y, width, height), segmentation (RLE or polygons), score (1 where
-                there is none).
-            image_size: (height, width) of the picture.
+            results: category_id, bbox (x, y, width, height), segmentation (RLE or polygons) and score (1 if
+                missing).
+            image_size: (height, width) of the image.
             class_names, category_ids: of all classes, in the order of the labels.
 
         Raises:
-            ValueError: a category id is unknown, or an outline is damaged or of another size.
+            ValueError: a category id is unknown, or an outline is damaged or has another size.
         """
 
         labels = {category_id: label for label, category_id in enumerate(category_ids)}
         unknown = {result["category_id"] for result in results} - set(labels)
         if unknown:
-            raise ValueError(f"category ids {sorted(unknown)} are none of {list(category_ids)}")
+            raise ValueError(f"category ids {sorted(unknown)} are not in {list(category_ids)}")
         outlines = [result["segmentation"] for result in results]
         if problems := [
             problem for outline in outlines if (problem := outline_problem(outline, *image_size))
@@ -188,8 +188,8 @@ class Instances:
         )
 
     def to_torchvision(self) -> dict[str, Tensor]:
-        """The dict of torchvision's Mask R-CNN: boxes float32 [N, 4], labels int64 [N] from 1 (0 is the
-        background there), scores [N], masks float32 [N, 1, H, W].
+        """The dict of torchvision's Mask R-CNN: boxes float32 [N, 4], labels int64 [N] from 1 (there 0 is the
+        background), scores [N], masks float32 [N, 1, H, W].
         """
         return {
             "boxes": self.boxes,
@@ -206,12 +206,13 @@ class Instances:
         category_ids: Sequence[int] | None = None,
         threshold: float = 0.5,
     ) -> Instances:
-        """From torchvision's dict: boxes, labels from 1, masks [N, 1, H, W] or [N, H, W] (a pixel belongs to
-        an object from `threshold` on), scores (1 where there are none).
+        """From torchvision's dict, the inverse of `to_torchvision`.
 
         Args:
+            result: boxes, labels from 1, masks [N, 1, H, W] or [N, H, W], scores (1 if missing).
             class_names: of all classes without background.
-            category_ids: 1, 2, .. when None.
+            category_ids: of the same classes; 1, 2, .. if None.
+            threshold: the minimum of a mask's pixel that belongs to the object.
         """
         masks = result["masks"].detach().cpu()
         masks = masks[:, 0] if masks.dim() == 4 else masks
@@ -229,12 +230,12 @@ class Instances:
         """supervision's `Detections`: boxes, masks, scores, class ids (the labels) and class names.
 
         Raises:
-            ConfigError: the package supervision is missing.
+            MissingPackageError: supervision is not installed.
         """
         try:
             import supervision
         except ImportError as error:
-            raise ConfigError("this needs the package supervision: pip install supervision") from error
+            raise MissingPackageError("supervision is not installed: pip install supervision") from error
         arrays = self.to_numpy()
         return supervision.Detections(
             xyxy=arrays["boxes"],
@@ -248,15 +249,15 @@ class Instances:
     def from_supervision(
         cls, detections: Any, class_names: Sequence[str], category_ids: Sequence[int] | None = None
     ) -> Instances:
-        """From supervision's `Detections`, in any order; scores are 1 where there are none.
+        """From supervision's `Detections`, in any order.
 
         Args:
-            detections: with masks.
+            detections: with masks and class ids; scores are 1 if missing.
             class_names: of all classes, by class id.
-            category_ids: 1, 2, .. when None.
+            category_ids: of the same classes; 1, 2, .. if None.
 
         Raises:
-            ValueError: there are no masks or no class ids.
+            ValueError: masks or class ids are missing.
         """
         if detections.mask is None or detections.class_id is None:
             raise ValueError("the detections need masks and class ids")
@@ -271,20 +272,20 @@ class Instances:
         )
 
     def show(self, image: Any = None, *, labels: bool = True) -> Image.Image:
-        """The picture with the instances drawn on it, as a Pillow image: a notebook shows it.
+        """Draw the instances on their image; a notebook displays the result.
 
         Args:
-            image: the picture that they were found in (a path, Pillow image, array or tensor); None reads
+            image: the image that they were found in (a path, URL, Pillow image, array or tensor); None reads
                 `source` again.
-            labels: write class and score beside each.
+            labels: write class and score beside each object.
 
         Raises:
-            ConfigError: there is neither a picture nor a source.
-            ImageError: the source cannot be read any more.
+            ConfigError: there is neither an image nor a source.
+            ImageError: the source cannot be read.
         """
         image = self.source if image is None else image
         if image is None:
-            raise ConfigError("these instances do not know their picture: say instances.show(picture)")
+            raise ConfigError("these instances have no source: pass their image, instances.show(image)")
         pixels = read_file_or_url(image) if isinstance(image, (str, Path)) else to_uint8_rgb(image)
         return draw(pixels, self, labels=labels)
 
@@ -306,7 +307,7 @@ def coco_rows(
     category_ids: tuple[int, ...],
     image_id: int,
 ) -> list[dict[str, Any]]:
-    """COCO results of one picture's instances: see `Instances.to_coco`."""
+    """COCO results of one image's instances: see `Instances.to_coco`."""
     return [
         {
             "image_id": image_id,
@@ -329,8 +330,8 @@ def sorted_instances(
     class_names: Sequence[str],
     category_ids: Sequence[int] | None,
 ) -> Instances:
-    """Instances from values in any order, of any kind of number and on any device; category ids are 1, 2, ..
-    when None.
+    """Instances from values in any order, of any numeric type and on any device; category ids are 1, 2, .. if
+    None.
     """
     scores = scores.float().cpu()
     order = torch.sort(scores, descending=True, stable=True).indices

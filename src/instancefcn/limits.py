@@ -1,48 +1,48 @@
-"""How much a file may ask for: every limit that holds wherever files are read, in one place.
+"""How much a file may ask for: all limits on files that are read.
 
-A file that asks for more is refused with an error that says so. SECURITY.md gives the memory and time that
-follow from these numbers; the web page has smaller ones of its own (`instancefcn.studio.service`).
+A file that asks for more is refused with an error. SECURITY.md gives the memory and time that follow from
+these numbers. The web page has smaller limits of its own (`instancefcn.studio.service`).
 """
 
 from __future__ import annotations
 
-# Pictures
+# Images
 MAX_PIXELS = 178_956_970
-"""Of a picture or mask file that is decoded (0.5 GB as RGB), Pillow's own limit."""
+"""Pixels of an image or mask that is decoded (0.5 GB as RGB): Pillow's own limit."""
 MAX_LENGTH = 1_000_000
-"""Of a picture's side, in pixels."""
+"""Side of an image, in pixels."""
 MAX_FILE_BYTES = 2**30
-"""Of a picture file."""
+"""Size of an image file."""
 MAX_SCANS = 500
-"""Of a JPEG file: every scan of a progressive one is a walk over the whole picture, for a few bytes."""
+"""Scans of a JPEG file: for a few bytes, each scan of a progressive one is a pass over the whole image."""
 MAX_SEGMENTS = 1000
-"""Of EXIF data, profiles and the like in a JPEG file: Pillow joins each to all before it."""
+"""Segments of EXIF data, profiles and the like in a JPEG file: Pillow appends each to all before it."""
 MAX_NOTES = 2**18
-"""Bytes of comments and the like before the pixels of a GIF file, joined likewise."""
+"""Bytes of comments and the like before the pixels of a GIF file, which Pillow appends likewise."""
 
 # Annotations
 MAX_JSON_BYTES = 2**31
-"""Of a JSON file; instances_train2017.json of COCO has 0.45 GB."""
+"""Size of a JSON file; COCO's instances_train2017.json has 0.45 GB."""
 MAX_TEXT_BYTES = 2**27
-"""Of a list of pictures, or of the label file of one picture."""
+"""Size of a list of images, or of the label file of one image."""
 MAX_YAML_BYTES = 2**20
-"""Of a YAML file, which is read at about a tenth of a megabyte a second."""
+"""Size of a YAML file, which is parsed at about 0.1 MB per second."""
 MAX_DRAWN = 4_000_000
-"""Pixels that the sides of an outline's polygons may be long together: drawing holds memory for each."""
+"""Total length, in pixels, of the sides of an outline's polygons: drawing allocates memory for each pixel."""
 MAX_MASK_PIXELS = 2**30
-"""Pixels in the rectangles around the objects of one picture together: each object's are held."""
+"""Total pixels in the rectangles around the objects of one image, which are all in memory."""
 MAX_RINGS = 5_000
-"""Parts and holes of a mask that are joined to one outline: each is tied to the nearest of all before it."""
+"""Parts and holes of a mask that is joined into one outline: each is compared with all before it."""
 MAX_CLASSES = 100_000
-"""Of a dataset or model."""
+"""Classes of a dataset or model."""
 MAX_PROBLEMS = 100_000
-"""Reading ends at so many: the file is another than its reader takes it for."""
+"""Problems after which reading stops: the file probably has another format."""
 
 # Models
 MAX_HEADER_BYTES = 2**24
-"""Of the JSON document in a checkpoint."""
+"""Size of the JSON header of a checkpoint."""
 MAX_INPUT = 8192
-"""Of the sides, in pixels, to which a checkpoint wants pictures scaled."""
+"""Sides, in pixels, to which a checkpoint may scale images."""
 
 MAX_TILES = 10_000
-"""Into which one picture is cut."""
+"""Tiles of one image."""

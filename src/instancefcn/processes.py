@@ -1,7 +1,7 @@
-"""Several processes at one task: who started them, and how they agree.
+"""Several processes for one task: who started them, and how they communicate.
 
-torchrun and SLURM's srun start one process a device and tell each its place by environment variables;
-Lightning knows how to read them.
+torchrun and SLURM's srun start one process per device and tell each its rank by environment variables, which
+Lightning reads.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)
-"""How long processes wait for one of them: the first may be checking pictures, or scoring predictions."""
+"""How long processes wait for one another: the first may be checking images or scoring predictions."""
 
 
 class StoppedElsewhere(Exception):
-    """This process stops because another one found an error, which the first process reports."""
+    """This process stops because another one raised an error, which the first process reports."""
 
 
 def environment() -> ClusterEnvironment | None:
-    """What started this process beside others (torchrun or srun); None when nothing did.
+    """The launcher (torchrun or srun) that started this process together with others; None without one.
 
     Raises:
-        ConfigError: SLURM was not told how many processes each machine should have; or this is one of many
-            processes that something else started.
+        ConfigError: SLURM does not know the number of processes per machine, or something else started
+            several processes.
     """
     if not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"} & os.environ.keys():
         world = os.environ.get("WORLD_SIZE", "1")
@@ -43,48 +43,49 @@ def environment() -> ClusterEnvironment | None:
                 f"RANK and WORLD_SIZE say that this is one of {world} processes, but neither torchrun nor "
                 "srun started it: start it with torchrun (docs/distributed.md), or unset RANK"
             )
-        return None  # lightning takes seconds to import
+        return None  # before the import of lightning, which takes seconds
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
-    # A job's script and its interactive shell have these variables too: waiting for others would be in vain.
+    # A job's script and its interactive shell have these variables too, but no other processes.
     tasks = os.environ["SLURM_NTASKS"]
     if tasks == "1" or os.environ.get("SLURM_STEP_NUM_TASKS") != tasks:
         return None
     if "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise ConfigError("SLURM does not say how many processes a machine has: use --ntasks-per-node")
-    # A job that is put back into the queue calls `instancefcn train --resume` itself.
+        raise ConfigError("SLURM does not say how many processes each machine has: use --ntasks-per-node")
+    # A requeued job calls `instancefcn train --resume` itself.
     return SLURMEnvironment(auto_requeue=False)
 
 
 def is_first() -> bool:
-    """False in all but one of the processes that torchrun, srun or Lightning started together."""
+    """True in exactly one of the processes that torchrun, srun or Lightning started together."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank() == 0
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return os.environ.get("RANK", "0") == "0"
-    if "LOCAL_RANK" in os.environ:  # Lightning's children have it
+    if "LOCAL_RANK" in os.environ:  # set by Lightning in its child processes
         return os.environ["LOCAL_RANK"] == "0"
-    # SLURM sets its own variable in every job, whoever started the process.
+    # SLURM sets SLURM_PROCID in every job, whoever started the process.
     return environment() is None or os.environ.get("SLURM_PROCID", "0") == "0"
 
 
 def started() -> tuple[int, int] | None:
-    """(devices, machines) of the processes that torchrun or srun started; None when neither did.
+    """(devices per machine, machines) of the processes that torchrun or srun started; None without a
+    launcher.
 
     Raises:
-        ConfigError: machines with different numbers of processes.
+        ConfigError: machines have different numbers of processes.
     """
-    place = environment()
-    if place is None:
+    launcher = environment()
+    if launcher is None:
         return None
-    world = place.world_size()
+    world = launcher.world_size()
     by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     here = int(os.environ.get("LOCAL_WORLD_SIZE" if by_torchrun else "SLURM_NTASKS_PER_NODE", 1))
     if world % here:
-        raise ConfigError(f"{world} processes do not share out evenly over machines with {here} each")
+        raise ConfigError(f"{world} processes cannot be split evenly over machines with {here} each")
     return here, world // here
 
 
@@ -92,7 +93,7 @@ def with_started(settings: Mapping[str, Any]) -> dict[str, Any]:
     """`settings` with the numbers of devices and machines that torchrun or srun started processes for.
 
     Raises:
-        ConfigError: the settings name others, or several machines without either launcher.
+        ConfigError: the settings give other numbers.
     """
     found = started()
     if found is None:
@@ -112,9 +113,9 @@ def agreed(action: Callable[[], T]) -> T:
     """The result of `action`, once it has succeeded in every process of the group.
 
     Raises:
-        Exception: what `action` raised here; in the first process also DataError with what was raised
+        Exception: in the first process, what `action` raised there, or a DataError with what it raised
             elsewhere.
-        StoppedElsewhere: in the other processes, when `action` succeeded here, or failed in the first too.
+        StoppedElsewhere: in all other processes.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return action()
@@ -136,7 +137,7 @@ def agreed(action: Callable[[], T]) -> T:
 
 
 def gathered(found: dict[int, T]) -> dict[int, T]:
-    """In the first process the entries of all processes, whose keys differ; elsewhere `found` as it is."""
+    """In the first process, the entries of all processes, whose keys differ; elsewhere `found` itself."""
     if not (dist.is_available() and dist.is_initialized()):
         return found
     parts: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
@@ -158,21 +159,21 @@ def from_first(value: T | None) -> T:
 
 
 @contextlib.contextmanager
-def group(wanted: bool) -> Iterator[tuple[int, int]]:
-    """(rank, number) of this process among those that torchrun or srun started: able to exchange objects by
-    the functions above. (0, 1) when neither did, or when this is not `wanted`.
+def group(enabled: bool) -> Iterator[tuple[int, int]]:
+    """Connect the processes that torchrun or srun started, so that the functions above work; yield (rank,
+    number of processes). (0, 1) without a launcher, or if not `enabled`.
     """
-    if wanted and dist.is_available() and dist.is_initialized():  # by training, in the same program
+    if enabled and dist.is_available() and dist.is_initialized():  # by training, in the same program
         yield dist.get_rank(), dist.get_world_size()
         return
-    place = environment() if wanted else None
-    if place is None or place.world_size() == 1:
+    launcher = environment() if enabled else None
+    if launcher is None or launcher.world_size() == 1:
         yield 0, 1
         return
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place.main_address, str(place.main_port)
-    rank, world = place.global_rank(), place.world_size()
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = launcher.main_address, str(launcher.main_port)
+    rank, world = launcher.global_rank(), launcher.world_size()
     if torch.cuda.is_available():
-        torch.cuda.set_device(place.local_rank())
+        torch.cuda.set_device(launcher.local_rank())
     dist.init_process_group("gloo", rank=rank, world_size=world, timeout=PATIENCE)
     try:
         yield rank, world

@@ -1,7 +1,7 @@
-"""Where the time of an inference goes: named stages that cost nothing unless somebody listens.
+"""Where the time of an inference goes: named stages, which cost nothing unless `listen` is active.
 
 with listen() as seconds:
-    predictor("picture.jpg")
+    predictor("image.jpg")
 print(seconds)  # {"resize": 0.002, "backbone": 0.09, ...}
 """
 
@@ -16,7 +16,7 @@ _listener: dict[str, float] | None = None
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """The time inside the block counts as `name`. Stages lie beside one another, so that they sum up."""
+    """Count the time inside the block as `name`. Stages are not nested, so that their times add up."""
     if _listener is None or _compiling():
         yield
         return
@@ -29,8 +29,8 @@ def stage(name: str) -> Iterator[None]:
 
 @contextmanager
 def listen() -> Iterator[dict[str, float]]:
-    """Gives a dict that gathers the seconds of every stage of this process while the block runs. Waits for a
-    GPU at both ends of a stage.
+    """Yield a dict that collects the seconds of every stage of this process while the block runs. Each stage
+    then waits for the GPU at both ends.
     """
     global _listener
     before, _listener = _listener, {}
@@ -41,7 +41,7 @@ def listen() -> Iterator[dict[str, float]]:
 
 
 def _compiling() -> bool:
-    """Inside `torch.compile`, where all stages become one program."""
+    """Whether `torch.compile` is tracing: it fuses all stages."""
     import torch
 
     return torch.compiler.is_compiling()

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions and revision."""
+"""Where a result comes from: package versions and the Git revision."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that shape a result."""
+    """Versions of the packages that influence a result."""
     found = {}
     for name in ("instancefcn", "torch", "torchvision", "timm", "lightning"):
         with contextlib.suppress(PackageNotFoundError):
@@ -18,16 +18,16 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """Revision of the checkout that this code runs from, "+changes" when it is not clean; None elsewhere."""
+    """Revision of the Git checkout that this code runs from, with "+changes" if it is not clean; None without
+    one.
+    """
     try:
-        _git(
-            "ls-files", "--error-unmatch", Path(__file__).name
-        )  # a checkout of something else does not count
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # not a checkout of something else
         return _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _git(*words: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *words]
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

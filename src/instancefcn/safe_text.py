@@ -1,4 +1,4 @@
-"""Text that anybody may have written, made fit for messages, terminals and files."""
+"""Untrusted text, made safe for messages, terminals and files."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if
 
 
 def writable_text(text: str) -> str:
-    """A text with what cannot be written in UTF-8 escaped."""
+    """The text with everything escaped that UTF-8 cannot encode."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def plain(text: str) -> str:
-    """A text without what steers terminals or cannot be written in UTF-8."""
+    """The text with control characters escaped, and everything that UTF-8 cannot encode."""
     return writable_text(text).translate(_CONTROL)
 
 
 def one_line(text: str) -> str:
-    """A text that cannot pass for more than one line."""
+    """`plain` text on one line."""
     return plain(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def shown(value: object) -> str:
-    """A value of a file as messages show it: never long, whatever it holds."""
+    """A value from a file as messages show it: never long."""
     return _SHORT.repr(value)
 
 
 def is_name(value: object) -> bool:
-    """Whether a value can be the name of a class: text that is not blank and that `plain` leaves as it is."""
+    """Whether a value is a valid class name: text that is not blank and has no control characters."""
     return (
         isinstance(value, str)
         and bool(value.strip())

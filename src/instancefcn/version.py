@@ -1,3 +1,3 @@
-"""The version of the package, read by whoever writes a file that names it."""
+"""The version of the package."""
 
 __version__ = "0.1.0"

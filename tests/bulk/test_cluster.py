@@ -25,6 +25,7 @@ from instancefcn.bulk.worker import Power
 from instancefcn.errors import InstanceFCNError
 
 pytestmark = [
+    pytest.mark.distributed,
     # Ray's own: files and sockets that it leaves to the collector, and what it tells itself.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),

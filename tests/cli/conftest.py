@@ -24,10 +24,10 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two pictures, and two files that are called so but are none."""
+    """Two images, and two unreadable files with the names of images."""
     folder = tmp_path / "photos"
     save_coloured(folder / "a.png")
     save_coloured(folder / "b.jpg", 200, 100)
     (folder / "broken.jpg").write_bytes((folder / "b.jpg").read_bytes()[:500])
-    (folder / "text.png").write_text("not a picture")
+    (folder / "text.png").write_text("not an image")
     return folder

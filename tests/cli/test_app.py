@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +8,7 @@ import pytest
 
 
 def test_a_missing_extra_says_how_to_get_it(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("instancefcn.studio.find_spec", lambda name: None)
     result = run("app")
     assert result.exit_code == 2
     assert "pip install gradio" in result.stderr

@@ -30,10 +30,12 @@ def test_stages_of_the_bundled_model_on_the_bundled_images() -> None:
     assert found["share"] == pytest.approx(after / (stages["backbone"] + stages["score maps"]))
 
 
+@pytest.mark.slow
 def test_profile() -> None:
     assert "pasting" in run("--profile")
     assert "pasting" not in run()
 
 
+@pytest.mark.slow
 def test_proposals_have_stages_of_their_own() -> None:
     assert "assembling" in run("--model", "instancefcn-objects", "--profile")

@@ -23,7 +23,7 @@ def test_says_what_was_converted(run: Run, tmp_path: Path, monkeypatch: pytest.M
     assert result.stdout.splitlines() == [
         "out.safetensors: fcis_resnet101_published for COCO (80 classes, 12 anchors), from ChainerCV's .npz;"
         " 2 MB",
-        "not needed at test time and left out: 4 arrays (a, b, c, ...)",
+        "not needed for inference and left out: 4 arrays (a, b, c, ...)",
     ]
 
 

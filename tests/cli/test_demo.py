@@ -1,16 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from instancefcn.cli.main import app
 
 NAMES = ["deer", "fawns", "otter", "terrapins", "tiger", "turtle"]
 
 
 def test_every_photograph_has_a_row_an_overlay_and_a_coco_file(
-    run: Callable[..., Any], tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = run("demo", "--out", "shown")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    result = CliRunner().invoke(app, ["demo", "--out", "shown"])
     assert result.exit_code == 0, result.output
     for name in NAMES:
         assert f"{name}.jpg" in result.stdout

@@ -1,4 +1,4 @@
-"""`instancefcn eval`: the figures come out, whatever becomes of the files."""
+"""`instancefcn eval`: the figures are printed even when files cannot be written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A picture with a red and a green object."""
+    """An image with a red and a green object."""
     save_coloured(tmp_path / "data" / "images" / "1.png")
     annotations = [
         {
@@ -53,7 +53,7 @@ def test_figures_and_files(command: Run, tmp_path: Path) -> None:
     result = command("--json", "figures.json", "--out", "report")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[1].split()[0] == "mask"
-    assert result.stdout.endswith("Curves and pictures are in report\n")
+    assert result.stdout.endswith(" report\n")
     assert json.loads(Path("figures.json").read_text()) == json.loads(Path("report/metrics.json").read_text())
 
 
@@ -65,7 +65,7 @@ def test_a_wrong_place_shows_before_the_work(
     (tmp_path / "file").write_text("mine")
     result = command("--out", "file")
     assert result.exit_code == 2
-    assert "file: cannot be written (it is a file): choose another folder with --out" in result.stderr
+    assert "error: file: " in result.stderr
     (tmp_path / "folder").mkdir()
     assert command("--json", "folder").exit_code == 2
     assert calls == []
@@ -84,9 +84,9 @@ def fail(monkeypatch: pytest.MonkeyPatch, function: str, error: Exception) -> No
         (
             "write_json",
             OSError(errno.ENOSPC, "No space left on device", "a.json"),
-            "a.json: cannot be written",
+            "a.json",
         ),
-        ("plot_recall", OSError(errno.ENOSPC, "No space left on device"), "cannot be written (No space left"),
+        ("plot_recall", OSError(errno.ENOSPC, "No space left on device"), "No space left"),
         ("write_review", ImageError("1.png: is gone"), "1.png: is gone"),
     ],
 )
@@ -108,7 +108,7 @@ def test_the_figures_are_printed_when_they_cannot_be_written_as_json(command: Ru
     result = command("--json", "file/figures.json", "--out", "report")
     assert result.exit_code == 1
     assert result.stdout.splitlines()[1].split()[0] == "mask"
-    assert "choose another folder with --json" in result.stderr
+    assert "--json" in result.stderr
     assert Path("report/metrics.json").is_file()
 
 
@@ -121,8 +121,8 @@ def test_the_error_has_the_figures(
     assert caught.value.metrics == json.loads((tmp_path / "report" / "metrics.json").read_text())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text here")
 def test_the_folder_may_have_any_name(command: Run, tmp_path: Path) -> None:
     result = command("--out", os.fsdecode(b"B\xe4r"))
     assert result.exit_code == 0, result.output
-    assert result.stdout.endswith("Curves and pictures are in B\\udce4r\n")
+    assert result.stdout.endswith(" B\\udce4r\n")

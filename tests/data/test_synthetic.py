@@ -1,4 +1,4 @@
-"""The synthetic data: repeatable, exact, in all three forms of outline."""
+"""The synthetic data: repeatable, exact, and with all three forms of outlines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_same_seed_same_files(tmp_path: Path) -> None:
     assert any((one / f).read_bytes() != (other / f).read_bytes() for f in files)
 
 
-def test_masks_are_exact_apart_and_in_every_form(tmp_path: Path) -> None:
+def test_masks_are_exact_and_separate_and_have_every_form(tmp_path: Path) -> None:
     folder = write_shapes(tmp_path, train=20, val=0, size=96)
     content = json.loads((folder / "train.json").read_text())
     forms = {

@@ -24,7 +24,7 @@ PLAIN = {"flip": 0.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
 
 
 def marked_scene(height: int = 48, width: int = 64, objects: int = 3, seed: int = 0) -> Scene:
-    """A dark picture whose objects are bright rectangles: pixels and masks can be compared."""
+    """A dark image whose objects are bright rectangles: pixels and masks can be compared."""
     generator = torch.Generator().manual_seed(seed)
     masks = torch.zeros((objects, height, width), dtype=torch.bool)
     for i in range(objects):
@@ -217,7 +217,7 @@ def test_short_sides_from_a_few_choices() -> None:
 
 
 def test_a_short_side_at_which_an_object_fits() -> None:
-    """The larger side of the object is a quarter of the picture's short side: at 40 pixels it has 10."""
+    """The larger side of the object is a quarter of the image's short side: at 40 pixels it has 10."""
     masks = CroppedMasks.from_crops([torch.ones((10, 4), dtype=torch.uint8)], [(3, 5)], (40, 60))
     image = torch.zeros((3, 40, 60), dtype=torch.uint8)
     scene = Scene(image, masks, torch.zeros(1, dtype=torch.int64), torch.zeros((0, 4)))

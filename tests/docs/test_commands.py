@@ -44,6 +44,8 @@ PARSED = {
     ". .venv/bin/activate": "enters it",
     "make demo": WHOLE,
     "make test": WHOLE,
+    "make test-slow": WHOLE,
+    "make test-all": WHOLE,
     "make lint": WHOLE,
     "make docs": WHOLE,
     ".ci/run": WHOLE,
@@ -302,7 +304,9 @@ def run_code(block: Block, server: str) -> None:
 PAGES = [page for page in pages() if any(block.language in ("sh", "python") for block in blocks(page))]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [page if page == "README.md" else pytest.param(page, marks=pytest.mark.slow) for page in PAGES]
+)
 def test_commands_of_a_page(
     page: str, workspace: Path, server: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

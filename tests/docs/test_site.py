@@ -17,6 +17,7 @@ import pytest
 from documented import ROOT
 
 pytest.importorskip("mkdocs", reason="needs the extra: pip install '.[docs]'")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,7 @@ def address(site: Path) -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.browser
 def test_in_a_browser(address: str) -> None:
     """Every request goes to the site itself, and is answered; nothing is wider than the window."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs: pip install playwright")

@@ -23,7 +23,7 @@ from instancefcn.instances import Instances
 
 
 def write_split(folder: Path, names: tuple[str, ...] = NAMES, split: str = "val") -> Path:
-    """Two pictures with a red and a green object each, exactly as the fake network sees them."""
+    """Two images with a red and a green object each, exactly as the fake network sees them."""
     objects = {"red": (20, 10, 30, 20), "green": (90, 40, 30, 30)}
     images, annotations = [], []
     for number in (1, 2):
@@ -70,7 +70,7 @@ def test_figures_and_files(tmp_path: Path, predictor: Predictor) -> None:
 
 @pytest.mark.parametrize("ids", [(-1, -2), (-7, 4), (2**53 - 1, 0)])
 def test_images_of_any_ids(tmp_path: Path, predictor: Predictor, ids: tuple[int, int]) -> None:
-    """faster-coco-eval takes no negative ids."""
+    """faster-coco-eval does not accept negative ids."""
     folder = write_split(tmp_path)
     expected = evaluate(folder, predictor)
     document = json.loads((folder / "val.json").read_text())
@@ -84,7 +84,7 @@ def test_images_of_any_ids(tmp_path: Path, predictor: Predictor, ids: tuple[int,
 
 def test_a_class_that_the_model_does_not_know(tmp_path: Path, predictor: Predictor) -> None:
     folder = write_split(tmp_path, ("red", "green", "mauve"))
-    with pytest.raises(DataError, match=r"does not know mauve; it knows red, green"):
+    with pytest.raises(DataError, match="mauve"):
         evaluate(folder, predictor)
 
 
@@ -106,7 +106,7 @@ class ObjectNetwork(ColourNetwork):
 def test_a_class_agnostic_model_is_measured_on_all_objects(tmp_path: Path) -> None:
     loaded = FakeLoaded(ObjectNetwork(), class_names=("object",), category_ids=(7,))
     predictor = Predictor(loaded, "cpu")  # type: ignore[arg-type]
-    # "mauve" is a third object in each picture, which the network does not find.
+    # "mauve" is a third object in each image, which the network does not find.
     folder = write_split(tmp_path / "data", ("red", "green", "mauve"))
     metrics = evaluate(folder, predictor, out=tmp_path / "report")
     assert list(metrics["per_class"]) == ["object"]
@@ -122,7 +122,7 @@ def test_a_model_of_objects_on_data_of_objects(tmp_path: Path) -> None:
     predictor = Predictor(loaded, "cpu")  # type: ignore[arg-type]
     metrics = evaluate(write_split(tmp_path, ("object",)), predictor)
     assert list(metrics["per_class"]) == ["object"]
-    assert metrics["proposals"]["AR@10"] == 0.0, "this split's objects are none of the coloured ones"
+    assert metrics["proposals"]["AR@10"] == 0.0, "the split's objects are not the coloured ones"
 
 
 def test_only_the_named_split_need_exist(tmp_path: Path, predictor: Predictor) -> None:
@@ -154,7 +154,7 @@ def test_table_shows_what_is_not_defined(tmp_path: Path, predictor: Predictor) -
 
 def test_command(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_split(tmp_path / "data", split="test")
-    monkeypatch.setattr("instancefcn.inference.predictor.load", lambda model: predictor)
+    monkeypatch.setattr("instancefcn.evaluation.run.load", lambda model: predictor)
     arguments = [
         "eval",
         str(folder),

@@ -8,5 +8,5 @@ from small import predictor_of, small_fcis
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    """The small FCIS, ready for use; its pictures have 96 by 144 pixels."""
+    """The small FCIS, ready for use; its images have 96 x 144 pixels."""
     return predictor_of(small_fcis())

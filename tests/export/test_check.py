@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +13,12 @@ from instancefcn.inference.predictor import Predictor
 from small import photograph
 
 
-def test_rows_tell_what_differs() -> None:
+def test_rows_list_what_differs() -> None:
     good = check.Row("a", (4, 5), 30, 0, 0, 1e-6, 0.001, 1e-5, 0.95, 0.1, 0.1)
     assert good.problems() == []
-    assert replace(good, missing=3, changed=4).problems() == [
-        "a, 5 x 4 px: 3 of the network's 30 objects are missing",
-        "a, 5 x 4 px: 4 objects are others than the same graph's in PyTorch",
-    ]
+    missing, changed = replace(good, missing=3, changed=4).problems()
+    assert re.search(r"5 x 4.* 3 .* 30 ", missing)
+    assert re.search(r"5 x 4.* 4 ", changed)
 
 
 def _scores_down(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -36,9 +36,9 @@ def _first_lost(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def _last_doubled(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     count = int((found[1] > 0).sum())
-    places = torch.arange(len(found[1])).clamp(max=count - 1)
-    places[count + 1 :] = len(places) - 1
-    return tuple(value[places] for value in found)
+    rows = torch.arange(len(found[1])).clamp(max=count - 1)
+    rows[count + 1 :] = len(rows) - 1
+    return tuple(value[rows] for value in found)
 
 
 def _boxes_moved(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

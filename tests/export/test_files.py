@@ -1,4 +1,4 @@
-"""Written files: their results, what they say of themselves, and what goes wrong."""
+"""Written files: their results, their descriptions, and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from instancefcn.errors import ConfigError, ExportError
+from instancefcn.errors import ConfigError, ExportError, MissingPackageError
 from instancefcn.export import check, describe, export, graph_of, trace_graph
 from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import Predictor
@@ -63,10 +63,12 @@ def test_onnxruntime_gives_the_results_at_another_size(onnx_file: Path, predicto
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
 
 
-def test_the_file_says_what_it_is_and_has_standard_operators_only(onnx_file: Path) -> None:
+def test_the_file_has_a_description_and_standard_operators_only(onnx_file: Path) -> None:
     import onnx
 
     model = onnx.load(onnx_file)
+    assert [entry.name for entry in model.graph.input] == ["image"]
+    assert [entry.name for entry in model.graph.output] == ["boxes", "scores", "labels", "masks"]
     assert {node.domain for node in model.graph.node} == {""}
     assert [entry.domain for entry in model.opset_import] == [""]
     (entry,) = [entry for entry in model.metadata_props if entry.key == "instancefcn"]
@@ -94,7 +96,7 @@ def test_the_example_draws_what_it_found(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 1
     assert all(line.split()[0] in NAMES for line in lines[:-1])
-    assert lines[-1] == f"{len(lines) - 1} objects; drawn in {out}"
+    assert str(out) in lines[-1]
     with Image.open(out) as drawn:
         assert drawn.size == (210, 150)
 
@@ -111,13 +113,13 @@ def test_the_example_reads_images_as_the_package_does(tmp_path: Path, kind: str)
     assert np.array_equal(found[:, :, 0], gray)
 
 
-def test_the_example_says_what_is_no_image(
+def test_the_example_names_a_file_that_is_not_an_image(
     onnx_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["onnx_predict.py", str(onnx_file), str(onnx_file)])
     with pytest.raises(SystemExit):
         runpy.run_path(str(EXAMPLE), run_name="__main__")
-    assert "cannot identify image file" in capsys.readouterr().err
+    assert str(onnx_file) in capsys.readouterr().err
 
 
 def test_the_example_reads_masks_as_the_package_does() -> None:
@@ -148,7 +150,7 @@ def test_a_torch_program_of_one_size(
     assert json.loads(extra["instancefcn"])["preprocessing"]["size"] == [96, 144]
 
 
-# -- what goes wrong
+# -- errors
 
 
 def test_a_file_that_differs_is_not_kept(
@@ -170,9 +172,7 @@ def test_a_file_that_differs_is_not_kept(
     monkeypatch.setattr(module, "trace_graph", lambda *words: program)
     monkeypatch.setattr(check, "runner", wrong)
     with (
-        pytest.raises(
-            ExportError, match=r"deer.jpg, 144 x 96 px: \d+ of the network's \d+ objects are missing"
-        ),
+        pytest.raises(ExportError, match=r"deer\.jpg, 144 x 96"),
         torch.no_grad(),
     ):
         export(predictor, path, "torch-export", instances=10)
@@ -186,19 +186,19 @@ def test_missing_packages_are_named_with_the_command(
     import instancefcn.export as module
 
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxscript" else object())
-    with pytest.raises(ConfigError, match=r"needs onnxscript, .* pip install onnxscript"):
+    with pytest.raises(MissingPackageError, match="pip install onnxscript"):
         export(predictor, tmp_path / "a.onnx", "onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_dynamic_instance_fcn_is_refused(tmp_path: Path) -> None:
     network = small_instance_fcn()
-    with pytest.raises(ConfigError, match="leave out --dynamic"):
+    with pytest.raises(ConfigError, match="--dynamic"):
         export(predictor_of(network), tmp_path / "a.pt2", "torch-export", dynamic=True)
 
 
 def test_at_least_one_object(predictor: Predictor, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="at least 1 object"):
+    with pytest.raises(ConfigError, match="instances"):
         export(predictor, tmp_path / "a.pt2", "torch-export", instances=0)
 
 

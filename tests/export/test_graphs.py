@@ -67,7 +67,7 @@ class Watched(FCISGraph):
 
 
 def test_boxes_without_area_take_no_place_in_the_graph() -> None:
-    """With no smallest size: boxes that leave the picture are clipped to a line."""
+    """Without a minimum size: boxes beyond the image are clipped to a line."""
     network = small_fcis()
     network.rpn.spec = replace(network.rpn.spec, min_size=0.0)
     nn.init.normal_(network.rpn.deltas.weight, std=10.0)

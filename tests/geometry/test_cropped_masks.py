@@ -187,7 +187,7 @@ def test_crops_are_placed_by_their_corners() -> None:
 
 
 def test_rectangles_are_on_the_device_of_what_they_come_from(masks: CroppedMasks) -> None:
-    with torch.device("meta"):  # where tensors are made without a word
+    with torch.device("meta"):  # the default device of new tensors
         made = [CroppedMasks.from_crops([masks.crop(0)], [(1, 1)], (4, 4)), masks.crop_to(1, 1, 4, 4)]
     assert [(one.pixels.device.type, one.rects.device.type) for one in made] == [("cpu", "cpu")] * 2
 
@@ -197,8 +197,8 @@ def test_rectangles_are_on_the_device_of_what_they_come_from(masks: CroppedMasks
     [
         (torch.ones(4), torch.tensor([[0, 0, 2, 2]]), "uint8"),
         (torch.ones(4, dtype=torch.uint8), torch.tensor([[0.0, 0, 2, 2]]), "int64"),
-        (torch.ones(3, dtype=torch.uint8), torch.tensor([[0, 0, 2, 2]]), "hold 4 pixels"),
-        (torch.full((4,), 255, dtype=torch.uint8), torch.tensor([[0, 0, 2, 2]]), "0 or 1, got 255"),
+        (torch.ones(3, dtype=torch.uint8), torch.tensor([[0, 0, 2, 2]]), "4 pixels"),
+        (torch.full((4,), 255, dtype=torch.uint8), torch.tensor([[0, 0, 2, 2]]), "255"),
         (torch.ones(8, dtype=torch.uint8), torch.tensor([[0, 0, 2, 2], [3, 0, 5, 2]]), "rectangle 1"),
         (torch.ones(4, dtype=torch.uint8), torch.tensor([[2, 2, 0, 0]]), "rectangle 0"),
     ],

@@ -91,40 +91,41 @@ def test_no_annotations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("segmentation", "said"),
+    ("segmentation", "check", "named"),
     [
-        (None, "no outline"),
-        ([], "no outline"),
-        ("abc", "no outline"),
-        ([[1, 1, 5, 5]], "polygon 0 has 2 points"),
-        ([[1, 1, 5, 5, 9, 1], [1, 1, 5, 5]], "polygon 1 has 2 points"),
-        ([[1, 1, 5, 5, 9]], "not pairs"),
-        ([1, 1, 5, 5, 9, 1], "not a list of numbers"),
-        ([[1, 1, 5, 5, 9, "1"]], "not a list of numbers"),
-        ([[1, 1, 5, 5, 9, float("nan")]], "not a finite number"),
-        ([[1, 1, 5, 5, 9, float("inf")]], "not a finite number"),
-        ([[1, 1, 5, 5, 9, 10**400]], "polygon 0"),
-        ([[1, 1, 5, 5, 1e9, 1]], "far out"),
-        ([[50, 1, 55, 5, 60, 1]], "wholly outside"),
-        ({"size": [H, W]}, '"counts"'),
-        ({"counts": [H * W]}, '"size"'),
-        ({"size": [W, H], "counts": [H * W]}, "swapped"),
-        ({"size": [H, W + 1], "counts": [H * (W + 1)]}, f"the RLE has size [{H}, {W + 1}]"),
-        ({"size": [H, W], "counts": [H * W - 1]}, f"covers {H * W - 1} pixels"),
-        ({"size": [H, W], "counts": [-5, H * W + 5]}, "negative"),
-        ({"size": [H, W], "counts": [0.5, 3]}, "whole numbers"),
-        ({"size": [H, W], "counts": [10**400]}, "whole numbers"),
-        ({"size": [H, W], "counts": "not an RLE \n"}, "damaged"),
-        ({"size": [H, W], "counts": "oooooooooooooooooooo0"}, "damaged"),
-        ({"size": [H, W], "counts": "é"}, "damaged"),
-        ({"size": [H, W], "counts": ""}, "covers 0 pixels"),
-        ({"size": [H, W], "counts": 7}, "neither a list nor a string"),
+        (None, "outline", "no outline"),
+        ([], "outline", "no outline"),
+        ("abc", "outline", "no outline"),
+        ([[1, 1, 5, 5]], "polygon-points", "polygon 0"),
+        ([[1, 1, 5, 5, 9, 1], [1, 1, 5, 5]], "polygon-points", "polygon 1"),
+        ([[1, 1, 5, 5, 9]], "outline", "5"),
+        ([1, 1, 5, 5, 9, 1], "outline", "polygon 0"),
+        ([[1, 1, 5, 5, 9, "1"]], "outline", "polygon 0"),
+        ([[1, 1, 5, 5, 9, float("nan")]], "outline", "polygon 0"),
+        ([[1, 1, 5, 5, 9, float("inf")]], "outline", "polygon 0"),
+        ([[1, 1, 5, 5, 9, 10**400]], "out-of-bounds", "polygon 0"),
+        ([[1, 1, 5, 5, 1e9, 1]], "out-of-bounds", "polygon 0"),
+        ([[50, 1, 55, 5, 60, 1]], "out-of-bounds", f"{W} x {H}"),
+        ({"size": [H, W]}, "outline", '"counts"'),
+        ({"counts": [H * W]}, "outline", '"size"'),
+        ({"size": [W, H], "counts": [H * W]}, "outline", "swapped"),
+        ({"size": [H, W + 1], "counts": [H * (W + 1)]}, "outline", f"[{H}, {W + 1}]"),
+        ({"size": [H, W], "counts": [H * W - 1]}, "outline", f"{H * W - 1}"),
+        ({"size": [H, W], "counts": [-5, H * W + 5]}, "outline", "negative"),
+        ({"size": [H, W], "counts": [0.5, 3]}, "outline", "integers"),
+        ({"size": [H, W], "counts": [10**400]}, "outline", "integers"),
+        ({"size": [H, W], "counts": "not an RLE \n"}, "outline", "counts"),
+        ({"size": [H, W], "counts": "oooooooooooooooooooo0"}, "outline", "counts"),
+        ({"size": [H, W], "counts": "é"}, "outline", "counts"),
+        ({"size": [H, W], "counts": ""}, "outline", "0 pixels"),
+        ({"size": [H, W], "counts": 7}, "outline", "counts"),
     ],
 )
-def test_bad_outlines_are_described(segmentation: object, said: str) -> None:
+def test_bad_outlines_are_described(segmentation: object, check: str, named: str) -> None:
     problem = outline_problem(segmentation, H, W)
     assert problem is not None
-    assert said in problem
+    assert problem.check == check
+    assert named in problem
 
 
 @pytest.mark.parametrize(

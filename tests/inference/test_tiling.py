@@ -1,4 +1,4 @@
-"""Tiles: they cover the picture, and their seams do not show in the result."""
+"""Tiles: they cover the image, and their seams do not show in the result."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def instances(size: tuple[int, int], *objects: tuple[float, int, tuple[int, int,
 
 
 SIZE, LEFT, RIGHT = (100, 150), (0, 0, 100, 100), (50, 0, 150, 100)
-"""A picture of two tiles that share the columns 50 to 100."""
+"""An image of two tiles that share the columns 50 to 100."""
 
 
 def merged(
@@ -281,7 +281,7 @@ def test_a_predictor_by_tiles() -> None:
 
 
 class Crowd(nn.Module):
-    """Finds in every picture a square of 2 pixels in each of its cells of 8 pixels, row by row."""
+    """Finds in every image a square of 2 pixels in each of its cells of 8 pixels, row by row."""
 
     def forward(
         self, images: list[Tensor], image_sizes: list[tuple[int, int]], min_score: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,24 +134,23 @@ def test_the_first_modules_are_frozen() -> None:
 
 
 def test_a_frozen_module_must_be_there() -> None:
-    with pytest.raises(ConfigError, match=r"test_efficientnet has no module block\.0, conv1; .*conv_stem"):
+    with pytest.raises(ConfigError, match=r"test_efficientnet.*block\.0, conv1.*conv_stem"):
         Backbone("test_efficientnet", frozen=("conv_stem", "block.0", "conv1"))
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    "name",
     [
-        ("no_such_network", "Unknown model"),
-        ("convnext_atto", "Error"),  # four levels; which error it is depends on timm
-        ("densenet121", "Error"),  # cannot be dilated
-        ("vgg11_bn", "Error"),
-        ("darknet53", r"strides \[4, 8, 16\]"),  # six levels
+        "no_such_network",
+        "convnext_atto",  # four levels
+        "densenet121",  # cannot be dilated
+        "vgg11_bn",
+        "darknet53",  # six levels
     ],
 )
-def test_a_network_without_the_three_levels_is_refused(name: str, message: str) -> None:
-    with torch.device("meta"), pytest.raises(ConfigError, match=f"backbone: .*{name}.*{message}") as raised:
+def test_a_network_without_the_three_levels_is_refused(name: str) -> None:
+    with torch.device("meta"), pytest.raises(ConfigError, match=name):
         Backbone(name)
-    assert "five feature levels, the last three of which can have strides of 8, 16 and" in str(raised.value)
 
 
 def test_random_residual_branches_are_not_silent() -> None:
@@ -181,28 +181,23 @@ def test_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
         torch.testing.assert_close(network.eval()(x)[1], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [(None, "no such file"), (b"\x80\x04nonsense", "not a readable")]
-)
-def test_unreadable_weights_are_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+@pytest.mark.parametrize("content", [None, b"\x80\x04nonsense"], ids=["missing", "damaged"])
+def test_unreadable_weights_are_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "weights.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=message) as raised:
+    with pytest.raises(CheckpointError, match=re.escape(str(path))):
         Backbone("test_efficientnet", pretrained=str(path))
-    assert str(path) in str(raised.value)
 
 
 def test_weights_of_another_network_are_refused() -> None:
     body = timm.create_model("test_efficientnet", features_only=True, out_indices=(3, 4), pretrained=False)
     other = timm.create_model("test_resnet", pretrained=False).state_dict()
-    with pytest.raises(
-        CheckpointError, match=r"other\.pth: these are weights of another network: .* missing"
-    ):
+    with pytest.raises(CheckpointError, match=r"other\.pth"):
         load_features(body, other, "other.pth")
     reshaped: dict[str, Tensor] = body.state_dict()
     reshaped["conv_stem.weight"] = torch.zeros(1, 3, 3, 3)
-    with pytest.raises(CheckpointError, match="1 have another shape"):
+    with pytest.raises(CheckpointError, match=r"conv_stem\.weight"):
         load_features(body, reshaped, "other.pth")
 
 
@@ -211,7 +206,7 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("no network")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(CheckpointError, match=r"resnet50 could not be downloaded \(OSError: no network\)"):
+    with pytest.raises(CheckpointError, match=r"resnet50.*no network"):
         published_weights("resnet50")
 
 

@@ -13,7 +13,7 @@ K, CLASSES, CHANNELS, STRIDE = 3, 7, 5, 16.0
 ROIS = torch.tensor([[0, 3, 5, 60, 40], [1, 0, 0, 96, 64], [1, 20, 30, 31, 50], [0, -9, 2, 33, 70]]).float()
 LABELS = torch.tensor([6, 2, 2, 0])
 ONE = 4 * 6 * K**2 * 2 * 4
-"""Bytes of one class's maps in one picture of 4 x 6 cells, float32."""
+"""Bytes of one class's maps in one image of 4 x 6 cells, float32."""
 
 
 def parts(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,5 +1,5 @@
-"""From pictures to scored windows nobody waits for a GPU: one graph of fixed shapes, which compilers and CUDA
-graphs can hold.
+"""From images to scored windows nothing waits for a GPU: a graph of fixed shapes for compilers and CUDA
+graphs.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def test_a_image_full_of_a_crowd_trains(method: str) -> None:
 def test_training_needs_targets() -> None:
     net = network().train()
     for targets in (None, [OBJECTS]):
-        with pytest.raises(ValueError, match="one target for every image"):
+        with pytest.raises(ValueError, match="one target for each image"):
             net(random_images((64, 80), (64, 80)), targets)
 
 
@@ -226,8 +226,8 @@ def test_maps_have_the_cells_of_their_stride(stride: int, cells: tuple[int, int]
 
 
 @pytest.mark.parametrize("changes", [{"stride": 8}, {"stride": 4, "fused": True}])
-def test_a_stride_that_cannot_be_had_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"not {changes['stride']}"):
+def test_an_unsupported_stride_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"is {changes['stride']}"):
         HeadSpec(**changes)
 
 
@@ -259,7 +259,7 @@ def test_images_are_normalised_then_padded_with_zeros() -> None:
 
 @pytest.fixture(scope="module")
 def lively() -> FCIS:
-    """A network in evaluation mode whose random answers differ from place to place."""
+    """A network in evaluation mode whose random answers vary over the image."""
     net = network()
     for layer, std in (
         (net.maps.scores, 1.0),
@@ -368,7 +368,7 @@ def test_without_voting_masks_are_the_survivors_own(lively: FCIS, monkeypatch: p
 
 @pytest.mark.parametrize("passes", [0, 3])
 def test_other_passes_are_refused(passes: int) -> None:
-    with pytest.raises(ValueError, match="passes must be 1 or 2"):
+    with pytest.raises(ValueError, match="passes"):
         HeadSpec(passes=passes)
 
 
@@ -391,7 +391,7 @@ def test_a_batch_gives_what_its_images_give(lively: FCIS) -> None:
 
 
 def test_smaller_images_in_a_batch_have_the_same_proposals() -> None:
-    """Padding must not compete: with score and box maps that say the same everywhere, a picture's results do
+    """Padding must not compete: with score and box maps that say the same everywhere, an image's results do
     not depend on it.
     """
     net = network().eval()

@@ -72,14 +72,12 @@ def test_a_damaged_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cont
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(imagenet, "PACKAGE", "damaged_lite0")
     monkeypatch.delitem(sys.modules, "damaged_lite0", raising=False)
-    with pytest.raises(CheckpointError, match="0 weight files"):
+    with pytest.raises(CheckpointError, match="damaged_lite0"):
         imagenet.efficientnet_lite0_weights()
     (package / "models" / "weights.pth").write_bytes(content)
-    with pytest.raises(
-        CheckpointError, match=r"weights\.pth: is damaged, or another file than was published"
-    ):
+    with pytest.raises(CheckpointError, match=r"weights\.pth"):
         imagenet.efficientnet_lite0_weights()
-    # Nor is it unpickled when it bears the right sum.
+    # Nor is it unpickled when its sum is right.
     monkeypatch.setattr(imagenet, "SHA256", hashlib.sha256(content).hexdigest())
-    with pytest.raises(CheckpointError, match="not the weights of EfficientNet-lite0"):
+    with pytest.raises(CheckpointError, match=r"weights\.pth"):
         imagenet.efficientnet_lite0_weights()

@@ -34,13 +34,13 @@ def paired(inside: Tensor) -> Tensor:
 
 def test_assembling_by_hand() -> None:
     """Figure 2 of the paper, with 3 x 3 parts and a window of 3 x 3 cells: each cell is copied from the map
-    of its own part. Map (i, j) holds 100 i + 10 j at every cell, plus the cell's own place, 1000 y + 10000 x.
+    of its own part. Map (i, j) holds 100 i + 10 j at every cell, plus 1000 y + 10000 x of the cell.
     """
     part = 100.0 * torch.arange(3)[:, None] + 10.0 * torch.arange(3)[None]
-    place = 1000.0 * torch.arange(5)[:, None] + 10000.0 * torch.arange(6)[None]
+    position = 1000.0 * torch.arange(5)[:, None] + 10000.0 * torch.arange(6)[None]
     net = network(k=3)
     net.windows = WindowSpec(cells=3)
-    maps = paired(part[:, :, None, None] + place)
+    maps = paired(part[:, :, None, None] + position)
     window = window_boxes(torch.tensor([2 * 6 + 3]), 6, net.windows)  # around row 2, column 3
     assert net.assemble(maps, window)[0].tolist() == [
         [1000 + 20000 + 0, 1000 + 30000 + 10, 1000 + 40000 + 20],
@@ -84,7 +84,7 @@ def test_an_object_moved_by_one_cell_moves_its_proposal_by_exactly_one_cell() ->
 
 @pytest.mark.parametrize(("y", "x"), [(3, 4), (3, 36), (27, 4), (27, 36)])
 def test_windows_over_the_border(y: int, x: int) -> None:
-    """An object in a corner of the picture: its window leaves the picture, its mask does not."""
+    """An object in a corner of the image: its window leaves the image, its mask does not."""
     net = network(levels=1)
     candidates = net.candidates([blob(30, 40, y, x)], (240, 320), (240, 320), 0.5)
     found = net.finish(candidates, (240, 320), 10)
@@ -94,11 +94,11 @@ def test_windows_over_the_border(y: int, x: int) -> None:
 
 
 def test_levels_share_one_list_and_speak_in_the_pixels_of_the_image() -> None:
-    """The same object on the second level is 1.5 times as large in the picture."""
+    """The same object on the second level is 1.5 times as large in the image."""
     net = network(levels=2)
     weak = blob(30, 40, 14, 20)[0], torch.full((30, 40), -9.0)
     candidates = net.candidates([weak, blob(20, 27, 10, 13)], (240, 320), (480, 640), 0.5)
-    # The second level is 160 x 213 pixels, the picture 480 x 640: 3 and 3.005 times as large.
+    # The second level is 160 x 213 pixels, the image 480 x 640: 3 and 3.005 times as large.
     scale = 640 / 213
     assert candidates.windows.tolist() == [pytest.approx([24 * scale, 0, 192 * scale, 168 * 3])]
     (box,) = net.finish(candidates, (480, 640), 10).boxes.tolist()
@@ -175,7 +175,7 @@ def test_every_parameter_trains_and_images_without_objects_do_too() -> None:
 
 def test_losses_are_those_computed_by_hand() -> None:
     """Filters of zeros: every window has the objectness of a bias, and every cell the logit of its part. An
-    object of 7 x 12 cells near the upper left corner, so that its windows leave the picture; then a picture
+    object of 7 x 12 cells near the upper left corner, so that its windows leave the image; then an image
     of a crowd, whose windows are not used, and one without anything.
     """
     net = network().train()
@@ -207,7 +207,7 @@ def test_losses_are_those_computed_by_hand() -> None:
                 entropies.append(math.log1p(math.exp(-logit if inside else logit)))
     assert len(entropies) < len(positive) * cells**2
     assert losses["mask"].item() == pytest.approx(sum(entropies) / len(entropies), rel=1e-5)
-    # 40 windows of the first picture, none of the second, 40 of the third.
+    # 40 windows of the first image, none of the second, 40 of the third.
     right, wrong = len(positive), len(negative) + 40
     expected = (right * math.log1p(math.exp(-0.7)) + wrong * math.log1p(math.exp(0.7))) / 80
     assert losses["objectness"].item() == pytest.approx(expected, rel=1e-5)
@@ -222,7 +222,7 @@ def test_cells_outside_the_image() -> None:
 
 
 def test_training_needs_targets() -> None:
-    with pytest.raises(ValueError, match="one target for every image"):
+    with pytest.raises(ValueError, match="one target for each image"):
         network().train()([torch.rand(3, 64, 64)])
 
 

@@ -78,7 +78,13 @@ def check(maps: Callable[[Tensor], Maps], changed: Callable[[Tensor], Tensor]) -
             torch.testing.assert_close(one[..., :inside], two[..., :inside], rtol=1e-4, atol=1e-4 * spread)
 
 
-BACKBONES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "resnet50", "mobilenetv2_100", "vgg16")
+LARGE = ("resnet50", "vgg16")
+BACKBONES = (
+    "tf_efficientnet_lite0",
+    "tf_efficientnet_lite1",
+    "mobilenetv2_100",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE),
+)
 
 
 @pytest.mark.parametrize("name", BACKBONES)

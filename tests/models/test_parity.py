@@ -125,14 +125,14 @@ def test_roi_targets(golden: Golden, name: str, background_iou: float) -> None:
     chosen = swapped(golden[f"ptc_{name}_sample_roi"])
     labels = torch.from_numpy(golden[f"ptc_{name}_gt_roi_label"].astype(np.int64))
     candidates = torch.cat((proposals, target.boxes))
-    place = (chosen[:, None] - candidates).abs().amax(2)
-    assert float(place.min(1).values.max()) == 0  # every one of theirs is a candidate of ours
-    place = place.argmin(1)
+    distance = (chosen[:, None] - candidates).abs().amax(2)
+    assert float(distance.min(1).values.max()) == 0  # every one of theirs is a candidate of ours
+    index = distance.argmin(1)
 
     everything = assign_rois(proposals, target, SamplingSpec(method="ohem"))
-    assert torch.equal(everything.labels[place], labels)
+    assert torch.equal(everything.labels[index], labels)
     foreground = labels > 0
-    wanted = target.boxes[everything.matched[place[foreground]]]
+    wanted = target.boxes[everything.matched[index[foreground]]]
     deltas = box_ops.encode(chosen[foreground], wanted) / torch.tensor(DELTA_STD)
     torch.testing.assert_close(
         deltas, swapped(golden[f"ptc_{name}_gt_roi_loc"])[foreground], rtol=1e-4, atol=1e-4

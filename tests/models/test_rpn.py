@@ -80,7 +80,7 @@ def test_cells_that_a_image_touches_are_on_it(size: tuple[int, int], rows: int, 
 
 
 def make_proposals(scores: Tensor, candidates: Tensor, size: tuple[int, int], spec: RPNSpec) -> Tensor:
-    """Of one picture, without the padding, which must be zeros and come last."""
+    """Of one image, without the padding, which must be zeros and come last."""
     found = thin(rank(scores, candidates, size, spec)[None], spec)[0]
     assert found.shape == (spec.after_nms, 4)
     count = int(found.any(1).sum())
@@ -131,11 +131,11 @@ def test_the_numbers_before_and_after_suppression_are_kept() -> None:
 def test_padding_proposes_nothing() -> None:
     rpn, anchors = network(), SQUARES.grid(2, 4)
     deltas = torch.zeros(8, 4)
-    deltas[3, 0], deltas[7, 1] = -1.5, -1.0  # from the padding into the picture, with the highest scores
+    deltas[3, 0], deltas[7, 1] = -1.5, -1.0  # from the padding into the image, with the highest scores
     logits = torch.arange(8.0)
     padded, whole = rpn.proposals(logits.repeat(2, 1), deltas.repeat(2, 1, 1), anchors, [(16, 40), (32, 64)])
     assert padded[:4].tolist() == [[32, 0, 40, 16], [16, 0, 32, 16], [0, 0, 16, 16], [0, 0, 0, 0]]
-    assert int(whole.any(1).sum()) == 8  # a picture without padding beside it: all its anchors compete
+    assert int(whole.any(1).sum()) == 8  # an image without padding beside it: all its anchors compete
 
 
 def labelled(boxes: list[tuple[int, int, int, int]], spec: RPNSpec = SPEC) -> tuple[Tensor, Tensor]:
@@ -228,7 +228,7 @@ def test_losses_are_those_computed_by_hand() -> None:
     first = (math.log1p(math.exp(-2)) + math.log1p(math.exp(-1)) + 2 * math.log(2)) / 4
     assert float(classes) == pytest.approx((first + math.log(2)) / 2, rel=1e-5)
     # Wanted is dx = 4/16; off by 0.05 (quadratic: 4.5 d^2) and by 1 (linear: d - 1/18); over 256 samples and
-    # 2 pictures.
+    # 2 images.
     assert float(boxes) == pytest.approx((4.5 * 0.05**2 + 1 - 1 / 18) / 256 / 2, rel=1e-5)
 
 

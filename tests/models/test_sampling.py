@@ -120,7 +120,7 @@ def test_a_cell_belongs_to_the_object_from_one_half_on(shift: float, expected: i
 
 
 def test_masks_are_read_through_the_scale() -> None:
-    """The network sees the picture twice as wide and half as high; the mask stays in its own pixels."""
+    """The network sees the image twice as wide and half as high; the mask stays in its own pixels."""
     mask = torch.zeros(1, 8, 8, dtype=torch.bool)
     mask[0, 2:6, 1:5] = True
     boxes = torch.tensor([[2.0, 1.0, 10.0, 3.0]])

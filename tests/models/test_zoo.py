@@ -6,14 +6,16 @@ import hashlib
 import json
 import math
 import pickle
+import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -72,7 +74,7 @@ def test_only_stem_and_c2_are_frozen(named: tuple[zoo.ModelSpec, FCIS]) -> None:
 
 
 def test_maps_at_stride_8_must_be_fused() -> None:
-    with pytest.raises(ConfigError, match=r"fcis_fine cannot be changed so: .* when fused"):
+    with pytest.raises(ConfigError, match=r"fcis_fine.* 8 .*fused=false"):
         zoo.build("fcis_fine", 1, fused=False)
 
 
@@ -101,21 +103,38 @@ def test_the_ablations_are_options() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"name": "fcis_resnet102", "num_classes": 2},
-            "no model 'fcis_resnet102'.*fcis_lite, fcis_resnet101",
-        ),
-        ({"num_classes": None}, "needs num_classes or class_names"),
-        ({"num_classes": 0}, "at least one class"),
-        ({"num_classes": 3, "class_names": ["cat"]}, "num_classes is 3, but there are 1"),
-        ({"class_names": ["cat", "dog"], "category_ids": [1]}, "2 class names, but 1 category ids"),
-        ({"num_classes": 2, "sampling": "hard"}, "'random' or 'ohem', not 'hard'"),
-        ({"num_classes": 2, "k": 0}, "at least 1, not 0"),
+        ({"name": "fcis_resnet102", "num_classes": 2}, "'fcis_resnet102'.*fcis_lite, fcis_resnet101"),
+        ({"num_classes": None}, "num_classes"),
+        ({"num_classes": 0}, "class"),
+        ({"num_classes": 3, "class_names": ["cat"]}, "3.* 1 "),
+        ({"class_names": ["cat", "dog"], "category_ids": [1]}, "2.* 1 "),
+        ({"num_classes": 2, "sampling": "hard"}, "'hard'"),
+        ({"num_classes": 2, "k": 0}, r"k: .*\b0\b"),
+        ({"num_classes": 2, "k": 65}, r"k: .*\b65\b"),
+        ({"num_classes": 2, "mask_weight": True}, "mask_weight: .*True"),
+        ({"name": tiny_proposals(), "joint": True}, "joint"),
     ],
 )
-def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         zoo.build(**{"name": tiny_spec(), **settings})
+
+
+@pytest.mark.parametrize("name", sorted(zoo.SPECS))
+def test_a_specification_survives_json(name: str) -> None:
+    document = json.loads(json.dumps(checkpoint.spec_to_json(zoo.SPECS[name])))
+    assert checkpoint.spec_from_json(document) == zoo.SPECS[name]
+
+
+def test_a_changed_specification_is_checked() -> None:
+    spec = tiny_spec()
+    for change in ({"backbone": "hf-hub:somebody/network"}, {"short_side": 0}, {"frozen": ("a",) * 101}):
+        with pytest.raises(ValidationError):
+            replace(spec, **change)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError):
+        replace(spec.anchors, scales=[1.0])  # a list
+    with pytest.raises(FrozenInstanceError):
+        spec.name = "other"  # type: ignore[misc]
 
 
 # -- saving and loading
@@ -192,7 +211,7 @@ def test_a_checkpoint_of_proposals(tmp_path: Path) -> None:
 
 
 def test_a_run_folder_means_its_best_checkpoint(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"neither best\.safetensors nor last\.safetensors"):
+    with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):
         checkpoint.load_checkpoint(tmp_path)
     shutil.copy(saved, tmp_path / "last.safetensors")
     assert checkpoint.locate(tmp_path).name == "last.safetensors"
@@ -211,17 +230,17 @@ def test_bundled_models_have_names(saved: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(checkpoint, "files", lambda _: tmp_path)
     assert checkpoint.bundled_models() == ["fcis-pets2"]
     assert checkpoint.load_checkpoint("fcis-pets2").class_names == ("cat", "dog")
-    with pytest.raises(CheckpointError, match=r"fcis-pets3: neither a file.*bundled model \(fcis-pets2\)"):
+    with pytest.raises(CheckpointError, match=r"fcis-pets3.*\(fcis-pets2\)"):
         checkpoint.load_checkpoint("fcis-pets3")
-    with pytest.raises(CheckpointError, match="fcis_lite is an architecture: train it first"):
+    with pytest.raises(CheckpointError, match="fcis_lite"):
         checkpoint.load_checkpoint("fcis_lite")
     damaged = bytearray(saved.read_bytes())
     damaged[-1] ^= 1
     (folder / "fcis-pets2.safetensors").write_bytes(damaged)
-    with pytest.raises(CheckpointError, match=r"fcis-pets2\.safetensors: is damaged.*install"):
+    with pytest.raises(CheckpointError, match=re.escape("fcis-pets2.safetensors")):
         checkpoint.load_checkpoint("fcis-pets2")
     (folder / checkpoint.SUMS).write_text("")
-    with pytest.raises(CheckpointError, match="is damaged"):
+    with pytest.raises(CheckpointError, match=re.escape("fcis-pets2.safetensors")):
         checkpoint.load_checkpoint("fcis-pets2")
 
 
@@ -249,9 +268,9 @@ def rewritten(
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="the model's name is empty"):
+    with pytest.raises(CheckpointError):
         checkpoint.load_checkpoint("")
-    with pytest.raises(CheckpointError, match=r"nothing\.safetensors: neither a file, nor a run folder"):
+    with pytest.raises(CheckpointError, match=re.escape("nothing.safetensors")):
         checkpoint.load_checkpoint(tmp_path / "nothing.safetensors")
 
 
@@ -259,7 +278,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_a_truncated_file(saved: Path, tmp_path: Path, size: int) -> None:
     path = tmp_path / "cut.safetensors"
     path.write_bytes(saved.read_bytes()[:size])
-    with pytest.raises(CheckpointError, match=r"cut\.safetensors: not a readable safetensors checkpoint"):
+    with pytest.raises(CheckpointError, match=re.escape("cut.safetensors")):
         checkpoint.load_checkpoint(path)
 
 
@@ -280,7 +299,7 @@ def test_a_pickle_in_disguise_is_never_run(tmp_path: Path, write: Callable[[obje
     marker, path = tmp_path / "executed", tmp_path / "best.safetensors"
     write({"state": Exploit(marker)}, path)
     for source in (path, tmp_path):
-        with pytest.raises(CheckpointError, match="not a readable safetensors checkpoint"):
+        with pytest.raises(CheckpointError, match=re.escape("best.safetensors")):
             checkpoint.load_checkpoint(source)
     assert not marker.exists()
 
@@ -288,32 +307,32 @@ def test_a_pickle_in_disguise_is_never_run(tmp_path: Path, write: Callable[[obje
 def test_someone_elses_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.zeros(3)}, path)
-    with pytest.raises(CheckpointError, match="not a checkpoint of instancefcn"):
+    with pytest.raises(CheckpointError, match=re.escape("foreign.safetensors")):
         checkpoint.load_checkpoint(path)
     save_file({"weight": torch.zeros(3)}, path, metadata={checkpoint.HEADER: "{broken"})
-    with pytest.raises(CheckpointError, match="not a readable"):
+    with pytest.raises(CheckpointError, match=re.escape("foreign.safetensors")):
         checkpoint.load_checkpoint(path)
     save_file({"weight": torch.zeros(3)}, path, metadata={checkpoint.HEADER: "[]"})
-    with pytest.raises(CheckpointError, match="format None"):
+    with pytest.raises(CheckpointError, match="None"):
         checkpoint.load_checkpoint(path)
 
 
 def test_a_newer_format(saved: Path, tmp_path: Path) -> None:
     path = rewritten(saved, tmp_path / "new.safetensors", lambda document, _: document.update(format=3))
-    with pytest.raises(CheckpointError, match="checkpoint format 3, this version reads format 2; update"):
+    with pytest.raises(CheckpointError, match=r"new\.safetensors.* 3, .* 2"):
         checkpoint.load_checkpoint(path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d, t: t.pop("maps.scores.bias"), r"missing \['maps.scores.bias'\]"),
-        (lambda d, t: t.update(surplus=torch.zeros(1)), r"unknown \['surplus'\]"),
+        (lambda d, t: t.pop("maps.scores.bias"), r"\['maps.scores.bias'\]"),
+        (lambda d, t: t.update(surplus=torch.zeros(1)), r"\['surplus'\]"),
         (
             lambda d, t: d["class_names"].append("bird") or d["category_ids"].append(91),
-            r"another shape \['maps.scores.bias'",
+            r"\['maps.scores.bias'",
         ),
-        (lambda d, t: t.update({"rpn.logits.bias": torch.zeros(5)}), r"another shape \['rpn.logits.bias'\]"),
+        (lambda d, t: t.update({"rpn.logits.bias": torch.zeros(5)}), r"\['rpn.logits.bias'\]"),
     ],
     ids=["missing", "unknown", "more classes", "another shape"],
 )
@@ -323,10 +342,10 @@ def test_tensors_that_do_not_fit(saved: Path, tmp_path: Path, change: Any, messa
 
 
 def test_tensors_that_are_no_finite_numbers(saved: Path, tmp_path: Path) -> None:
-    """They would give boxes that are none, wherever the model is used."""
+    """They would give boxes that are not finite, wherever the model is used."""
     for name, tensor, message in (
-        ("rpn.logits.bias", torch.full((6,), math.nan), "rpn.logits.bias holds numbers that are not finite"),
-        ("rpn.logits.bias", torch.zeros(6, dtype=torch.int32), "rpn.logits.bias holds torch.int32"),
+        ("rpn.logits.bias", torch.full((6,), math.nan), "rpn.logits.bias"),
+        ("rpn.logits.bias", torch.zeros(6, dtype=torch.int32), "rpn.logits.bias .*torch.int32"),
     ):
         path = rewritten(saved, tmp_path / "nan.safetensors", lambda d, t, n=name, v=tensor: t.update({n: v}))
         with pytest.raises(CheckpointError, match=message):
@@ -340,7 +359,7 @@ def test_a_model_larger_than_its_file_is_never_made(saved: Path, tmp_path: Path)
         saved, tmp_path / "a.safetensors", lambda d, t: d["model"]["head"].update(channels=65_536)
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(CheckpointError, match="of another shape"):
+    with pytest.raises(CheckpointError, match=r"maps\.deltas\.weight"):
         checkpoint.load_checkpoint(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
 
@@ -353,6 +372,7 @@ def test_a_model_larger_than_its_file_is_never_made(saved: Path, tmp_path: Path)
         lambda d, t: d["model"].pop("anchors"),
         lambda d, t: d["model"].update(head=[1]),
         lambda d, t: d["model"]["head"].update(colour="red"),
+        lambda d, t: d["model"].update(colour="red"),
         lambda d, t: d["model"]["head"].update(k="seven"),
         lambda d, t: d["model"].update(backbone="no_such_network"),
         lambda d, t: d["preprocessing"].pop("short_side"),
@@ -366,6 +386,11 @@ def test_a_model_larger_than_its_file_is_never_made(saved: Path, tmp_path: Path)
         lambda d, t: d["model"].update(backbone="hf-hub:somebody/network"),
         lambda d, t: d["model"].update(backbone="local-dir:/tmp"),
         lambda d, t: d["model"]["head"].update(k=10**6),
+        lambda d, t: d["model"]["head"].update(k=True),
+        lambda d, t: d["model"]["head"].update(passes=3),
+        lambda d, t: d["model"]["head"].update(extent="everything"),
+        lambda d, t: d["model"]["rpn"].update(nms_iou=True),
+        lambda d, t: d["model"].update(frozen=["a"] * 101),
         lambda d, t: d["model"]["head"].update(channels=10**9),
         lambda d, t: d["model"]["head"].update(mask_size=10**6),
         lambda d, t: d["model"]["anchors"].update(scales=[]),
@@ -381,15 +406,30 @@ def test_a_model_larger_than_its_file_is_never_made(saved: Path, tmp_path: Path)
 )
 def test_a_damaged_description(saved: Path, tmp_path: Path, change: Any) -> None:
     path = rewritten(saved, tmp_path / "damaged.safetensors", change)
-    with pytest.raises(
-        CheckpointError, match=r"damaged\.safetensors: the description of the model is damaged"
-    ):
+    with pytest.raises(CheckpointError, match=re.escape("damaged.safetensors")):
         checkpoint.load_checkpoint(path)
 
 
+def test_what_is_wrong_with_a_description_is_named(saved: Path, tmp_path: Path) -> None:
+    path = rewritten(saved, tmp_path / "a.safetensors", lambda d, t: d["model"]["head"].update(k=10**6))
+    with pytest.raises(CheckpointError, match=r"a\.safetensors.*head\.k.*1000000"):
+        checkpoint.load_checkpoint(path)
+
+
+def test_an_older_description_without_newer_fields_has_their_defaults(saved: Path, tmp_path: Path) -> None:
+    def shorten(document: dict[str, Any], _: object) -> None:
+        for field in ("mask_threshold", "passes", "voting", "instances"):
+            del document["model"]["head"][field]
+        del document["preprocessing"]["rule"]
+
+    loaded = checkpoint.load_checkpoint(rewritten(saved, tmp_path / "old.safetensors", shorten))
+    assert loaded.network.head == tiny_spec().head
+    assert loaded.preprocessing == Preprocessing(128, 192)
+
+
 @pytest.mark.parametrize(("level", "stride"), [(1, 16), (2, 16), (3, 16), (0, 8), (4, 8), (6, 16)])
-def test_anchors_stand_on_the_cells_that_they_are_proposed_from(level: int, stride: int) -> None:
-    """Elsewhere every anchor would be at another place than its cell."""
+def test_anchors_have_the_stride_of_their_level(level: int, stride: int) -> None:
+    """With another stride the anchors would not be centred on the cells."""
     anchors = replace(zoo.FCIS_LITE.anchors, stride=stride)
-    with pytest.raises(ValueError, match=r"rpn_level must be|anchors have stride"):
+    with pytest.raises(ValidationError, match="rpn_level"):
         replace(zoo.FCIS_LITE, rpn_level=level, anchors=anchors)

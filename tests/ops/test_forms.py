@@ -196,7 +196,7 @@ def test_nan_in_either_map_reaches_the_score(form: object) -> None:
 
 @pytest.mark.parametrize("form", [ops, portable], ids=["fastest", "portable"])
 @pytest.mark.parametrize("name", NAMES)
-def test_gradient_is_in_channels_last_memory_and_inputs_stay(form: object, name: str) -> None:
+def test_gradient_is_channels_last_and_inputs_are_unchanged(form: object, name: str) -> None:
     case = example(name, torch.float32)
     maps, rois = case.maps.clone(), case.rois.clone()
     _, grad = gradient(case, form, name, case.maps)

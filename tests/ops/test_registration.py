@@ -91,7 +91,7 @@ def test_a_whole_model_compiles_from_convolution_to_loss() -> None:
 
 @pytest.mark.parametrize("form", ["portable", "fastest"])
 @pytest.mark.parametrize(
-    ("name", "place", "value", "message"),
+    ("name", "position", "value", "message"),
     [
         ("class_scores", 0, PLAIN, r"maps must be \[N, k, k, 2, C, H, W\].*got shape \(2, 3, 3, 4, 5, 6\)"),
         ("ps_average", 0, PAIRED, r"maps must be \[N, k, k, D, H, W\]"),
@@ -113,9 +113,9 @@ def test_a_whole_model_compiles_from_convolution_to_loss() -> None:
         ("mask_logits", 4, 0, "size must be at least 1"),
     ],
 )
-def test_wrong_arguments_are_named(name: str, place: int, value: object, message: str, form: Any) -> None:
+def test_wrong_arguments_are_named(name: str, position: int, value: object, message: str, form: Any) -> None:
     arguments = list(CALLS[name])
-    arguments[place] = value
+    arguments[position] = value
     with ops.using(form), pytest.raises(ValueError, match=message):
         getattr(ops, name)(*arguments)
 

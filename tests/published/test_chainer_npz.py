@@ -54,14 +54,14 @@ def claims(shape: str, version: int = 1) -> bytes:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"model/data.pkl": b"what torch writes"}, "not one of numpy arrays: 'model/data.pkl'"),
-        ({"a.npy": npy(np.array([object()]), allow_pickle=True)}, "never unpickled"),
-        ({"a.npy": b"no array"}, "not a readable .npz file"),
-        ({"a.npy": claims("(2,)", version=2)}, "not a readable .npz file"),
-        ({"a.npy": claims("(2,)")}, "has not the 8 bytes"),
-        ({"a.npy": npy(np.ones(3)) + b"more"}, "has not the 24 bytes"),
-        ({"a.npy": claims("(-1,)")}, "damaged|not a readable"),
-        ({"a.npy": claims("('x',)")}, "not a readable .npz file"),
+        ({"model/data.pkl": b"what torch writes"}, "'model/data.pkl'"),
+        ({"a.npy": npy(np.array([object()]), allow_pickle=True)}, "'a'"),
+        ({"a.npy": b"no array"}, r"a\.npz"),
+        ({"a.npy": claims("(2,)", version=2)}, r"\(2, 0\)"),
+        ({"a.npy": claims("(2,)")}, "'a.npy'.* 8 "),
+        ({"a.npy": npy(np.ones(3)) + b"more"}, "'a.npy'.* 24 "),
+        ({"a.npy": claims("(-1,)")}, r"a\.npz"),
+        ({"a.npy": claims("('x',)")}, r"a\.npz"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
@@ -93,11 +93,11 @@ def test_a_file_cut_or_changed_anywhere_is_refused(tmp_path: Path, compressed: b
         with pytest.raises(CheckpointError):
             read(path)
     original = {name: values.tobytes() for name, values in read(tmp_path / "a.npz").items()}
-    for place in range(0, len(whole), 3):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+    for position in range(0, len(whole), 3):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
         try:
             found = read(path)
         except CheckpointError:
             continue
-        # A byte that says when the file was written, or how many arrays it has: what is there is right.
+        # A byte of the date, or of the number of arrays: those that remain are right.
         assert {name: values.tobytes() for name, values in found.items()}.items() <= original.items()

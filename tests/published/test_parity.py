@@ -25,6 +25,7 @@ from instancefcn.published.conversion import convert_weights
 from instancefcn.published.network import PublishedFCIS
 from instancefcn.published.pooling import psroi_average_pool
 
+pytestmark = pytest.mark.slow
 LIMITS = {
     "C4, means of channels": 1e-4,
     "C5, means of channels": 1e-4,

@@ -100,7 +100,7 @@ def test_nothing_to_vote_for() -> None:
         assert voted.masks.image_size == (10, 10)
 
 
-def test_a_box_without_numbers_or_area_disturbs_nobody() -> None:
+def test_a_box_without_numbers_or_area_does_not_affect_others() -> None:
     nan = float("nan")
     boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [nan] * 4, [0.0, 0.0, 8.0, 7.0], [3.0, 3.0, 3.0, 3.0]])
     probabilities = torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.1, 0.8], [0.1, 0.9]])
@@ -122,7 +122,7 @@ def test_equal_to_the_reference(
     seed: int, count: int, axis: int, m: int, size: tuple[int, int], limit: int
 ) -> None:
     masks, boxes, probabilities, _ = random_case(seed, count, axis, m, size)
-    # As everywhere before this order, boxes are inside the picture.
+    # Boxes are inside the image, as before this order everywhere.
     boxes = torch.stack((*(boxes[:, i].clamp(0, size[1 - i % 2]) for i in range(4)),), 1)
     wanted = reference.vote_published(
         lambda row, class_: masks[row, class_].double().numpy(),

@@ -118,6 +118,7 @@ def slide(page: Any, score: float) -> None:
     page.locator("#viewer input[type=range]").fill(str(score))
 
 
+@pytest.mark.browser
 def test_drop_slide_switch_and_download(site: Site, page: Any, tmp_path: Path) -> None:
     drop(page, "my photo.png", PNG)
     shown(page, "2 of 2 shown")
@@ -158,6 +159,7 @@ def test_drop_slide_switch_and_download(site: Site, page: Any, tmp_path: Path) -
     assert page.locator("#viewer img").count() == 0
 
 
+@pytest.mark.browser
 def test_proposals_are_made_of_the_same_image(site: Site, page: Any) -> None:
     drop(page, "a.png", PNG)
     shown(page, "2 of 2 shown")
@@ -168,6 +170,7 @@ def test_proposals_are_made_of_the_same_image(site: Site, page: Any) -> None:
     assert (site.finder.runs, site.proposer.runs) == (runs, proposed + 1)
 
 
+@pytest.mark.browser
 def test_an_example_is_clicked(page: Any) -> None:
     page.locator("#examples button img").nth(5).wait_for()
     page.locator("#examples button").first.click()
@@ -175,6 +178,7 @@ def test_an_example_is_clicked(page: Any) -> None:
     assert re.fullmatch(r"\d+ of \d+ shown", page.locator("#viewer .count strong").inner_text())
 
 
+@pytest.mark.browser
 def test_what_is_no_image_gives_a_message_and_the_next_can_come(page: Any) -> None:
     drop(page, "a.png", b"<script>no picture</script>")
     page.get_by_text("this is no picture: JPEG, PNG").wait_for()
@@ -182,6 +186,7 @@ def test_what_is_no_image_gives_a_message_and_the_next_can_come(page: Any) -> No
     shown(page, "2 of 2 shown")
 
 
+@pytest.mark.browser
 def test_a_narrow_window_needs_no_scrolling_sideways(page: Any) -> None:
     page.set_viewport_size({"width": 380, "height": 800})
     drop(page, "a.png", PNG)

@@ -14,6 +14,7 @@ import torch
 
 from instancefcn.data.synthetic import write_shapes
 
+pytestmark = pytest.mark.distributed
 TESTS = Path(__file__).parents[1]
 COMMAND = TESTS / "tiny_command.py"
 SETTINGS = ("--model=tiny", "--set=batch_size=1")

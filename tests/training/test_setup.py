@@ -122,7 +122,7 @@ def test_sides_that_cannot_be_are_refused(tmp_path: Path, side: str, value: obje
 
 
 def test_a_model_that_is_no_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"there is no model \[\]"):
+    with pytest.raises(ConfigError, match=r"\[\]"):
         make_config(tmp_path / "run", False, {"data": "d", "out": "o", "model": []})
 
 

@@ -12,7 +12,7 @@ import typer
 
 
 class DatasetFormat(StrEnum):
-    """What can be written."""
+    """The formats that can be written."""
 
     coco = "coco"
     yolo = "yolo"
@@ -24,26 +24,26 @@ def convert(
     data: Annotated[
         Path,
         typer.Argument(
-            metavar="IN", help="Folder of a dataset in any known layout (see docs/data.md), or its YAML file."
+            metavar="IN", help="Folder of a dataset in any layout of docs/data.md, or its YAML file."
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
     to: Annotated[DatasetFormat, typer.Option("--to", help="The format to write.", show_default=False)],
     val_share: Annotated[
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Keep this share of train's pictures back as a split val, such as 0.2.",
+            help="Hold out this share of train's images as the split val, such as 0.2.",
         ),
     ] = None,
     json_: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON on standard output.")
     ] = False,
 ) -> None:
-    """Write a dataset in another format, and say what that format cannot hold.
+    """Write a dataset in another format, and report what that format cannot hold.
 
-    All splits are converted. Pictures are hard-linked where that is possible, else copied. Which of them
-    --val-share keeps back is drawn by their names; those that look nearly the same stay together.
+    All splits are converted. Images are hard-linked where the disk allows it, else copied. --val-share
+    chooses by file name; images that look nearly the same stay together.
     """
     from instancefcn.console import progress
     from instancefcn.data.conversion import convert as run
@@ -55,7 +55,7 @@ def convert(
         return
     typer.echo(f"{out}: {to.value}, from {done.source}")
     for split, counts in done.splits.items():
-        typer.echo(f"  {split}: {counts['pictures']} pictures, {counts['annotations']} annotations")
-    typer.echo(f"Not held by {to.value} as it was:" if done.lost else "Nothing was lost.")
+        typer.echo(f"  {split}: {counts['images']} images, {counts['annotations']} annotations")
+    typer.echo(f"{to.value} cannot hold:" if done.lost else "Nothing is lost.")
     for row in done.lost:
         typer.echo(f"  {row['count']} {row['of']}: {row['what']}")

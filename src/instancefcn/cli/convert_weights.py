@@ -15,25 +15,25 @@ def convert_weights(
             metavar="IN", help=".params of the official MXNet code, or .npz of ChainerCV.", show_default=False
         ),
     ],
-    out: Annotated[
+    target: Annotated[
         Path,
         typer.Argument(
             metavar="OUT", help="The checkpoint to write, a .safetensors file.", show_default=False
         ),
     ],
 ) -> None:
-    """Make a checkpoint of the published weights of FCIS-ResNet-101, for PASCAL VOC or COCO.
+    """Convert the published weights of FCIS-ResNet-101, for PASCAL VOC or COCO, into a checkpoint.
 
-    The model finds what the implementation found that the weights come from; docs/published-weights.md says
-    how closely. It runs, and is not trained further.
+    The model finds what the original implementation finds; docs/published-weights.md says how closely. It is
+    for inference and cannot be trained further.
     """
-    from instancefcn.published.conversion import convert_weights as convert
+    from instancefcn.published.conversion import convert_weights as run
 
-    done = convert(source, out)
+    done = run(source, target)
     typer.echo(
-        f"{out}: fcis_resnet101_published for {done.variant} ({done.classes} classes,"
-        f" {done.anchors} anchors), from {done.origin}; {out.stat().st_size / 1e6:.0f} MB"
+        f"{target}: fcis_resnet101_published for {done.variant} ({done.classes} classes,"
+        f" {done.anchors} anchors), from {done.origin}; {target.stat().st_size / 1e6:.0f} MB"
     )
     if done.unused:
         some = ", ".join(done.unused[:3]) + (", ..." if len(done.unused) > 3 else "")
-        typer.echo(f"not needed at test time and left out: {len(done.unused)} arrays ({some})")
+        typer.echo(f"not needed for inference and left out: {len(done.unused)} arrays ({some})")

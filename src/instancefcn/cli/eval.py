@@ -10,54 +10,54 @@ import typer
 
 def eval_(
     data: Annotated[
-        Path, typer.Argument(help="Annotated pictures: a folder or YAML file as for instancefcn train.")
+        Path, typer.Argument(help="Annotated images: a folder or YAML file as for instancefcn train.")
     ],
     model: Annotated[
         str, typer.Option(help="A bundled model, a checkpoint, or the folder of a training run.")
     ],
-    split: Annotated[str, typer.Option(help="Which split; no other need exist.")] = "val",
+    split: Annotated[str, typer.Option(help="Name of the split; no other needs to exist.")] = "val",
     json_: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the figures as JSON."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for curves of precision and recall, and sheets of pictures."),
+        typer.Option(help="Folder for curves of precision and recall, and sheets of images."),
     ] = None,
 ) -> None:
-    """Measure a model: mask and box AP (COCO), mAP^r (VOC), recall of proposals, and AP class by class.
+    """Measure a model: mask and box AP (COCO), mAP^r (VOC), recall of proposals, and AP of each class.
 
-    Started by torchrun or srun, the processes share the pictures out.
+    Processes that torchrun or srun starts share the images.
     """
     from instancefcn import processes
-    from instancefcn.errors import ConfigError
+    from instancefcn.errors import OutputError
     from instancefcn.evaluation.report import table
     from instancefcn.evaluation.run import NotWritten, evaluate
     from instancefcn.files import writable, write_json
     from instancefcn.safe_text import plain
 
     main = processes.is_first()
-    problems: list[ConfigError] = []
+    problems: list[OutputError] = []
     try:
         metrics = evaluate(data, model, split=split, out=out, share=True)
     except processes.StoppedElsewhere:
-        return  # the first process says why and ends with an error
+        return  # the first process reports the error
     except NotWritten as error:
         metrics = error.metrics
         problems.append(error)
     if not main:
         return
-    # Before anything can fail: the figures may have taken hours.
+    # Before anything else can fail: the figures may have taken hours.
     typer.echo(table(metrics))
     if json_ is not None:
         try:
             with writable("--json"):
                 write_json(json_, metrics)
-        except ConfigError as error:
+        except OutputError as error:
             problems.append(error)
     for problem in problems:
         typer.echo(f"error: {problem}", err=True)
     if problems:
         raise typer.Exit(1)
     if out is not None:
-        typer.echo(plain(f"\nCurves and pictures are in {out}"))
+        typer.echo(plain(f"\nCurves and sheets are in {out}"))

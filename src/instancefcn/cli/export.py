@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from instancefcn.export import Format
-
 
 class Form(StrEnum):
-    """What `--format` knows."""
+    """The formats of `--format`."""
 
     onnx = "onnx"
     torch_export = "torch-export"
@@ -38,7 +35,7 @@ def export(
         ),
     ] = False,
     instances: Annotated[
-        int, typer.Option(min=1, max=1000, help="How many objects come out; unused places have score 0.")
+        int, typer.Option(min=1, max=1000, help="Number of objects in the results; unused ones have score 0.")
     ] = 100,
     out: Annotated[
         Path | None,
@@ -47,24 +44,17 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write a model as one file that runs without this package: picture in, boxes, scores, labels and masks
+    """Write a model as one file that runs without this package: image in, boxes, scores, labels and masks
     out, in standard operators.
 
-    The file's results are compared with PyTorch's on several pictures; one that differs is not kept, and the
-    exit status is 2. docs/export.md says how to prepare pictures for it and read its results.
+    The file's results are compared with PyTorch's on several images. A file that differs is not kept, and the
+    exit status is 2. docs/export.md says how to prepare images for it and how to read its results.
     """
-    from instancefcn.export import SUFFIXES
-    from instancefcn.export import export as write
-
-    form: Format = format_.value
-    source = Path(model).absolute()
-    # A folder's name has no suffix: lr0.01 and lr0.02 are two runs.
-    path = out or Path((source.name if source.is_dir() else source.stem) + SUFFIXES[form])
     from instancefcn.export.check import comparison_table
-    from instancefcn.inference.predictor import load
+    from instancefcn.export.export_model import export_model
 
-    predictor = load(model, device="cpu")
     typer.echo(f"tracing {model}, which takes some minutes on a busy machine", err=True)
-    rows = write(predictor, path, form, dynamic=dynamic, instances=instances)
-    typer.echo(comparison_table(rows))
-    typer.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB; agrees with PyTorch on {len(rows)} pictures")
+    done = export_model(model, format=format_.value, dynamic=dynamic, instances=instances, out=out)
+    typer.echo(comparison_table(done.rows))
+    size = done.path.stat().st_size / 1e6
+    typer.echo(f"{done.path}: {size:.1f} MB; agrees with PyTorch on {len(done.rows)} images")

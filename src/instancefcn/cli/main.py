@@ -1,6 +1,6 @@
-"""`instancefcn`: the verbs, and how errors reach the person who typed them.
+"""`instancefcn`: the verbs, and how errors are printed.
 
-The verbs' files import only what their options need; torch comes in when a verb runs.
+The verbs' files import only what their options need; torch is imported when a verb runs.
 """
 
 from __future__ import annotations
@@ -24,17 +24,15 @@ from instancefcn.cli.predict import predict
 from instancefcn.cli.propose import propose
 from instancefcn.cli.train import train
 from instancefcn.errors import InstanceFCNError
-from instancefcn.files import NO_PLACE
+from instancefcn.files import WRITE_ERRORS
 from instancefcn.version import __version__
 
 
 class _Verbs(TyperGroup):
-    """Prints errors that the user can mend (a full disk among them), without a traceback; the exit status is
-    then 2.
-    """
+    """Prints errors that the user can fix, such as a full disk, without a traceback, with exit status 2."""
 
     def invoke(self, ctx: Any) -> Any:
-        # Pillow's, from 89 megapixels on: how large a picture may be is checked for itself.
+        # Pillow's, from 89 megapixels: the size of an image has a check of its own.
         warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
         try:
             return super().invoke(ctx)
@@ -42,7 +40,7 @@ class _Verbs(TyperGroup):
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2) from error
         except OSError as error:
-            if error.errno not in NO_PLACE:
+            if error.errno not in WRITE_ERRORS:
                 raise
             typer.echo(f"error: {error.filename or 'a file'}: {error.strerror}", err=True)
             raise typer.Exit(2) from error
@@ -53,7 +51,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Find, name and outline every object in pictures.",
+    help="Find, name and outline every object in images.",
 )
 
 

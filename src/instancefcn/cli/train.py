@@ -19,20 +19,20 @@ def train(
     data: Annotated[
         Path,
         typer.Argument(
-            help="Annotated pictures: a folder with train.json, val.json and images/ (COCO), or one of VOC,"
+            help="Annotated images: a folder with train.json, val.json and images/ (COCO), or one of VOC,"
             " SBD, YOLO, LabelMe or mask PNGs; or a YAML file of COCO's or YOLO's kind. See docs/data.md."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run: weights, curves, pictures, log.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run: weights, curves, sheets, log.")],
     model: Annotated[
         str | None,
         typer.Option(
-            help="fcis_lite (when left out), fcis_fine (many small objects), fcis_resnet50, fcis_resnet101,"
+            help="fcis_lite (default), fcis_fine (many small objects), fcis_resnet50, fcis_resnet101,"
             " fcis_resnet101_voc; for proposals instancefcn_lite or instancefcn_vgg16."
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="How often every picture is seen.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+    epochs: Annotated[int | None, typer.Option(min=1, help="How often every image is seen.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,9 +43,9 @@ def train(
         bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")
     ] = False,
 ) -> None:
-    """Train a model on annotated pictures; their format is recognised.
+    """Train a model on annotated images; their format is recognised.
 
-    Stop with Ctrl-C; --resume goes on exactly where it stopped.
+    Stop with Ctrl-C; --resume continues exactly where it stopped.
     """
     # torch and lightning take seconds to import: only a real run pays for them.
     from instancefcn.training.config import parse_assignments

@@ -1,1 +1,1 @@
-"""Annotated pictures: one reader per format, one `Dataset`, and what turns it into training samples."""
+"""Annotated images: the formats, the one `Dataset` they are read into, training samples, and the doctor."""

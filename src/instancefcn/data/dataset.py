@@ -1,4 +1,4 @@
-"""What every reader returns: pictures with annotations, nothing decoded yet."""
+"""What every reader returns: images with annotations, not decoded yet."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Annotation:
     """One annotated object.
 
     Attributes:
-        id: the file's id of the annotation.
+        id: the annotation's id in the file.
         label: 0-based class.
-        box: x1, y1, x2, y2, half-open, in pixels of the picture, as the file states it.
-        segmentation: polygons, each x, y, x, y, .. in pixels (a list), or a COCO RLE of the picture's size
+        box: x1, y1, x2, y2, half-open, in pixels of the image, as the file states it.
+        segmentation: polygons, each x, y, x, y, .. in pixels (a list), or a COCO RLE of the image's size
             with compressed counts (a dict with "size" and "counts").
-        area: pixels, as the file states it.
-        crowd: the outline covers many objects: neither found nor missed.
+        area: in pixels, as the file states it.
+        crowd: the outline covers many objects: a region to ignore.
     """
 
     id: int
@@ -38,7 +38,7 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One picture's file, size in pixels (after EXIF rotation) and annotations."""
+    """One image's file, size in pixels (after EXIF rotation) and annotations."""
 
     id: int
     path: Path
@@ -49,13 +49,13 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures of one split and the classes of its annotations.
+    """The images of one split and the classes of its annotations.
 
     Attributes:
         name: for messages and reports, such as "animals7/train".
         images: in the order of the file.
-        class_names: the name of label 0, 1, ..
-        category_ids: the file's own id of label 0, 1, .., ascending.
+        class_names: the names of labels 0, 1, ..
+        category_ids: the file's ids of labels 0, 1, .., ascending.
     """
 
     name: str
@@ -67,13 +67,14 @@ class Dataset:
         return len(self.images)
 
     def subset(self, indices: Sequence[int]) -> Dataset:
-        """The same classes with the pictures at `indices` only."""
+        """The dataset with only the images at `indices`."""
         return replace(self, images=tuple(self.images[i] for i in indices))
 
     def as_objects(self) -> Dataset:
-        """The same pictures with every annotation, crowds too, of the one class "object" (label 0, category
-        id 1); ids, boxes, outlines, areas and crowd flags stay. Class-agnostic models learn and are measured
-        on it.
+        """The dataset with every annotation, crowds too, of the one class "object" (label 0, category id 1).
+
+        Ids, boxes, outlines, areas and crowd flags do not change. Class-agnostic models are trained and
+        evaluated on it.
         """
         images = tuple(
             replace(image, annotations=tuple(replace(a, label=0) for a in image.annotations))
@@ -83,16 +84,16 @@ class Dataset:
 
 
 def too_many_pixels(image: ImageRecord) -> Problem | None:
-    """What is wrong with a picture whose masks, each inside its rectangle, would take too much memory."""
+    """The problem of an image whose cropped masks would take too much memory, or None."""
     if len(image.annotations) * image.height * image.width <= MAX_MASK_PIXELS:
-        return None  # as nearly always
+        return None  # nearly always: no outline is visited
     total: float = sum(_pixels(a.segmentation, image.height, image.width) for a in image.annotations)
     if total <= MAX_MASK_PIXELS:
         return None
     return Problem(
-        f"{image.path}: image {image.id}: its {len(image.annotations)} objects take "
-        f"{total:,.0f} pixels, each inside its rectangle, and at most {MAX_MASK_PIXELS:,} are held: cut the "
-        "picture into tiles, or remove objects that are there several times",
+        f"{image.path}: image {image.id}: the rectangles around its {len(image.annotations)} objects hold "
+        f"{total:,.0f} pixels together, at most {MAX_MASK_PIXELS:,} are allowed: cut the image into tiles, "
+        "or remove objects that are annotated several times",
         "outline",
         image=image.path,
     )
@@ -107,9 +108,9 @@ def _pixels(segmentation: Segmentation, height: int, width: int) -> float:
 
 
 def rasterize(image: ImageRecord) -> CroppedMasks:
-    """The masks of a picture's annotations, crowds left out, in their order, equal to pycocotools' pixels.
+    """The masks of an image's annotations in order, without crowds. The pixels equal pycocotools'.
 
-    An outline thinner than a pixel may have no pixels at all: its mask has an empty rectangle.
+    An outline thinner than a pixel may have no pixels: its mask has an empty rectangle.
     """
     crops, corners = [], []
     for annotation in image.annotations:

@@ -1,4 +1,4 @@
-"""Training samples and batches whose randomness depends on (seed, epoch, index) alone.
+"""Training samples and batches whose randomness depends only on (seed, epoch, index).
 
 Neither the number of workers nor an interruption changes what a run sees.
 """
@@ -24,13 +24,13 @@ from instancefcn.models.targets import Target
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One picture for the network.
+    """One image for the network.
 
     Attributes:
         image: float32 [3, h, w], RGB from 0 to 1, at the network's size.
         target: its objects.
-        record: where it comes from.
-        scale: (x, y) network pixels per pixel of the picture (per pixel of the crop, where one was taken).
+        record: the image it comes from.
+        scale: (x, y) network pixels per pixel of the image, or of the crop if it was cropped.
     """
 
     image: Tensor
@@ -40,9 +40,9 @@ class Sample:
 
 
 class ImageStore:
-    """Pictures packed in one array of bytes.
+    """Image records packed in one array of bytes.
 
-    Worker processes share an array; a tree of Python objects they would copy, page by page, just by counting
+    Worker processes share an array. They would copy a tree of Python objects, page by page, only by counting
     references.
     """
 
@@ -62,18 +62,19 @@ class ImageStore:
 
 
 def load_scene(image: ImageRecord) -> Scene:
-    """Decode a picture and rasterise its objects. Masks without a pixel are left out; crowds become boxes to
-    ignore.
+    """Decode an image and rasterise its objects.
+
+    Masks without a pixel are left out. Crowds become boxes to ignore.
 
     Raises:
         ImageError: the file cannot be decoded.
-        DataError: the file's size is not the recorded one.
+        DataError: the file's size differs from the recorded one.
     """
     pixels = read_image(image.path)
     if tuple(pixels.shape[1:]) != (image.height, image.width):
         raise DataError(
             f"{image.path}: is {pixels.shape[2]} x {pixels.shape[1]} pixels, "
-            f"its record says {image.width} x {image.height}: mend the record"
+            f"its record says {image.width} x {image.height}: correct the record"
         )
     masks = rasterize(image)
     labels = torch.tensor([a.label for a in image.annotations if not a.crowd], dtype=torch.int64)
@@ -83,19 +84,19 @@ def load_scene(image: ImageRecord) -> Scene:
 
 
 def make_target(scene: Scene, scale: tuple[float, float], image_id: int) -> Target:
-    """The target of a scene whose picture was resized by `scale`: boxes are the masks' tight ones, scaled."""
+    """The target of a scene whose image was resized by `scale`. Boxes are the masks' tight boxes, scaled."""
     factors = torch.tensor([scale[0], scale[1], scale[0], scale[1]], dtype=torch.float32)
     boxes = scene.masks.tight_boxes() * factors
     return Target(boxes, scene.labels, scene.masks, scale, image_id, scene.crowd * factors)
 
 
 class TrainSet(TorchDataset[Sample]):
-    """Augmented samples. Item (epoch, index) is always the same, whoever asks for it and when.
+    """Augmented samples. Item (epoch, index) is always the same, in any process and order.
 
     Args:
-        dataset: the pictures.
-        augment: what happens to them.
-        seed: of the whole run.
+        dataset: the images.
+        augment: applied to each image.
+        seed: the run's seed.
     """
 
     def __init__(self, dataset: Dataset, augment: Augment, seed: int) -> None:
@@ -114,36 +115,36 @@ class TrainSet(TorchDataset[Sample]):
 
 
 def _generator(*key: int) -> torch.Generator:
-    """A generator of its own for every key (whole numbers from 0)."""
+    """A separate generator for each key of non-negative integers."""
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
 
 
 class AspectBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) in which pictures are all wide or all tall, so that little of a padded batch
-    is padding.
+    """Batches of (epoch, index) whose images are all wide or all tall, so that little of a batch is padding.
 
-    Every batch is full and every process gets equally many: what is missing at the end of an epoch is filled
-    with pictures from its beginning. The leftovers of the wide and of the tall pictures share batches.
+    Every batch is full and every process gets the same number: the end of an epoch is filled with images from
+    its beginning. The leftovers of the wide and the tall images share batches.
 
     Args:
-        sizes: (height, width) of every picture.
-        batch_size: pictures per batch and process.
-        seed: of the whole run.
-        rank, world_size: this process, and how many there are.
+        sizes: (height, width) of each image.
+        batch_size: images per batch and process.
+        seed: the run's seed.
+        rank, world_size: the index of this process, and the number of processes.
 
     Attributes:
-        epoch, start_batch: which order is given out, and how many of its batches are skipped.
+        epoch, start_batch: the epoch that is iterated, and how many of its batches are skipped.
     """
 
     def __init__(
         self, sizes: Sequence[tuple[int, int]], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> None:
         if not sizes:
-            raise ValueError("there are no pictures to make batches of")
+            raise ValueError("no images: batches need at least one")
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(
-                f"batch_size {batch_size}, rank {rank} and world_size {world_size} make no batches"
+                "batches need batch_size >= 1 and 0 <= rank < world_size, "
+                f"got {batch_size}, {rank} and {world_size}"
             )
         self._wide = np.array([width >= height for height, width in sizes])
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
@@ -158,11 +159,11 @@ class AspectBatches(Sampler[list[tuple[int, int]]]):
         return cls([(p.height, p.width) for p in dataset.images], batch_size, seed, rank, world_size)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the epoch, and the first of its batches."""
+        """Set the epoch and its first batch."""
         self.epoch, self.start_batch = epoch, start_batch
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, per process, `start_batch` or not."""
+        """The number of batches per process in a whole epoch, whatever `start_batch` is."""
         return -(-len(self._wide) // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -171,7 +172,7 @@ class AspectBatches(Sampler[list[tuple[int, int]]]):
             yield [(epoch, int(index)) for index in batch[first : first + self.batch_size]]
 
     def _order(self, epoch: int) -> np.ndarray:
-        """int64 [batches, world_size * batch_size]: the epoch's indices."""
+        """The epoch's indices, int64 [batches, world_size * batch_size]."""
         random = np.random.default_rng([self.seed, epoch])
         share = self.batch_size * self.world_size
         groups = [random.permutation(np.flatnonzero(mask)) for mask in (self._wide, ~self._wide)]

@@ -1,4 +1,4 @@
-"""Which pictures look nearly the same."""
+"""Find images that look nearly the same, by the gradients of their thumbnails."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAME = 0.96
-"""Correlation of the gray gradients of two thumbnails from which pictures count as nearly the same."""
+"""Minimum correlation of the gray gradients of two thumbnails of near duplicates."""
 FLAT = 1.0
-"""Thumbnails whose gradients are weaker than this (gray levels, root mean square) show nothing to compare."""
+"""Thumbnails with weaker gradients (gray levels, root mean square) are not compared."""
 _ROWS, _COLUMNS = 256, 4096
-"""Thumbnails that are compared with each other at once."""
+"""Numbers of thumbnails compared at once."""
 
 
 def near_pairs(
     thumbs: NDArray[np.uint8], splits: NDArray[np.int64], files: NDArray[np.int64]
 ) -> list[tuple[int, int]]:
-    """Pairs a < b, ascending, of thumbnails whose gradients correlate by SAME or more: for every b the first
-    such a of its split, for every a the first such b of each later split. That is no more than one pair for
-    each picture and split: of pictures that are all alike, every pair would not fit into memory.
+    """Pairs a < b of near duplicates, ascending.
+
+    For each b, the first such a of its own split; for each a, the first such b of each later split. That is
+    at most one pair per image and split. All pairs of many similar images would not fit into memory.
 
     Args:
         thumbs: uint8 [N, s, s], N at least 1.
-        splits: [N], each one's split, numbered from 0 and ascending.
-        files: [N], equal for pictures of equal files, which make no pair.
+        splits: [N], the split of each, numbered from 0 and ascending.
+        files: [N], equal for images of equal files, which are not paired.
     """
     before = np.full(len(thumbs), -1)
     later = np.full((len(thumbs), int(splits.max()) + 1), -1)
     for rows, columns, alike in _blocks(thumbs):
         alike &= files[rows, None] != files[columns]
-        # Both ways the first one found is the first there is: rows and columns ascend.
+        # Rows and columns ascend, so the first one found is the first one.
         own = alike & (splits[rows, None] == splits[columns])
         new = own.any(0) & (before[columns] < 0)
         before[columns[new]] = rows[own.argmax(0)[new]]
         alike &= ~own
         for split in np.unique(splits[columns]):
-            there = alike & (splits[columns] == split)
-            fresh = there.any(1) & (later[rows, split] < 0)
-            later[rows[fresh], split] = columns[there.argmax(1)[fresh]]
+            matches = alike & (splits[columns] == split)
+            fresh = matches.any(1) & (later[rows, split] < 0)
+            later[rows[fresh], split] = columns[matches.argmax(1)[fresh]]
     (second,) = np.nonzero(before >= 0)
     first, split = np.nonzero(later >= 0)
     within = zip(before[second].tolist(), second.tolist(), strict=True)
@@ -48,12 +49,14 @@ def near_pairs(
 
 
 def near_groups(thumbs: NDArray[np.uint8], files: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each thumbnail [N] a number that all of its group have: those that are alike to it, those that are
-    alike to them, and so on.
+    """The group of each thumbnail: its near duplicates, their near duplicates, and so on.
 
     Args:
         thumbs: uint8 [N, s, s].
-        files: [N], equal for pictures of equal files, which are in one group.
+        files: [N], equal for images of equal files, which are in one group.
+
+    Returns:
+        [N], one number per thumbnail, equal within a group.
     """
     group = files.copy()
     for rows, columns, alike in _blocks(thumbs):
@@ -67,7 +70,7 @@ def near_groups(thumbs: NDArray[np.uint8], files: NDArray[np.int64]) -> NDArray[
 def _blocks(
     thumbs: NDArray[np.uint8],
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
-    """Which rows are alike to which columns, of all pairs row < column; blocks without any are left out."""
+    """Blocks (rows, columns, alike) of all pairs row < column, without blocks in which no pair is alike."""
     steps = _directions(thumbs)
     count = len(steps)
     for top in range(0, count, _ROWS):
@@ -80,7 +83,7 @@ def _blocks(
 
 
 def _directions(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Every thumbnail's gradients, divided by their length; zeros where there is nothing to see."""
+    """The gradients of each thumbnail, divided by their length; zeros for flat thumbnails."""
     gray = thumbs.astype(np.float32)
     steps = np.concatenate(
         [np.diff(gray, axis=2).reshape(len(gray), -1), np.diff(gray, axis=1).reshape(len(gray), -1)], axis=1

@@ -1,4 +1,4 @@
-"""From the file name of a record to a file, never outside the folder of pictures; and names for results."""
+"""Find the file that a record names, never outside the folder of images; and choose names for results."""
 
 from __future__ import annotations
 
@@ -12,34 +12,38 @@ from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from instancefcn.safe_text import shown
+
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
 LONGEST_NAME = 150
-"""Bytes of a result's name: writers add a number, a class and a suffix, and file systems end at 255."""
+"""Maximum bytes of a result's name. Writers add a number, a class and a suffix; file systems allow 255."""
 
 
 class ImageFinder:
-    """Looks for pictures below one folder.
+    """Finds images below one folder.
 
-    A file name is a path below the folder ("a.jpg", "2017/a.jpg"). Where no file lies there, the name may
-    also begin with the folder's own name, as in exports that write "images/a.jpg". Last it is looked for with
-    its accents composed (Unicode's NFC) and taken apart (NFD): archives made on a Mac hold such names.
-    Symbolic links are followed: whoever put one there meant it.
+    A file name is a path below the folder ("a.jpg", "2017/a.jpg"). If no file has it, the name may start with
+    the folder's own name, as in exports that write "images/a.jpg". Last, composed (NFC) and decomposed (NFD)
+    forms of accents are tried, because archives made on macOS hold the latter. Symbolic links are followed.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def find(self, file_name: str) -> tuple[Path | None, str | None]:
-        """(path, None), or (None, what is wrong)."""
+        """(path, None), or (None, the problem)."""
         name = file_name.replace("\\", "/")
         pure = PurePosixPath(name)
         if "\0" in name or pure.is_absolute() or PureWindowsPath(file_name).drive:
-            return None, f"file_name must be a path below {self.folder}, not an absolute one"
+            return None, f"file_name {shown(file_name)} must be a relative path below {self.folder}"
         inside = os.path.normpath(name)
         if inside == "." or inside.split(os.sep)[0] == os.pardir:
-            return None, f"file_name leads out of {self.folder}: pictures must lie in it or below"
+            return (
+                None,
+                f"file_name {shown(file_name)} leads out of {self.folder}: put the image below that folder",
+            )
         names = [inside]
         if _composed(pure.parts[0]) == _composed(self.folder.name) and len(pure.parts) > 1:
             names.append(str(Path(*Path(inside).parts[1:])))
@@ -49,14 +53,15 @@ class ImageFinder:
             try:
                 if (self.folder / name).is_file():
                     return self.folder / name, None
-            except OSError as error:  # longer than any name of a file, a loop of links, ..
+            except OSError as error:  # too long for a file name, a loop of links, ..
                 if name in names:
-                    refused = f"its file_name is none that a file can have ({error.strerror})"
+                    reason = f"is not a valid file name ({error.strerror}): rename the file"
+                    refused = f"file_name {shown(file_name)} {reason}"
         missing = self.folder / inside
-        return None, refused or f"there is no picture {missing}{self._hint(missing.name)}"
+        return None, refused or f"image {missing} not found{self._hint(missing.name)}"
 
     def find_stem(self, stem: str) -> tuple[Path | None, str | None]:
-        """The picture of that name without its suffix: ".jpg", or any other. Returns what `find` does."""
+        """Find an image by its name without suffix, ".jpg" first. Returns what `find` does."""
         path, problem = self.find(f"{stem}.jpg")
         for suffix in _ALL_SPELLINGS:
             if path is not None:
@@ -65,27 +70,27 @@ class ImageFinder:
         return (path, None) if path is not None else (None, problem)
 
     def _hint(self, base: str) -> str:
-        """Where a file of that name does lie, if one does."""
+        """How to fix it: the path of another file of that name, if there is one."""
         others = self._elsewhere.get(_composed(base).lower())
         if not others:
             return ": add it or remove its record and annotations"
-        return f': is "{others}" meant? Then write that as its file_name'
+        return f': write "{others}" as its file_name if that file is meant'
 
     @cached_property
     def _elsewhere(self) -> dict[str, str]:
-        """Every file below the folder, by its name in small letters with composed accents."""
+        """A path for each file name below the folder; names in lower case with composed accents."""
         found: dict[str, str] = {}
-        for place, folders, files in os.walk(self.folder):
+        for root, folders, files in os.walk(self.folder):
             folders.sort()
             for file in sorted(files):
-                path = (Path(place) / file).relative_to(self.folder).as_posix()
+                path = (Path(root) / file).relative_to(self.folder).as_posix()
                 found.setdefault(_composed(file).lower(), path)
         return found
 
 
 @cache
 def spellings(suffix: str) -> tuple[str, ...]:
-    """A suffix in small letters, in capitals, and in every mixture of them."""
+    """A suffix in lower case, in upper case, and in every mixed case."""
     mixed = map("".join, itertools.product(*zip(suffix.lower(), suffix.upper(), strict=True)))
     return tuple(dict.fromkeys((suffix.lower(), suffix.upper(), *mixed)))
 
@@ -94,19 +99,19 @@ _ALL_SPELLINGS = sorted(
     itertools.chain.from_iterable(map(spellings, IMAGE_SUFFIXES)),
     key=lambda suffix: (not suffix.islower(), not suffix.isupper(), suffix),
 )
-"""Of pictures' suffixes, the usual ones first."""
+"""Every spelling of every image suffix, the usual ones first."""
 
 
 def in_any_case(path: Path) -> Path:
-    """The file of this name, though its suffix be in other letters; `path` itself when there is none."""
+    """The file of this name whose suffix may differ in case; `path` itself if there is none."""
     return next((p for p in map(path.with_suffix, spellings(path.suffix)) if p.is_file()), path)
 
 
 def findable(path: Path) -> Path:
-    """An absolute path like this one, of whose parts the reader of every layout finds pictures again.
+    """An absolute path like this one, whose parts every format's reader can find.
 
-    Pictures whose names begin with a dot are taken for hidden, lines of lists are stripped, and a backslash
-    or a drive would make a name another path.
+    Names that start with a dot count as hidden, lines of lists are stripped, and a backslash or a drive would
+    change the path.
     """
     whole = path.absolute()
     suffix = f".{_findable(path.suffix[1:])}" if path.suffix else ""
@@ -116,7 +121,7 @@ def findable(path: Path) -> Path:
 def _findable(name: str) -> str:
     text = os.fsencode(name).decode("utf-8", "replace").replace("\\", "_")
     text = re.sub(r"^[\s.]+|\s+$", "", "_".join(text.splitlines()))
-    return text.replace(":", "_", 1) if PureWindowsPath(text).drive else text or "picture"
+    return text.replace(":", "_", 1) if PureWindowsPath(text).drive else text or "image"
 
 
 def _composed(name: str) -> str:
@@ -124,7 +129,7 @@ def _composed(name: str) -> str:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file or folder of this name; False also for names that none can have."""
+    """Whether a file or folder exists; False also for invalid names."""
     try:
         return path.exists()
     except (OSError, ValueError):
@@ -132,8 +137,9 @@ def is_there(path: Path) -> bool:
 
 
 def at_home(source: str | Path) -> Path:
-    """The path with the home folder in the place of `~`; as it is where a file of that very name is there, or
-    no such user.
+    """The path with `~` replaced by the home folder.
+
+    It does not change if a file of that very name exists, or if the user does not.
     """
     path = Path(source)
     if is_there(path):
@@ -145,8 +151,9 @@ def at_home(source: str | Path) -> Path:
 
 
 def images_below(folder: Path) -> Iterator[Path]:
-    """The pictures in a folder and its subfolders, known by their suffix, sorted; hidden ones and those in
-    hidden subfolders (Jupyter keeps copies in `.ipynb_checkpoints`) left out.
+    """The files with an image's suffix in a folder and its subfolders, sorted.
+
+    Hidden files and hidden subfolders are left out: Jupyter keeps copies in `.ipynb_checkpoints`.
     """
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path, folder) and path.is_file():
@@ -154,21 +161,21 @@ def images_below(folder: Path) -> Iterator[Path]:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders directly in a folder, sorted; hidden ones left out."""
+    """The folders directly in a folder, sorted, without hidden ones."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path, folder))
 
 
 def is_hidden(path: Path, folder: Path) -> bool:
-    """Whether a file below `folder`, or a folder on the way to it, has a name that begins with a dot."""
+    """Whether a file below `folder`, or a folder on the way to it, has a name that starts with a dot."""
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def output_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each picture's results: its stem, made longer only where two pictures share it.
+    """One name per image for its results: the stem, made longer only if two images share it.
 
     `a/cat.jpg` and `b/cat.jpg` become `a_cat` and `b_cat`; `cat.jpg` and `cat.png` become `cat_jpg` and
-    `cat_png`. Names that differ only in case count as equal, for file systems that cannot tell them apart.
-    Which names come out does not depend on the order. Names too long for what writers add to them are cut.
+    `cat_png`. Names that differ only in case count as equal, as on some file systems. The names do not depend
+    on the order. Names longer than LONGEST_NAME bytes are cut.
     """
     names = [path.stem for path in paths]
     deepest = max((len(path.absolute().parts) for path in paths), default=0)
@@ -179,7 +186,7 @@ def output_names(paths: Sequence[Path]) -> list[str]:
             for index in group:
                 names[index] = _name(paths[index], folders, suffix)
     names = [shortened(name, LONGEST_NAME) for name in names]
-    # What still clashes is the same file named twice, or names such as a_b/c and a/b_c: number them.
+    # Names still equal are of one file given twice, or of files such as a_b/c and a/b_c: number them.
     taken = {name.casefold() for name in names}
     for group in _clashes(names):
         for index in group[1:]:
@@ -192,7 +199,7 @@ def output_names(paths: Sequence[Path]) -> list[str]:
 
 
 def shortened(name: str, most: int) -> str:
-    """A name of at most so many bytes: a longer one is cut, and ends in a digest of all of it."""
+    """A name of at most `most` bytes: a longer one is cut and ends in a digest of the whole."""
     data = os.fsencode(name)
     if len(data) <= most:
         return name
@@ -201,7 +208,7 @@ def shortened(name: str, most: int) -> str:
 
 
 def _name(path: Path, folders: int, suffix: bool) -> str:
-    """The stem, with that many of the folders it lies in and, if asked for, its suffix."""
+    """The stem, after the names of its last `folders` folders and before its `suffix`, if asked for."""
     parts = path.absolute().parts[1:-1]
     chosen = parts[max(0, len(parts) - folders) :] if folders else ()
     return "_".join((*chosen, path.stem, *([path.suffix.lstrip(".")] if suffix and path.suffix else [])))

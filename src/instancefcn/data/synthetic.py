@@ -1,4 +1,4 @@
-"""A tiny synthetic dataset with exact masks, for tests, examples and first experiments."""
+"""A small synthetic dataset with exact masks, for tests, examples and first experiments."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from instancefcn.geometry.outlines import to_rle
 from instancefcn.geometry.rle import decode_crop, run_lengths
 
 CATEGORIES = {3: "circle", 7: "square", 11: "triangle"}
-"""Ids with gaps, as real datasets have them."""
+"""Category ids with gaps, as in real datasets."""
 
 
 def write_shapes(folder: Path | str, *, train: int = 8, val: int = 4, size: int = 128, seed: int = 0) -> Path:
     """Write a COCO folder: train.json, val.json and images/ with coloured circles, squares and triangles.
 
-    Shapes of one picture (1 to 4) do not touch. All three ways of writing an outline occur: circles are
-    compressed RLEs, squares polygons, triangles uncompressed RLEs.
+    An image has 1 to 4 shapes that do not touch. All three forms of outlines occur: circles are compressed
+    RLEs, squares polygons, triangles uncompressed RLEs.
 
     Args:
-        folder: where; created when missing.
-        train, val: pictures in either split.
-        size: side of the square pictures, in pixels, at least 32.
+        folder: created if missing.
+        train, val: number of images in each split.
+        size: side of the square images in pixels, at least 32.
         seed: the same seed writes the same files.
 
     Returns:
-        the folder.
+        The folder.
+
+    Raises:
+        ValueError: `size` is below 32.
     """
     if size < 32:
         raise ValueError(f"size must be at least 32 pixels, got {size}")
@@ -56,7 +59,7 @@ def write_shapes(folder: Path | str, *, train: int = 8, val: int = 4, size: int 
 
 
 def _image(size: int, random: np.random.Generator) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-    """uint8 [size, size, 3] and the annotations' outline, box, area and category."""
+    """Pixels uint8 [size, size, 3], and the outline, box, area and category of each annotation."""
     canvas = _texture(size, random, random.uniform(40, 110, 3), 25)
     taken = np.zeros((size, size), dtype=bool)
     objects: list[dict[str, Any]] = []
@@ -75,7 +78,7 @@ def _image(size: int, random: np.random.Generator) -> tuple[NDArray[np.uint8], l
         taken[y : y + height, x : x + width] = True
         mask = np.zeros((size, size), dtype=bool)
         mask[y : y + height, x : x + width] = crop.numpy().astype(bool)
-        colour = random.uniform(150, 255, 3) * (random.permutation(3) > 0)  # bright, and never gray
+        colour = random.uniform(150, 255, 3) * (random.permutation(3) > 0)  # bright and not gray
         canvas[mask] = _texture(size, random, colour, 10)[mask]
         segmentation: Any = rle
         if CATEGORIES[category] == "square":
@@ -96,7 +99,7 @@ def _image(size: int, random: np.random.Generator) -> tuple[NDArray[np.uint8], l
 def _texture(
     size: int, random: np.random.Generator, colour: NDArray[np.float64], strength: float
 ) -> NDArray[np.float64]:
-    """[size, size, 3] of a colour with soft waves and grain."""
+    """A colour with soft waves and grain, [size, size, 3]."""
     y, x = np.mgrid[0:size, 0:size] / size
     waves = np.zeros((size, size))
     for _ in range(3):
@@ -107,8 +110,7 @@ def _texture(
 
 
 def _outline(shape: str, size: int, random: np.random.Generator) -> list[float]:
-    """x, y, x, y, .. of a shape of a random size (a fifth to a half of the picture) and turn, wholly
-    inside."""
+    """x, y, x, y, .. of a shape inside the image, of random rotation and of 0.2 to 0.44 times its side."""
     radius = size * random.uniform(0.1, 0.22)
     corners = {"circle": 64, "square": 4, "triangle": 3}[shape]
     angles = random.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(corners) / corners

@@ -1,4 +1,4 @@
-"""Text, JSON and YAML from files that anybody may have made: bounded, and with two kinds of errors."""
+"""Read text, JSON and YAML from untrusted files: bounded, and with two kinds of errors."""
 
 from __future__ import annotations
 
@@ -12,38 +12,42 @@ from instancefcn.limits import MAX_JSON_BYTES, MAX_TEXT_BYTES, MAX_YAML_BYTES
 
 
 def read_text(path: Path, most: int = MAX_TEXT_BYTES) -> str:
-    """The text of a file in UTF-8.
+    """The text of a UTF-8 file.
+
+    Args:
+        path: the file.
+        most: maximum size in bytes.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it has more than `most` bytes, or is no text in UTF-8.
+        ValueError: it has more than `most` bytes, or is not UTF-8 text.
     """
     if path.stat().st_size > most:
-        raise ValueError(f"it has more than {most / 1e6:,.0f} MB")
+        raise ValueError(f"more than {most / 1e6:,.0f} MB")
     return path.read_text(encoding="utf-8-sig")
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises what `read_text` does, and ValueError for what is no JSON."""
+    """The content of a JSON file. Raises what `read_text` does, and ValueError for invalid JSON."""
     try:
         return json.loads(read_text(path, MAX_JSON_BYTES))
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError("nested too deeply") from error
 
 
 class _Loader(yaml.SafeLoader):
-    """Without aliases: a few lines of them stand for any amount of data."""
+    """A loader without aliases: a few lines of them can expand to any amount of data."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not read: write the values out")
+            raise yaml.YAMLError("aliases (*name) are not supported: write the values out")
         return super().compose_node(parent, index)
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds. Raises what `read_text` does, and ValueError for no YAML or aliases."""
+    """The content of a YAML file. Raises what `read_text` does, and ValueError for bad YAML or aliases."""
     text = read_text(path, MAX_YAML_BYTES)
     try:
         return yaml.load(text, _Loader)
-    except Exception as error:  # PyYAML's own, and what its constructors raise of dates, numbers and nesting
+    except Exception as error:  # PyYAML's own errors, and those of its date and number constructors
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error

@@ -1,7 +1,7 @@
-"""From a picture's own pixels to the network's input.
+"""From an image's own pixels to the network's input.
 
-Cropping and mirroring happen in the picture's pixels; then the picture is resized, while masks keep their
-pixels and the target says how many network pixels one of them is. So a mask is never resampled twice.
+Cropping and mirroring happen in the image's pixels. Then the image is resized, while masks keep their pixels
+and the target holds the scale. So a mask is never resampled twice.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.resizing import resize, resize_scale
 
 SLIVER = 0.1
-"""An object of which a crop leaves less than this share becomes a region to ignore."""
+"""An object of which less than this share of pixels is left after a crop becomes a region to ignore."""
 BLIND = 1 / 3
-"""Where objects have a say in the size of a training picture, this share of the pictures is drawn without
-asking them: the network must also know what a wrong size looks like."""
+"""If the size of a training image depends on its objects (`fits`), the share of images for which it does not:
+the network must also see objects of unsuitable size."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One picture and its objects, all in the same pixels.
+    """One image and its objects, all in the same pixels.
 
     Attributes:
         image: uint8 [3, H, W], RGB.
-        masks: the G objects' masks.
+        masks: masks of G objects.
         labels: int64 [G].
         crowd: float32 [K, 4]: half-open boxes of regions to ignore.
     """
@@ -41,7 +41,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Resize:
-    """The input of inference and evaluation: short side `short`, long side at most `long` pixels."""
+    """Resize for inference and evaluation: short side `short`, long side at most `long` pixels."""
 
     short: int
     long: int
@@ -52,21 +52,21 @@ class Resize:
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of a training picture. Every draw comes from the generator that is passed in.
+    """Random augmentation of a training image. All randomness comes from the generator passed in.
 
     Attributes:
         short_sides: the short side is drawn uniformly from this range, both ends included (network pixels).
-        choices: when there are any, the short side is drawn from these instead.
-        fits: with `choices`: the larger side of an object should lie between these (network pixels), so two
-            pictures in three take a choice, drawn uniformly, at which that is true of some object (all
-            choices where it never is). A blind draw would show most objects at a useless size.
-        long: largest long side.
+        long: maximum long side (network pixels).
         flip: probability of mirroring left and right.
-        turn: probability of a quarter, half or three-quarter turn, each as likely as none.
-        brightness, contrast, saturation: factors are drawn from 1 - x to 1 + x (0 to 1).
-        crop: probability of cutting out a window.
-        min_crop: smallest side of that window, as a share of the picture's side. A window of a picture with
-            objects holds the centre of at least one.
+        turn: probability of a random rotation by 0, 90, 180 or 270 degrees.
+        brightness, contrast, saturation: factors are drawn from 1 - x to 1 + x, x from 0 to 1.
+        crop: probability of cropping to a window.
+        min_crop: minimum side of that window, as a share of the image's side. In an image with objects, the
+            window holds the centre of at least one.
+        choices: short sides to draw from instead of `short_sides`, if not empty.
+        fits: with `choices`, the desired range of an object's larger side (network pixels). Two images in
+            three draw uniformly from the choices that bring some object into this range, or from all choices
+            if none does. A fully random draw would show most objects at a useless size.
     """
 
     short_sides: tuple[int, int]
@@ -95,10 +95,10 @@ class Augment:
         """Apply it.
 
         Returns:
-            the network's input, float32 [3, h, w] from 0 to 1; the scene after crop and flip, in the
-            picture's pixels; (x, y) network pixels per pixel of that scene.
+            The network's input, float32 [3, h, w] from 0 to 1; the scene after crop, flip and rotation, in
+            the image's pixels; (x, y) network pixels per pixel of that scene.
         """
-        # All numbers are drawn whatever is then used: switching one change off does not reshuffle the others.
+        # All numbers are drawn even if unused, so that one setting does not change the draws of the others.
         draw = torch.rand(14, generator=generator, dtype=torch.float64).tolist()
         if draw[0] < self.crop:
             window = _draw_window(scene, self.min_crop, draw[6:11])
@@ -120,7 +120,7 @@ class Augment:
         return image, scene, scale
 
     def _fitting(self, scene: Scene) -> tuple[int, ...]:
-        """The choices at which some object is as large as it should be; all when there is none."""
+        """The choices that bring some object into the range `fits`; all choices if none does."""
         if self.fits is None:
             return self.choices
         boxes, (height, width) = scene.masks.tight_boxes(), scene.masks.image_size
@@ -136,7 +136,7 @@ class Augment:
 def mean_gray(image: Tensor) -> float:
     """Mean luma of uint8 [3, H, W], 0 to 1.
 
-    Summed in whole numbers: a sum of floats depends on the number of threads, and samples must not.
+    The sum is of integers: a sum of floats depends on the number of threads, which samples must not.
     """
     red, green, blue = (int(channel.sum(dtype=torch.int64)) for channel in image)
     return (0.299 * red + 0.587 * green + 0.114 * blue) / (255 * image.shape[1] * image.shape[2])
@@ -155,7 +155,7 @@ def flip(scene: Scene) -> Scene:
 
 
 def turn(scene: Scene, quarters: int) -> Scene:
-    """The scene turned counter-clockwise by so many quarters (0 to 3)."""
+    """The scene rotated counter-clockwise by `quarters` times 90 degrees (0 to 3)."""
     for _ in range(quarters):
         scene = transpose(flip(scene))
     return scene
@@ -172,10 +172,10 @@ def transpose(scene: Scene) -> Scene:
 
 
 def crop(scene: Scene, window: tuple[int, int, int, int]) -> Scene:
-    """The part of a scene inside a window x1, y1, x2, y2 (whole pixels, half-open, inside the picture).
+    """The part of a scene inside a window x1, y1, x2, y2 (integer pixels, half-open, inside the image).
 
-    Objects that leave no pixel in the window go; those that leave less than SLIVER of their pixels become
-    regions to ignore.
+    Objects without a pixel in the window are removed. Those with less than SLIVER of their pixels in it
+    become regions to ignore.
     """
     x1, y1, x2, y2 = window
     masks = scene.masks.crop_to(x1, y1, x2, y2)
@@ -194,7 +194,7 @@ def crop(scene: Scene, window: tuple[int, int, int, int]) -> Scene:
 
 
 def _draw_window(scene: Scene, min_crop: float, draw: list[float]) -> tuple[int, int, int, int]:
-    """A window from five numbers in [0, 1): its sides, which object's centre it holds, and its place."""
+    """A window from five numbers in [0, 1): its sides, the object whose centre it holds, and its position."""
     height, width = scene.masks.image_size
     w = max(1, round(width * (min_crop + (1 - min_crop) * draw[0])))
     h = max(1, round(height * (min_crop + (1 - min_crop) * draw[1])))
@@ -203,7 +203,7 @@ def _draw_window(scene: Scene, min_crop: float, draw: list[float]) -> tuple[int,
     boxes = boxes[boxes[:, 2] > boxes[:, 0]]
     if len(boxes):
         box = boxes[int(draw[2] * len(boxes))].tolist()
-        centre_x, centre_y = int((box[0] + box[2]) / 2), int((box[1] + box[3]) / 2)  # the pixel that holds it
+        centre_x, centre_y = int((box[0] + box[2]) / 2), int((box[1] + box[3]) / 2)  # the pixel of the centre
         low_x, high_x = max(low_x, centre_x - w + 1), min(high_x, centre_x)
         low_y, high_y = max(low_y, centre_y - h + 1), min(high_y, centre_y)
     x1 = low_x + int(draw[3] * (high_x - low_x + 1))

@@ -1,5 +1,1 @@
-"""Measures: COCO's AP, VOC's mAP^r, and how they are reported."""
-
-from instancefcn.evaluation.run import evaluate
-
-__all__ = ["evaluate"]
+"""Measures: COCO's AP, VOC's mAP^r, recall of proposals, and how they are reported."""

@@ -1,4 +1,4 @@
-"""Average precision of masks and boxes as COCO defines it, computed by faster-coco-eval."""
+"""Average precision of masks and boxes by COCO's definition, computed by faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
 """COCO's ranges of an object's area in pixels, both ends included: all, small, medium, large."""
 IOU_TYPES: dict[Kind, str] = {"mask": "segm", "box": "bbox"}
-"""What COCO's tools call masks and boxes."""
+"""COCO's names of masks and boxes."""
 RECALLS = np.linspace(0, 1, 101)
-"""At which precision is read."""
+"""Recalls at which precision is read."""
 DETECTIONS = 100
-"""Of a class in a picture: the best so many count, the others are ignored."""
+"""Of each class in an image only this many, the best, count."""
 
 
 @dataclass(frozen=True, eq=False)
 class CocoResult:
-    """What COCO's evaluation found for masks or boxes.
+    """COCO's figures of masks or boxes.
 
     Attributes:
         summary: AP, AP50, AP75, APs, APm, APl (0 to 1); None where the data holds no such object.
-        per_class: the same three first figures for every class name that has objects.
+        per_class: AP, AP50 and AP75 of every class that has objects, by name.
         precision: float [T, 101, C]: precision at 101 recalls (0 to 1) for every threshold and class, all
-            areas, 100 detections a picture; nan for a class without objects.
+            areas, 100 detections per image; nan for a class without objects.
     """
 
     summary: dict[str, float | None]
@@ -61,9 +61,7 @@ class CocoScorer:
             self._truth = COCO(ground_truth(dataset))
 
     def score(self, found: Mapping[int, Predictions], kind: Kind) -> CocoResult:
-        """Measures of `found` (picture id to instances); pictures of the dataset that are missing there count
-        as empty.
-        """
+        """Measures of `found` (image id to instances); a missing image counts as empty."""
         from faster_coco_eval import COCOeval_faster
 
         rows = [
@@ -73,8 +71,7 @@ class CocoScorer:
             for row in found[id_].to_coco(number)
         ]
         if kind == "mask":
-            # COCO's tools take a detection's size from its box when it has one; a mask's size is its own
-            # area.
+            # COCO's tools measure a detection by its box when it has one; a mask counts by its own area.
             for row in rows:
                 del row["bbox"]
         if not rows or not objects(self.dataset):
@@ -103,23 +100,23 @@ class CocoScorer:
         return figures
 
     def _nothing_found(self) -> CocoResult:
-        """COCO's tools refuse an empty list; its meaning is plain: zero where there are objects, undefined
+        """The figures of an empty list, which COCO's tools refuse: zero where there are objects, undefined
         elsewhere.
         """
         limits = dict(zip(NAMES[3:], AREAS[1:], strict=True))
-        there = objects(self.dataset)
+        existing = objects(self.dataset)
         summary: dict[str, float | None] = {}
         for name in NAMES:
             low, high = limits.get(name, AREAS[0])
-            summary[name] = 0.0 if any(low <= area <= high for _, area in there) else None
+            summary[name] = 0.0 if any(low <= area <= high for _, area in existing) else None
         precision = np.full((len(THRESHOLDS), 101, len(self.dataset.class_names)), np.nan)
-        for label in {label for label, _ in there}:
+        for label in {label for label, _ in existing}:
             precision[:, :, label] = 0.0
         return CocoResult(summary, self._per_class(precision), precision)
 
 
 def ground_truth(dataset: Dataset) -> dict[str, Any]:
-    """The dataset as a COCO document, with the dataset's own category ids, pictures under their `numbers` and
+    """The dataset as a COCO document, with the dataset's own category ids, image ids from `numbers`, and
     outlines as run-length encodings.
     """
     number_of = numbers(dataset)
@@ -149,23 +146,23 @@ def ground_truth(dataset: Dataset) -> dict[str, Any]:
 
 
 def numbers(dataset: Dataset) -> dict[int, int]:
-    """Picture id to 1, 2, .. in the order of the pictures' ids, for faster-coco-eval, which takes no negative
-    ids. The order is kept because it decides between equal scores.
+    """Image id to 1, 2, .. in the order of the ids, for faster-coco-eval, which does not accept negative ids.
+    The order matters because it decides between equal scores.
     """
     ids = sorted(image.id for image in dataset.images)
     return {id_: number for number, id_ in enumerate(ids, start=1)}
 
 
 def attainable(dataset: Dataset) -> float | None:
-    """The AP that perfect predictions would have, 0 to 1: 1 unless a picture holds more than 100 objects of a
-    class, of which COCO counts no more. None where the data holds no object.
+    """The AP of perfect predictions, 0 to 1: 1 unless an image holds more than 100 objects of a class, of
+    which COCO counts at most 100. None where the data holds no object.
     """
     per_image = Counter((p.id, a.label) for p, a in _pairs(dataset) if not a.crowd)
-    there, counted = Counter[int](), Counter[int]()
+    existing, counted = Counter[int](), Counter[int]()
     for (_, label), number in per_image.items():
-        there[label] += number
+        existing[label] += number
         counted[label] += min(number, DETECTIONS)
-    reached = [np.searchsorted(RECALLS, counted[label] / there[label], side="right") for label in there]
+    reached = [np.searchsorted(RECALLS, counted[label] / existing[label], side="right") for label in existing]
     return float(np.mean(reached)) / len(RECALLS) if reached else None
 
 
@@ -174,7 +171,7 @@ def _pairs(dataset: Dataset) -> list[tuple[ImageRecord, Any]]:
 
 
 def objects(dataset: Dataset) -> list[tuple[int, float]]:
-    """(label, area in pixels) of every annotated object that is no crowd."""
+    """(label, area in pixels) of every annotated object that is not a crowd."""
     return [(a.label, a.area) for _, a in _pairs(dataset) if not a.crowd]
 
 

@@ -1,4 +1,4 @@
-"""A sheet of the pictures that the dataset doctor suspects, each with what is wrong with it."""
+"""A sheet of the images that the dataset doctor suspects, each with what is wrong with it."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from instancefcn.instances import Instances
 
 TILES, COLUMNS = 24, 4
 WIDTH, HEIGHT, CAPTION, GAP = 380, 270, 92, 14
-"""Of a tile's picture, of the words below it, and between tiles, in pixels."""
+"""Size of a tile's image, height of the text below it, and gap between tiles, in pixels."""
 ZOOM = 4.0
-"""An object is shown with as much around it as this many times its larger side, or the whole picture."""
+"""Side of the shown area, in multiples of the object's larger side; at most the whole image."""
 PAPER, INK, FAINT, EMPTY = "#ffffff", "#1c1f23", "#6b7280", "#e5e7eb"
 COLOURS = {"error": "#c62828", "warning": "#b26a00", "note": "#2563a8"}
 MARK = "#ff2d95"
-"""Of stated boxes and crossings, drawn over the outline."""
+"""Colour of stated boxes and crossings, drawn over the outline."""
 
 Window = tuple[int, int, int, int]
 
 
 def write_sheet(report: Report, path: Path) -> int:
-    """Write up to TILES suspicious pictures, taken in turn from every check that found some.
+    """Write up to TILES suspicious images, taken in turn from the checks.
 
     Returns:
-        how many; where there is none, no file is written.
+        how many; for 0 no file is written.
     """
     chosen = suspicious(report)
     if not chosen:
@@ -61,7 +61,7 @@ def write_sheet(report: Report, path: Path) -> int:
 
 
 def suspicious(report: Report) -> list[Finding]:
-    """Up to TILES findings to show: of pictures, errors and warnings before notes, the checks in turn."""
+    """Up to TILES findings about images, the checks in turn; notes only without errors and warnings."""
     groups = []
     for severities in (("error", "warning"), ("note",)):
         for check in CHECKS:
@@ -69,14 +69,14 @@ def suspicious(report: Report) -> list[Finding]:
             groups.append(found)
         chosen = [f for turn in zip_longest(*groups) for f in turn if f is not None][:TILES]
         if chosen:
-            order = {check.name: place for place, check in enumerate(CHECKS)}
+            order = {check.name: index for index, check in enumerate(CHECKS)}
             return sorted(chosen, key=lambda f: order[f.check])
     return []
 
 
 @dataclass(frozen=True)
 class _Records:
-    """Records and annotations by what findings name them with."""
+    """Records and annotations by the names that findings use."""
 
     images: dict[tuple[str, Path], ImageRecord]
     annotations: dict[tuple[str, int], Annotation]
@@ -114,11 +114,11 @@ def _write_caption(tile: Image.Image, finding: Finding) -> None:
     bold, small = ImageFont.load_default(15), ImageFont.load_default(12)
     pen.rectangle((0, top + 1, 5, top + 15), COLOURS[finding.severity])
     pen.text((12, top), finding.check, COLOURS[finding.severity], bold)
-    place = f"{finding.split}, {_short(finding.image.name, 30)}"
+    where = f"{finding.split}, {_short(finding.image.name, 30)}"
     if finding.annotation is not None:
-        place += f", annotation {finding.annotation}"
-    pen.text((12, top + 19), place, FAINT, small)
-    # Messages begin with the file and the record, which the line above has said.
+        where += f", annotation {finding.annotation}"
+    pen.text((12, top + 19), where, FAINT, small)
+    # Messages begin with the file and the record, which the line above names.
     what = finding.message.split(": ", 2)[-1]
     for number, line in enumerate(_lines(what, small, WIDTH - 16)[:3]):
         pen.text((12, top + 36 + 16 * number), line, INK, small)
@@ -143,7 +143,7 @@ def _short(name: str, length: int) -> str:
 
 
 def _view(finding: Finding, record: ImageRecord | None, annotation: Annotation | None) -> Image.Image:
-    """The picture, or the part of it around the annotation, with the outline and what is wrong with it."""
+    """The image, or the part of it around the annotation, with the outline and what is wrong with it."""
     assert finding.image is not None
     if record is None or annotation is None or annotation.crowd:
         return _fitted(finding.image, WIDTH)
@@ -173,27 +173,27 @@ def _view(finding: Finding, record: ImageRecord | None, annotation: Annotation |
     if finding.check in ("box-mask", "zero-area"):
         (x1, y1), (x2, y2) = at(*annotation.box[:2]), at(*annotation.box[2:])
         pen.rectangle((x1, y1, x2, y2), outline=MARK, width=2)
-        if finding.check == "zero-area":  # a box of no size would not be seen
+        if finding.check == "zero-area":  # an empty box is not visible
             _circle(pen, (x1 + x2) / 2, (y1 + y2) / 2)
     if isinstance(annotation.segmentation, list):
         for polygon in annotation.segmentation:
             points = [at(x, y) for x, y in zip(polygon[0::2], polygon[1::2], strict=True)]
             if finding.check == "out-of-bounds":
                 pen.line([*points, points[0]], MARK, 2)
-            if finding.check == "self-intersection" and (place := crossing(polygon)):
-                _circle(pen, *at(*place))
+            if finding.check == "self-intersection" and (point := crossing(polygon)):
+                _circle(pen, *at(*point))
     return shown
 
 
 def _circle(pen: ImageDraw.ImageDraw, x: float, y: float) -> None:
-    """A ring that is seen on every background."""
+    """A ring that is visible on every background."""
     pen.ellipse((x - 11, y - 11, x + 11, y + 11), outline=PAPER, width=5)
     pen.ellipse((x - 10, y - 10, x + 10, y + 10), outline=MARK, width=3)
 
 
 def _window(annotation: Annotation, record: ImageRecord, masks: CroppedMasks, check: str) -> Window:
-    """What to show, in whole pixels: the object and its surroundings inside the picture; of an outline that
-    leaves the picture, both.
+    """What to show, in whole pixels: the object and its surroundings inside the image; for an outline that
+    leaves the image, both whole.
     """
     x1, y1, x2, y2 = _around(annotation, masks)
     if check == "out-of-bounds":
@@ -226,7 +226,7 @@ def _around(annotation: Annotation, masks: CroppedMasks) -> Box:
 
 
 def _outlined(part: Image.Image, mask: Image.Image) -> Image.Image:
-    """A picture with one object drawn on it, by the same pen as predictions. `mask` is of its size."""
+    """An image with one object drawn on it in the style of predictions. `mask` has its size."""
     pixels = torch.from_numpy(np.array(mask)) > 0
     masks = CroppedMasks.from_dense(pixels[None])
     one = Instances(
@@ -236,7 +236,7 @@ def _outlined(part: Image.Image, mask: Image.Image) -> Image.Image:
 
 
 def _fitted(path: Path, width: int) -> Image.Image:
-    """A whole picture inside `width` x HEIGHT."""
+    """A whole image inside `width` x HEIGHT."""
     try:
         tensor = read_image(path)
     except ImageError as error:
@@ -254,7 +254,7 @@ def _centred(image: Image.Image, width: int) -> Image.Image:
 
 
 def _placeholder(error: ImageError, width: int) -> Image.Image:
-    """In the place of a picture that cannot be shown: why."""
+    """The reason why an image cannot be shown, instead of it."""
     field = Image.new("RGB", (width, HEIGHT), EMPTY)
     pen, font = ImageDraw.Draw(field), ImageFont.load_default(14)
     lines: Sequence[str] = textwrap.wrap(str(error).split(": ", 1)[-1], 36, max_lines=4)

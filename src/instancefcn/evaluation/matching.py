@@ -1,9 +1,9 @@
-"""How many objects are found, missed and made up: the measure of the cell and nucleus field.
+"""How many objects are found, missed and invented: the measure of cell and nucleus segmentation.
 
-At an IoU threshold t an object and a detection that overlap by more than t are a match, and the score of a
-picture is TP / (TP + FP + FN) (Caicedo et al., Nature Methods 2019, for the 2018 Data Science Bowl; StarDist
+At an IoU threshold t an object and a detection that overlap by more than t are a match, and the score of an
+image is TP / (TP + FP + FN) (Caicedo et al., Nature Methods 2019, for the 2018 Data Science Bowl; StarDist
 and Cellpose report the same as "average precision"). Both sides are label maps, in which no pixel belongs to
-two objects, so from t = 0.5 on nothing can match twice.
+two objects, so nothing can match twice from t = 0.5.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(9))
 
 @dataclass(frozen=True)
 class Matches:
-    """Of one picture, or of several together, at every threshold.
+    """Of one image, or of several together, at every threshold.
 
     Attributes:
         found, made_up, missed: true positives, false positives and false negatives, int64 [T].
@@ -33,7 +33,7 @@ class Matches:
 
     @property
     def score(self) -> NDArray[np.float64]:
-        """float64 [T], TP / (TP + FP + FN); 1 where there is nothing to find and nothing was made up."""
+        """float64 [T], TP / (TP + FP + FN); 1 where there are no objects and no detections."""
         total = self.found + self.made_up + self.missed
         return np.where(total > 0, self.found / np.maximum(total, 1), 1.0)
 
@@ -42,14 +42,14 @@ class Matches:
 
 
 def match(truth: NDArray[Any], found: NDArray[Any], thresholds: Sequence[float] = THRESHOLDS) -> Matches:
-    """Compare two label maps of a picture.
+    """Compare two label maps of an image.
 
     Args:
-        truth, found: whole numbers [H, W], 0 where nothing is, else the number of the object.
+        truth, found: integers [H, W], 0 for background, else the number of the object.
         thresholds: IoU, each at least 0.5.
 
     Raises:
-        ValueError: sizes differ, or a threshold below 0.5, at which matches were not unique.
+        ValueError: sizes differ, or a threshold is below 0.5, where matches are not unique.
     """
     if truth.shape != found.shape or truth.ndim != 2:
         raise ValueError(f"label maps must be of one size [H, W], got {truth.shape} and {found.shape}")
@@ -67,5 +67,5 @@ def match(truth: NDArray[Any], found: NDArray[Any], thresholds: Sequence[float] 
 
 
 def mean_score(images: Iterable[Matches]) -> NDArray[np.float64]:
-    """float64 [T]: the mean of the pictures' scores, each picture counting the same."""
+    """float64 [T]: the mean of the images' scores, with equal weights."""
     return np.mean([image.score for image in images], axis=0)

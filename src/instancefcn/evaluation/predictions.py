@@ -1,6 +1,6 @@
-"""Predictions as evaluation keeps them: masks as run-length encodings, made once.
+"""Predictions as evaluation stores them: masks as run-length encodings, made once.
 
-A thousand proposals of one picture take tens of megabytes as pixels and half of one as encodings.
+A thousand proposals of one image take tens of megabytes as pixels and half a megabyte as encodings.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from instancefcn.instances import Instances, coco_rows
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """`Instances` whose masks are encoded; see there for what is not said here.
+    """`Instances` whose masks are encoded; see there for the other attributes.
 
     Attributes:
-        encodings: COCO's compressed run-length encodings, one an instance.
-        image_size: (height, width) of the picture.
+        encodings: COCO's compressed run-length encodings, one per instance.
+        image_size: (height, width) of the image.
     """
 
     boxes: Tensor
@@ -51,7 +51,7 @@ class Encoded:
         return self[self.scores >= score]
 
     def rles(self) -> list[dict[str, Any]]:
-        """The encodings, in a list of its own."""
+        """The encodings, as a new list."""
         return list(self.encodings)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
@@ -65,11 +65,11 @@ class Encoded:
 
 
 Predictions: TypeAlias = Instances | Encoded
-"""Either form; measures read both, and what draws wants the first."""
+"""Either form: measures read both, drawing needs the first."""
 
 
 def encode_instances(instances: Instances) -> Encoded:
-    """The small form of `instances`."""
+    """`instances` with encoded masks."""
     return Encoded(
         instances.boxes,
         instances.scores,
@@ -82,5 +82,5 @@ def encode_instances(instances: Instances) -> Encoded:
 
 
 def decode_instances(predictions: Predictions) -> Instances:
-    """The form that can be drawn."""
+    """`predictions` with masks of pixels, which can be drawn."""
     return predictions.decode() if isinstance(predictions, Encoded) else predictions

@@ -1,4 +1,4 @@
-"""Figures for people: a table for the terminal, precision-recall curves and recall of proposals."""
+"""Figures for people: a table for the terminal, and plots of precision and recall."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def format_figure(value: float | None) -> str:
 
 
 def table(metrics: dict[str, Any]) -> str:
-    """The figures of `evaluate` as aligned plain text: the whole, the recall of proposals where it was
-    measured, then class by class.
+    """The figures of `evaluate` as aligned plain text: all classes, the recall of proposals where it was
+    measured, then each class.
     """
     lines = [f"{'':<24}" + "".join(f"{name:>8}" for name in NAMES)]
     for kind in ("mask", "box"):
         lines.append(f"{kind:<24}" + "".join(f"{format_figure(metrics[kind][name]):>8}" for name in NAMES))
     if (most := metrics.get("attainable")) is not None and round(most, 3) < 1:
         lines.append(
-            f"The best {DETECTIONS} of a class count in a picture, and some hold more: perfect predictions"
-            f" would have {format_figure(most)}."
+            f"Only the best {DETECTIONS} of a class count in an image, and some images hold more: perfect"
+            f" predictions would have {format_figure(most)}."
         )
     at_half, at_seven = (format_figure(metrics["voc"][name]) for name in ("mAP50", "mAP70"))
     lines += [
@@ -49,14 +49,14 @@ def table(metrics: dict[str, Any]) -> str:
             f"{format_figure(mask['AP']):>10}{format_figure(mask['AP50']):>8}{format_figure(mask['AP75']):>8}"
         )
         lines.append(f"{name[:23]:<24}{row}{format_figure(box['AP']):>10}")
-    lines += ["", f"{metrics['images']} pictures"]
+    lines += ["", f"{metrics['images']} images"]
     if "seconds_per_image" in metrics:
         lines[-1] += f", {metrics['seconds_per_image']:.3f} s each (without decoding)"
     return "\n".join(lines)
 
 
 def plot_precision_recall(result: CocoResult, class_names: tuple[str, ...], path: Path) -> None:
-    """Write precision against recall as a PNG: every class at mask IoU 0.5, and the mean over the classes at
+    """Write precision against recall as a PNG: each class at mask IoU 0.5, and the mean over the classes at
     several IoUs.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -68,7 +68,7 @@ def plot_precision_recall(result: CocoResult, class_names: tuple[str, ...], path
     shown = [label for label in range(len(class_names)) if not np.isnan(result.precision[0, :, label]).all()]
     shown.sort(key=lambda label: -result.precision[0, :, label].mean())
     named = shown if len(shown) <= 12 else [*shown[:6], *shown[-6:]]
-    colours = {label: f"C{place % 10}" for place, label in enumerate(named)}
+    colours = {label: f"C{index % 10}" for index, label in enumerate(named)}
     for label in shown:
         curve = result.precision[0, :, label]
         text = f"{class_names[label]}  {curve.mean():.2f}" if label in colours else None
@@ -83,12 +83,12 @@ def plot_precision_recall(result: CocoResult, class_names: tuple[str, ...], path
     left.set_title(
         "Every class at mask IoU 0.5" + ("" if len(named) == len(shown) else " (best and worst six named)")
     )
-    for place in (0, 3, 5, 7, 9):
+    for index in (0, 3, 5, 7, 9):
         if shown:
-            mean = result.precision[place][:, shown].mean(1)
-            shade = str(0.15 + 0.06 * place)
+            mean = result.precision[index][:, shown].mean(1)
+            shade = str(0.15 + 0.06 * index)
             right.plot(
-                RECALLS, mean, color=shade, lw=2, label=f"IoU {THRESHOLDS[place]:.2f}  {mean.mean():.2f}"
+                RECALLS, mean, color=shade, lw=2, label=f"IoU {THRESHOLDS[index]:.2f}  {mean.mean():.2f}"
             )
     right.set_title(f"Mean over the classes; mask AP {format_figure(result.summary['AP'])}")
     for axes in (left, right):
@@ -101,7 +101,7 @@ def plot_precision_recall(result: CocoResult, class_names: tuple[str, ...], path
 
 def plot_recall(result: ProposalResult, path: Path) -> None:
     """Write the recall of proposals as a PNG, masks solid and boxes dashed: against IoU for 10, 100 and 1000
-    proposals a picture, and its mean over the IoUs (AR) against their number.
+    proposals per image, and its mean over the IoUs (AR) against their number.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -113,19 +113,19 @@ def plot_recall(result: ProposalResult, path: Path) -> None:
     for kind, line in lines:
         recall = result.recall[kind]
         if np.isnan(recall).any():
-            continue  # no objects, no lines
+            continue  # no objects
         average = recall.mean(0)
         for colour, count in zip(("C0", "C1", "C2"), (10, 100, 1000), strict=True):
-            place = int(np.flatnonzero(result.counts == count)[0])
-            text = f"{kind}, {count}  {average[place]:.2f}"
-            left.plot(result.thresholds, recall[:, place], line, color=colour, lw=1.6, label=text)
+            index = int(np.flatnonzero(result.counts == count)[0])
+            text = f"{kind}, {count}  {average[index]:.2f}"
+            left.plot(result.thresholds, recall[:, index], line, color=colour, lw=1.6, label=text)
         text = f"{kind}  {average[-1]:.2f}"
         right.plot(result.counts, average, line, color=INK, lw=1.6, marker="o", ms=4, label=text)
     left.set(xlim=(result.thresholds[0], result.thresholds[-1]), ylim=(0, 1.02), xlabel="IoU")
-    left.set(title="The best 10, 100 and 1000 proposals of every picture", ylabel="recall")
+    left.set(title="The best 10, 100 and 1000 proposals of every image", ylabel="recall")
     right.set_xscale("log")
     right.set_xticks([1, 10, 100, 1000], labels=["1", "10", "100", "1000"])
-    right.set(xlim=(1, result.counts[-1]), xlabel="proposals a picture")
+    right.set(xlim=(1, result.counts[-1]), xlabel="proposals per image")
     right.set_title(f"Mean over the IoUs; mask AR@100 {format_figure(result.summary['AR@100'])}")
     _finish(left, "lower left", "AR")
     _finish(right, "upper left", f"AR@{result.counts[-1]}")
@@ -134,11 +134,11 @@ def plot_recall(result: ProposalResult, path: Path) -> None:
 
 
 def _finish(axes: Any, corner: str, title: str) -> None:
-    """The look that all panels share, and a legend when there are lines."""
+    """Apply the style of all panels, and a legend where there are lines."""
     axes.grid(color="#e6e8ec", lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK)
     if axes.get_lines():
         legend = axes.legend(frameon=False, fontsize=9, loc=corner, title=title, title_fontsize=9)
         for text in legend.get_texts():
-            text.set_parse_math(False)  # dollars in the name of a class are dollars
+            text.set_parse_math(False)  # a class name may hold dollar signs

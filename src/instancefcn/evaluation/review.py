@@ -1,4 +1,4 @@
-"""Sheets of pictures, truth beside prediction, from the worst to the best: what the figures mean."""
+"""Sheets of images, truth beside prediction, from the worst to the best: what the figures mean."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from instancefcn.images.drawing import draw
 from instancefcn.instances import Instances
 
 SHEET = 10
-"""Pictures in one sheet."""
+"""Images in one sheet."""
 SHOWN = 0.5
-"""Score from which a prediction counts and is drawn: what a person sees in `predict`."""
+"""Minimum score of a prediction that counts and is drawn: that of `predict`."""
 
 
 def write_review(dataset: Dataset, found: Mapping[int, Predictions], folder: Path) -> None:
-    """Write worst.png and typical.png: the ten worst pictures, and ten evenly spread over the ranking."""
+    """Write worst.png and typical.png: the ten worst images, and ten evenly spread over the ranking."""
     if not len(dataset):
         return
     qualities = [quality(image, found[image.id]) for image in dataset.images]
@@ -35,9 +35,8 @@ def write_review(dataset: Dataset, found: Mapping[int, Predictions], folder: Pat
 
 
 def quality(image: ImageRecord, instances: Predictions) -> float:
-    """Panoptic quality of one picture, 0 to 1: the sum of the mask IoUs of matched pairs (over 0.5, same
-    class), divided by the mean of the numbers of objects and predictions. 1 where there is nothing to find
-    and nothing was found.
+    """Panoptic quality of one image, 0 to 1: the sum of the mask IoUs of matched pairs (above 0.5, same
+    class), divided by the mean of the numbers of objects and predictions. 1 where there are neither.
     """
     from faster_coco_eval.core import mask as coco_mask
 
@@ -52,7 +51,7 @@ def quality(image: ImageRecord, instances: Predictions) -> float:
     same = shown.labels.numpy()[:, None] == np.array([a.label for a in truth])[None, :]
     iou = np.where(same, iou, 0.0)
     matched = 0.0
-    # Masks may overlap here, so pairs are taken greedily instead of being unique by themselves.
+    # Masks may overlap, so pairs are not unique by themselves: they are taken greedily.
     while iou.size and iou.max() > 0.5:
         i, j = np.unravel_index(iou.argmax(), iou.shape)
         matched += float(iou[i, j])
@@ -61,11 +60,11 @@ def quality(image: ImageRecord, instances: Predictions) -> float:
 
 
 HEIGHT, HEADER = 260, 16
-"""Of one picture in the sheet and of the line above it, in pixels."""
+"""Heights of one image in the sheet and of the line above it, in pixels."""
 
 
 def truth(image: ImageRecord, dataset: Dataset) -> Instances:
-    """A picture's annotations (crowds left out) as instances of score 1, in the picture's pixels."""
+    """The annotations of an image (without crowds) as instances of score 1, in its pixels."""
     masks = rasterize(image)
     labels = torch.tensor([a.label for a in image.annotations if not a.crowd], dtype=torch.int64)
     return Instances(
@@ -76,14 +75,14 @@ def truth(image: ImageRecord, dataset: Dataset) -> Instances:
 def write_comparison(
     dataset: Dataset, found: dict[int, Predictions], path: Path, count: int = 8, score: float = 0.3
 ) -> None:
-    """Write a sheet: for each of up to `count` pictures, spread over the dataset, truth and predictions.
+    """Write a sheet: truth and predictions for up to `count` images, spread over the dataset.
 
     Args:
-        found: picture id -> predictions in the picture's pixels.
+        found: image id to predictions in the image's pixels.
         score: predictions below it are not drawn.
     """
-    places = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
-    chosen = [dataset.images[place] for place in places]
+    indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
+    chosen = [dataset.images[index] for index in indices]
     rows = [_row(image, dataset, found[image.id], score) for image in chosen]
     columns = 1 if len(rows) < 4 else 2
     lines = [rows[start : start + columns] for start in range(0, len(rows), columns)]

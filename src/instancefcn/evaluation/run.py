@@ -1,39 +1,37 @@
-"""Evaluating a model on a split, and predictions however they were made."""
+"""Evaluation of a model on a split, and of predictions from any source."""
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from instancefcn import processes
-from instancefcn.console import progress
-from instancefcn.data.dataset import Dataset, ImageRecord
+from instancefcn.console import Progress, progress
+from instancefcn.data.dataset import Dataset
 from instancefcn.data.formats.layouts import describe_layout, open_dataset
-from instancefcn.errors import ConfigError, DataError, InstanceFCNError
+from instancefcn.errors import DataError, InstanceFCNError, OutputError
 from instancefcn.evaluation.coco import CocoResult, CocoScorer, attainable
 from instancefcn.evaluation.predictions import Predictions, encode_instances
 from instancefcn.evaluation.proposals import ProposalResult, measure_proposals
 from instancefcn.evaluation.report import plot_precision_recall, plot_recall
 from instancefcn.evaluation.review import write_review
 from instancefcn.evaluation.voc import voc_map
-from instancefcn.files import check_place, writable, write_json
+from instancefcn.files import check_output_folder, writable, write_json
 from instancefcn.images.decoding import read_image
+from instancefcn.inference.predictor import Predictor, load
 from instancefcn.instances import OBJECT, Instances
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from instancefcn.inference.predictor import Predictor
-
 WARM_UP = 2
-"""Pictures that are run before the clock starts: kernels are compiled and memory is laid out then."""
+"""Runs of the first image before the clock starts, in which kernels are compiled and memory is allocated."""
 
 
-class NotWritten(ConfigError):
-    """The files of an evaluation cannot be written. It is done all the same: `metrics` holds its figures."""
+class NotWritten(OutputError):
+    """The files of an evaluation cannot be written. The evaluation is complete: `metrics` has its figures."""
 
     def __init__(self, problem: str, metrics: dict[str, Any]) -> None:
         super().__init__(problem)
@@ -54,35 +52,32 @@ def evaluate(
     Args:
         data: a folder or YAML file of any layout in docs/data.md, such as SPLIT.json (COCO) with images/.
         model: name of a bundled model, checkpoint, run folder, or what `instancefcn.load` returned.
-        split: which file; no other need exist.
-        out: a folder for metrics.json, precision-recall curves, recall of proposals and sheets of the best
-            and the worst pictures; None writes nothing.
-        share: share the pictures out over the processes that torchrun or srun started, all of which must call
+        split: name of the split; no other needs to exist.
+        out: a folder for metrics.json, precision-recall curves, recall of proposals, and sheets of the worst
+            and of typical images; None writes nothing.
+        share: share the images among the processes that torchrun or srun started, all of which must call
             this. The first one scores and writes; all return the figures.
 
     Returns:
         {"mask": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "box": likewise, "voc": {"mAP50", "mAP70"},
         "proposals": {"AR@10", "AR@100", "AR@1000", "ARs", "ARm", "ARl", "box": {the same six}},
-        "attainable": the AP of perfect predictions, less than 1 where pictures hold more than 100 objects of
-        a class; "per_class": {name: {"mask": {...}, "box": {...}}}, "images", "seconds_per_image"}. Figures
-        are 0 to 1, None where the data holds no such object. The figures of proposals are of masks unless
-        under "box", and do not look at classes. The seconds are of resizing, network, voting and masks;
-        decoding the file is left out.
+        "attainable": the AP of perfect predictions, below 1 where images hold more than 100 objects of a
+        class; "per_class": {name: {"mask": {...}, "box": {...}}}, "images", "seconds_per_image"}. Figures
+        are 0 to 1, or None where the data holds no such object. Those of proposals are of masks unless under
+        "box", and ignore classes. The seconds cover resizing, network, voting and masks, not decoding.
 
     Raises:
-        DataError: the split is missing or damaged, or its classes are not the model's.
+        DataError: the split is missing or damaged, or has classes that the model does not know.
         CheckpointError: there is no such model.
-        ConfigError: `out` cannot be written to; nothing has been done yet.
-        NotWritten: a file in `out` could not be written in the end; the error has the figures.
-        StoppedElsewhere: with `share`, in all processes but the first, when any of them raises an error.
+        OutputError: `out` cannot be written to; raised before any work.
+        NotWritten: a file in `out` cannot be written after the work; the error has the figures.
+        StoppedElsewhere: with `share`, in all processes except the first, when any of them raises an error.
     """
-    from instancefcn.inference.predictor import Predictor, load
-
     with processes.group(share) as (rank, world):
 
         def prepare() -> tuple[Predictor, Dataset]:
             if rank == 0 and out is not None:
-                check_place(out)
+                check_output_folder(out)
             predictor = model if isinstance(model, Predictor) else load(model)
             return predictor, _dataset(data, split, predictor.class_names, check=rank == 0)
 
@@ -99,7 +94,7 @@ def evaluate(
 
 
 def _dataset(data: Path | str, split: str, classes: tuple[str, ...], check: bool) -> Dataset:
-    """The split as a model of these classes sees it; one process checks and tells the user what it read."""
+    """The split as a model of these classes sees it; one process checks the images and reports the layout."""
     if check:
         print(describe_layout(data), file=sys.stderr, flush=True)
     dataset = open_dataset(data, split, check_images=check)
@@ -110,25 +105,30 @@ def _dataset(data: Path | str, split: str, classes: tuple[str, ...], check: bool
 
 
 def _predict(predictor: Predictor, dataset: Dataset, show: bool) -> tuple[dict[int, Predictions], float]:
-    """Predictions by picture id, and the seconds that they took."""
+    """Predictions by image id, and the seconds that they took."""
     found: dict[int, Predictions] = {}
     seconds = 0.0
-    for image in _with_progress(dataset) if show else dataset.images:
+    for image in dataset.images[:1]:
         pixels = read_image(image.path)
-        if not found:
-            for _ in range(WARM_UP):
-                predictor.run([pixels])
-        started = time.perf_counter()
-        (instances,) = predictor.run([pixels])
-        seconds += time.perf_counter() - started
-        found[image.id] = encode_instances(in_order_of(dataset, instances))
+        for _ in range(WARM_UP):
+            predictor.run([pixels])
+    # Nothing is read ahead: on a CPU it would take the network's time, which is measured.
+    results = predictor.files([image.path for image in dataset.images], score=0.0)
+    with closing(results), progress() if show else nullcontext(Progress()) as report:
+        for done, (image, result) in enumerate(zip(dataset.images, results, strict=True), 1):
+            if result.error is not None:
+                raise result.error
+            assert result.instances is not None
+            seconds += result.seconds
+            found[image.id] = encode_instances(in_order_of(dataset, result.instances))
+            report(f"evaluating {dataset.name}", done, len(dataset))
     return found, seconds
 
 
 def _score(
     dataset: Dataset, found: Mapping[int, Predictions], seconds: float, out: Path | None
 ) -> dict[str, Any]:
-    """The figures; with `out`, also files of them."""
+    """The figures; with `out`, also their files."""
     metrics, masks, proposals = _measure(dataset, found)
     metrics["seconds_per_image"] = round(seconds / max(len(dataset), 1), 4)
     if out is None:
@@ -145,10 +145,10 @@ def _score(
 
 
 def evaluate_predictions(dataset: Dataset, found: Mapping[int, Predictions]) -> dict[str, Any]:
-    """What `evaluate` returns, without the seconds, for predictions that are there already.
+    """What `evaluate` returns, without the seconds, for existing predictions.
 
     Args:
-        found: picture id to instances in that picture's pixels, with the dataset's classes.
+        found: image id to instances in that image's pixels, with the dataset's classes.
     """
     return _measure(dataset, found)[0]
 
@@ -185,16 +185,14 @@ def check_same_classes(dataset: Dataset, names: tuple[str, ...]) -> None:
 
 
 def in_order_of(dataset: Dataset, instances: Instances) -> Instances:
-    """`instances` with the dataset's labels and ids, classes matched by name; those of classes it does not
-    have are left out.
+    """`instances` with the dataset's labels and ids, classes matched by name; instances of classes that the
+    dataset does not have are left out.
     """
     if instances.class_names == dataset.class_names and instances.category_ids == dataset.category_ids:
         return instances
-    import torch
-
-    place = {name: label for label, name in enumerate(dataset.class_names)}
-    table = torch.tensor([place.get(name, -1) for name in instances.class_names], dtype=torch.int64)
-    labels: Tensor = table[instances.labels]
+    label_of = {name: label for label, name in enumerate(dataset.class_names)}
+    table = torch.tensor([label_of.get(name, -1) for name in instances.class_names], dtype=torch.int64)
+    labels = table[instances.labels]
     kept = instances[labels >= 0]
     return Instances(
         kept.boxes,
@@ -205,11 +203,3 @@ def in_order_of(dataset: Dataset, instances: Instances) -> Instances:
         dataset.category_ids,
         kept.source,
     )
-
-
-def _with_progress(dataset: Dataset) -> Iterator[ImageRecord]:
-    """The pictures, while progress is shown."""
-    with progress() as show:
-        for done, image in enumerate(dataset.images):
-            show(f"evaluating {dataset.name}", done, len(dataset))
-            yield image

@@ -20,14 +20,14 @@ def voc_map(
 ) -> dict[float, float | None]:
     """mAP^r at each IoU threshold: the mean over the classes that have objects; None when none has.
 
-    Per class, detections go by score. A detection is true when the best IoU of its mask with an object of its
-    class in the picture reaches the threshold and that object was not taken before; the best object is chosen
-    whether it is taken or not, so a second hit is false. There are no difficult objects; crowd regions are no
-    objects.
+    Per class, detections are taken by score. A detection is true when the best IoU of its mask with an object
+    of its class in the image reaches the threshold and that object is not taken yet. The best object is
+    chosen whether it is taken or not, so a second hit is false. No object counts as difficult; crowd regions
+    do not count as objects.
 
     Args:
         dataset: the truth.
-        found: picture id to instances; a picture that is missing counts as empty.
+        found: image id to instances; a missing image counts as empty.
         thresholds: mask IoU, 0 to 1.
     """
     labels = sorted({a.label for p in dataset.images for a in p.annotations if not a.crowd})
@@ -42,8 +42,8 @@ def voc_map(
 def _best_matches(
     dataset: Dataset, found: Mapping[int, Predictions], label: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[Any], int]:
-    """Scores, best IoUs and best objects (picture, number) of one class's detections, best score first;
-    number of objects.
+    """Scores, best IoUs and best objects (image id, index) of one class's detections, best score first; and
+    the number of objects.
     """
     from faster_coco_eval.core import mask as coco_mask
 
@@ -85,7 +85,7 @@ def _average_precision(
     count: int,
     threshold: float,
 ) -> float:
-    """The mean over the recalls 0, 0.1, ..., 1 of the best precision at that recall or beyond."""
+    """The mean over the recalls 0, 0.1, ..., 1 of the best precision at that recall or above."""
     taken: set[tuple[int, int]] = set()
     hits = np.zeros(len(scores))
     for i, (overlap, which) in enumerate(zip(overlaps, objects, strict=True)):
@@ -94,6 +94,6 @@ def _average_precision(
             hits[i] = 1
     true = np.cumsum(hits)
     recall, precision = true / max(count, 1), true / np.arange(1, len(scores) + 1)
-    # A recall of 3/10 must reach the point 0.3, which binary fractions may miss by their last digit.
+    # A recall of 3/10 must reach the point 0.3 in spite of rounding.
     reached = [precision[recall >= point - 1e-9] for point in np.arange(11) / 10]
     return float(np.mean([part.max() if len(part) else 0.0 for part in reached]))

@@ -1,7 +1,7 @@
-"""A model as one file that runs without this package: ONNX, or torch's own exported program.
+"""Export of a model as one file that runs without this package: ONNX, or an exported program of torch.
 
-`graphs.py` states the networks with results of a fixed count, `grids.py` its steps; `check.py` compares what
-was written with the network before it gets its name.
+`graphs.py` has the networks with a fixed number of results, `grids.py` the steps of these. `check.py`
+compares a written file with the network before the file gets its name.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from instancefcn.errors import ConfigError, ExportError
+from instancefcn.errors import ConfigError, ExportError, MissingPackageError
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
-from instancefcn.files import atomic_write, check_file
+from instancefcn.files import atomic_write, check_output_file
 from instancefcn.geometry.resizing import resized_size
-from instancefcn.models.fcis import FCIS, LEAST_SCORE
+from instancefcn.models.fcis import FCIS, MIN_SCORE
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.version import __version__
 
@@ -32,50 +32,54 @@ if TYPE_CHECKING:
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
 KEY = "instancefcn"
-"""Under this name the description of the model, JSON, stands in the file."""
-INPUT, OUTPUTS = "picture", ("boxes", "scores", "labels", "masks")
+"""The key of the model's description (JSON) in the file."""
+INPUT, OUTPUTS = "image", ("boxes", "scores", "labels", "masks")
 POINTS = 28
+"""Along each side of a mask's grid."""
 OPSET = 18
-SMALLEST, LARGEST = 32, 4096
-"""Sides of a picture that a dynamic graph takes, pixels."""
+MIN_SIDE, MAX_SIDE = 32, 4096
+"""Of images that a dynamic graph takes, in pixels."""
 
 
 def export(
     predictor: Predictor, path: Path | str, form: Format, *, dynamic: bool = False, instances: int = 100
 ) -> list[Row]:
-    """Write a model as a graph of standard operators, compare its results with the network's on several
-    pictures, and only then give the file its name.
+    """Write a model as a graph of standard operators, and compare its results with the network's on several
+    images before the file gets its name.
 
-    The graph takes uint8 [1, 3, H, W], RGB, a picture already resized, and gives `instances` boxes [N, 4] in
-    its pixels, scores [N], labels [N] and masks [N, 28, 28], probabilities on a grid over each box; see
+    The graph takes an image that is already resized, uint8 [1, 3, H, W], RGB. It gives boxes [N, 4] in pixels
+    of this image, scores [N], labels [N] and masks [N, 28, 28], probabilities on a grid over each box; see
     docs/export.md.
 
     Args:
         predictor: a model on the CPU.
-        path: the file; an older one is replaced.
+        path: the file; an existing one is replaced.
         form: "onnx", or "torch-export" for a file that `torch.export.load` reads.
-        dynamic: height and width are free; else they are the model's short and long side.
-        instances: N; places without an object have score 0.
+        dynamic: True for any height and width; otherwise they are the model's short and long side.
+        instances: N, the number of results; those without an object have score 0.
 
     Returns:
-        one row a picture: how far the file's results are from the network's.
+        one row per image: how far the file's results are from the network's.
 
     Raises:
-        ConfigError: packages are missing, a setting makes no sense, or the file cannot be written.
-        ExportError: the network cannot be written so, or the results differ; the file is not kept.
+        ConfigError: a setting is not valid, or the model does not support it.
+        MissingPackageError: packages for the format are not installed.
+        OutputError: the file cannot be written.
+        ExportError: the network cannot be written as such a graph, or the results differ; the file is not
+            kept.
     """
     from instancefcn.export import check
 
     missing = missing_packages(form)
     if missing:
-        raise ConfigError(
-            f"export needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}"
+        raise MissingPackageError(
+            f"export needs {' and '.join(missing)}: install with pip install {' '.join(missing)}"
         )
     if form not in get_args(Format):
-        raise ConfigError(f"the format is 'onnx' or 'torch-export', not {form!r}")
+        raise ConfigError(f"form must be 'onnx' or 'torch-export', not {form!r}")
     if instances < 1:
-        raise ConfigError(f"the graph must give at least 1 object, not {instances}")
-    check_file(path)
+        raise ConfigError(f"instances must be at least 1, not {instances}")
+    check_output_file(path)
     graph = graph_of(predictor, dynamic, instances)
     example = torch.zeros((1, 3, *example_size(predictor, dynamic)), dtype=torch.uint8)
     program = trace_graph(graph, example, dynamic)
@@ -93,49 +97,49 @@ def export(
         problems = [problem for row in rows for problem in row.problems()]
         if problems:
             raise ExportError(
-                "the file does not give the network's results and is not kept:\n  "
+                "the file's results differ from the network's, so it is not kept:\n  "
                 + "\n  ".join(problems)
-                + "\nHas the network hardly been trained? Then many scores are nearly equal, and their order "
-                "is chance: train it further"
+                + "\nAfter little training, many scores are nearly equal and their order is arbitrary: train "
+                "the model further"
             )
     return rows
 
 
 def missing_packages(form: Format) -> list[str]:
-    """The packages that this form needs and that are not installed."""
-    wanted = ("onnx", "onnxscript", "onnxruntime") if form == "onnx" else ()
-    return [name for name in wanted if find_spec(name) is None]
+    """The packages that this format needs and that are not installed."""
+    needed = ("onnx", "onnxscript", "onnxruntime") if form == "onnx" else ()
+    return [name for name in needed if find_spec(name) is None]
 
 
 def graph_of(predictor: Predictor, dynamic: bool, instances: int) -> FCISGraph | InstanceFCNGraph:
-    """The model's network as a graph, in evaluation mode. Raises ConfigError for a dynamic InstanceFCN and
-    for converted weights.
+    """The model's network as a graph in evaluation mode. Raises ConfigError for a dynamic InstanceFCN and for
+    converted weights, which are not supported.
     """
     network = predictor.network
     if not isinstance(network, FCIS | InstanceFCN):
         raise ConfigError("converted weights cannot be exported: train fcis_resnet101 for a file to export")
     if isinstance(network, FCIS):
-        graph: FCISGraph | InstanceFCNGraph = FCISGraph(network, instances, LEAST_SCORE, POINTS)
+        graph: FCISGraph | InstanceFCNGraph = FCISGraph(network, instances, MIN_SCORE, POINTS)
     elif dynamic:
         raise ConfigError(
-            "the levels of an InstanceFCN's pyramid have fixed sizes in a graph: leave out --dynamic"
+            "the levels of an InstanceFCN's pyramid have fixed sizes in a graph: export without --dynamic"
         )
     else:
-        graph = InstanceFCNGraph(network, instances, LEAST_SCORE, POINTS)
-    # The order of the channels in memory is the runtime's business, and costs much time while tracing.
+        graph = InstanceFCNGraph(network, instances, MIN_SCORE, POINTS)
+    # The runtime chooses its own order of channels in memory, and another order slows down tracing.
     return graph.to(memory_format=torch.contiguous_format).eval()
 
 
 def example_size(predictor: Predictor, dynamic: bool) -> tuple[int, int]:
-    """(height, width) of the picture that is traced: the only one, unless `dynamic`."""
+    """(height, width) of the traced image: the only size, unless `dynamic`."""
     short, long = predictor.preprocessing.short_side, predictor.preprocessing.long_side
-    # A size without meaning, odd both ways, of a picture 3 : 4.
+    # If dynamic, an arbitrary image of about 3 : 4 with odd sides.
     return resized_size(601, 803, short | 1, long | 1) if dynamic else (short, long)
 
 
 def describe(predictor: Predictor, graph: FCISGraph | InstanceFCNGraph, dynamic: bool) -> dict[str, Any]:
-    """What a program must know that prepares pictures for the file and reads its results (docs/export.md)."""
-    network, own = graph.network, predictor.preprocessing
+    """What a program needs to prepare images for the file and to read its results (docs/export.md)."""
+    network, preprocessing = graph.network, predictor.preprocessing
     mean = (network.backbone if isinstance(network, FCIS) else network.features).mean
     return {
         "format": 1,
@@ -144,8 +148,8 @@ def describe(predictor: Predictor, graph: FCISGraph | InstanceFCNGraph, dynamic:
         "class_names": list(predictor.class_names),
         "category_ids": list(predictor.category_ids),
         "preprocessing": {
-            "short_side": own.short_side,
-            "long_side": own.long_side,
+            "short_side": preprocessing.short_side,
+            "long_side": preprocessing.long_side,
             "size": None if dynamic else list(example_size(predictor, dynamic)),
             "padding": [round(255 * value) for value in mean.flatten().tolist()],
         },
@@ -154,26 +158,26 @@ def describe(predictor: Predictor, graph: FCISGraph | InstanceFCNGraph, dynamic:
 
 
 def trace_graph(graph: nn.Module, example: Tensor, dynamic: bool) -> torch.export.ExportedProgram:
-    """The graph as torch records it. Raises ExportError when an operator of our own is left in it."""
+    """The graph, traced by `torch.export`. Raises ExportError when it contains operators of this package."""
     with _quiet(), torch.no_grad():
-        # Bilinear growing and rounded-up pooling make sizes that are equal, but not to a prover.
+        # Sizes after bilinear upsampling and rounded-up pooling are equal, but torch cannot prove it.
         program = torch.export.export(
             graph,
             (example,),
-            dynamic_shapes=_free(dynamic),
+            dynamic_shapes=_dynamic_shapes(dynamic),
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
         )
-    own = {str(node.target) for node in program.graph.nodes if str(node.target).startswith("instancefcn")}
-    if own:
-        raise ExportError(f"operators that only this package knows are left in the graph: {sorted(own)}")
+    foreign = {str(node.target) for node in program.graph.nodes if str(node.target).startswith("instancefcn")}
+    if foreign:
+        raise ExportError(f"the graph contains operators of this package: {sorted(foreign)}")
     return program
 
 
 def write_onnx(
     program: torch.export.ExportedProgram, example: Tensor, dynamic: bool, description: str, path: Path
 ) -> None:
-    """Raises ExportError when an operator is not of the ONNX standard."""
+    """Write a traced graph as ONNX. Raises ExportError when it contains operators outside the standard."""
     with _quiet(), torch.no_grad():
         written = torch.onnx.export(
             program,
@@ -183,32 +187,33 @@ def write_onnx(
             input_names=[INPUT],
             output_names=list(OUTPUTS),
             opset_version=OPSET,
-            dynamic_shapes=_free(dynamic),
+            dynamic_shapes=_dynamic_shapes(dynamic),
         )
     assert written is not None
     foreign = {node.op_type for node in written.model.graph.all_nodes() if node.domain not in ("", "ai.onnx")}
     if foreign or len(written.model.functions):
-        raise ExportError(f"operators that are not of the ONNX standard are left in the graph: {foreign}")
+        raise ExportError(f"the graph contains operators outside the ONNX standard: {sorted(foreign)}")
     written.model.metadata_props[KEY] = description
     written.model.producer_name, written.model.producer_version = "instancefcn", __version__
     written.save(path)
 
 
 def write_program(program: torch.export.ExportedProgram, description: str, path: Path) -> None:
+    """Write a traced graph in torch's own format."""
     with _quiet():
         torch.export.save(program, path, extra_files={KEY: description})
 
 
-def _free(dynamic: bool) -> tuple[dict[int, Any]] | None:
+def _dynamic_shapes(dynamic: bool) -> tuple[dict[int, torch.export.Dim]] | None:
     if not dynamic:
         return None
-    height, width = (torch.export.Dim(name, min=SMALLEST, max=LARGEST) for name in ("height", "width"))
+    height, width = (torch.export.Dim(name, min=MIN_SIDE, max=MAX_SIDE) for name in ("height", "width"))
     return ({2: height, 3: width},)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Tracing warns of what torch and torchvision have to mend between them."""
+    """Hides warnings of tracing that concern torch and torchvision."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

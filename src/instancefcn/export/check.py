@@ -1,4 +1,4 @@
-"""Does a written file say what the network says? Pictures, the comparison, and its table."""
+"""Comparison of a written file with the network: the images, the comparison and its table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from instancefcn.geometry import boxes as box_ops
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.resizing import resize_scale
 from instancefcn.images.decoding import read_image
-from instancefcn.models.fcis import LEAST_SCORE
+from instancefcn.models.fcis import MIN_SCORE
 from instancefcn.ops.voting.average import vote_average
 
 if TYPE_CHECKING:
@@ -29,27 +29,28 @@ if TYPE_CHECKING:
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 
 SCORE = 0.05
-"""Objects from this score are compared. Below, two of nearly equal score may suppress one another in either
-order, as the last digit falls."""
+"""Minimum score of the objects that are compared. Below it, which of two objects with nearly equal scores
+suppresses the other may depend on the last digit."""
 SCORE_TOLERANCE, MASK_TOLERANCE, BOX_TOLERANCE = 1e-4, 1e-3, 0.05
-"""File against graph: the same arithmetic by two libraries."""
-LEAST_IOU = 0.75
-"""Graph against network: a mask on a grid against one of pixels, in the worst case."""
+"""Between the file and the graph in PyTorch, which compute the same in two libraries."""
+MIN_IOU = 0.75
+"""Between the file and the network: a mask on a grid and one in pixels, in the worst case."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One picture's results, of objects with a score of at least `SCORE`.
+    """The results for one image, of objects with a score of at least `SCORE`.
 
     Attributes:
-        image, size: its name, and (height, width) as the graph sees it.
-        objects: how many the network finds.
-        missing: how many of these the file does not give: the same label, nearly the same score and mask.
-        changed: how many of those that the graph gives in PyTorch are others in the file.
-        score, box, mask: the greatest differences of those that agree: of scores between the file and the
+        image, size: the name of the image, and its (height, width) in the graph.
+        objects: the number of objects that the network finds.
+        missing: how many of them the file lacks: no object of the same label with nearly the same score and
+            mask.
+        changed: how many objects of the graph in PyTorch differ in the file, or are additional there.
+        score, box, mask: maximum differences of the matching objects: of scores between the file and the
             network, of boxes (pixels) and mask probabilities between the file and the graph in PyTorch.
-        iou: the least IoU between a mask of the file, in pixels, and the network's; 1 without objects.
-        seconds, torch_seconds: of the file's runtime, and of the network in PyTorch.
+        iou: minimum IoU between a mask of the file, in pixels, and the network's; 1 without objects.
+        seconds, torch_seconds: the times of the file's runtime and of the network in PyTorch.
     """
 
     image: str
@@ -65,21 +66,21 @@ class Row:
     torch_seconds: float
 
     def problems(self) -> list[str]:
-        """What is beyond the tolerances, in words."""
-        said = f"{self.image}, {self.size[1]} x {self.size[0]} px: "
+        """The differences beyond the tolerances, one line each."""
+        image = f"{self.image}, {self.size[1]} x {self.size[0]} px"
         problems = []
         if self.missing:
-            problems.append(f"{said}{self.missing} of the network's {self.objects} objects are missing")
+            problems.append(f"{image}: {self.missing} of the network's {self.objects} objects are missing")
         if self.changed:
-            problems.append(f"{said}{self.changed} objects are others than the same graph's in PyTorch")
+            problems.append(f"{image}: {self.changed} objects differ from those of the graph in PyTorch")
         return problems
 
 
 def runner(path: Path, form: str) -> Run:
-    """A function from a picture uint8 [1, 3, H, W] to what the file at `path` makes of it."""
+    """A function that runs the file at `path` on an image uint8 [1, 3, H, W]."""
     if form != "onnx":
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # older torch warns of how it reads its own files
+            warnings.simplefilter("ignore")  # older torch warns about reading its own files
             program = torch.export.load(path).module()
         return torch.no_grad()(lambda image: program(image))
     import onnxruntime
@@ -87,14 +88,13 @@ def runner(path: Path, form: str) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda image: tuple(
-        torch.from_numpy(array) for array in session.run(None, {"picture": image.numpy()})
-    )
+    name = session.get_inputs()[0].name
+    return lambda image: tuple(torch.from_numpy(array) for array in session.run(None, {name: image.numpy()}))
 
 
 def demo_images(predictor: Predictor, dynamic: bool) -> Iterator[tuple[str, Tensor]]:
-    """Names and pictures uint8 [3, H, W]: the bundled photographs and noise; where the graph is dynamic every
-    one of another size than the example, odd ones among them.
+    """Names and images uint8 [3, H, W]: the bundled photographs and noise. For a dynamic graph all have other
+    sizes than the traced image, some of them odd.
     """
     short, long = predictor.preprocessing.short_side, predictor.preprocessing.long_side
     folder = files("instancefcn") / "assets" / "demo"
@@ -116,18 +116,18 @@ def demo_images(predictor: Predictor, dynamic: bool) -> Iterator[tuple[str, Tens
 
 
 def letterbox(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """The picture scaled to fit, in the upper left corner of one of `size`, the rest gray."""
+    """The image scaled to fit `size` (height, width), in the upper left corner of a gray image."""
     scale = min(size[0] / image.shape[1], size[1] / image.shape[2])
     new = [min(side, max(1, round(old * scale))) for side, old in zip(size, image.shape[1:], strict=True)]
-    whole = image.new_full((3, *size), 124)
-    whole[:, : new[0], : new[1]] = vision.resize(image, new, antialias=True)
-    return whole
+    padded = image.new_full((3, *size), 124)
+    padded[:, : new[0], : new[1]] = vision.resize(image, new, antialias=True)
+    return padded
 
 
 def compare(
     name: str, image: Tensor, predictor: Predictor, graph: FCISGraph | InstanceFCNGraph, run: Run
 ) -> Row:
-    """Run one picture uint8 [3, H, W] through the file, the graph in PyTorch, and the network."""
+    """Run the file, the graph in PyTorch and the network on an image uint8 [3, H, W]."""
     size = (image.shape[1], image.shape[2])
     start = time.perf_counter()
     boxes, scores, labels, masks = run(image[None].contiguous())
@@ -135,7 +135,7 @@ def compare(
     with torch.no_grad():
         same = graph(image[None])
         start = time.perf_counter()
-        (network,) = predictor.network([image.float() / 255], min_score=LEAST_SCORE)
+        (network,) = predictor.network([image.float() / 255], min_score=MIN_SCORE)
         torch_seconds = time.perf_counter() - start
 
     network = network.filter(SCORE)[: graph.instances]
@@ -143,7 +143,7 @@ def compare(
     drawn = pasted(boxes, masks, size, graph.threshold)
     ious = torch.tensor([mask_iou(network.masks, i, drawn, j) for i, j in enumerate(partner.tolist())])
     score = (network.scores - scores[partner]).abs()
-    found = (score <= SCORE_TOLERANCE) & (ious >= LEAST_IOU) & (network.labels == labels[partner])
+    found = (score <= SCORE_TOLERANCE) & (ious >= MIN_IOU) & (network.labels == labels[partner])
 
     counted = same[1] >= SCORE
     own = partners(same[0][counted], same[1][counted], same[2][counted], (boxes, scores, labels))
@@ -157,29 +157,31 @@ def compare(
         objects=len(network),
         missing=int((~found).sum()),
         changed=int((~equal).sum()) + max(0, int((scores >= SCORE).sum() - counted.sum())),
-        score=_most(score[found]),
-        box=_most(box[equal]),
-        mask=_most(mask[equal]),
-        iou=1 - _most(1 - ious[found]),
+        score=_maximum(score[found]),
+        box=_maximum(box[equal]),
+        mask=_maximum(mask[equal]),
+        iou=1 - _maximum(1 - ious[found]),
         seconds=seconds,
         torch_seconds=torch_seconds,
     )
 
 
 def pasted(boxes: Tensor, masks: Tensor, size: tuple[int, int], threshold: float) -> CroppedMasks:
-    """Masks in pixels of a picture of `size` from grids [N, M, M] over `boxes` [N, 4]: read bilinearly at the
-    pixels' centres, then cut.
+    """Masks in pixels of an image of `size` from grids [N, M, M] over `boxes` [N, 4]: read bilinearly at the
+    centres of the pixels, then thresholded.
     """
     rects = box_ops.clip(torch.cat((boxes[:, :2].floor(), boxes[:, 2:].ceil()), 1), size).long()
-    every = torch.arange(len(boxes) + 1)
+    starts = torch.arange(len(boxes) + 1)
     weights = torch.ones(len(boxes))
-    return CroppedMasks(vote_average(masks, boxes, every[:-1], weights, every, rects, threshold), rects, size)
+    pixels = vote_average(masks, boxes, starts[:-1], weights, starts, rects, threshold)
+    return CroppedMasks(pixels, rects, size)
 
 
 def partners(boxes: Tensor, scores: Tensor, labels: Tensor, found: Sequence[Tensor]) -> Tensor:
-    """int64 [K]: for every box [K, 4] that of the file's with the same label and score that overlaps it most.
+    """int64 [K]: for each box [K, 4] the index of the box in `found` (boxes, scores, labels) that overlaps it
+    most among those with the same label and score.
 
-    Where there is none, any; the caller compares.
+    An arbitrary index where none has; the caller compares.
     """
     overlap = box_iou(boxes, found[0]).nan_to_num()
     other = (scores[:, None] - found[1]).abs() > SCORE_TOLERANCE
@@ -192,13 +194,13 @@ def mask_iou(first: CroppedMasks, i: int, second: CroppedMasks, j: int) -> float
     return float((a & b).sum() / (a | b).sum().clamp(min=1))
 
 
-def _most(differences: Tensor) -> float:
+def _maximum(differences: Tensor) -> float:
     return float(differences.max()) if len(differences) else 0.0
 
 
 def comparison_table(rows: Sequence[Row]) -> str:
-    """The rows as plain text."""
-    head = ("picture", "size", "objects", "agree", "score", "box px", "mask", "IoU", "file s", "PyTorch s")
+    """The rows as a table of plain text."""
+    head = ("image", "size", "objects", "agree", "score", "box px", "mask", "IoU", "file s", "PyTorch s")
     lines = [
         (
             row.image,

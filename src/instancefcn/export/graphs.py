@@ -21,23 +21,24 @@ from instancefcn.ops import ps_average
 NMS_IOU = 0.3
 """As in `instancefcn.ops.vote_masks`."""
 CANDIDATES = 4096
-"""Pairs of window and class that compete, the best of all. What is worse matters only where these do not hold
-as many objects as are asked for."""
+"""Pairs of window and class in suppression, the best of all. Worse ones matter only where these have fewer
+objects than requested."""
 
 Found = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Boxes, scores, labels and masks."""
 
 
 class FCISGraph(nn.Module):
-    """`FCIS` for one picture.
+    """`FCIS` for one image.
 
     Args:
         network: in evaluation mode.
-        instances: N, how many come out, the last ones padding.
-        min_score: objects below it are padding.
-        points: M, of a mask's grid along each side.
+        instances: N, the number of results, padded at the end.
+        min_score: objects with a lower score become padding.
+        points: M, along each side of a mask's grid.
 
     Attributes:
-        threshold: of mask probabilities: what belongs to an object.
+        threshold: minimum mask probability of a point that belongs to the object.
     """
 
     def __init__(self, network: FCIS, instances: int, min_score: float, points: int) -> None:
@@ -47,10 +48,10 @@ class FCISGraph(nn.Module):
         self.threshold = network.head.mask_threshold
 
     def forward(self, image: Tensor) -> Found:
-        """A picture uint8 [1, 3, H, W], RGB, to N objects, best first.
+        """An image uint8 [1, 3, H, W], RGB, to N objects, best first.
 
         Returns:
-            boxes: float32 [N, 4], half-open x1, y1, x2, y2 in pixels of the picture, around the masks.
+            boxes: float32 [N, 4], half-open x1, y1, x2, y2 in pixels of the image, around the masks.
             scores: float32 [N], 0 to 1; 0 marks padding.
             labels: int64 [N], from 0.
             masks: float32 [N, M, M]: probabilities at the centres of a grid over each box, rows first.
@@ -90,8 +91,8 @@ class FCISGraph(nn.Module):
         )
 
     def proposals(self, level: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """From the features that the RPN looks at to boxes [after_nms, 4], best first, and bool [after_nms]:
-        which are no padding.
+        """Boxes [after_nms, 4], best first, from the features that the RPN sees; and bool [after_nms]: which
+        of them are not padding.
         """
         rpn, spec = self.network.rpn, self.network.rpn.spec
         logits, deltas = rpn(level)
@@ -99,7 +100,7 @@ class FCISGraph(nn.Module):
         boxes = box_ops.clip(box_ops.decode(anchors, deltas[0]), size)
         valid = large_enough(boxes, spec.min_size) & torch.isfinite(logits[0])
         scores = logits[0].masked_fill(~valid, -torch.inf)
-        # A small picture has fewer anchors than may compete.
+        # A small image has fewer than `before_nms` anchors.
         scores = torch.cat((scores, scores.new_full((spec.before_nms,), -torch.inf)))
         boxes = torch.cat((boxes, boxes.new_zeros((spec.before_nms, 4))))
         scores, order = scores.topk(spec.before_nms)
@@ -111,7 +112,7 @@ class FCISGraph(nn.Module):
     def survivors(
         self, boxes: Tensor, probabilities: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores (0 for padding), rows and classes [N] of the best after suppression class by class."""
+        """Scores (0 for padding), rows and classes [N] of the best windows after suppression per class."""
         count, classes = boxes.shape[0], probabilities.shape[1] - 1
         scores, order = probabilities[:, 1:].t().reshape(-1).topk(min(CANDIDATES, count * classes))
         rows, labels = order % count, torch.div(order, count, rounding_mode="floor")
@@ -120,7 +121,9 @@ class FCISGraph(nn.Module):
 
 
 def _reach(boxes: Tensor, votes: Tensor) -> Tensor:
-    """[N, 4]: the smallest box around the boxes [R, 4] of each row's `votes` bool [N, R]; 0 without votes."""
+    """[N, 4]: the smallest box around those of `boxes` [R, 4] that vote in each row of `votes` bool [N, R];
+    zeros for a row without votes.
+    """
     far = votes[:, :, None].logical_not() * 1e6
     begin = (boxes[:, :2] + far).amin(1)
     end = (boxes[:, 2:] - far).amax(1)
@@ -134,15 +137,15 @@ def finish(
     threshold: float,
     points: int,
 ) -> Found:
-    """Average the votes, find the extent of every mask, read the masks there; objects without one become
-    padding, which goes to the end.
+    """Average the votes, find the extent of each mask and read the masks there. Objects without a mask become
+    padding, which is moved to the end.
 
     Args:
         votes: masks, boxes, areas and weights, as for `average`.
-        reach: [N, 4]: where each object may lie, in the picture.
+        reach: [N, 4]: boxes that enclose the objects, in pixels of the image.
         found: scores [N], labels [N], and bool [N]: whether there is an object.
-        threshold: what belongs to an object.
-        points: of a mask's grid.
+        threshold: minimum mask probability of a point that belongs to the object.
+        points: along each side of a mask's grid.
     """
     scores, labels, alive = found
     boxes, filled = tighten(average(*votes, reach, FINE), reach, threshold)
@@ -159,7 +162,7 @@ def finish(
 
 
 class InstanceFCNGraph(nn.Module):
-    """`InstanceFCN` for one picture of the size it is traced with; arguments as for `FCISGraph`."""
+    """`InstanceFCN` for one image of the size with which it is traced; arguments as for `FCISGraph`."""
 
     def __init__(self, network: InstanceFCN, instances: int, min_score: float, points: int) -> None:
         super().__init__()
@@ -168,7 +171,7 @@ class InstanceFCNGraph(nn.Module):
         self.threshold = network.spec.mask_threshold
 
     def forward(self, image: Tensor) -> Found:
-        """A picture uint8 [1, 3, H, W], RGB, to N proposals; see `FCISGraph`. Every label is 0."""
+        """An image uint8 [1, 3, H, W], RGB, to N proposals; see `FCISGraph`. All labels are 0."""
         network = self.network
         size = (image.shape[2], image.shape[3])
         scores, windows, masks = self.windows(image[0].to(network.features.mean.dtype) / 255)
@@ -189,8 +192,8 @@ class InstanceFCNGraph(nn.Module):
         )
 
     def windows(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores [P], windows [P, 4] in pixels of the image [3, H, W] and mask probabilities [P, m, m] of the
-        best windows of all levels, level by level.
+        """Scores [P], windows [P, 4] in pixels of the image [3, H, W], and mask probabilities [P, m, m] of
+        the best windows of all levels together, in the order of the levels.
         """
         network, size = self.network, image.shape[1:]
         levels = [network.score_maps(level) for level in network.pyramid(image)]
@@ -201,9 +204,9 @@ class InstanceFCNGraph(nn.Module):
         for number, (maps, logits) in enumerate(levels):
             height, width = network.level_size(size, number)
             rows = ((order >= begin) & (order < begin + logits.numel())).nonzero()[:, 0]
-            own = window_boxes(order[rows] - begin, logits.shape[1], network.windows)
+            on_level = window_boxes(order[rows] - begin, logits.shape[1], network.windows)
             begin += logits.numel()
             scores.append(best[rows].sigmoid())
-            masks.append(network.assemble(maps, own).sigmoid())
-            windows.append(box_ops.scale(own, size[1] / width, size[0] / height))
+            masks.append(network.assemble(maps, on_level).sigmoid())
+            windows.append(box_ops.scale(on_level, size[1] / width, size[0] / height))
         return torch.cat(scores), torch.cat(windows), torch.cat(masks)

@@ -1,4 +1,4 @@
-"""Steps of inference with results of a fixed count, as a graph needs them: padding instead of fewer rows."""
+"""Steps of inference with a fixed number of results, as graphs need them: padding instead of fewer rows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 from torchvision.ops import nms
 
 FINE = 56
-"""Points along each side of the grid on which the extent of a mask is looked for."""
+"""Points along each side of the grid on which the extent of a mask is found."""
 
 
 def suppress(boxes: Tensor, scores: Tensor, iou: float, count: int) -> tuple[Tensor, Tensor]:
-    """Non-maximum suppression of boxes [K, 4], best first: rows int64 [count], and bool [count]: whether a
-    box was left for this place (row 0 stands where none was).
+    """Non-maximum suppression of boxes [K, 4]: rows int64 [count] of the kept boxes, best first and padded
+    with 0; and bool [count]: which are not padding.
     """
     found = nms(boxes, scores, single(iou))
     padding = found.new_zeros(count)
@@ -25,18 +25,18 @@ def suppress(boxes: Tensor, scores: Tensor, iou: float, count: int) -> tuple[Ten
 def single(threshold: float) -> float:
     """The largest number in single precision that is not above `threshold`.
 
-    torch compares an overlap with the threshold in double precision, ONNX with one rounded to single. Boxes
-    that snap to cells overlap by exactly 0.8 often enough, and 0.8 is rounded up.
+    torch compares overlaps with a threshold in double precision, ONNX with one in single precision. Boxes
+    made of whole cells often overlap by exactly 0.8, which single precision rounds up.
     """
     rounded = np.float32(threshold)
     return float(rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-1)))
 
 
 def apart(boxes: Tensor, classes: Tensor, count: int, size: tuple[int, int]) -> Tensor:
-    """Boxes [K, 4] moved so that those of different `classes` [K] (of `count`) never overlap, in a picture of
-    `size` (height, width).
+    """Boxes [K, 4] in an image of `size` (height, width), moved so that those of different `classes` [K] (of
+    `count`) never overlap.
 
-    The classes' pictures lie on a square, not in a row: large coordinates would cost single precision.
+    The classes are arranged in a square, not in a row, as large coordinates would be less precise.
     """
     side = 1
     while side * side < count:
@@ -47,10 +47,10 @@ def apart(boxes: Tensor, classes: Tensor, count: int, size: tuple[int, int]) -> 
 
 
 def front(there: Tensor) -> Tensor:
-    """Rows int64 [N] in an order that puts those that are `there` (bool [N]) first and else keeps it."""
+    """Rows int64 [N]: first those that are `there` (bool [N]), then the others, both in their order."""
     count = there.shape[0]
-    places = torch.arange(count, device=there.device) + torch.where(there, 0, count)
-    return places.topk(count, largest=False).indices
+    ranks = torch.arange(count, device=there.device) + torch.where(there, 0, count)
+    return ranks.topk(count, largest=False).indices
 
 
 def average(
@@ -58,16 +58,16 @@ def average(
 ) -> Tensor:
     """The weighted average of votes, read at the centres of a grid over each area.
 
-    What `instancefcn.ops.voting.average.vote_average` reads at pixels: bilinearly between the cells' centres,
-    clamped at the outermost ones, 0 outside the vote's box.
+    Votes are read as `instancefcn.ops.voting.average.vote_average` reads them at pixels: bilinearly between
+    the centres of cells, clamped at the outermost centres, 0 outside the vote's box.
 
     Args:
         masks: [V, m, m]: probabilities on a grid over each vote's box.
         boxes: [V, 4].
-        which: int64 [V]: the area that a vote counts for.
+        which: int64 [V]: the index of the area that a vote counts for.
         weights: [V].
-        areas: [N, 4], in the pixels of the boxes.
-        points: of the grid, along each side.
+        areas: [N, 4], in the same pixels as the boxes.
+        points: along each side of the grid.
 
     Returns:
         [N, points, points], rows first.
@@ -76,33 +76,34 @@ def average(
     across = _readings(boxes[:, 0::2], areas[which][:, 0::2], points, cells)
     down = _readings(boxes[:, 1::2], areas[which][:, 1::2], points, cells)
     votes = torch.matmul(torch.matmul(down, masks), across.transpose(1, 2)).flatten(1)
-    # One matrix product sums the votes of every area: no scattering, which few runtimes do well.
+    # A matrix product sums the votes of each area, as few runtimes scatter well.
     own = which == torch.arange(count, device=which.device)[:, None]
     total = torch.matmul(own * weights, votes)
     return total.reshape(count, points, points)
 
 
 def _readings(ends: Tensor, area: Tensor, points: int, cells: int) -> Tensor:
-    """[V, points, cells]: how much every cell over `ends` [V, 2] counts at the points over `area` [V, 2]."""
+    """[V, points, cells]: the weights of the cells between `ends` [V, 2] at the points of `area` [V, 2]."""
     steps = (torch.arange(points, device=ends.device, dtype=ends.dtype) + 0.5) / points
-    place = area[:, :1] + (area[:, 1:] - area[:, :1]) * steps
+    position = area[:, :1] + (area[:, 1:] - area[:, :1]) * steps
     low, high = ends[:, :1], ends[:, 1:]
-    cell = ((place - low) / (high - low).clamp(min=1e-6) * cells - 0.5).clamp(0, cells - 1)
+    cell = ((position - low) / (high - low).clamp(min=1e-6) * cells - 0.5).clamp(0, cells - 1)
     index = torch.arange(cells, device=ends.device, dtype=ends.dtype)
     shares = (1 - (cell[:, :, None] - index).abs()).clamp(min=0)
-    inside = (place >= low) & (place < high)
+    inside = (position >= low) & (position < high)
     return shares * inside[:, :, None].to(shares.dtype)
 
 
 def tighten(fine: Tensor, areas: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Boxes around what reaches `threshold`, between the points of the grid by interpolation.
+    """Boxes around the values that reach `threshold`, interpolated between the points of the grid.
 
     Args:
         fine: [N, P, P]: values on a grid over each area.
         areas: [N, 4].
 
     Returns:
-        [N, 4], inside the areas, of any kind where nothing reaches the threshold; bool [N]: something does.
+        boxes [N, 4] inside the areas, arbitrary where no value reaches the threshold; and bool [N]: whether
+        one does.
     """
     low_x, high_x = _ends(fine.amax(1), threshold)
     low_y, high_y = _ends(fine.amax(2), threshold)
@@ -112,7 +113,7 @@ def tighten(fine: Tensor, areas: Tensor, threshold: float) -> tuple[Tensor, Tens
 
 
 def _ends(line: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Where the values [N, P] first rise to `threshold` and last fall below it, as shares of the length."""
+    """Where values [N, P] first reach `threshold` and last fall below it, as shares of the length."""
     flipped = line.flip(1)
     return _first(line, threshold), 1 - _first(flipped, threshold)
 
@@ -122,8 +123,8 @@ def _first(line: Tensor, threshold: float) -> Tensor:
     first = (line >= threshold).to(line.dtype).argmax(1, keepdim=True)
     value = line.gather(1, first)
     before = line.gather(1, (first - 1).clamp(min=0))
-    # A share of the step from the point before; the first point itself has none: the area begins half a step
-    # ahead of it.
+    # A share of the step from the point before. The first point has none before it: there the mask begins at
+    # the edge of the area, half a step ahead.
     rise = ((threshold - before) / (value - before).clamp(min=1e-6)).clamp(0, 1)
-    place = torch.where(first == 0, torch.zeros_like(rise), first.to(line.dtype) - 0.5 + rise)
-    return place[:, 0] / points
+    position = torch.where(first == 0, torch.zeros_like(rise), first.to(line.dtype) - 0.5 + rise)
+    return position[:, 0] / points

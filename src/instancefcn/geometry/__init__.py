@@ -1,1 +1,1 @@
-"""Boxes, masks and outlines: plain computation, without networks and without files."""
+"""Boxes, masks and outlines: plain computation, without networks or files."""

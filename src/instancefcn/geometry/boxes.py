@@ -1,8 +1,7 @@
 """Half-open boxes `x1, y1, x2, y2` in pixels, and their coding as regression targets.
 
 A box covers the points x1 <= x < x2, y1 <= y < y2; its width is x2 - x1, without the "+1" of older code.
-`torchvision.ops.box_iou` and `nms` use the same convention; `iou` is the first of them for lists side by
-side.
+`torchvision.ops.box_iou` and `nms` use the same convention. `iou` is `box_iou` for a batch of lists.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-# Bounds the growth of one regression step, so that an untrained network cannot overflow: a factor of 62.5.
+# Bounds the growth of one regression step (a factor of 62.5), so that an untrained network cannot overflow.
 MAX_LOG_SCALE = math.log(1000.0 / 16.0)
 
 
@@ -30,8 +29,8 @@ def encode(rois: Tensor, gt: Tensor) -> Tensor:
         gt: [N, 4] boxes with positive width and height, pixels.
 
     Returns:
-        [N, 4]: shifts of the centre in units of the RoI's sides, and natural logarithms of the ratios of the
-        sides.
+        [N, 4]: the centre's shift in units of the RoI's sides, and the natural logarithms of the sides'
+        ratios.
     """
     rx, ry, rw, rh = _centres(rois)
     gx, gy, gw, gh = _centres(gt)
@@ -39,9 +38,9 @@ def encode(rois: Tensor, gt: Tensor) -> Tensor:
 
 
 def decode(rois: Tensor, deltas: Tensor, max_log_scale: float = MAX_LOG_SCALE) -> Tensor:
-    """Boxes [N, 4] in pixels that `deltas` [N, 4] make of `rois` [N, 4]; the inverse of `encode`.
+    """Apply `deltas` [N, 4] to `rois` [N, 4]: boxes [N, 4] in pixels; the inverse of `encode`.
 
-    The logarithms of the ratios of the sides are limited to `max_log_scale` from above.
+    `dw` and `dh` are at most `max_log_scale`.
     """
     rx, ry, rw, rh = _centres(rois)
     dx, dy, dw, dh = deltas.unbind(-1)
@@ -52,9 +51,7 @@ def decode(rois: Tensor, deltas: Tensor, max_log_scale: float = MAX_LOG_SCALE) -
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """`boxes` [..., 4] cut to a picture of `size` (height, width): x within [0, width], y within [0,
-    height].
-    """
+    """Clip `boxes` [..., 4] to an image of `size` (height, width): x to [0, width], y to [0, height]."""
     height, width = size
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack(
@@ -63,26 +60,24 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def scale(boxes: Tensor, factor_x: float, factor_y: float) -> Tensor:
-    """`boxes` [..., 4] in pixels of a picture that is `factor_x` times as wide and `factor_y` times as
-    high.
-    """
+    """`boxes` [..., 4] in pixels of an image `factor_x` times as wide and `factor_y` times as high."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack((x1 * factor_x, y1 * factor_y, x2 * factor_x, y2 * factor_y), dim=-1)
 
 
 def sides_at_least(boxes: Tensor, minimum: float) -> Tensor:
-    """Boolean [...]: both sides of a box [..., 4] are at least `minimum` pixels long."""
+    """bool [...]: whether both sides of a box [..., 4] are at least `minimum` pixels long."""
     return ((boxes[..., 2] - boxes[..., 0]) >= minimum) & ((boxes[..., 3] - boxes[..., 1]) >= minimum)
 
 
 def have_area(boxes: Tensor) -> Tensor:
-    """Boolean [...]: boxes [..., 4] that are finite, wide and high."""
+    """bool [...]: whether a box [..., 4] is finite and has a positive width and height."""
     return boxes.isfinite().all(-1) & (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
 
 
 def iou(one: Tensor, other: Tensor) -> Tensor:
-    """[..., S, R]: intersection over union of boxes [..., S, 4] and [..., R, 4], list by list; no number
-    where neither has an area.
+    """[..., S, R]: intersection over union of boxes [..., S, 4] and [..., R, 4], list by list; NaN where
+    neither box has an area.
     """
     first, second = one[..., :, None, :], other[..., None, :, :]
     sides = torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
@@ -92,5 +87,5 @@ def iou(one: Tensor, other: Tensor) -> Tensor:
 
 
 def to_rois(boxes: Tensor, batch_index: int) -> Tensor:
-    """RoIs [N, 5] (batch index, x1, y1, x2, y2) from `boxes` [N, 4] of one picture of a batch."""
+    """RoIs [N, 5] (batch index, x1, y1, x2, y2) from `boxes` [N, 4] of one image of a batch."""
     return torch.nn.functional.pad(boxes, (1, 0), value=float(batch_index))

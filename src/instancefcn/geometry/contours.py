@@ -1,7 +1,7 @@
-"""From masks to polygons that a person can edit.
+"""Masks to polygons that a person can edit.
 
-An outline runs midway between the centres of pixels inside and outside, so it is straight along diagonals
-where the edges of the pixels would be stairs; then it loses every point that it can do without.
+An outline runs midway between the centres of pixels inside and outside, so a diagonal is a straight line
+instead of a staircase of pixel edges. The outline is then simplified.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOLERANCE = 0.5
-"""Farthest that a simplified outline may lie from the traced one, in pixels."""
+"""Maximum distance of a simplified outline from the traced one, in pixels."""
 
 Ring = NDArray[np.float64]
 """[P, 2]: x, y of the corners of a polygon in order, P >= 3, the first not repeated."""
@@ -22,7 +22,7 @@ Ring = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Part:
-    """One connected part of a mask: its outline, and those of the holes in it."""
+    """One connected part of a mask: its outline and those of its holes."""
 
     outline: Ring
     holes: tuple[Ring, ...]
@@ -31,17 +31,17 @@ class Part:
 def trace_contours(
     crop: NDArray[Any], corner: tuple[int, int] = (0, 0), tolerance: float = TOLERANCE
 ) -> list[Part]:
-    """The outlines of a mask.
+    """Trace the outlines of a mask.
 
     Args:
         crop: [h, w], 0 or 1.
-        corner: x, y of its upper left corner in the picture.
-        tolerance: how far points may be saved, in pixels; 0 keeps all of them.
+        corner: x, y of its upper left corner in the image.
+        tolerance: how far simplifying may move an outline, in pixels; 0 keeps every point.
 
     Returns:
-        the connected parts, largest first, in pixels of the picture; pixels that touch at a corner alone are
-        two parts. Nothing for a mask without pixels. The traced outline holds exactly the centres of the
-        mask's pixels.
+        The connected parts, largest first, in pixels of the image; none for a mask without pixels. Pixels
+        that touch only at a corner are two parts. Before simplifying, an outline contains exactly the centres
+        of the mask's pixels.
     """
     if not crop.any():
         return []
@@ -49,7 +49,7 @@ def trace_contours(
         z=np.pad(crop.astype(np.float64), 1), fill_type=contourpy.FillType.OuterOffset
     )
     points, offsets = generator.filled(0.5, np.inf)
-    # Place 0 of the padded crop is the centre of the pixel before the first.
+    # contourpy's coordinate 0 is the centre of the padding pixel before the first.
     shift = np.array(corner, dtype=np.float64) - 0.5
     parts = []
     for own, starts in zip(points, offsets, strict=True):
@@ -62,8 +62,8 @@ def trace_contours(
 
 
 def simplify(ring: Ring, tolerance: float) -> Ring:
-    """The same polygon with fewer points (Douglas and Peucker's way): none of those left out is farther than
-    `tolerance` from the line that takes its place. What would fall to a line stays as it is.
+    """The same polygon with fewer points (Douglas-Peucker): each point left out is at most `tolerance` pixels
+    from the line that replaces it. A polygon that would collapse to a line is returned unchanged.
     """
     if tolerance <= 0 or len(ring) <= 3:
         return ring
@@ -79,9 +79,9 @@ def simplify(ring: Ring, tolerance: float) -> Ring:
         if last - first < 2:
             continue
         distances = _distances(closed[first + 1 : last], closed[first], closed[last])
-        place = int(distances.argmax())
-        if distances[place] > tolerance:
-            middle = first + 1 + place
+        farthest = int(distances.argmax())
+        if distances[farthest] > tolerance:
+            middle = first + 1 + farthest
             keep[middle] = True
             todo += [(first, middle), (middle, last)]
     kept = closed[:-1][keep[:-1]]
@@ -89,7 +89,7 @@ def simplify(ring: Ring, tolerance: float) -> Ring:
 
 
 def _distances(points: Ring, start: NDArray[np.float64], end: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From points to the straight piece between two others."""
+    """From points [P, 2] to the line segment between two others."""
     along = end - start
     share = np.clip((points - start) @ along / max(float(along @ along), 1e-12), 0, 1)
     distances: NDArray[np.float64] = np.hypot(*(points - start - share[:, None] * along).T)
@@ -97,15 +97,16 @@ def _distances(points: Ring, start: NDArray[np.float64], end: NDArray[np.float64
 
 
 def area(ring: Ring) -> float:
-    """Of a polygon, in square pixels."""
+    """Area of a polygon, in square pixels."""
     x, y = ring[:, 0], ring[:, 1]
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
 def join_rings(rings: list[Ring]) -> Ring:
-    """One polygon from several: each is tied to a near point of those before it by a line that is walked
-    forth and back, which leaves no trace when the polygon is filled by the even-odd rule. For formats that
-    have one polygon for an object, holes and parts and all.
+    """Join several polygons into one, for formats with a single polygon per object.
+
+    A line to a near point of the polygons before it, walked forth and back, connects each polygon. The
+    even-odd fill rule leaves no trace of such a line.
     """
     whole = rings[0]
     for ring in rings[1:]:

@@ -1,8 +1,7 @@
 """Binary masks that cost memory only where their objects are.
 
-One object is a small rectangle of 0/1 pixels with a place in the picture. The same structure carries
-annotated truth, training targets and results, so a picture with a thousand nuclei never needs a thousand
-full-size masks.
+An object is a small rectangle of 0/1 pixels and its position in the image. Annotations, training targets and
+results share this structure, so an image with a thousand nuclei never needs a thousand full-size masks.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ def _crop_areas(rects: Tensor) -> Tensor:
 
 
 def _run_lengths(crop: NDArray[np.uint8], x: int, y: int, height: int, width: int) -> list[int]:
-    """Runs of 0 and 1 in turn, down the columns of a picture that is 0 but for `crop` [h, w] at (x, y)."""
+    """Alternating runs of 0 and 1 down the columns of an image that is 0 but for `crop` [h, w] at (x, y)."""
     columns = np.pad(crop.T.astype(np.int8), ((0, 0), (1, 1)))
     edges = np.diff(columns, axis=1)
     starts, stops = ((x + j) * height + y + i for j, i in (np.nonzero(edges == 1), np.nonzero(edges == -1)))
-    # A run that ends at the foot of the picture goes on at the head of the next column.
+    # A run that reaches the bottom of the image continues at the top of the next column.
     apart = starts[1:] != stops[:-1]
     starts, stops = starts[np.r_[True, apart][: len(starts)]], stops[np.r_[apart, True][: len(stops)]]
-    places = np.concatenate(([0], np.stack((starts, stops), 1).reshape(-1), [height * width]))
-    counts: list[int] = np.diff(places).tolist()
+    changes = np.concatenate(([0], np.stack((starts, stops), 1).reshape(-1), [height * width]))
+    counts: list[int] = np.diff(changes).tolist()
     return counts if counts[-1] or len(counts) == 1 else counts[:-1]
 
 
@@ -44,13 +43,13 @@ class CroppedMasks:
     Attributes:
         pixels: uint8 [sum of the rectangles' areas], 0 or 1: the rows of rectangle 0, then those of rectangle
             1, and so on.
-        rects: int64 [G, 4]: x1, y1, x2, y2, half-open, in whole pixels, inside the picture. May be empty (x1
-            == x2).
-        image_size: (height, width) of the picture.
+        rects: int64 [G, 4]: x1, y1, x2, y2, half-open, in whole pixels, inside the image. A rectangle may be
+            empty (x1 == x2).
+        image_size: (height, width) of the image.
 
     Raises:
-        ValueError: the shapes, types or rectangles do not fit together. Values are looked at on the CPU only;
-            a GPU would have to be waited for.
+        ValueError: the shapes, types or rectangles do not fit together. Values are checked on the CPU only:
+            on a GPU the check would wait for the device.
     """
 
     pixels: Tensor
@@ -70,7 +69,7 @@ class CroppedMasks:
         if not bool(inside.all()):
             wrong = int((~inside).nonzero()[0])
             raise ValueError(
-                f"rectangle {wrong} {self.rects[wrong].tolist()} is not inside the {width} x {height} picture"
+                f"rectangle {wrong} {self.rects[wrong].tolist()} is not inside the {width} x {height} image"
             )
         area = int(_crop_areas(self.rects).sum())
         if area != self.pixels.numel():
@@ -82,7 +81,7 @@ class CroppedMasks:
         return self.rects.shape[0]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the views of `_crops`: each would be pickled with the pixels of all."""
+        """Leave out the views of `_crops`: each would be pickled with the pixels of all."""
         return {name: value for name, value in self.__dict__.items() if name != "_crops"}
 
     @property
@@ -113,14 +112,14 @@ class CroppedMasks:
         return CroppedMasks(pixels, self.rects[chosen], self.image_size)
 
     def paste(self, index: int) -> Tensor:
-        """bool [H, W]: one mask at the size of the picture."""
+        """bool [H, W]: one mask at the size of the image."""
         full = torch.zeros(self.image_size, dtype=torch.bool, device=self.pixels.device)
         x1, y1, x2, y2 = self.rects[index].tolist()
         full[y1:y2, x1:x2] = self.crop(index).bool()
         return full
 
     def dense(self) -> Tensor:
-        """bool [G, H, W]: all masks at the size of the picture. Costs G x H x W bytes: prefer the crops."""
+        """bool [G, H, W]: all masks at the size of the image. Costs G x H x W bytes: prefer the crops."""
         full = torch.zeros((len(self), *self.image_size), dtype=torch.bool, device=self.pixels.device)
         for i, (x1, y1, x2, y2) in enumerate(self.rects.tolist()):
             full[i, y1:y2, x1:x2] = self._crops[i].bool()
@@ -143,7 +142,7 @@ class CroppedMasks:
         return boxes
 
     def rles(self) -> list[dict[str, Any]]:
-        """COCO's compressed run-length encodings at the size of the picture, made from the crops alone."""
+        """COCO's compressed run-length encodings at the size of the image, made from the crops alone."""
         from faster_coco_eval.core import mask as coco_mask
 
         height, width = self.image_size
@@ -157,7 +156,7 @@ class CroppedMasks:
         return encoded
 
     def flip_horizontal(self) -> CroppedMasks:
-        """The masks of the mirrored picture (left becomes right)."""
+        """The masks of the mirrored image (left becomes right)."""
         flipped = [crop.flip(1).reshape(-1) for crop in self._crops]
         rects = self.rects.clone()
         rects[:, 0], rects[:, 2] = (
@@ -167,15 +166,15 @@ class CroppedMasks:
         return CroppedMasks(torch.cat(flipped) if flipped else self.pixels, rects, self.image_size)
 
     def transpose(self) -> CroppedMasks:
-        """The masks of the picture mirrored at its main diagonal (rows become columns)."""
+        """The masks of the transposed image (rows become columns)."""
         turned = [crop.t().reshape(-1) for crop in self._crops]
         pixels = torch.cat(turned) if turned else self.pixels
         return CroppedMasks(pixels, self.rects[:, [1, 0, 3, 2]], (self.image_size[1], self.image_size[0]))
 
     def crop_to(self, x1: int, y1: int, x2: int, y2: int) -> CroppedMasks:
-        """The part of every mask inside a window of the picture, in the window's own pixels.
+        """The part of every mask inside a window of the image, in the window's pixels.
 
-        Masks outside the window stay, with an empty rectangle, so that indices do not move.
+        Masks outside the window are kept with an empty rectangle, so that indices do not change.
         """
         pieces, rects = [], []
         for i, (a1, b1, a2, b2) in enumerate(self.rects.tolist()):
@@ -187,11 +186,11 @@ class CroppedMasks:
             pieces.append(self.crop(i)[d1 - b1 : d2 - b1, c1 - a1 : c2 - a1].reshape(-1))
             rects.append((c1 - x1, d1 - y1, c2 - x1, d2 - y1))
         pixels = torch.cat(pieces) if pieces else self.pixels[:0]
-        places = torch.tensor(rects, dtype=torch.int64, device=self.rects.device).reshape(-1, 4)
-        return CroppedMasks(pixels, places, (y2 - y1, x2 - x1))
+        cropped = torch.tensor(rects, dtype=torch.int64, device=self.rects.device).reshape(-1, 4)
+        return CroppedMasks(pixels, cropped, (y2 - y1, x2 - x1))
 
     def sample(self, x: Tensor, y: Tensor, which: Tensor) -> Tensor:
-        """Read masks bilinearly at points of the picture.
+        """Read masks bilinearly at points of the image.
 
         Args:
             x, y: float [...]: image coordinates; the centre of pixel (row i, column j) is (j + 0.5, i + 0.5).
@@ -222,7 +221,7 @@ class CroppedMasks:
 
     @classmethod
     def empty(cls, image_size: tuple[int, int]) -> CroppedMasks:
-        """No masks, of a picture of (height, width)."""
+        """No masks, for an image of (height, width)."""
         return cls(torch.zeros(0, dtype=torch.uint8), torch.zeros((0, 4), dtype=torch.int64), image_size)
 
     @classmethod
@@ -252,20 +251,19 @@ class CroppedMasks:
 
     @classmethod
     def from_rles(cls, rles: Sequence[dict[str, Any]], image_size: tuple[int, int]) -> CroppedMasks:
-        """Masks from COCO's compressed run-length encodings of pictures of `image_size`, decoded one at a
-        time.
+        """Masks from COCO run-length encodings of images of `image_size`, decoded one at a time.
 
         Raises:
-            ValueError: an encoding is of another size, or damaged.
+            ValueError: an encoding has another size or is damaged.
         """
         height, width = image_size
         crops, corners = [], []
         for rle in rles:
             if tuple(rle["size"]) != (height, width):
-                raise ValueError(f"the RLE is of size {list(rle['size'])}, the picture of {list(image_size)}")
+                raise ValueError(f"the RLE has size {list(rle['size'])}, the image {list(image_size)}")
             total = int(run_lengths(rle["counts"]).sum())
             if total != height * width:
-                raise ValueError(f"the RLE covers {total} pixels, the picture has {height * width}")
+                raise ValueError(f"the RLE covers {total} pixels, the image has {height * width}")
             crop, corner = decode_crop(rle["counts"], height)
             crops.append(crop)
             corners.append(corner)

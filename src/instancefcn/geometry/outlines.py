@@ -1,4 +1,4 @@
-"""From polygons and run lengths to pixels, as COCO's mask API draws them."""
+"""Outlines (polygons or run lengths): checked, and drawn as COCO's mask API draws them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Segmentation = Polygons | dict[str, Any]
 """Polygons, or a COCO RLE: "size" [height, width] and "counts"."""
 
 _MERGED = 32
-"""RLEs that are united at once: the mask API unites one after the other, each with all those before."""
+"""RLEs merged at once: the mask API merges one after the other, each with all before it."""
 
 
 def outline_problem(segmentation: object, height: int, width: int) -> Problem | None:
-    """What is wrong with an outline for a picture of this size, and how to mend it; None when nothing is."""
+    """What is wrong with an outline for an image of this size, and how to fix it; None when it is valid."""
     if isinstance(segmentation, dict):
         problem = _rle_problem(segmentation, height, width)
         return None if problem is None else Problem(problem, "outline")
@@ -31,14 +31,14 @@ def outline_problem(segmentation: object, height: int, width: int) -> Problem | 
             return Problem(f"polygon {number} {found}: redraw or remove it", found.check)
     if _drawn(segmentation, height, width) > MAX_DRAWN:
         return Problem(
-            f"its polygons' sides are more than {MAX_DRAWN:,} pixels long together: redraw or remove it",
+            f"its polygons' sides add up to more than {MAX_DRAWN:,} pixels: redraw or remove it",
             "outline",
         )
     xs = [x for polygon in segmentation for x in polygon[0::2]]
     ys = [y for polygon in segmentation for y in polygon[1::2]]
     if max(xs) <= 0 or max(ys) <= 0 or min(xs) >= width or min(ys) >= height:
         return Problem(
-            f"the polygons lie wholly outside the {width} x {height} picture: "
+            f"the polygons lie entirely outside the {width} x {height} image: "
             "redraw or remove them (were they drawn at another size?)",
             "out-of-bounds",
         )
@@ -46,7 +46,7 @@ def outline_problem(segmentation: object, height: int, width: int) -> Problem | 
 
 
 def without_bad_polygons(segmentation: object, height: int, width: int) -> Segmentation | None:
-    """What of an outline can be used: all of a sound one, the sound polygons of another, None when nothing
+    """The usable part of an outline: a valid one unchanged, otherwise its valid polygons; None when nothing
     is left.
     """
     if isinstance(segmentation, list):
@@ -66,24 +66,24 @@ def _polygon_problem(polygon: object, height: int, width: int) -> Problem | None
         return Problem(f"has {len(polygon)} numbers, not pairs of x and y", "outline")
     if len(polygon) < 6:
         return Problem(f"has {len(polygon) // 2} points, at least 3 are needed", "polygon-points")
-    # Comparisons, unlike math.isfinite, take whole numbers of any size; NaN fails every one of them.
+    # Unlike math.isfinite, comparisons take integers of any size; NaN fails every one.
     if not all(abs(v) < float("inf") for v in polygon):
         return Problem("has a coordinate that is not a finite number", "outline")
-    # What leaves the picture is cut off, but drawing costs memory in proportion to the length of the outline.
+    # What leaves the image is cut off, but drawing needs memory in proportion to the outline's length.
     if not all(-width <= x <= 2 * width for x in polygon[0::2]) or not all(
         -height <= y <= 2 * height for y in polygon[1::2]
     ):
-        return Problem(f"reaches far out of the {width} x {height} picture", "out-of-bounds")
+        return Problem(f"reaches far outside the {width} x {height} image", "out-of-bounds")
     return None
 
 
 def _drawn(polygons: list[list[float]], height: int, width: int) -> float:
-    """Pixels that drawing visits: of each side the longer of its extents. No side has more than three of the
-    picture's, so that short outlines need no adding up.
+    """Pixels that drawing visits: the longer extent of each side, or an upper bound where that is enough. (No
+    side is longer than three times the image.)
     """
-    most = sum(map(len, polygons)) / 2 * 3 * max(height, width)
-    if most <= MAX_DRAWN:
-        return most
+    bound = sum(map(len, polygons)) / 2 * 3 * max(height, width)
+    if bound <= MAX_DRAWN:
+        return bound
     total = 0.0
     for polygon in polygons:
         xs, ys = polygon[0::2], polygon[1::2]
@@ -103,20 +103,20 @@ def _rle_problem(rle: dict[str, Any], height: int, width: int) -> str | None:
             " (height and width are swapped)" if list(size) == [width, height] != [height, width] else ""
         )
         return (
-            f"the RLE has size {shown(list(size))}, the picture [{height}, {width}] as [height, width]"
-            f"{swapped}: encode the mask at the picture's size"
+            f"the RLE has size {shown(list(size))}, the image [{height}, {width}] as [height, width]"
+            f"{swapped}: encode the mask at the image's size"
         )
     try:
         total = int(run_lengths(rle["counts"]).sum())
     except ValueError as error:
         return f"the RLE is damaged ({error}): encode it again"
     if total != height * width:
-        return f"the RLE covers {total} pixels, the picture has {height * width}: encode it again"
+        return f"the RLE covers {total} pixels, the image has {height * width}: encode it again"
     return None
 
 
 def normalised(segmentation: Segmentation, height: int, width: int) -> Segmentation:
-    """The outline as `Annotation` keeps it: polygons as they are, an RLE with its counts as a string."""
+    """The outline as `Annotation` stores it: polygons unchanged, an RLE with its counts as a string."""
     if isinstance(segmentation, list):
         return segmentation
     counts = segmentation["counts"]
@@ -131,7 +131,7 @@ def normalised(segmentation: Segmentation, height: int, width: int) -> Segmentat
 
 
 def to_rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:
-    """COCO's compressed RLE of an outline; the parts of several polygons are united."""
+    """COCO's compressed RLE of an outline; several polygons are merged."""
     if isinstance(segmentation, dict):
         rle = normalised(segmentation, height, width)
         assert isinstance(rle, dict)
@@ -142,7 +142,7 @@ def to_rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any
 
 
 def united(rles: list[dict[str, Any]], height: int, width: int) -> dict[str, Any]:
-    """One RLE of the pixels of several, all of pictures of this size."""
+    """One RLE with the pixels of several, all of an image of this size."""
     from faster_coco_eval.core import mask as coco_mask
 
     while len(rles) > 1:
@@ -155,8 +155,8 @@ def united(rles: list[dict[str, Any]], height: int, width: int) -> dict[str, Any
 
 
 def extent(segmentation: Segmentation, height: int, width: int) -> tuple[float, float, float, float]:
-    """The box x1, y1, x2, y2 around the points of (valid) polygons, or around the pixels of an RLE; cut at
-    the picture's edge.
+    """The box x1, y1, x2, y2 around the points of valid polygons or the pixels of an RLE, clipped to the
+    image.
     """
     if isinstance(segmentation, dict):
         x1, y1, x2, y2 = box(segmentation["counts"], height)

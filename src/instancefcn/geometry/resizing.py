@@ -1,4 +1,4 @@
-"""From a picture's own size to that of the network's input."""
+"""Resizing an image to the network's input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as vision
 
 
 def resize_scale(height: int, width: int, short: int, long: int) -> float:
-    """The factor that makes the short side `short` pixels, or less: the long side is at most `long`."""
+    """The factor that makes the short side `short` pixels, or less to keep the long side at most `long`."""
     return min(short / min(height, width), long / max(height, width))
 
 
@@ -22,11 +22,11 @@ def resized_size(height: int, width: int, short: int, long: int) -> tuple[int, i
 
 
 def resize(image: Tensor, short: int, long: int) -> tuple[Tensor, tuple[float, float]]:
-    """Resize uint8 [3, H, W], anti-aliased bilinear.
+    """Resize uint8 [3, H, W], bilinear with antialiasing.
 
     Returns:
-        float32 [3, h, w] from 0 to 1, contiguous, and (x, y) new pixels per old pixel: exact, that is after
-        rounding.
+        float32 [3, h, w] from 0 to 1, contiguous; and the factors (x, y), new pixels per old pixel, of the
+        rounded size.
     """
     height, width = image.shape[-2:]
     new_height, new_width = resized_size(height, width, short, long)
@@ -35,11 +35,11 @@ def resize(image: Tensor, short: int, long: int) -> tuple[Tensor, tuple[float, f
     return image.contiguous().float().div_(255), (new_width / width, new_height / height)
 
 
-def of_one_shape(images: Sequence[Tensor]) -> list[list[int]]:
-    """Places of the images that may share a batch: those of one shape, as padding would let a picture's
-    neighbours change its result.
+def group_by_shape(images: Sequence[Tensor]) -> list[list[int]]:
+    """Indices of the images that may share a batch. Only images of one shape may: with padding, an image's
+    result would depend on its neighbours.
     """
     groups: dict[torch.Size, list[int]] = defaultdict(list)
-    for place, image in enumerate(images):
-        groups[image.shape].append(place)
+    for index, image in enumerate(images):
+        groups[image.shape].append(index)
     return list(groups.values())

@@ -1,8 +1,8 @@
-"""COCO's run-length encodings, checked before anything of their size is made.
+"""COCO's run-length encodings, checked before anything of their size is allocated.
 
-Counts are runs of 0 and 1 in turn, beginning with 0, down the columns. Compressed counts are a string: each
-number (from the fourth on: its difference to the one two places before) is written in groups of five bits,
-lowest first, one character a group.
+Counts are alternating runs of 0 and 1 down the columns, starting with 0. Compressed counts are a string: each
+number (from the fourth on, its difference to the number two before it) is written in groups of five bits,
+lowest first, one character per group.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 _LONGEST = 2**31
-"""No run of any picture is as long; sums of fewer than 2**32 of them fit 64 bits."""
+"""No run of any image is this long; sums of fewer than 2**32 of them fit 64 bits."""
 
 
 def run_lengths(counts: object) -> NDArray[np.int64]:
-    """The runs of an RLE's "counts": a list of whole numbers, or the compressed string.
+    """The runs of an RLE's "counts": a list of integers or the compressed string.
 
     Raises:
-        ValueError: not an RLE; the message says why.
+        ValueError: not a valid RLE; the message says why.
     """
     if isinstance(counts, list):
         if not all(isinstance(c, int) and not isinstance(c, bool) and abs(c) < _LONGEST for c in counts):
-            raise ValueError("counts are not all whole numbers of a possible size")
+            raise ValueError("counts are not all integers of a possible size")
         runs = np.array(counts, dtype=np.int64)
     elif isinstance(counts, str | bytes):
         runs = _decompress(counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts)
@@ -32,7 +32,7 @@ def run_lengths(counts: object) -> NDArray[np.int64]:
     if (runs < 0).any():
         raise ValueError("counts hold a negative run")
     if (runs >= _LONGEST).any():
-        raise ValueError("counts hold a number beyond any picture's size")
+        raise ValueError("counts hold a number beyond any image's size")
     return runs
 
 
@@ -44,13 +44,13 @@ def _decompress(text: bytes) -> NDArray[np.int64]:
         raise ValueError("counts are not a compressed RLE string")
     last = (groups & 32) == 0
     starts = np.concatenate(([0], np.flatnonzero(last)[:-1] + 1))
-    place = np.arange(len(groups)) - np.repeat(starts, np.diff(np.append(starts, len(groups))))
-    if place.max() > 7:  # 8 groups hold 40 bits, more than any picture needs
-        raise ValueError("counts hold a number beyond any picture's size")
-    values = np.add.reduceat((groups & 31) << (5 * place), starts)
+    digit = np.arange(len(groups)) - np.repeat(starts, np.diff(np.append(starts, len(groups))))
+    if digit.max() > 7:  # 8 groups hold 40 bits, more than any image needs
+        raise ValueError("counts hold a number beyond any image's size")
+    values = np.add.reduceat((groups & 31) << (5 * digit), starts)
     negative = (groups[last] & 16) != 0
-    values = np.where(negative, values - (np.int64(1) << (5 * (place[last] + 1))), values)
-    # A sum that leaves 64 bits has passed values that no run has, in steps too small to jump over them.
+    values = np.where(negative, values - (np.int64(1) << (5 * (digit[last] + 1))), values)
+    # Before a sum overflows 64 bits it takes a value that no run has: the steps are too small to skip them.
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values
@@ -59,8 +59,7 @@ def _decompress(text: bytes) -> NDArray[np.int64]:
 def decode_crop(counts: object, height: int) -> tuple[torch.Tensor, tuple[int, int]]:
     """The pixels of a valid RLE inside its tight box: uint8 [h, w], and the box's upper left corner (x, y).
 
-    Only the columns of the object are expanded, so that a nucleus in a large micrograph costs what a nucleus
-    costs.
+    Only the object's columns are expanded, so the cost depends on the object and not on the image's width.
     """
     x1, y1, x2, y2 = box(counts, height)
     if x1 == x2:
@@ -73,13 +72,13 @@ def decode_crop(counts: object, height: int) -> tuple[torch.Tensor, tuple[int, i
 
 
 def box(counts: object, height: int) -> tuple[int, int, int, int]:
-    """x1, y1, x2, y2 around the pixels of a valid RLE, none of which is made; zeros when there are none."""
+    """x1, y1, x2, y2 around the pixels of a valid RLE, without decoding it; zeros when there are none."""
     ends = np.cumsum(run_lengths(counts))
     starts, stops = ends[0::2][: len(ends) // 2], ends[1::2]
     starts, stops = starts[stops > starts], stops[stops > starts]
     if len(starts) == 0:
         return 0, 0, 0, 0
     x1, x2 = int(starts[0]) // height, int(stops[-1] - 1) // height + 1
-    if (starts // height < (stops - 1) // height).any():  # from the foot of a column to the head of the next
+    if (starts // height < (stops - 1) // height).any():  # from the bottom of a column to the top of the next
         return x1, 0, x2, height
     return x1, int((starts % height).min()), x2, int(((stops - 1) % height).max()) + 1

@@ -10,16 +10,17 @@ MAX_POINTS = 2000
 """Longer polygons are not tested: every side is compared with every other."""
 MIN_LOOP = 4.0
 MIN_SHARE = 0.02
-"""A crossing counts when the smaller loop that it makes has this many pixels and this share of the whole
-outline's area: slips of the mouse smaller than that change no mask."""
+"""A crossing counts when the smaller loop has at least MIN_LOOP pixels and MIN_SHARE of the larger one's
+area. Smaller slips of the mouse do not change a mask."""
 _BLOCK = 256
 
 
 def crossing(polygon: Sequence[float]) -> tuple[float, float] | None:
-    """The point (x, y), in pixels, at which two sides of a polygon x, y, x, y, .. cross and cut off the
-    largest loop; None when no two sides cross, or only in loops too small to matter.
+    """The point (x, y), in pixels, where two sides of a polygon x, y, x, y, .. cross and cut off the largest
+    loop.
 
-    Sides that only touch do not cross. A polygon of more than MAX_POINTS points is not tested.
+    None when no two sides cross, when all loops are too small to matter, or when the polygon has more than
+    MAX_POINTS points. Sides that only touch do not cross.
     """
     points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
     points = points[(points != np.roll(points, -1, axis=0)).any(1)]

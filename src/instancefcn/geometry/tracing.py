@@ -1,8 +1,7 @@
-"""From pixels to outlines along their edges, and from several outlines to one, without changing a pixel.
+"""Masks to polygons along pixel edges, and several polygons to one, without changing a pixel.
 
-COCO's rasteriser fills a polygon by the even-odd rule. A line that is walked forth and back therefore leaves
-no trace, so parts and holes can hang together by such lines; and a polygon along the edges of pixels gives
-exactly these pixels.
+COCO's rasteriser fills a polygon by the even-odd rule. A polygon along the edges of pixels therefore gives
+exactly these pixels, and a line walked forth and back leaves no trace: such lines connect parts and holes.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ _Edges = dict[tuple[int, int, int], int]
 def trace_pixel_edges(
     crop: NDArray[np.uint8], corner: tuple[int, int] = (0, 0)
 ) -> tuple[list[FlatRing], list[FlatRing]]:
-    """The outlines of pixels, along their edges.
+    """Trace the outlines of a mask along the edges of its pixels.
 
     Args:
         crop: [h, w], 0 or 1.
-        corner: x, y of its upper left corner in the picture.
+        corner: x, y of its upper left corner in the image.
 
     Returns:
-        outlines of the parts, clockwise as seen (pixels that touch at a corner alone are two parts), and of
-        the holes, anticlockwise.
+        The outlines of the parts, clockwise on screen, and those of the holes, anticlockwise. Pixels that
+        touch only at a corner are two parts.
     """
     padded = np.pad(crop.astype(np.int8), 1)
-    # The object lies at the right hand of every edge: tops (+1) run right, bottoms left; left sides (+1) run
-    # up, right sides down.
+    # The object lies to the right of every edge: tops (+1) run right, bottoms left; left sides (+1) run up,
+    # right sides down.
     across: _Edges = {}
     for y, x1, x2, sign in _runs(np.diff(padded, axis=0)[:, 1:-1]):
         across[(x1, y, 1) if sign > 0 else (x2, y, -1)] = x2 if sign > 0 else x1
@@ -58,8 +57,8 @@ def trace_pixel_edges(
 
 
 def _walk(start: tuple[int, int, int], across: _Edges, along: _Edges) -> list[int]:
-    """Take the ring with this edge out of the edges. Where two rings meet at a point, turn right: so each
-    part keeps to itself.
+    """Remove the ring with this edge from the edges, and return it. Where two rings meet at a point, turn
+    right, which keeps the parts separate.
     """
     ring: list[int] = []
     here = start
@@ -76,16 +75,16 @@ def _walk(start: tuple[int, int, int], across: _Edges, along: _Edges) -> list[in
 
 
 def _runs(edges: NDArray[np.int8]) -> list[tuple[int, int, int, int]]:
-    """Runs of equal values other than 0 in the rows: (row, start, stop, value)."""
+    """Runs of equal nonzero values in the rows: (row, start, stop, value)."""
     padded = np.pad(edges, ((0, 0), (1, 1)))
-    rows, places = np.nonzero(np.diff(padded, axis=1))
-    values = padded[rows, places + 1]  # from each change on
+    rows, changes = np.nonzero(np.diff(padded, axis=1))
+    values = padded[rows, changes + 1]  # after each change
     begins = np.flatnonzero(values)
-    stops = places[begins + 1]  # the next change ends the run; a row's last change is to 0
+    stops = changes[begins + 1]  # the next change ends the run; a row's last change is to 0
     return list(
         zip(
             rows[begins].tolist(),
-            places[begins].tolist(),
+            changes[begins].tolist(),
             stops.tolist(),
             values[begins].tolist(),
             strict=True,
@@ -94,19 +93,20 @@ def _runs(edges: NDArray[np.int8]) -> list[tuple[int, int, int, int]]:
 
 
 def join_to_one(rings: Sequence[FlatRing]) -> FlatRing:
-    """One outline from several, each tied to an earlier one by a line that is walked forth and back."""
+    """Join several outlines into one: see `contours.join_rings`."""
     corners = [np.array(ring, dtype=np.float64).reshape(-1, 2) for ring in rings]
     return [float(v) for v in contours.join_rings(corners).reshape(-1)]
 
 
 @dataclass(frozen=True)
 class OneOutline:
-    """An object as a single polygon inside the picture, with the same pixels.
+    """An object as a single polygon inside the image, with the same pixels.
 
     Attributes:
         ring: the polygon.
         parts, holes: how many outlines it was joined from.
-        redrawn: the points are not the annotation's own (an RLE, parts that overlap, points off the picture).
+        redrawn: the points are not those of the annotation (an RLE, overlapping parts, points outside the
+            image).
     """
 
     ring: FlatRing
@@ -116,10 +116,10 @@ class OneOutline:
 
 
 def one_outline(segmentation: Segmentation, height: int, width: int) -> OneOutline | None:
-    """A (valid) outline as one polygon; None for one without pixels that is no single polygon itself.
+    """A valid outline as one polygon; None when it covers no pixel and is not a single polygon already.
 
     Raises:
-        DataError: more than MAX_RINGS parts and holes, as in a mask of noise.
+        DataError: it has more than MAX_RINGS parts and holes, as a mask of noise does.
     """
     rle = to_rle(segmentation, height, width)
     if isinstance(segmentation, list) and all(
@@ -134,7 +134,7 @@ def one_outline(segmentation: Segmentation, height: int, width: int) -> OneOutli
         return None
     if len(parts) + len(holes) > MAX_RINGS:
         raise DataError(
-            f"has {len(parts) + len(holes):,} parts and holes, at most {MAX_RINGS:,} are joined "
-            "to one outline: choose a format that holds masks (coco, voc, labelme)"
+            f"has {len(parts) + len(holes):,} parts and holes, at most {MAX_RINGS:,} can be joined "
+            "into one outline: choose a format that stores masks (coco, voc, labelme)"
         )
     return OneOutline(join_to_one([*parts, *holes]), len(parts), len(holes), redrawn=True)

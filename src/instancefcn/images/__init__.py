@@ -1,1 +1,1 @@
-"""Image files: opened within limits, decoded, downloaded, and drawn on."""
+"""Image files: opened within limits, decoded, downloaded and drawn on."""

@@ -1,4 +1,4 @@
-"""Pictures from the web: one request each, bounded in size and time, nothing kept."""
+"""Images from the web: one request each, limited in size and time, nothing stored."""
 
 from __future__ import annotations
 
@@ -19,68 +19,67 @@ from instancefcn.images.opening import describe_error
 from instancefcn.version import __version__
 
 MAX_BYTES = 100 * 2**20
-"""Largest download."""
+"""Maximum size of a download."""
 TIMEOUT = 30.0
 """Seconds for a whole download."""
 
 
 def is_url(source: object) -> bool:
-    """Whether this is a string such as `https://...`, of whatever scheme."""
+    """Whether this is a string such as `https://...`, with any scheme."""
     return isinstance(source, str) and "://" in source
 
 
 def read_file_or_url(source: str | Path) -> Tensor:
-    """Decode a picture file or an http(s) URL: see `read_image`.
+    """Decode an image file or an http(s) URL: see `read_image`.
 
     Raises:
-        ImageError: it cannot be had or is no picture.
+        ImageError: it cannot be read or is not an image.
     """
     return read_url(source) if isinstance(source, str) and is_url(source) else read_image(source)
 
 
 def read_url(url: str, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> Tensor:
-    """Download a picture and decode it, as `read_image` does.
+    """Download an image and decode it as `read_image` does.
 
     Args:
-        url: http or https; redirections are followed to these only. It may be as a browser shows it, with
-            spaces and letters beyond ASCII.
-        max_bytes: a longer answer is refused.
-        timeout: seconds for the whole.
+        url: http or https, also after redirections; it may contain spaces and non-ASCII letters.
+        max_bytes: a longer response is refused.
+        timeout: seconds for the whole download.
 
     Raises:
-        ImageError: another scheme, no answer, an error status, too long, or no picture.
+        ImageError: another scheme, no response, an error status, a response that is too long or not an image.
     """
     try:
         content = _download(url, max_bytes, timeout)
     except urllib.error.HTTPError as error:
         error.close()
-        raise ImageError(f"{url}: the server answers {error.code} {error.reason}") from error
+        raise ImageError(f"{url}: the server answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise ImageError(f"{url}: cannot be reached ({error.reason})") from error
     except TimeoutError as error:
         raise ImageError(f"{url}: did not arrive within {timeout:g} seconds") from error
     except (http.client.InvalidURL, UnicodeError) as error:
-        raise ImageError(f"{url}: is no address ({error})") from error
+        raise ImageError(f"{url}: is not a valid address ({error})") from error
     except Exception as error:
         raise ImageError(f"{url}: {describe_error(error)}") from error
     return decode_image(content, url)
 
 
 def path_of(source: str | Path) -> Path:
-    """A path that results are named after: of a URL its host and path."""
+    """The path that results are named after: for a URL, its host and path."""
     if not isinstance(source, str) or not is_url(source):
         return Path(source)
     parts = urlsplit(source)
-    inside = PurePosixPath(unquote(parts.path).replace("\\", "/").strip("/") or "picture")
+    inside = PurePosixPath(unquote(parts.path).replace("\\", "/").strip("/") or "image")
     clean = [part.replace("\0", "") for part in inside.parts if part not in (".", "..")]
-    return Path("/", parts.hostname or "", *(clean or ["picture"]))
+    return Path("/", parts.hostname or "", *(clean or ["image"]))
 
 
 def encoded(url: str) -> str:
-    """An address as it is sent: ASCII alone, what is encoded already left as it is (RFC 3986 and 3490).
+    """A URL as it is sent: ASCII only, with existing percent-encoding unchanged (RFC 3986 and 3490).
 
     Raises:
-        UnicodeError: the host cannot be one.
+        UnicodeError: the host is not a valid name.
     """
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
@@ -90,7 +89,7 @@ def encoded(url: str) -> str:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Knows http and https alone, so that no redirection leads to a file or to ftp."""
+    """An opener of http and https only, so that no redirection leads to a file or to ftp."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -108,7 +107,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 def _download(url: str, max_bytes: int, timeout: float) -> bytes:
     if urlsplit(url).scheme.lower() not in ("http", "https"):
-        raise ImageError("only http and https addresses are read")
+        raise ImageError("only http and https addresses are supported")
     deadline = time.monotonic() + timeout
     with _opener().open(encoded(url), timeout=timeout) as answer:
         _refuse_long(int(answer.headers.get("Content-Length") or 0), max_bytes)
@@ -122,7 +121,7 @@ def _download(url: str, max_bytes: int, timeout: float) -> bytes:
 
 
 def _read_some(answer: Any) -> bytes:
-    # read1 returns what has come, so that the deadline is looked at even when a server drips.
+    # read1 returns what has arrived, so the deadline holds even if the server sends byte by byte.
     return answer.read1(2**16)
 
 

@@ -1,4 +1,4 @@
-"""Overlays: translucent masks, smooth outlines, and labels that keep out of each other's way."""
+"""Overlays: translucent masks, smooth outlines, and labels that avoid one another."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Colour = tuple[int, int, int]
 Rect = tuple[float, float, float, float]
 
 FILL = 0.38
-"""Opacity of a mask's inside: the animal stays visible through it."""
+"""Opacity of a mask's inside: the object remains visible."""
 HALO = 0.55
-"""Opacity of the dark rim around an outline, which keeps it readable on a background of its own colour."""
+"""Opacity of the dark rim around an outline, which makes it visible on a background of its own colour."""
 FAINTEST = 0.4
-"""The square root of the opacity of the last outline where outlines alone are drawn."""
+"""The square root of the last outline's opacity when only outlines are drawn."""
 BLOCK = 512
-"""Side, in pixels, of what is drawn at once."""
+"""Side, in pixels, of the blocks that are drawn one at a time."""
 FEW, CROWDED = 6, 0.15
-"""The labels of more than FEW objects that together cover more than this share of a picture, and more than
-the objects themselves do, are left out: they would hide what they name."""
+"""Labels are left out when there are more than FEW objects and the labels would cover more than CROWDED of
+the image and more than the objects themselves."""
 
 
 class Drawable(Protocol):
-    """What is drawn: see `instancefcn.instances.Instances`."""
+    """What `draw` needs of its instances: see `instancefcn.instances.Instances`."""
 
     @property
     def masks(self) -> CroppedMasks: ...
@@ -45,7 +45,7 @@ class Drawable(Protocol):
     def __len__(self) -> int: ...
 
 
-# Bright and far apart; an instance takes the next one, so that neighbours in the list never look alike.
+# Bright and far apart, so that neighbours in the list never look alike.
 PALETTE: tuple[Colour, ...] = (
     (0, 200, 255),
     (255, 99, 71),
@@ -68,7 +68,7 @@ _EDGE_DISTANCE = np.array(
 
 
 def colour_of(index: int) -> Colour:
-    """The colour of instance number `index`: the palette, then ever new hues, a golden angle apart."""
+    """The colour of instance `index`: from the palette, then hues a golden angle apart."""
     if index < len(PALETTE):
         return PALETTE[index]
     hue = (0.11 + index * 0.61803398875) % 1.0
@@ -77,26 +77,25 @@ def colour_of(index: int) -> Colour:
 
 
 def draw(image: Tensor, instances: Drawable, *, labels: bool = True, fill: bool = True) -> Image.Image:
-    """Draw instances on a picture.
+    """Draw instances on an image.
 
     Args:
-        image: uint8 [3, H, W], RGB, of the size that the instances belong to. It is not changed.
+        image: uint8 [3, H, W], RGB, of the instances' image size; it is not modified.
         instances: what to draw; the best ones lie on top.
-        labels: write class and score beside each, unless the objects are so many and small that the labels
-            would hide them and a good part of the picture.
-        fill: tint the masks; without, outlines alone are drawn, finer ones, and fainter the lower an instance
-            is in the list: a hundred proposals would hide the picture and each other.
+        labels: write class and score beside each object, unless the labels would hide many small objects.
+        fill: tint the masks. False draws only finer outlines that fade down the list, so that a hundred
+            proposals do not hide the image and one another.
 
     Returns:
-        an RGB image of the same size. Lines and letters grow with it.
+        An RGB image of the same size; lines and letters scale with it.
 
     Raises:
-        ValueError: the picture is of another size.
+        ValueError: the image has another size.
     """
     height, width = int(image.shape[1]), int(image.shape[2])
     if (height, width) != instances.image_size:
         raise ValueError(
-            f"the picture is {width} x {height}, the instances belong to {instances.image_size[::-1]}"
+            f"the image is {width} x {height}, the instances' image {instances.image_size[::-1]}"
         )
     canvas = np.array(image.permute(1, 2, 0).cpu().numpy(), order="C")
     line = max(1.4, (0.0032 if fill else 0.0022) * (height * width) ** 0.5)
@@ -122,15 +121,15 @@ def _blend_mask(
 ) -> None:
     """Fill and outline one mask (uint8 [h, w] at pixel `corner`) on a canvas uint8 [H, W, 3], in place.
 
-    The outline follows the level 0.5 of the blurred mask. The blur's value tells the distance from there, so
-    the line is smooth and anti-aliased without a polygon being traced. Block by block: in floats a large
-    picture would take gigabytes.
+    The outline follows the level 0.5 of the blurred mask. A blurred value gives the distance to it, so the
+    line is smooth and anti-aliased without tracing a polygon. Drawing goes block by block: as floats, a large
+    image would take gigabytes.
     """
     if not crop.size:
         return
     blur = 0.8 * line
     margin = int(3 * blur + 2 * line) + 2
-    # Beyond the picture's border a mask goes on, so that no outline is drawn along it.
+    # A mask continues beyond the image's border, so that no outline is drawn along the border.
     padded = np.pad(crop * np.uint8(255), margin)
     x0, y0 = corner[0] - margin, corner[1] - margin
     x1, y1 = max(0, x0), max(0, y0)
@@ -142,7 +141,7 @@ def _blend_mask(
         for block in _blocks(window.shape)
         if (mask := extended[_around(block, margin)]).any()
     ]
-    # A mask thinner than the blur has no level 0.5 anywhere; its own pixels are filled all the same.
+    # A mask thinner than the blur reaches level 0.5 nowhere; its own pixels are filled anyway.
     thin = not any((soft > 127).any() for _, soft in blocks)
     tint = np.array(colour, np.float32)
     for block, soft in blocks:
@@ -150,7 +149,7 @@ def _blend_mask(
         fill = np.clip(distance + 0.5, 0, 1)
         if thin:
             fill = np.maximum(fill, extended[margin:-margin, margin:-margin][block] / np.float32(255))
-        # The line lies just inside, its rim just outside: touching objects keep both their lines.
+        # The line lies just inside and its rim just outside, so touching objects both have their lines.
         stroke = np.clip(0.5 * line + 0.5 - np.abs(distance - 0.5 * line), 0, 1)
         rim = np.clip(0.5 * line + 0.5 - np.abs(distance + 0.35 * line), 0, 1)
         pixels = window[block].astype(np.float32)
@@ -165,20 +164,20 @@ Block = tuple[slice, slice]
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[Block]:
-    """Blocks of at most BLOCK x BLOCK pixels that cover [H, W, ..]."""
+    """Blocks of at most BLOCK x BLOCK pixels that cover [H, W, ...]."""
     for top in range(0, shape[0], BLOCK):
         for left in range(0, shape[1], BLOCK):
             yield slice(top, min(top + BLOCK, shape[0])), slice(left, min(left + BLOCK, shape[1]))
 
 
 def _around(block: Block, margin: int) -> Block:
-    """A block and what lies within `margin` of it, in an array that is wider by that on every side."""
+    """A block and `margin` pixels around it, in an array that is padded by `margin` on every side."""
     rows, columns = block
     return slice(rows.start, rows.stop + 2 * margin), slice(columns.start, columns.stop + 2 * margin)
 
 
 def _blurred(mask: NDArray[np.uint8], margin: int, blur: float) -> NDArray[np.uint8]:
-    """What lies `margin` or more inside a part of a mask (0 or 255), blurred: no blur reaches further."""
+    """Blur a part of a mask (0 or 255) and cut off its border of `margin` pixels, the reach of the blur."""
     if mask.all():
         return mask[margin:-margin, margin:-margin]
     soft = Image.fromarray(np.ascontiguousarray(mask)).filter(ImageFilter.GaussianBlur(blur))
@@ -187,7 +186,7 @@ def _blurred(mask: NDArray[np.uint8], margin: int, blur: float) -> NDArray[np.ui
 
 @dataclass(frozen=True)
 class _Chip:
-    """One label: where it goes and what it says."""
+    """One label: its position, text and colour."""
 
     rect: Rect
     text: str
@@ -195,7 +194,7 @@ class _Chip:
 
 
 def _draw_labels(image: Image.Image, instances: Drawable) -> None:
-    # Many objects need smaller letters, or their labels cover them.
+    # With many objects the letters are smaller, or the labels would cover the objects.
     crowding = max(0.7, min(1.0, (12 / max(len(instances), 1)) ** 0.25))
     size = max(11, round(0.026 * crowding * (image.width * image.height) ** 0.5))
     font = ImageFont.load_default(size)
@@ -207,7 +206,7 @@ def _draw_labels(image: Image.Image, instances: Drawable) -> None:
         name = " ".join(name.split())
         top = _top(instances.masks.crop(index)) + float(instances.masks.rects[index, 0])
         for text in (f"{name} {score:.2f}", name, f"{score:.2f}"):
-            rect = _place(text, font, around[index], top, image.size, [chip.rect for chip in chips])
+            rect = _find_space(text, font, around[index], top, image.size, [chip.rect for chip in chips])
             if rect is not None:
                 chips.append(_Chip(rect, text, colour_of(index)))
                 break
@@ -216,7 +215,7 @@ def _draw_labels(image: Image.Image, instances: Drawable) -> None:
 
 
 def _would_hide(instances: Drawable, boxes: list[list[float]], font: Any, size: tuple[int, int]) -> bool:
-    """Whether the labels of many objects would cover much of the picture and more than the objects do."""
+    """Whether the labels of many objects would cover much of the image, and more than the objects do."""
     if len(instances) <= FEW:
         return False
     lengths = [_extent(f"{name} {0:.2f}", font) for name in instances.names]
@@ -236,22 +235,22 @@ def _top(crop: Tensor) -> float:
     return float(crop[rows[0, 0]].nonzero().float().mean()) + 0.5 if len(rows) else 0.0
 
 
-def _place(
+def _find_space(
     text: str, font: Any, anchor: list[float], top_x: float, size: tuple[int, int], taken: list[Rect]
 ) -> Rect | None:
-    """Where the label of an object goes, whose box is `anchor` and whose highest point is at `top_x`.
+    """Where to put the label of an object with box `anchor` and its highest point at `top_x`.
 
     Tried in turn: above the object, inside its upper edge, below it, inside its lower edge, across its
-    middle, each at its highest point, the left, centre and right, and then one line further up or down. The
-    first place free of other labels wins, otherwise the one that hides least of them, up to a fifth of its
-    own area; None when there is no such place.
+    middle, and one line further up or down; each at the highest point, left, centre and right. The first
+    position free of other labels wins, otherwise the one that hides the smallest area of them, up to a fifth
+    of its own area. None when there is no such position.
     """
     width, height = _extent(text, font)
     if width > size[0] or height > size[1]:
         return None
     x1, y1, x2, y2 = anchor
     best: Rect | None = None
-    least = 0.2 * width * height
+    least_hidden = 0.2 * width * height
     rows = [
         y1 - height,
         y1,
@@ -271,8 +270,8 @@ def _place(
             hidden = sum(_overlap(rect, other) for other in taken)
             if hidden == 0:
                 return rect
-            if hidden < least:
-                best, least = rect, hidden
+            if hidden < least_hidden:
+                best, least_hidden = rect, hidden
     return best
 
 
@@ -283,7 +282,7 @@ def _overlap(a: Rect, b: Rect) -> float:
 def _draw_chip(image: Image.Image, chip: _Chip, font: Any) -> None:
     """A rounded, slightly translucent plate in the instance's colour, with black or white letters."""
     x1, y1, x2, y2 = (round(value) for value in chip.rect)
-    fine = 4  # Pillow's shapes are not anti-aliased: draw them larger and shrink
+    fine = 4  # Pillow's shapes are not anti-aliased: draw a larger one and shrink it
     plate = Image.new("L", ((x2 - x1) * fine, (y2 - y1) * fine))
     corner = 0.22 * plate.height
     ImageDraw.Draw(plate).rounded_rectangle((0, 0, plate.width - 1, plate.height - 1), corner, fill=235)

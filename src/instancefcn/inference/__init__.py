@@ -1,1 +1,1 @@
-"""Inference: find pictures, run a model on them, draw and write what it found."""
+"""Inference: find images, run a model on them, draw and write what it finds."""

@@ -1,4 +1,4 @@
-"""Why an object was found: its k x k score maps and how they are put together, as one figure."""
+"""Why an object was found: its k x k score maps and how they are assembled, as one figure."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.ops import mask_logits
 
 POINTS = 105
-"""Along each side of a map that is read for a figure: a multiple of the usual numbers of parts."""
-_DRAWING = threading.Lock()  # Matplotlib is not made for several threads
+"""Samples along each side of a map in a figure: a multiple of the usual numbers of parts."""
+_DRAWING = threading.Lock()  # Matplotlib is not thread-safe
 INK, FAINT = "#222222", "#707680"
 
 
@@ -36,7 +36,7 @@ class Reading:
 
     Attributes:
         parts: float32 [k, k, m, m]: every part's map over the whole window.
-        assembled: float32 [m, m]: each part of the window from its own map.
+        assembled: float32 [m, m]: each part of the window, read from its own map.
     """
 
     parts: Tensor
@@ -48,9 +48,9 @@ class Explanation:
     """What the network saw of one object.
 
     Attributes:
-        window: float32 [4]: x1, y1, x2, y2 in pixels of the picture.
+        window: float32 [4]: x1, y1, x2, y2 in pixels of the image.
         inside: of the maps that say "on the object".
-        outside: of those that say "off the object"; None for InstanceFCN, which has none.
+        outside: of the maps that say "off the object"; None for InstanceFCN, which has none.
     """
 
     window: Tensor
@@ -71,18 +71,18 @@ def explain(predictor: Predictor, image: Tensor, instances: Instances, number: i
         predictor: of an FCIS or an InstanceFCN.
         image: uint8 [3, H, W], RGB.
         instances: what the predictor found in it, as a whole.
-        number: of the object among them.
+        number: index of the object among them.
 
     Returns:
-        of FCIS the maps of the object's class over its final box; of InstanceFCN those of the level of the
-        pyramid and the window that the proposal came from.
+        for FCIS the maps of the object's class over its final box; for InstanceFCN the maps of the pyramid
+        level and window that the proposal came from.
 
     Raises:
         ConfigError: the model was converted from published weights.
     """
     network = predictor.network
     if not isinstance(network, FCIS | InstanceFCN):
-        raise ConfigError("the score maps of converted weights cannot be drawn: leave out --explain")
+        raise ConfigError("the score maps of converted weights cannot be drawn: leave out explain")
     short, long = predictor.preprocessing.short_side, predictor.preprocessing.long_side
     resized = resize(image, short, long)[0].to(predictor.device)
     one = instances[number : number + 1]
@@ -107,7 +107,7 @@ def _of_proposal(network: InstanceFCN, image: Tensor, one: Instances) -> Explana
     levels = [network.score_maps(level) for level in network.pyramid(image)]
     size, (height, width) = image.shape[1:], one.image_size
     found = network.candidates(levels, size, one.image_size, 0.0)
-    # The proposal's own window has its score; of several with the same, the one that holds its box.
+    # The window of the proposal has the same score; among several, it is the one that holds the box.
     offsets = (found.scores.cpu() - one.scores).abs() * 1e6
     low, high = found.windows[:, :2].cpu(), found.windows[:, 2:].cpu()
     outside = (low - one.boxes[:, :2]).clamp(min=0).sum(1) + (one.boxes[:, 2:] - high).clamp(min=0).sum(1)
@@ -122,12 +122,12 @@ def _of_proposal(network: InstanceFCN, image: Tensor, one: Instances) -> Explana
 def _read(maps: Tensor, window: Tensor, stride: float) -> Reading:
     """Read maps [1, k, k, 1, H, W] over a window [1, 4] of the network's input."""
     k = maps.shape[1]
-    # The difference of two maps is what masks are read from: here the other one is zero.
+    # Masks are read from the difference of two maps; here the other one is zero.
     paired = torch.stack((torch.zeros_like(maps), maps), dim=3)
     roi = box_ops.to_rois(window, 0).to(maps)
     none = torch.zeros(1, dtype=torch.int64, device=maps.device)
     assembled = mask_logits(paired, roi, none, stride, POINTS)[0]
-    # Every part's map as a class of its own, in a window of one part.
+    # Each part's map as a class of its own, in a window of one part.
     single = paired.permute(0, 4, 3, 1, 2, 5, 6).reshape(1, 1, 1, 2, k * k, *maps.shape[-2:])
     every = torch.arange(k * k, device=maps.device)
     parts = mask_logits(single.contiguous(), roi.expand(k * k, 5).contiguous(), every, stride, POINTS)
@@ -137,8 +137,8 @@ def _read(maps: Tensor, window: Tensor, stride: float) -> Reading:
 def write_explanation(
     path: Path, image: Tensor, instances: Instances, found: Explanation, number: int
 ) -> Path:
-    """Write a PNG: the picture with the object, its k x k maps over the window with each one's own part
-    framed, the maps assembled, and the mask that comes of them.
+    """Write a PNG: the image with the object, its k x k maps over the window with each map's own part framed,
+    the assembled maps, and the resulting mask.
 
     Args:
         path: the file.
@@ -177,9 +177,9 @@ def _figure(image: Tensor, instances: Instances, found: Explanation, number: int
         _frame_parts(panel, k)
         panel = _panel(figure, grid[row, 1], f"assembled {kind} map: the framed parts together")
         drawn = panel.imshow(reading.assembled.numpy(), **scale)
-        for place in range(1, k):
-            panel.axhline(place * POINTS / k - 0.5, color="white", linewidth=0.5, alpha=0.5)
-            panel.axvline(place * POINTS / k - 0.5, color="white", linewidth=0.5, alpha=0.5)
+        for part in range(1, k):
+            panel.axhline(part * POINTS / k - 0.5, color="white", linewidth=0.5, alpha=0.5)
+            panel.axvline(part * POINTS / k - 0.5, color="white", linewidth=0.5, alpha=0.5)
         figure.colorbar(drawn, ax=panel, shrink=0.8, pad=0.02).outline.set_visible(False)
     name, score = instances.names[number], float(instances.scores[number])
     right = grid[:, 2].subgridspec(2, 1) if len(rows) == 1 else [grid[0, 2], grid[1, 2]]
@@ -193,15 +193,15 @@ def _figure(image: Tensor, instances: Instances, found: Explanation, number: int
     return figure
 
 
-def _panel(figure: Any, place: Any, title: str) -> Any:
-    axes = figure.add_subplot(place)
-    axes.set_title(title, fontsize=10, color=INK, parse_math=False)  # dollars in a class's name are dollars
+def _panel(figure: Any, cell: Any, title: str) -> Any:
+    axes = figure.add_subplot(cell)
+    axes.set_title(title, fontsize=10, color=INK, parse_math=False)  # a class name may hold dollar signs
     axes.set_axis_off()
     return axes
 
 
 GAP = 6
-"""Points between the maps of a mosaic."""
+"""Samples between the maps of a mosaic."""
 
 
 def _mosaic(parts: Tensor) -> NDArray[np.float32]:
@@ -216,7 +216,7 @@ def _mosaic(parts: Tensor) -> NDArray[np.float32]:
 
 
 def _frame_parts(axes: Any, k: int) -> None:
-    """Frame in every map of a mosaic the part of the window that is read from it."""
+    """In each map of a mosaic, frame the part of the window that is read from it."""
     from matplotlib.patches import Rectangle
 
     own, side = POINTS / k, POINTS + GAP
@@ -227,7 +227,7 @@ def _frame_parts(axes: Any, k: int) -> None:
 
 
 def _frame_window(axes: Any, window: Tensor, size: tuple[int, int]) -> None:
-    """Draw the window, dashed, and let it be seen where it leaves the picture."""
+    """Draw the window, dashed, also where it extends beyond the image."""
     from matplotlib.patches import Rectangle
 
     x1, y1, x2, y2 = (window - 0.5).tolist()  # the centre of matplotlib's first pixel is 0

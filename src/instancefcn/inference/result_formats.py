@@ -1,7 +1,7 @@
-"""The formats of results that other tools read, one class each: what it writes for a picture, and at the end.
+"""The formats of results that other tools read, one class each: the files of each image, and of the call.
 
-The pictures come from several threads and in any order. What goes into one file for all of them is therefore
-kept by the picture's number and written by `finish`.
+Images come from several threads and in any order. What goes into one file for all of them is therefore
+collected by the image's index and written by `finish`.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from instancefcn.geometry.contours import Ring, join_rings, trace_contours
 from instancefcn.instances import Instances
 
 LONGEST_CLASS = 60
-"""Bytes of a class in the name of a file."""
+"""Maximum bytes of a class in a file name."""
 
 
 @dataclass(frozen=True, eq=False)
 class ResultItem:
-    """One picture with what was found in it.
+    """One image with what was found in it.
 
     Attributes:
-        number: of the picture in the call, from 0.
-        name: of its results, different for every picture.
+        number: index of the image in the call.
+        name: of its results, different for every image.
         source: the file or URL.
         image: uint8 [3, H, W], RGB, upright.
         instances: what was found.
-        frame: which frame of the video `source` it is, from 0; None for a picture.
+        frame: index of the frame in the video `source`; None for an image.
     """
 
     number: int
@@ -53,7 +53,7 @@ class ResultItem:
 
 
 class Writer:
-    """One kind of results.
+    """Writes one kind of result.
 
     Args:
         out: the folder.
@@ -64,25 +64,25 @@ class Writer:
         self.out, self.class_names, self.category_ids = out, tuple(class_names), tuple(category_ids)
 
     def write(self, item: ResultItem) -> list[Path]:
-        """Write what belongs to one picture; return the files. Called from several threads."""
-        raise NotImplementedError
-
-    def finish(self) -> list[Path]:
-        """Write what belongs to all pictures; return the files."""
+        """Write the files of one image; return them. Called from several threads."""
         return []
 
-    def kept(self, number: int) -> Any:
-        """What `finish` needs of a picture that was written, as JSON values; None for nothing."""
-        return None
+    def collect(
+        self, number: int, source: Path | str, instances: Instances, frame: int | None = None
+    ) -> None:
+        """Note what `finish` needs of one image, written by this call or an earlier one; see `ResultItem` for
+        the arguments. Called from several threads.
+        """
 
-    def restore(self, number: int, kept: Any) -> None:
-        """Take up what `kept` gave in an earlier call, in the place of `write`."""
+    def finish(self) -> list[Path]:
+        """Write the files that belong to all images; return them."""
+        return []
 
 
 class YoloLabels(Writer):
-    """`labels/NAME.txt` as Ultralytics reads segmentation labels: a line an object, its class (0-based) and
-    one polygon in shares of the picture's sides; `classes.txt` with the names. Parts and holes are joined to
-    the one polygon. A picture without objects has an empty file.
+    """`labels/NAME.txt` as Ultralytics reads segmentation labels: one line per object, with its class
+    (0-based) and one polygon in fractions of the image's sides; `classes.txt` with the names. Parts and holes
+    are joined into the one polygon. An image without objects has an empty file.
     """
 
     def write(self, item: ResultItem) -> list[Path]:
@@ -100,8 +100,8 @@ class YoloLabels(Writer):
 
 
 class LabelMe(Writer):
-    """`labelme/NAME.json`, which LabelMe opens with the picture where it lies (of a URL: inside the file). A
-    polygon a part; the parts of one object share a group; holes are joined to their part.
+    """`labelme/NAME.json`, which refers LabelMe to the image file (the image of a URL is stored inside). One
+    polygon per part; the parts of one object share a group; holes are joined to their part.
     """
 
     def write(self, item: ResultItem) -> list[Path]:
@@ -127,7 +127,7 @@ class LabelMe(Writer):
             "version": "5.5.0",
             "flags": {},
             "shapes": shapes,
-            "imagePath": way(item.source, path.parent) if inside is None else f"{item.name}.png",
+            "imagePath": relative_path(item.source, path.parent) if inside is None else f"{item.name}.png",
             "imageData": inside,
             "imageHeight": height,
             "imageWidth": width,
@@ -137,9 +137,9 @@ class LabelMe(Writer):
 
 
 class CutOuts(Writer):
-    """`cutouts/NAME-1-CLASS.png`, an RGBA picture an object: its pixels inside the box of its mask, the rest
-    transparent. The objects are numbered best first; one without pixels has none. What an earlier call with
-    the same classes found in a picture of that name goes.
+    """`cutouts/NAME-1-CLASS.png`, one RGBA image per object: its pixels inside the box of its mask, the rest
+    transparent. Objects are numbered best first; one without pixels has no file. Cut-outs that an earlier
+    call with the same classes wrote for an image of that name are removed.
     """
 
     def __init__(self, out: Path, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
@@ -169,13 +169,13 @@ class CutOuts(Writer):
 
 
 def _kind(name: str) -> str:
-    """A class in the name of a file."""
+    """A class as part of a file name."""
     return shortened(re.sub(r"[^\w-]+", "_", name), LONGEST_CLASS)
 
 
 class LabelMap(Writer):
-    """`labelmaps/NAME.png`, 16-bit gray: 0 where nothing is, else the number of the object, from 1, best
-    first; where masks overlap the better one.
+    """`labelmaps/NAME.png`, 16-bit gray: 0 for background, else the number of the object, from 1, best first;
+    where masks overlap, the better one.
     """
 
     def write(self, item: ResultItem) -> list[Path]:
@@ -185,16 +185,16 @@ class LabelMap(Writer):
 
 
 def label_map(instances: Instances) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    """uint16 [H, W]: 0 where nothing is, else the number of the instance, from 1, the better one where masks
-    overlap. An instance of which better ones leave less than half to see is not drawn: what is left is the
-    rim of an object that they show already.
+    """uint16 [H, W]: 0 for background, else the number of the instance, from 1, the better one where masks
+    overlap. An instance that better ones hide by more than half is not drawn: what is left is the rim of an
+    object that they show.
 
     Raises:
         ConfigError: there are more than 65,535 instances.
     """
     if len(instances) > 65_535:
         raise ConfigError(
-            f"a 16-bit label map holds at most 65,535 objects, {instances.source or 'the picture'} has"
+            f"a 16-bit label map holds at most 65,535 objects, {instances.source or 'the image'} has"
             f" {len(instances):,}: raise --score"
         )
     numbers = np.zeros(instances.image_size, np.uint16)
@@ -208,9 +208,9 @@ def label_map(instances: Instances) -> np.ndarray[Any, np.dtype[np.uint16]]:
 
 
 class Table(Writer):
-    """`objects.csv`, a row an object of all pictures: the file, the object's number in it (from 1, best
-    first), class, score, box, area and centroid of the mask in pixels, and of a video the frame (from 0).
-    Of a file's name, what is no UTF-8 is written escaped.
+    """`objects.csv`, one row per object of all images: the file, the object's number in it (from 1, best
+    first), class, score, box, area and centroid of the mask in pixels, and for a video the frame (from 0).
+    Bytes of a file's name that are not valid UTF-8 are written escaped.
     """
 
     COLUMNS = (
@@ -232,38 +232,29 @@ class Table(Writer):
         super().__init__(out, class_names, category_ids)
         self.rows: dict[int, list[Sequence[object]]] = {}
 
-    def write(self, item: ResultItem) -> list[Path]:
-        found = item.instances
-        frame = "" if item.frame is None else item.frame
-        self.rows[item.number] = [
+    def collect(
+        self, number: int, source: Path | str, instances: Instances, frame: int | None = None
+    ) -> None:
+        columns = (
+            instances.names,
+            instances.scores.tolist(),
+            instances.boxes.tolist(),
+            instances.masks.areas().tolist(),
+            _centroids(instances),
+        )
+        self.rows[number] = [
             (
-                str(item.source),
-                number + 1,
+                str(source),
+                index,
                 name,
                 f"{score:.6f}",
                 *(f"{side:.2f}" for side in box),
                 area,
                 *centre,
-                frame,
+                "" if frame is None else frame,
             )
-            for number, (name, score, box, area, centre) in enumerate(
-                zip(
-                    found.names,
-                    found.scores.tolist(),
-                    found.boxes.tolist(),
-                    found.masks.areas().tolist(),
-                    _centroids(found),
-                    strict=True,
-                )
-            )
+            for index, (name, score, box, area, centre) in enumerate(zip(*columns, strict=True), 1)
         ]
-        return []
-
-    def kept(self, number: int) -> Any:
-        return self.rows[number]
-
-    def restore(self, number: int, kept: Any) -> None:
-        self.rows[number] = kept
 
     def finish(self) -> list[Path]:
         path = self.out / "objects.csv"
@@ -279,20 +270,22 @@ class Table(Writer):
 
 
 def _centroids(instances: Instances) -> list[tuple[str, str]]:
-    """The mean of the pixels' centres of every mask, x and y, as text; empty for a mask without pixels."""
+    """The mean of the pixels' centres of every mask, x and y, as text; empty for a mask without pixels.
+
+    Sums of whole numbers: the text does not depend on the rectangle that a mask is stored in.
+    """
     centres = []
     for index in range(len(instances)):
         rows, columns = np.nonzero(instances.masks.crop(index).cpu().numpy())
         x, y, *_ = instances.masks.rects[index].tolist()
-        there = len(rows) > 0
-        centres.append(
-            (f"{x + columns.mean() + 0.5:.2f}", f"{y + rows.mean() + 0.5:.2f}") if there else ("", "")
-        )
+        sums = [(offset * len(at) + int(at.sum()), len(at)) for offset, at in ((x, columns), (y, rows))]
+        centre_x, centre_y = (f"{total / n + 0.5:.2f}" if n else "" for total, n in sums)
+        centres.append((centre_x, centre_y))
     return centres
 
 
 def _outlines(instances: Instances, index: int) -> list[list[Ring]]:
-    """The parts of one instance, each as its outline and then its holes; of a mask without pixels its box."""
+    """The parts of one instance, each as its outline and then its holes; the box of a mask without pixels."""
     x1, y1, x2, y2 = instances.masks.rects[index].tolist()
     parts = trace_contours(instances.masks.crop(index).cpu().numpy(), (x1, y1))
     if not parts:
@@ -301,13 +294,13 @@ def _outlines(instances: Instances, index: int) -> list[list[Ring]]:
     return [[part.outline, *part.holes] for part in parts]
 
 
-def way(source: Path | str, folder: Path) -> str:
-    """From a folder to a file, as LabelMe wants it; the whole path where there is no way (another drive)."""
+def relative_path(source: Path | str, folder: Path) -> str:
+    """Path of a file relative to a folder; the whole path where there is none (another drive)."""
     # A step up (..) from a linked folder leads to where the folder is, not to where the link lies.
-    place, name = os.path.split(source)
+    parent, name = os.path.split(source)
     try:
         return Path(
-            os.path.relpath(os.path.join(os.path.realpath(place), name), os.path.realpath(folder))
+            os.path.relpath(os.path.join(os.path.realpath(parent), name), os.path.realpath(folder))
         ).as_posix()
     except ValueError:
         return str(Path(source).absolute())

@@ -1,7 +1,7 @@
-"""What a call over many pictures has done so far, so that one that was stopped or killed can go on.
+"""What a call over many images has done so far, so that it can be resumed after it was stopped or killed.
 
-`OUT/unfinished.jsonl` begins with a line that says what was asked for, and gets a line for every picture
-whose results are all written, in the order of the pictures. When the call ends, the file goes.
+`OUT/unfinished.jsonl` begins with a line that says what the results depend on. One line follows for each
+image whose results are all written, in the order of the images. The file is removed when the call ends.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write, remove_leftovers, writable
-from instancefcn.inference.predictor import Predictor
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.inference.predictor import FileResult, Predictor
 from instancefcn.inference.sources import RESULT_FOLDERS
+from instancefcn.instances import Instances
 from instancefcn.version import __version__
 
 NAME = "unfinished.jsonl"
@@ -25,25 +29,53 @@ NAME = "unfinished.jsonl"
 
 @dataclass(frozen=True)
 class Done:
-    """One picture whose results are written.
+    """One image whose results are written.
 
     Attributes:
-        number: of the picture in the call, from 0.
+        number: index of the image in the call.
         path: its file or URL.
         stamp: length and time of the file, see `stamp_of`.
-        files: its results, from OUT.
-        objects: how many there are in it.
-        kept: what the writers' `finish` needs of it, by the name of the writer's class.
-        said: what `--json` prints of it, if it was asked for.
+        files: its results, relative to OUT.
+        instances: what was found, exactly, as JSON values.
     """
 
     number: int
     path: str
     stamp: list[int] | None
     files: list[str]
-    objects: int
-    kept: dict[str, Any]
-    said: dict[str, Any] | None
+    instances: dict[str, Any]
+
+
+def done_of(number: int, result: FileResult, out: Path) -> Done:
+    """The entry of a result whose files are written to `out`."""
+    found = result.instances
+    assert found is not None
+    stored = {
+        "image_size": list(found.image_size),
+        "boxes": found.boxes.tolist(),
+        "scores": found.scores.tolist(),
+        "labels": found.labels.tolist(),
+        "masks": found.rles(),
+    }
+    files = [file.relative_to(out).as_posix() for file in result.files]
+    return Done(number, str(result.path), stamp_of(result.path), files, stored)
+
+
+def restored(
+    done: Done, path: Path | str, out: Path, class_names: tuple[str, ...], category_ids: tuple[int, ...]
+) -> FileResult:
+    """The result of an entry, without the image."""
+    stored = done.instances
+    instances = Instances(
+        torch.tensor(stored["boxes"], dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(stored["scores"], dtype=torch.float32),
+        torch.tensor(stored["labels"], dtype=torch.int64),
+        CroppedMasks.from_rles(stored["masks"], tuple(stored["image_size"])),
+        class_names,
+        category_ids,
+        done.path,
+    )
+    return FileResult(path, None, instances, None, files=tuple(out / file for file in done.files))
 
 
 class ResumeLog:
@@ -51,57 +83,57 @@ class ResumeLog:
 
     Args:
         out: the folder of the results.
-        wanted: what the results depend on, by the name of the option: JSON values.
+        request: what the results depend on, by the name of the option: JSON values.
         images: files and URLs in their order.
-        resume: go on with what `out` holds, if it holds anything.
+        resume: continue with what `out` holds, if it holds anything.
 
     Attributes:
-        done: the pictures that need not be segmented again, by number: those whose results are all there, and
-            whose file is as it was.
+        done: the images that need not be segmented again, by index: all their results exist, and the file is
+            unchanged.
 
     Raises:
-        ConfigError: what was asked for is not what the stopped call was asked for, or the file is damaged or
-            cannot be written.
+        ConfigError: the stopped call was another one, or the file is damaged.
+        OutputError: the file cannot be written.
     """
 
     def __init__(
-        self, out: Path, wanted: Mapping[str, Any], images: Sequence[Path | str], resume: bool
+        self, out: Path, request: Mapping[str, Any], images: Sequence[Path | str], resume: bool
     ) -> None:
         self.out, self.path = out, out / NAME
         self.done: dict[int, Done] = {}
-        # The name of a file may be any bytes: those that are no UTF-8 are lone surrogates in Python.
+        # A file's name may hold any bytes; those that are not valid UTF-8 are lone surrogates in Python.
         text = "\n".join(map(str, images)).encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(text, digest_size=8).hexdigest()
-        head = json.loads(json.dumps({**wanted, "pictures": [len(images), digest]}))
+        head = json.loads(json.dumps({**request, "images": [len(images), digest]}))
         if resume:
-            for place in (".", *RESULT_FOLDERS):
-                remove_leftovers(out / place)
+            for folder in (".", *RESULT_FOLDERS):
+                remove_leftovers(out / folder)
             self._read(head)
         lines = [head, *(asdict(done) for done in self.done.values())]
         with writable(), atomic_write(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        # Without a buffer: what did not fit on the disk is not tried again when the file is closed.
+        # Unbuffered: what does not fit on the disk is not tried again when the file is closed.
         self._file: IO[bytes] = self.path.open("ab", buffering=0)
 
     def add(self, done: Done) -> None:
-        """Note one more picture. Raises ConfigError when there is no room."""
+        """Note one more image. Raises OutputError when the disk is full."""
         line = json.dumps(asdict(done)).encode() + b"\n"
         with writable():
-            while line:  # the last bytes of room take a part of a line
+            while line:  # a nearly full disk takes a part of the line
                 line = line[self._file.write(line) :]
 
     def close(self) -> None:
-        """Stop writing; the file stays."""
+        """Stop writing; the file remains."""
         self._file.close()
 
     def remove(self) -> None:
-        """All is done."""
+        """Remove the file: all images are done."""
         self.close()
         self.path.unlink(missing_ok=True)
 
     def _read(self, head: dict[str, Any]) -> None:
         try:
-            # What follows the last end of a line was cut off.
+            # What follows the last line end was cut off.
             lines = self.path.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return
@@ -111,22 +143,22 @@ class ResumeLog:
             differences = _differences(before, head)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"{self.path}: is damaged ({error}): leave out --resume to start anew"
+                f"{self.path} is damaged ({error}): leave out --resume to start anew"
             ) from error
         if differences:
             raise ConfigError(
-                f"the call that {self.path} tells of can only go on as it began, but"
-                f" {'; '.join(differences)}. Leave out --resume to start anew, or choose another --out"
+                f"{self.path} belongs to a different call: {'; '.join(differences)}. Leave out --resume to"
+                " start anew, or choose another --out"
             )
         self.done = {done.number: done for done in sorted(dones, key=lambda d: d.number) if self._holds(done)}
 
     def _holds(self, done: Done) -> bool:
-        there = all(os.path.isfile(self.out / file) for file in done.files)
-        return there and stamp_of(done.path) == done.stamp
+        exist = all(os.path.isfile(self.out / file) for file in done.files)
+        return exist and stamp_of(done.path) == done.stamp
 
 
 def stamp_of(path: Path | str) -> list[int] | None:
-    """Bytes of a file and when it was changed, in nanoseconds; None for what is no file (a URL)."""
+    """Length of a file in bytes and time of its last change in nanoseconds; None without a file (a URL)."""
     try:
         status = os.stat(path)
     except OSError:
@@ -135,7 +167,7 @@ def stamp_of(path: Path | str) -> list[int] | None:
 
 
 def identity(predictor: Predictor) -> dict[str, str]:
-    """What tells a model from another: a digest of its weights and description, and the code's version."""
+    """What identifies a model: a digest of its weights and description, and the version of this package."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr((predictor.metadata, predictor.class_names, predictor.category_ids)).encode())
     for name, tensor in predictor.network.state_dict().items():
@@ -151,9 +183,9 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         if old == new:
             continue
         if key == "model":
-            found.append("the model is another")
-        elif key == "pictures" and old and new:
-            found.append(f"the pictures are not the same ({old[0]} then, {new[0]} now)")
+            found.append("the model differs")
+        elif key == "images" and old and new:
+            found.append(f"the images differ ({old[0]} and {new[0]} of them)")
         else:
             found.append(f"{key} was {old!r} and is now {new!r}")
     return found

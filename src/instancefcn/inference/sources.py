@@ -1,4 +1,4 @@
-"""From what a person types (files, folders, globs, URLs, videos, a webcam) to what there is to read."""
+"""From what a person types (files, folders, patterns, URLs, videos, a webcam) to the files to read."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ VIDEO_SUFFIXES = frozenset(
 )
 EMPTY_SOURCE = "an empty source was given (a variable that is not set?)"
 OVERLAY_SUFFIX, MOVIE_SUFFIX = ".overlay.png", ".overlay.mp4"
-"""How overlays end that instancefcn wrote itself; folders and patterns leave them out."""
+"""Suffixes of overlays that instancefcn wrote; folders and patterns leave them out."""
 RESULT_FOLDERS = ("labels", "labelme", "cutouts", "labelmaps", "explained")
-"""The folders in OUT that results are written to, beside OUT itself."""
+"""The folders in OUT that results are written to, besides OUT itself."""
 RESULT_SUFFIXES = frozenset({".json", ".jsonl", ".csv", ".txt"})
-"""Of results in OUT itself, but for overlays."""
+"""Of results in OUT itself, except overlays."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What there is to read.
+    """What to read.
 
     Attributes:
         images: files, and URLs as strings.
         videos: video files.
-        webcam: the number of a webcam, from 0, or None. It comes alone.
+        webcam: index of a webcam, or None. It is the only source.
     """
 
     images: tuple[Path | str, ...] = ()
@@ -41,22 +41,22 @@ class Sources:
 
 
 def find_sources(sources: Iterable[str | Path], out: Path | None = None) -> Sources:
-    """Expand files, folders, globs and URLs, and tell videos from pictures.
+    """Expand files, folders, patterns and URLs, and separate videos from images.
 
-    Files, folders and globs are those of `find_images`; a file with the suffix of a video is one (a folder
-    gives its pictures alone). `https://...` and `http://...` are pictures. `webcam` is the first webcam,
-    `webcam:1` the second; a file of that name goes before.
+    Files, folders and patterns are those of `find_images`; a file with the suffix of a video is a video (a
+    folder gives its images alone). `https://...` and `http://...` are images. `webcam` is the first webcam,
+    `webcam:1` the second, unless a file has that name.
 
     Args:
         sources: what a person typed.
-        out: the folder of the results: what an earlier call wrote there is left out of what a pattern gives.
+        out: the folder of the results; patterns leave out what an earlier call wrote there.
 
     Returns:
         the sources in their order, each once.
 
     Raises:
-        ImageError: a source gives nothing, or there is none, or there is another beside a webcam; all are
-            named at once.
+        ImageError: a source gives nothing, or there is no source, or a webcam is not the only one; all
+            problems are named at once.
     """
     found: dict[str, Path | str] = {}
     webcams = []
@@ -78,38 +78,36 @@ def find_sources(sources: Iterable[str | Path], out: Path | None = None) -> Sour
             for path in paths:
                 found.setdefault(os.path.realpath(path), path)
     if webcams and len(sources) > 1:
-        problems.append("a webcam is a source by itself: it goes on until it is stopped")
+        problems.append("a webcam must be the only source: it runs until it is stopped")
     if problems:
         raise ImageError("\n".join(problems))
     if webcams:
         return Sources(webcam=webcams[0])
     if not found:
-        raise ImageError(
-            "no source was given: name picture files, folders or patterns such as 'photos/*.jpg'"
-        )
+        raise ImageError("no source was given: name image files, folders or patterns such as 'photos/*.jpg'")
     videos = tuple(one for one in found.values() if isinstance(one, Path) and is_video(one))
     return Sources(tuple(one for one in found.values() if one not in videos), videos)
 
 
 def find_images(sources: Iterable[str | Path]) -> list[Path]:
-    """Expand files, folders and globs.
+    """Expand files, folders and patterns.
 
-    A file is taken whatever its name is. A folder gives the pictures that lie directly in it, known by
-    their suffix, hidden files and our own overlays left out. A pattern (`*`, `?`, `[...]`; `**` for any
-    depth) gives every file it matches but hidden ones and our own overlays. A path that exists is never taken
-    as a pattern, nor are the folders that a pattern begins with.
+    A file is taken whatever its name. A folder gives the images directly in it, recognised by their suffix,
+    without hidden files and our own overlays. A pattern (`*`, `?`, `[...]`; `**` for any depth) gives every
+    file that it matches except hidden ones and our own overlays. A path that exists is never read as a
+    pattern, nor are the existing folders that a pattern begins with.
 
     Returns:
-        paths in the order of the sources, sorted by name within one, each file once.
+        paths in the order of the sources, sorted by name within each, each file once.
 
     Raises:
-        ImageError: a source gives nothing, or there is none, or is no picture file by its name (a URL, a
-            video, a webcam); all such sources are named at once.
+        ImageError: a source gives nothing, or there is no source, or one is not an image file (a URL, a
+            video, a webcam); all problems are named at once.
     """
     found = find_sources(sources)
     paths = [image for image in found.images if isinstance(image, Path)]
     if found.webcam is not None or found.videos or len(paths) < len(found.images):
-        raise ImageError("only picture files can be read here, no video, webcam or URL")
+        raise ImageError("only image files can be read here, not videos, webcams or URLs")
     return paths
 
 
@@ -124,7 +122,7 @@ def _url_problem(url: str) -> str | None:
         parts = urlsplit(url)
         _ = parts.hostname, parts.port
     except ValueError as error:
-        return f"{url}: is no address ({error})"
+        return f"{url}: is not a valid address ({error})"
     if scheme not in ("http", "https"):
         return f"{url}: only http and https addresses are read, not {scheme}"
     if is_video(Path(url.split("?", 1)[0].split("#", 1)[0])):
@@ -133,12 +131,12 @@ def _url_problem(url: str) -> str | None:
 
 
 def _expand(source: str | Path, out: Path | None) -> tuple[list[Path], str]:
-    """The pictures of one source, and what to say when there are none."""
+    """The files of one source, and what to say when there are none."""
     path = at_home(source)
     try:
         return _found(path, source, out)
-    except OSError as error:  # longer than any name of a file, a loop of links, no right to look
-        return [], f"{source}: cannot be looked for ({error.strerror})"
+    except OSError as error:  # a name that is too long, a loop of links, no permission
+        return [], f"{source}: cannot be searched ({error.strerror})"
 
 
 def _found(path: Path, source: str | Path, out: Path | None) -> tuple[list[Path], str]:
@@ -147,24 +145,24 @@ def _found(path: Path, source: str | Path, out: Path | None) -> tuple[list[Path]
         if paths:
             return paths, ""
         deeper = next((p for p in path.rglob("*") if _is_image_name(p)), None)
-        hint = f"; deeper pictures are reached by '{path}/**/*{deeper.suffix}'" if deeper else ""
-        return [], f"{path}: no picture lies in this folder (looked for {_suffixes()}){hint}"
+        hint = f"; use '{path}/**/*{deeper.suffix}' for images in its subfolders" if deeper else ""
+        return [], f"{path}: no image found in this folder (suffixes: {_suffixes()}){hint}"
     if path.exists():
         return [path], ""
-    # Leading folders, as far as they are there, are meant as they are: "photos [2024]/*.jpg".
-    there = next((folder for folder in path.parents if folder.is_dir()), Path())
-    pattern = str(path.relative_to(there))
+    # Leading folders that exist are not patterns: "photos [2024]/*.jpg".
+    existing = next((folder for folder in path.parents if folder.is_dir()), Path())
+    pattern = str(path.relative_to(existing))
     if glob.has_magic(pattern):
-        pattern = os.path.join(glob.escape(str(there)), pattern)
+        pattern = os.path.join(glob.escape(str(existing)), pattern)
         matches = sorted(Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
         images = list(_without_results(matches, out))
-        other = " but results of an earlier call" if matches else ""
-        return images, f"{source}: no file{other} matches this pattern (looked in {Path.cwd()})"
-    return [], f"{source}: there is no such file or folder{_nearby(path)}"
+        other = " except results of an earlier call" if matches else ""
+        return images, f"{source}: no file{other} matches this pattern (searched from {Path.cwd()})"
+    return [], f"{source}: no such file or folder{_nearby(path)}"
 
 
 def _without_results(paths: Iterable[Path], out: Path | None) -> Iterator[Path]:
-    """The files that no earlier call wrote, of those that a pattern came upon."""
+    """Those of the files that no earlier call wrote."""
     results = "" if out is None else os.path.realpath(out)
     folders = {os.path.join(results, name) for name in RESULT_FOLDERS}
     for path in paths:
@@ -192,7 +190,7 @@ def _suffixes() -> str:
 
 
 def _nearby(path: Path) -> str:
-    """A guess at what was meant, or how far the path exists."""
+    """A guess at what was meant, or the folder that does not exist."""
     import difflib
 
     parent = path.parent

@@ -1,4 +1,4 @@
-"""Work in threads beside the network, in order and within bounds."""
+"""Work in threads beside the network, in order and within limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Out = TypeVar("Out")
 
 
 MAX_PIXELS_UNDER_WAY = 64_000_000
-"""Pixels of the pictures that may be under way at once; a larger picture is alone."""
+"""Pixels of all images that may be under way at once; a larger image is alone."""
 
 
 def threaded_map(
@@ -25,19 +25,20 @@ def threaded_map(
     """`map(function, items)` with the calls in threads: the results come in order, each as soon as it and all
     before it are done.
 
-    `items` is drawn from in the caller's thread. So the same function serves both ends of a network: it reads
-    files before their turn when `items` are paths, and writes results behind when `items` are results that
-    the network makes as they are drawn.
+    `items` are drawn in the caller's thread, so the function serves both ends of a network: it reads files
+    ahead when `items` are paths, and writes results behind when `items` are results that the network makes as
+    they are drawn.
 
     Args:
-        ahead: items that may be under way beyond the one that is waited for: a bound on memory. 0 calls the
-            function in the caller's thread, item by item.
-        threads: 1 keeps the calls themselves in order, too.
-        pixels: of an item's picture: no call is begun while those under way would be more than ROOM with it.
+        ahead: maximum number of items under way beyond the one that is waited for, which limits memory. 0
+            calls the function in the caller's thread, item by item.
+        threads: 1 also keeps the calls themselves in order.
+        pixels: number of pixels of an item's image. A call waits while the images under way would exceed
+            MAX_PIXELS_UNDER_WAY with it.
 
     Raises:
-        what a call raised, when its turn comes. Calls that have not begun are then given up, those that have
-        begun are waited for; so it is when the caller is interrupted or stops drawing (close the iterator).
+        what a call raised, at its turn. Calls that have not begun are cancelled and those that have begun are
+        waited for; the same happens when the caller is interrupted or closes the iterator.
     """
     if ahead < 1:
         yield from map(function, items)

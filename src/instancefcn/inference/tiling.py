@@ -1,8 +1,7 @@
-"""Large pictures by overlapping tiles, whose instances become one result: no object twice, none cut.
+"""Large images by overlapping tiles, whose instances become one result: no object twice, none cut.
 
-Two neighbouring tiles share a zone. An object that reaches into the zone is seen by both, at least in part,
-and inside the zone both should see the same of it. So instances are compared by what their masks have inside
-the shared zone, and nowhere else.
+Two neighbouring tiles share a zone. Both see an object that reaches into the zone, at least in part, and
+inside the zone both should see the same of it. So instances are compared by their masks inside it alone.
 """
 
 from __future__ import annotations
@@ -22,28 +21,28 @@ from instancefcn.limits import MAX_TILES
 
 MIN_TILE = 32
 OVERLAP = 0.25
-"""Share of a tile's side that neighbours have in common, at least."""
+"""Minimum overlap of neighbours, as a fraction of a tile's side."""
 SAME_IOU = 0.5
-"""Instances of two tiles are one object when their masks' IoU in the shared zone reaches this."""
+"""Instances of two tiles are one object when the IoU of their masks in the shared zone reaches this."""
 COVERED = 0.6
-"""So they are when one is cut off by its tile's edge and the other covers this share of it in the zone."""
+"""They also are when its tile's edge cuts one and the other covers this fraction of it in the zone."""
 WHOLE = 0.8
-"""An instance that no edge cuts stands for its group alone if it has this share of the group's pixels."""
+"""An instance that no edge cuts stands for its group if it has this fraction of the group's pixels."""
 NEAR = 0.02
-"""A mask or box is cut off when it comes this near to its tile's edge, in shares of the tile's side."""
+"""A mask or box is cut when it comes this near to its tile's edge, as a fraction of the tile's side."""
 DUPLICATE_IOU = 0.8
-"""Of two merged instances whose boxes overlap by more than this, and whose masks at all, the better stays."""
+"""Of two merged instances whose boxes' IoU exceeds this, and whose masks overlap, the better remains."""
 PER_TILE = 100
-"""The most proposals of one tile: an object has many, and neighbouring tiles compare all of theirs."""
+"""Maximum proposals of a tile: an object has many, and neighbouring tiles compare all of theirs."""
 PIECES = 0.5
-"""Pieces of objects score less than whole ones: tiles are asked for this share of the wanted score."""
+"""Pieces of objects score less than whole ones: tiles use the score threshold times this."""
 
 Box = tuple[int, int, int, int]
 
 
 def tile_boxes(height: int, width: int, size: int) -> list[Box]:
-    """x1, y1, x2, y2 of the tiles of a picture, in its pixels, row by row: all of one size, `size` (less only
-    where the picture is), evenly spread, overlapping by a quarter of it or more.
+    """x1, y1, x2, y2 of the tiles of an image, in its pixels, row by row. All have the side `size` (less only
+    where the image is smaller), are evenly spread, and overlap by at least a quarter of it.
 
     Raises:
         ConfigError: tiles of less than 32 pixels.
@@ -73,19 +72,19 @@ def segment_tiled(
     batch_size: int = 1,
     per_tile: int | None = None,
 ) -> Instances:
-    """Segment a picture tile by tile and merge what is found.
+    """Segment an image tile by tile and merge what is found.
 
     Args:
-        run: segments a batch of pictures uint8 [3, h, w] with a least score, as `Predictor.run` does.
+        run: segments a batch of images uint8 [3, h, w] with a minimum score, as `Predictor.run` does.
         image: uint8 [3, H, W].
         size: side of a tile in pixels. An object should fit into three quarters of it to be seen whole at
-            least once; a larger one is put together from pieces.
+            least once; a larger one is assembled from pieces.
         score: only merged instances with at least this score are returned.
         batch_size: tiles that run at once.
-        per_tile: the most instances of one of several tiles, the best; all that `run` finds when None.
+        per_tile: where there are several tiles, maximum number of instances of each, the best; None for all.
 
     Returns:
-        instances in the pixels of the whole picture, best first.
+        instances in the pixels of the whole image, best first.
 
     Raises:
         ConfigError: tiles of less than 32 pixels.
@@ -95,8 +94,8 @@ def segment_tiled(
     boxes = tile_boxes(height, width, size)
     if len(boxes) > MAX_TILES:
         raise ImageError(
-            f"tiles of {size} pixels cut a picture of {width} x {height} into {len(boxes):,}, at most "
-            f"{MAX_TILES:,} are taken: choose larger tiles"
+            f"tiles of {size} pixels cut an image of {width} x {height} into {len(boxes):,}, and at most "
+            f"{MAX_TILES:,} are supported: choose larger tiles"
         )
     if len(boxes) == 1:
         return run([image], score)[0]
@@ -109,13 +108,13 @@ def segment_tiled(
 
 @dataclass(frozen=True, eq=False)
 class _Tile:
-    """What one tile shows, in the pixels of the whole picture.
+    """What one tile shows, in the pixels of the whole image.
 
     Attributes:
         box: of the tile.
-        first: the number of its first instance among those of all tiles.
-        instances: with masks of the picture's size.
-        cut: bool [N]: whether an instance reaches an edge of the tile that is not the picture's.
+        first: index of its first instance among those of all tiles.
+        instances: with masks of the image's size.
+        cut: bool [N]: whether an instance reaches an edge of the tile that is not the image's.
     """
 
     box: Box
@@ -128,19 +127,19 @@ def merge_tiles(found: Sequence[Instances], boxes: Sequence[Box], image_size: tu
     """One result from those of overlapping tiles.
 
     Instances of one class in two tiles are one object when their masks agree inside the zone that the tiles
-    share, or when one is cut off by its tile's edge and mostly covered by the other there. Instances of one
-    tile that overlap each other stay apart: the network has told them apart.
+    share, or when one is cut by its tile's edge and mostly covered by the other there. Instances of one tile
+    that overlap each other remain separate: the network has separated them.
 
-    Beside an object that it cuts, a tile may find a part of it as an object of its own: such an echo is
-    dropped where another tile sees the object whole, better, and without the part.
+    Besides an object that it cuts, a tile may find a part of it as a separate object. Such an echo is dropped
+    where another tile sees the object whole, with a higher score, and covers the part.
 
     A group of instances of one object becomes the best of them that no edge cuts, if it has nearly all of the
     group's pixels; otherwise the union of all of them.
 
     Args:
         found: instances of each tile, in the tile's pixels.
-        boxes: the tiles, in the picture's pixels.
-        image_size: (height, width) of the picture.
+        boxes: the tiles, in the image's pixels.
+        image_size: (height, width) of the image.
     """
     tiles: list[_Tile] = []
     for instances, box in zip(found, boxes, strict=True):
@@ -170,7 +169,7 @@ def _placed(instances: Instances, box: Box, first: int, image_size: tuple[int, i
 
 
 def _neighbours(tiles: Sequence[_Tile]) -> Iterator[tuple[_Tile, _Tile]]:
-    """Pairs of tiles, which come row by row, that may share a zone."""
+    """Pairs of tiles, given row by row, that may share a zone."""
     for number, tile in enumerate(tiles):
         for other in tiles[number + 1 :]:
             if other.box[1] >= tile.box[3]:
@@ -179,7 +178,7 @@ def _neighbours(tiles: Sequence[_Tile]) -> Iterator[tuple[_Tile, _Tile]]:
 
 
 def _links(a: _Tile, b: _Tile) -> Iterator[tuple[float, int, int]]:
-    """(How sure, instance of a, instance of b) for every pair that is one object."""
+    """(Certainty, instance of a, instance of b) for each pair that is one object."""
     x1, y1 = max(a.box[0], b.box[0]), max(a.box[1], b.box[1])
     x2, y2 = min(a.box[2], b.box[2]), min(a.box[3], b.box[3])
     if x1 >= x2 or y1 >= y2:
@@ -199,7 +198,7 @@ def _links(a: _Tile, b: _Tile) -> Iterator[tuple[float, int, int]]:
 
 @dataclass(frozen=True, eq=False)
 class _Visible:
-    """What an instance (its number among those of all tiles) has inside a zone that two tiles share."""
+    """What an instance (its index among those of all tiles) has inside a zone that two tiles share."""
 
     number: int
     label: int
@@ -256,7 +255,7 @@ def _pieces(number: int, tile: _Tile) -> Iterator[_Piece]:
 
 
 def _groups(pieces: Sequence[_Piece], links: Iterable[tuple[float, int, int]]) -> list[list[_Piece]]:
-    """Pieces of one object together, by the surest links first."""
+    """Group the pieces of each object, by the most certain links first."""
     groups = {number: [number] for number in range(len(pieces))}
     of = list(range(len(pieces)))
     for _, i, j in links:
@@ -270,7 +269,7 @@ def _groups(pieces: Sequence[_Piece], links: Iterable[tuple[float, int, int]]) -
 
 
 def _cut_by(groups: Iterable[list[_Piece]]) -> dict[tuple[int, int], list[list[_Piece]]]:
-    """The groups with a piece that a tile cuts, by the tile and the label."""
+    """The groups with a piece that a tile cuts, by tile and label."""
     found: dict[tuple[int, int], list[list[_Piece]]] = defaultdict(list)
     for group in groups:
         for tile in {piece.tile for piece in group if not piece.whole}:
@@ -279,7 +278,7 @@ def _cut_by(groups: Iterable[list[_Piece]]) -> dict[tuple[int, int], list[list[_
 
 
 def _is_echo(group: list[_Piece], cut: Mapping[tuple[int, int], list[list[_Piece]]]) -> bool:
-    """Whether this is what one tile made of a part of an object that it cuts; `cut` from `_cut_by`."""
+    """Whether this is a part of an object that its tile cuts; `cut` is what `_cut_by` returns."""
     if len(group) > 1:
         return False
     one, area = group[0], int(group[0].crop.sum())
@@ -327,7 +326,7 @@ def _gathered(merged: list[Merged], like: Instances, image_size: tuple[int, int]
     for i in (~stays).nonzero().flatten().tolist():
         alike = stays & (labels == labels[i])
         alike &= box_iou(boxes[i : i + 1], boxes)[0] > DUPLICATE_IOU
-        # A frame and what it surrounds have one box and no pixel in common.
+        # A frame and the object inside it share a box and no pixel.
         stays[i] = not any(_shared(merged[i], merged[j]) for j in alike.nonzero().flatten().tolist())
     return whole[stays]
 

@@ -1,15 +1,19 @@
-"""How long a model takes for a picture, stage by stage."""
+"""The time that a model takes for an image, stage by stage."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.resources import as_file, files
 from pathlib import Path
 
+import torch
+
 from instancefcn.images.decoding import read_image
-from instancefcn.inference.predictor import Predictor
+from instancefcn.inference.predictor import DEFAULT_MODEL, DEFAULT_SCORE, Predictor, load
+from instancefcn.inference.sources import find_images
 from instancefcn.profiling import listen, stage
 
 CONVOLUTIONS = ("backbone", "score maps", "backbone and score maps")
@@ -20,17 +24,26 @@ OUTSIDE = ("decode", "resize", "encode")
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians over the pictures of the medians over the repeats, in seconds.
+    """Medians over the images of the medians over the repeats, in seconds.
 
     Attributes:
-        predict: from the decoded picture to instances with masks at its size.
-        stages: parts of it, with "decode" (of the file) and "encode" (of the masks as run lengths) that are
-            not, in the order in which they come; "other" is what no stage accounts for.
-        share: all that the network does after its last convolution, as a part of the convolutions.
+        model: name of the model.
+        device: the torch device.
+        threads: of the CPU.
+        short_side, long_side: of the network's input, in pixels.
+        predict: from the decoded image to instances with masks at its size.
+        stages: parts of it, in order, besides "decode" (of the file) and "encode" (of the masks as run
+            lengths), which it does not include; "other" is the rest.
+        share: all that the network does after its last convolution, as a fraction of the convolutions.
         instances: median number of instances.
         images: how many were measured.
     """
 
+    model: str
+    device: str
+    threads: int
+    short_side: int
+    long_side: int
     predict: float
     stages: dict[str, float]
     share: float
@@ -38,16 +51,42 @@ class Timing:
     images: int
 
 
-def time_predict(predictor: Predictor, paths: Sequence[Path], score: float, repeats: int) -> Timing:
-    """Measure `predictor` on picture files, after one warm-up run on each.
+def time_predict(
+    sources: Iterable[str | Path] | None = None,
+    model: str | Path | Predictor = DEFAULT_MODEL,
+    *,
+    score: float = DEFAULT_SCORE,
+    repeats: int = 5,
+    threads: int | None = None,
+    device: str | None = None,
+) -> Timing:
+    """Measure a model on image files, after one warm-up run on each.
 
     Args:
-        score: as in `predict`: what scores less is left out.
-        repeats: runs of each picture that count.
+        sources: image files, folders or patterns; the bundled photographs when None.
+        model: name of a bundled model, checkpoint file, folder of a run, or what `load` returned.
+        score: as in `predict`: instances below it are left out.
+        repeats: runs of each image that count.
+        threads: of the CPU, for PyTorch; None leaves them as they are.
+        device: of a model that is not loaded yet: "cpu" or "cuda"; None takes a GPU when there is one.
 
     Raises:
-        ImageError: a file is no picture.
+        ImageError: a source gives nothing, or an image is unreadable.
+        CheckpointError: there is no such model, or it is damaged.
     """
+    with as_file(files("instancefcn") / "assets" / "demo") as bundled:
+        paths = find_images(sources or [bundled])
+        before = torch.get_num_threads()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            predictor = model if isinstance(model, Predictor) else load(model, device=device)
+            return _measure(predictor, str(model), paths, score, repeats)
+        finally:
+            torch.set_num_threads(before)
+
+
+def _measure(predictor: Predictor, name: str, paths: list[Path], score: float, repeats: int) -> Timing:
     rows: list[dict[str, float]] = []
     wholes, counts = [], []
     for path in paths:
@@ -59,8 +98,18 @@ def time_predict(predictor: Predictor, paths: Sequence[Path], score: float, repe
     stages = {name: statistics.median(row.get(name, 0.0) for row in rows) for name in names}
     convolutions = sum(seconds for name, seconds in stages.items() if name in CONVOLUTIONS)
     after = sum(s for name, s in stages.items() if name not in (*CONVOLUTIONS, *OUTSIDE, "other"))
-    share = after / convolutions if convolutions else 0.0
-    return Timing(statistics.median(wholes), stages, share, statistics.median(counts), len(rows))
+    return Timing(
+        name,
+        str(predictor.device),
+        torch.get_num_threads(),
+        predictor.preprocessing.short_side,
+        predictor.preprocessing.long_side,
+        statistics.median(wholes),
+        stages,
+        after / convolutions if convolutions else 0.0,
+        statistics.median(counts),
+        len(rows),
+    )
 
 
 def _one(predictor: Predictor, path: Path, score: float) -> tuple[float, dict[str, float], int]:

@@ -1,4 +1,4 @@
-"""Videos and webcams: frames one by one, and the same frames with what was found drawn on them."""
+"""Videos and webcams: frames one by one, and the same frames with the objects drawn on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from instancefcn.errors import ConfigError, ImageError
+from instancefcn.errors import ImageError, MissingPackageError
 from instancefcn.files import atomic_write
 from instancefcn.images.drawing import draw
 from instancefcn.images.opening import check_image_size
@@ -23,19 +23,25 @@ from instancefcn.inference.predictor import FileResult
 from instancefcn.inference.result_formats import ResultItem, Writer
 from instancefcn.inference.sources import MOVIE_SUFFIX
 from instancefcn.inference.writers import COCO_SUFFIX, CocoSummary
+from instancefcn.instances import Instances
 
 _CONTAINERS = "mov,matroska,avi,mpeg,mpegvideo,m4v,mpegts,asf"
-"""FFmpeg's names of what is read. It knows lists of other files and addresses too, under any suffix."""
+"""FFmpeg's names of the formats that are read. Others, under any suffix, may name further files to open."""
 
 
 def load_av() -> Any:
-    """The package av, which decodes and encodes videos. Raises ConfigError where it is missing."""
+    """The package av, which decodes and encodes videos. Raises MissingPackageError where it is missing."""
     try:
         import av
     except ImportError as error:
-        raise ConfigError("videos and webcams need the package av: pip install av") from error
+        raise MissingPackageError("videos and webcams need the package av: pip install av") from error
     av.logging.set_level(None)  # problems come as exceptions
     return av
+
+
+def video_name(source: Path | int) -> Path | str:
+    """The file, or "webcam" for the first webcam (0) and "webcam:1" for the second (1)."""
+    return source if isinstance(source, Path) else f"webcam:{source}" if source else "webcam"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +49,9 @@ class Clock:
     """When the frames of a video are shown.
 
     Attributes:
-        rate: frames a second, on average.
-        base: seconds of one tick.
-        ticks: when each frame so far is shown, by its number.
+        rate: frames per second, on average.
+        base: seconds per tick.
+        ticks: when each frame so far is shown, by its index.
     """
 
     rate: Fraction
@@ -57,19 +63,18 @@ class Video:
     """A video file or webcam that is open for reading.
 
     Attributes:
-        name: the file, or "webcam".
-        count: how many frames it says it has; 0 when unknown.
+        name: see `video_name`.
+        count: number of frames that the file states; 0 when unknown.
         clock: the frames' times.
 
     Raises:
-        ConfigError: the package av is missing.
-        ImageError: there is no such video, it cannot be read, or has no pictures.
+        MissingPackageError: the package av is missing.
+        ImageError: there is no such video, it cannot be read, or has no frames.
     """
 
     def __init__(self, source: Path | int) -> None:
         av = load_av()
-        camera = f"webcam:{source}" if source else "webcam"
-        self.name: Path | str = source if isinstance(source, Path) else camera
+        self.name = video_name(source)
         try:
             self._container = (
                 av.open(str(source), options={"format_whitelist": _CONTAINERS})
@@ -80,7 +85,7 @@ class Video:
             raise ImageError(f"{self.name}: {_why(error, source)}") from error
         if not self._container.streams.video:
             self._container.close()
-            raise ImageError(f"{self.name}: has no pictures, sound alone")
+            raise ImageError(f"{self.name}: has sound but no frames")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         self.count: int = self._stream.frames
@@ -90,10 +95,10 @@ class Video:
     def frames(self, most: int | None = None) -> Generator[FileResult, None, None]:
         """The frames in order, upright, as results without instances, decoded as they are asked for.
 
-        What is damaged beyond a place ends there: the last result then has the error. Closes the video.
+        A damaged video ends where the damage begins: the last result has the error. Closes the video.
 
         Args:
-            most: stop after so many.
+            most: maximum number of frames.
         """
         av = load_av()
         number = 0
@@ -101,7 +106,7 @@ class Video:
         last = -step
         try:
             for frame in islice(self._container.decode(self._stream), most):
-                # Times must rise; a stream without them gets those of its rate.
+                # Times must rise; a stream without times gets those of its rate.
                 last = frame.pts if frame.pts is not None and frame.pts > last else last + step
                 self.clock.ticks[number] = last
                 check_image_size(frame.height, frame.width)
@@ -120,7 +125,7 @@ class Video:
 
 
 def _upright(image: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
-    """Turn a frame as its file wants it shown (telephones film on their side): degrees, counterclockwise."""
+    """Rotate a frame as its file asks (phones film on their side): degrees, counterclockwise."""
     return np.ascontiguousarray(np.rot90(image, round(rotation / 90) % 4))
 
 
@@ -140,14 +145,14 @@ def _why(error: Exception, source: Path | int) -> str:
         return (
             f"there is no such webcam, or it cannot be opened ({getattr(error, 'strerror', None) or error})"
         )
-    return f"is no video that can be read ({getattr(error, 'strerror', None) or error})"
+    return f"is not a readable video ({getattr(error, 'strerror', None) or error})"
 
 
 class Movie(Writer):
-    """`NAME.overlay.mp4`: the frames with the objects drawn on them, each shown when the original's is.
+    """`NAME.overlay.mp4`: the frames with the objects drawn on them, at the times of the original.
     Frames must come in order.
 
-    A context: what is not finished when it is left is removed.
+    A context manager: on exit, an unfinished file is removed.
 
     Args:
         out, name: the folder, and the name before the suffix.
@@ -209,8 +214,8 @@ class Movie(Writer):
 
 
 class FrameResults(Writer):
-    """`NAME.coco.json`: the results of all frames as one COCO data set. The image id is the frame's number
-    plus one; every image also has its "frame", from 0.
+    """`NAME.coco.json`: the results of all frames as one COCO dataset. The image id is the frame's index plus
+    one; every image also has its "frame", from 0.
     """
 
     def __init__(
@@ -219,10 +224,11 @@ class FrameResults(Writer):
         super().__init__(out, class_names, category_ids)
         self.name, self.summary = name, CocoSummary(class_names, category_ids)
 
-    def write(self, item: ResultItem) -> list[Path]:
-        assert item.frame is not None
-        self.summary.add(item.frame + 1, item.source, item.instances, item.frame)
-        return []
+    def collect(
+        self, number: int, source: Path | str, instances: Instances, frame: int | None = None
+    ) -> None:
+        assert frame is not None
+        self.summary.add(frame + 1, source, instances, frame)
 
     def finish(self) -> list[Path]:
         return [self.summary.write(self.out, f"{self.name}{COCO_SUFFIX}")]

@@ -1,4 +1,4 @@
-"""Writing results: the kinds there are, overlays and COCO files among them."""
+"""Writing results: all kinds, with overlays and COCO files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from instancefcn.inference.result_formats import (
     Table,
     Writer,
     YoloLabels,
-    way,
+    relative_path,
     write_png,
 )
 from instancefcn.inference.sources import OVERLAY_SUFFIX
@@ -33,7 +33,7 @@ SUMMARY_NAME = "predictions.json"
 def write_overlay(
     out: Path, name: str, image: Tensor, instances: Instances, *, labels: bool = True, fill: bool = True
 ) -> Path:
-    """Write `out/name.overlay.png`: the picture, uint8 [3, H, W] RGB, with the instances drawn on it."""
+    """Write `out/name.overlay.png`: the image, uint8 [3, H, W] RGB, with the instances drawn on it."""
     drawn = draw(image, instances, labels=labels, fill=fill)
     return write_png(out / f"{name}{OVERLAY_SUFFIX}", drawn)
 
@@ -46,10 +46,10 @@ def write_coco_results(out: Path, name: str, image_id: int, instances: Instances
 
 
 def prediction(name: str | None, instances: Instances) -> dict[str, Any]:
-    """One picture's results as JSON values, as `instancefcn predict --json` and the HTTP API give them.
+    """The results of one image as JSON values, as `instancefcn predict --json` and the HTTP API give them.
 
     Args:
-        name: of the picture's file.
+        name: of the image file.
         instances: what was found in it.
     """
     height, width = instances.image_size
@@ -81,10 +81,10 @@ def prediction(name: str | None, instances: Instances) -> dict[str, Any]:
 
 
 class CocoSummary:
-    """All results of one call as one COCO data set: images, categories, annotations with scores.
+    """All results of one call as one COCO dataset: images, categories, annotations with scores.
 
-    Any COCO reader opens it, to correct what was found and to train on it. The names of files are paths below
-    the folder that all of them lie in, which `info.folder` names; URLs stay as they are.
+    Any COCO reader opens it, to correct what was found and to train on it. File names are paths below the
+    common folder of all images, which `info.folder` names; URLs are unchanged.
 
     Args:
         class_names, category_ids: the model's.
@@ -99,7 +99,7 @@ class CocoSummary:
         ]
 
     def add(self, image_id: int, source: Path | str, instances: Instances, frame: int | None = None) -> None:
-        """Note the results of one picture, or of one frame (from 0) of a video. Called in any order."""
+        """Note the results of one image, or of one frame (from 0) of a video. Called in any order."""
         height, width = instances.image_size
         image = {"id": image_id, "file_name": str(source), "width": width, "height": height}
         self.images[image_id] = image if frame is None else {**image, "frame": frame}
@@ -117,7 +117,7 @@ class CocoSummary:
         results = (result for image_id in numbers for result in self.results[image_id])
         folder, names = below_one_folder([self.images[image_id]["file_name"] for image_id in numbers])
         whole = {
-            "info": {"folder": way(folder, out)},
+            "info": {"folder": relative_path(folder, out)},
             "images": [
                 {**self.images[image_id], "file_name": name}
                 for image_id, name in zip(numbers, names, strict=True)
@@ -130,34 +130,34 @@ class CocoSummary:
 
 
 def below_one_folder(sources: Sequence[str]) -> tuple[Path, list[str]]:
-    """The innermost folder that all files lie in or below, and their ways from there, with slashes; files on
-    several drives keep their whole paths, URLs are left alone.
+    """The innermost folder that holds all files, and their paths from there, with slashes. Files on several
+    drives keep their whole paths, and URLs are unchanged.
     """
     whole = [source if is_url(source) else os.path.abspath(source) for source in sources]
     try:
         folder = Path(os.path.commonpath([os.path.dirname(path) for path in whole if not is_url(path)]))
-    except ValueError:  # no file, or several drives
+    except ValueError:  # no files, or several drives
         return Path.cwd(), whole
     return folder, [path if is_url(path) else Path(path).relative_to(folder).as_posix() for path in whole]
 
 
 class Overlays(Writer):
-    """`NAME.overlay.png`: the picture with the objects drawn on it, named."""
+    """`NAME.overlay.png`: the image with the objects drawn on it, named."""
 
     def write(self, item: ResultItem) -> list[Path]:
         return [write_overlay(self.out, item.name, item.image, item.instances)]
 
 
 class Outlines(Writer):
-    """`NAME.overlay.png` with outlines alone: a hundred proposals on top of each other hide a picture."""
+    """`NAME.overlay.png` with outlines alone: the masks of a hundred proposals would hide the image."""
 
     def write(self, item: ResultItem) -> list[Path]:
         return [write_overlay(self.out, item.name, item.image, item.instances, labels=False, fill=False)]
 
 
 class CocoResults(Writer):
-    """`NAME.coco.json`, COCO results of a picture, and `predictions.json`, all of them as a data set. The
-    image id is the picture's number, from 1.
+    """`NAME.coco.json`, COCO results of one image, and `predictions.json`, all of them as a dataset. The
+    image id is the image's index plus one.
     """
 
     def __init__(self, out: Path, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
@@ -165,14 +165,12 @@ class CocoResults(Writer):
         self.summary = CocoSummary(class_names, category_ids)
 
     def write(self, item: ResultItem) -> list[Path]:
-        self.summary.add(item.number + 1, item.source, item.instances)
         return [write_coco_results(self.out, item.name, item.number + 1, item.instances)]
 
-    def kept(self, number: int) -> Any:
-        return [self.summary.images[number + 1], self.summary.results[number + 1]]
-
-    def restore(self, number: int, kept: Any) -> None:
-        self.summary.images[number + 1], self.summary.results[number + 1] = kept
+    def collect(
+        self, number: int, source: Path | str, instances: Instances, frame: int | None = None
+    ) -> None:
+        self.summary.add(number + 1, source, instances)
 
     def finish(self) -> list[Path]:
         return [self.summary.write(self.out)]
@@ -187,20 +185,19 @@ WRITERS: dict[str, type[Writer]] = {
     "labelmap": LabelMap,
     "csv": Table,
 }
-"""What `--save` knows, for pictures."""
+"""All kinds, for images."""
 
 
 def write_item(writers: Sequence[Writer], item: ResultItem) -> list[Path]:
-    """Write one picture's results of all kinds; return the files.
-
-    Raises:
-        ConfigError: a file cannot be written.
-    """
+    """Write the results of one image, of all kinds; return the files. Raises OutputError."""
     with writable():
-        return [path for writer in writers for path in writer.write(item)]
+        files = [path for writer in writers for path in writer.write(item)]
+    for writer in writers:
+        writer.collect(item.number, item.source, item.instances, item.frame)
+    return files
 
 
 def finish(writers: Sequence[Writer]) -> list[Path]:
-    """Write what belongs to all pictures; return the files. Raises ConfigError as `write_item` does."""
+    """Write the files that belong to all images; return them. Raises OutputError."""
     with writable():
         return [path for writer in writers for path in writer.finish()]

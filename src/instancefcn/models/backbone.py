@@ -1,10 +1,10 @@
 """timm's networks as feature extractors at stride 16, with frozen batch normalisation folded into the
 convolutions.
 
-FCIS never trains batch normalisation: running statistics are used in training too, and scale and shift stay
-as they were on ImageNet (docs/method.md, "Frozen normalisation"). A frozen normalisation is one
-multiplication and one addition a channel, so it is applied to the filters instead of the features: the same
-function and the same gradients, without one more pass over memory.
+FCIS never trains batch normalisation: training uses the running statistics, and scale and shift keep their
+values from ImageNet (docs/method.md, "Frozen normalisation"). A frozen normalisation is one multiplication
+and one addition per channel. It is applied to the filters instead of the features: the same function and
+gradients, with one pass over memory less.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import timm
 import torch
@@ -32,14 +32,14 @@ STRIDES = (8, 16, 16)
 """Pixels per cell of C3, C4 and C5."""
 STRIDE = STRIDES[-1]
 COARSEST = 32
-"""The largest stride of such a network before it is dilated: inputs are filled up to multiples of it."""
+"""The largest stride of a network that is not dilated; inputs are padded to multiples of it."""
 
 
 class FrozenNormConv2d(nn.Module):
     """A convolution followed by a frozen batch normalisation, as one convolution.
 
-    `weight` is the convolution's own filter bank (trainable, in its original scale); `scale` and `shift` are
-    the constants gamma / sqrt(var + eps) and beta - mean * scale of the normalisation.
+    `weight` holds the convolution's own filters (trainable, in their original scale). `scale` and `shift` are
+    the normalisation's constants gamma / sqrt(var + eps) and beta - mean * scale.
     """
 
     scale: Tensor
@@ -74,8 +74,8 @@ class FrozenNormConv2d(nn.Module):
         return F.conv2d(x, filters, self.shift, self.stride, padding, self.dilation, self.groups)
 
     def padded(self, x: Tensor) -> Tensor:
-        """x with zeros as TensorFlow adds them to sides that are multiples of the stride: an odd zero stands
-        at the end. What a cell sees does not depend on the sides, which `Backbone` sees to.
+        """x with zeros around it, as TensorFlow pads sides that are multiples of the stride: of an odd number
+        the extra zero comes last. `Backbone` ensures such sides, so a cell's view does not depend on them.
         """
         amounts: list[int] = []
         for axis in (1, 0):
@@ -86,11 +86,10 @@ class FrozenNormConv2d(nn.Module):
 
 
 def fold_frozen_norms(network: nn.Module) -> None:
-    """Replace every convolution that a batch normalisation follows by one `FrozenNormConv2d`, in place.
+    """Replace each convolution that a batch normalisation follows by a `FrozenNormConv2d`, in place.
 
-    timm declares the two next to each other; an activation fused with the normalisation is kept in the
-    latter's place. A normalisation that stands elsewhere (behind a stem of several convolutions) is frozen
-    where it is.
+    timm declares the two next to each other. An activation fused with the normalisation replaces it. A
+    normalisation elsewhere (after a stem of several convolutions) becomes a frozen one.
     """
     for module in list(network.modules()):
         children = list(module.named_children())
@@ -107,42 +106,43 @@ def fold_frozen_norms(network: nn.Module) -> None:
 
 
 def _activation(norm: nn.BatchNorm2d) -> nn.Module:
-    """The activation that timm has fused with a normalisation, if any."""
+    """The activation that timm has fused with a normalisation, or the identity."""
     return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
 
 
 def open_residual_branches(network: nn.Module) -> None:
-    """Undo, in place, the zero scales with which timm starts the last normalisation of every residual branch.
+    """Replace, in place, the zeros with which timm initialises the scales of each residual branch's last
+    normalisation.
 
-    Frozen, they would silence the branches for ever. One over the root of the number of branches keeps the
+    Frozen zeros would silence the branches for good. One over the root of the number of branches keeps the
     variance of a deep sum of random branches within a factor of e.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    # Without storage (on torch's device "meta") there is nothing to open.
+    # Tensors on torch's device "meta" have no values.
     silent = [norm for norm in norms if not norm.weight.is_meta and not bool(norm.weight.any())]
     for norm in silent:
         nn.init.constant_(norm.weight, len(silent) ** -0.5)
 
 
 class Backbone(nn.Module):
-    """Features C3, C4 and C5 of a timm network. C3 is at stride 8, the others at 16: the last stage is
-    dilated instead of strided.
+    """Features C3, C4 and C5 of a timm network. C3 has stride 8; C4 and C5 have stride 16, as the last stage
+    is dilated instead of strided.
 
     Attributes:
-        channels: channels of (C3, C4, C5).
-        mean, std: what the network expects of pictures in 0..1, per colour (RGB).
+        channels: of (C3, C4, C5).
+        mean, std: the normalisation that the network expects of images in 0..1, [3, 1, 1] (RGB).
 
     Args:
-        name: timm's name of the network: a convolutional one with five feature levels, of strides 2 to 32,
-            that can be dilated (timm's `output_stride`).
-        frozen: names of the first modules (as timm's prefixes) that are not trained.
+        name: timm's name of a convolutional network that has five feature levels of strides 2 to 32 and can
+            be dilated (timm's `output_stride`).
+        frozen: prefixes of the names of modules that are not trained.
         pretrained: True for the published ImageNet weights (see `published_weights`), the path of a
             safetensors file in timm's naming, or False for random weights.
 
     Raises:
-        CheckpointError: the weights cannot be had, or are those of another network.
-        ConfigError: timm has no network of this name, or none with such levels; or it has no module of a name
-            in `frozen`.
+        CheckpointError: the weights cannot be loaded, or belong to another network.
+        ConfigError: timm has no such network, or the network has no such levels or no module of a name in
+            `frozen`.
     """
 
     mean: Tensor
@@ -159,8 +159,8 @@ class Backbone(nn.Module):
             load_features(self.body, published_weights(name), name)
         else:
             load_features(self.body, read_weights(Path(pretrained)), str(pretrained))
-        information: Any = self.body.feature_info
-        c3, c4, c5 = information.channels()
+        feature_info: Any = self.body.feature_info
+        c3, c4, c5 = feature_info.channels()
         self.channels: tuple[int, int, int] = (c3, c4, c5)
         config = timm.get_pretrained_cfg(name)
         mean, std = (config.mean, config.std) if config else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -173,21 +173,21 @@ class Backbone(nn.Module):
         """Normalised images [N, 3, H, W] to C3, [N, C, ceil(H / 8), ceil(W / 8)], and C4 and C5, each [N, C,
         ceil(H / 16), ceil(W / 16)].
 
-        Zeros fill the images up to multiples of 32 pixels, to the right and below. Some networks pad their
-        strided convolutions by the parity of what comes in; filled, every level is even, so a cell looks at
-        the same pixels around it whatever the size of the image.
+        Images are padded with zeros to multiples of 32 pixels, on the right and below. The padding of some
+        networks' strided convolutions depends on the parity of their input. With even sides at all levels a
+        cell sees the same pixels around it whatever the size of the image.
         """
         height, width = images.shape[2:]
         c3, c4, c5 = (
             level[:, :, : (height + stride - 1) // stride, : (width + stride - 1) // stride]
-            for level, stride in zip(self.body(fill(images)), STRIDES, strict=True)
+            for level, stride in zip(self.body(pad(images)), STRIDES, strict=True)
         )
         return c3, c4, c5
 
 
-def fill(images: Tensor) -> Tensor:
-    """Images [N, C, H, W] with zeros to the right and below, up to multiples of `COARSEST`. In whole numbers
-    throughout, which `torch.export` can follow for images of any size.
+def pad(images: Tensor) -> Tensor:
+    """Images [N, C, H, W] padded with zeros on the right and below, to multiples of `COARSEST`. Computed in
+    integers, which `torch.export` can trace for images of any size.
     """
     height, width = images.shape[2:]
     right = (width + COARSEST - 1) // COARSEST * COARSEST - width
@@ -196,7 +196,9 @@ def fill(images: Tensor) -> Tensor:
 
 
 def _levels(name: str) -> nn.Module:
-    """timm's network as an extractor of C3, C4 and C5. Raises ConfigError when it has none at STRIDES."""
+    """timm's network as an extractor of C3, C4 and C5. Raises ConfigError when their strides cannot be
+    `STRIDES`.
+    """
     needed = (
         "A backbone is a convolutional network of timm with five feature levels, the last three of which can"
         f" have strides of {', '.join(map(str, STRIDES[:-1]))} and {STRIDES[-1]} pixels by dilation (C3, C4,"
@@ -207,28 +209,27 @@ def _levels(name: str) -> nn.Module:
             name, features_only=True, output_stride=STRIDE, out_indices=(2, 3, 4), pretrained=False
         )
     except Exception as error:  # each of timm's networks fails in its own way
-        raise ConfigError(f"backbone: timm makes no features of {name} ({error!r}). {needed}") from error
-    information: Any = body.feature_info
-    if tuple(information.reduction()) != STRIDES:
-        raise ConfigError(f"backbone: the levels of {name} have strides {information.reduction()}. {needed}")
+        raise ConfigError(f"backbone: timm cannot use {name} for features ({error!r}). {needed}") from error
+    feature_info: Any = body.feature_info
+    if tuple(feature_info.reduction()) != STRIDES:
+        raise ConfigError(f"backbone: the levels of {name} have strides {feature_info.reduction()}. {needed}")
     return body
 
 
 class AtrousVGG(nn.Module):
     """VGG-16 at stride 8 (InstanceFCN, section 3.1): the 13 convolutions, the fourth pooling without stride,
     the last three convolutions dilated. The fourth pooling covers 3 x 3 cells, so that the map keeps its
-    size, and the poolings before it round up, as in Caffe.
+    size; the poolings before it round up, as in Caffe.
 
     Attributes:
         channels: of the features.
-        mean, std: what the network expects of pictures in 0..1, per colour (RGB).
+        mean, std: the normalisation that the network expects of images in 0..1, [3, 1, 1] (RGB).
 
     Args:
-        frozen: names of the first modules (as timm's prefixes) that are not trained.
-        pretrained: as for `Backbone`.
+        frozen, pretrained: as for `Backbone`.
 
     Raises:
-        CheckpointError: the weights cannot be had, or are those of another network.
+        CheckpointError: the weights cannot be loaded, or belong to another network.
         ConfigError: the network has no module of a name in `frozen`.
     """
 
@@ -241,11 +242,11 @@ class AtrousVGG(nn.Module):
         network = timm.create_model("vgg16", pretrained=False, num_classes=0)
         self.body = nn.Module()
         layers: list[Any] = list(network.get_submodule("features").children())[:30]
-        for place in (4, 9, 16):
-            layers[place] = nn.MaxPool2d(2, 2, ceil_mode=True)
+        for index in (4, 9, 16):
+            layers[index] = nn.MaxPool2d(2, 2, ceil_mode=True)
         layers[23] = nn.MaxPool2d(3, 1, padding=1)
-        for place in (24, 26, 28):
-            layers[place].dilation = layers[place].padding = (2, 2)
+        for index in (24, 26, 28):
+            layers[index].dilation = layers[index].padding = (2, 2)
         self.body.add_module("features", nn.Sequential(*layers))
         if pretrained is True:
             load_features(self.body, published_weights("vgg16"), "vgg16")
@@ -264,19 +265,18 @@ class AtrousVGG(nn.Module):
 
 
 def freeze(body: nn.Module, prefixes: tuple[str, ...], network: str) -> None:
-    """Stop training the parameters whose names begin with one of `prefixes`.
+    """Exclude the parameters whose names begin with one of `prefixes` from training.
 
     Raises:
-        ConfigError: a prefix is no module's or parameter's (a normalisation that was folded away has no
-            parameters left, but its module is there).
+        ConfigError: no module or parameter of the network (named `network` in the message) has such a name.
     """
     parameters = dict(body.named_parameters())
-    # With the dot that a prefix such as "features.0." has.
+    # Modules too, as a folded normalisation has no parameters; with the dot of prefixes such as "features.0."
     names = [*parameters, *(f"{name}." for name, _ in body.named_modules())]
-    strange = [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)]
-    if strange:
+    unknown = [prefix for prefix in prefixes if not any(name.startswith(prefix) for name in names)]
+    if unknown:
         known = ", ".join(name for name, _ in body.named_children())
-        raise ConfigError(f"frozen: {network} has no module {', '.join(strange)}; it begins with: {known}")
+        raise ConfigError(f"frozen: {network} has no module {', '.join(unknown)}; its modules are {known}")
     for name, parameter in parameters.items():
         if name.startswith(prefixes):
             parameter.requires_grad_(False)
@@ -285,7 +285,7 @@ def freeze(body: nn.Module, prefixes: tuple[str, ...], network: str) -> None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, in float32. Raises CheckpointError when it is missing or damaged."""
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file of backbone weights")
+        raise CheckpointError(f"{path}: this file of backbone weights does not exist")
     try:
         return {name: tensor.float() for name, tensor in load_file(path).items()}
     except Exception as error:  # safetensors raises its own, undocumented types
@@ -293,7 +293,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def published_weights(name: str) -> dict[str, Tensor]:
-    """The ImageNet weights of the network that timm calls `name`: from their package where there is one, else
+    """The ImageNet weights of timm's network `name`: from an installed package where possible, else
     downloaded by timm.
 
     Raises:
@@ -307,16 +307,17 @@ def published_weights(name: str) -> dict[str, Tensor]:
     except Exception as error:  # network, hub and file errors of several libraries
         raise CheckpointError(
             f"the ImageNet weights of {name} could not be downloaded ({type(error).__name__}: {error}).\n"
-            "Mend: connect to the network once, or pass a local safetensors file in timm's naming with"
+            "Connect to the internet once, or pass a local safetensors file in timm's naming with"
             " --set pretrained=FILE, or train from random weights with --set pretrained=false."
         ) from error
 
 
 def load_features(body: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
-    """Load a classifier's weights into its feature extractor; what comes after the features is left out.
+    """Load a classifier's weights into its feature extractor, without the layers after the features.
 
     Raises:
-        CheckpointError: weights are missing or of other shapes, so they belong to another network.
+        CheckpointError: weights are missing or have other shapes, so they belong to another network. The
+            message begins with `origin`.
     """
     own = body.state_dict()
     missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
@@ -329,11 +330,21 @@ def load_features(body: nn.Module, weights: dict[str, Tensor], origin: str) -> N
     body.load_state_dict({key: weights[key] for key in own if key in weights}, strict=False)
 
 
-def parameter_groups(network: nn.Module, rate: Callable[[str], float]) -> list[dict[str, Any]]:
-    """Trainable parameters as {"params", "lr_scale", "decay"}, in the order of rate and decay.
+class ParameterGroup(TypedDict):
+    """Parameters that an optimizer treats alike: `lr_scale` multiplies the learning rate, and weight decay
+    applies where `decay`.
+    """
+
+    params: list[nn.Parameter]
+    lr_scale: float
+    decay: bool
+
+
+def parameter_groups(network: nn.Module, rate: Callable[[str], float]) -> list[ParameterGroup]:
+    """The trainable parameters of a network, in the order of rate and decay. Biases do not decay.
 
     Args:
-        rate: multiplier of the learning rate of a parameter, by its name. Biases do not decay.
+        rate: from the name of a parameter to the multiplier of its learning rate.
     """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():

@@ -1,7 +1,7 @@
 """Saving and loading models.
 
-A checkpoint is one safetensors file: the tensors, and in its header one JSON document with all that is needed
-to build the network again and to know where it came from. Loading one never runs code from it.
+A checkpoint is one safetensors file: the tensors, and in its header a JSON document from which the network is
+built again and which says where it comes from. Loading a checkpoint never runs code from it.
 """
 
 from __future__ import annotations
@@ -12,42 +12,45 @@ import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, asdict, dataclass, fields, is_dataclass
+from dataclasses import Field, asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, get_type_hints
+from typing import Any, ClassVar, Protocol
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from instancefcn.errors import CheckpointError
 from instancefcn.files import atomic_write
-from instancefcn.limits import MAX_HEADER_BYTES
+from instancefcn.limits import MAX_CLASSES, MAX_HEADER_BYTES
 from instancefcn.models.head import Classes
 from instancefcn.models.preprocessing import Preprocessing
-from instancefcn.models.spec_checks import check_classes, check_spec
+from instancefcn.models.spec_fields import explain
 from instancefcn.models.zoo import SPECS, ModelSpec, ProposalModelSpec
-from instancefcn.safe_text import shown
+from instancefcn.safe_text import is_name, shown
 
 FORMAT = 2
 HEADER = "instancefcn"
 SUMS = "SHA256SUMS"
-"""Beside the bundled models, as `sha256sum` writes it."""
+"""The checksums beside the bundled models, as `sha256sum` writes them."""
 
 
 class StoredSpec(Protocol):
-    """What a checkpoint keeps of a network: a dataclass of JSON values, or of dataclasses of them."""
+    """The specification of a network in a checkpoint: a validated dataclass (see `spec_fields`) of JSON
+    values and of such dataclasses.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     kind: ClassVar[str]
 
     def preprocessing(self) -> Preprocessing:
-        """How the network wants pictures scaled."""
+        """How images are scaled for the network."""
 
     def network(self, classes: Classes) -> nn.Module:
-        """A new network, with random weights."""
+        """A new network with random weights."""
 
 
 KINDS: tuple[type[StoredSpec], ...] = (ModelSpec, ProposalModelSpec)
@@ -55,7 +58,7 @@ KINDS: tuple[type[StoredSpec], ...] = (ModelSpec, ProposalModelSpec)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint brought to life; `metadata` is the JSON document of its header."""
+    """What a checkpoint holds; `metadata` is the JSON document of its header."""
 
     network: nn.Module
     class_names: tuple[str, ...]
@@ -74,16 +77,17 @@ def save_checkpoint(
     training: Mapping[str, Any] | None = None,
     half: bool = False,
 ) -> None:
-    """Write a checkpoint, atomically.
+    """Write a checkpoint atomically.
 
     Args:
         weights: the network's state dict.
-        metrics, training: JSON values to keep with it: figures on the validation split; settings, seed,
-            steps, revision.
-        half: store filters in half precision (what has one dimension stays in single precision).
+        metrics: JSON values: figures on the validation split.
+        training: JSON values: settings, seed, steps, revision.
+        half: store filters in half precision; tensors of one dimension stay in single precision.
 
     Raises:
-        OSError: the disk is full, or the file cannot be written there.
+        OSError: the disk is full, or the file cannot be written.
+        ValueError: `metrics` or `training` hold values that JSON does not have, such as NaN.
     """
     from instancefcn.version import __version__
 
@@ -112,23 +116,24 @@ def save_checkpoint(
         rights = temporary.stat().st_mode
         try:
             save_file(tensors, temporary, metadata={HEADER: json.dumps(document, allow_nan=False)})
-            temporary.chmod(rights)  # safetensors puts a private file in its place
+            temporary.chmod(rights)  # safetensors replaces the file by a private one
         except SafetensorError as error:
-            # A full disk is an OSError, whichever library writes.
-            # "(os error 28)"; before 0.6 "Os { code: 28, ..".
+            # A full disk is an OSError here too: "(os error 28)", before safetensors 0.6 "Os { code: 28, ..".
             if system := re.search(r"(?:os error |code: )(\d+)", str(error)):
                 raise OSError(int(system[1]), os.strerror(int(system[1]))) from error
             raise
 
 
 def load_checkpoint(source: Path | str, kinds: Sequence[type[StoredSpec]] = KINDS) -> Loaded:
-    """A bundled model by name, a checkpoint file, or a run folder (its best checkpoint, else its last).
+    """Load a model.
 
     Args:
-        kinds: the specifications that may be read.
+        source: the name of a bundled model, a checkpoint file, or the folder of a run (its best checkpoint,
+            else its last).
+        kinds: the specifications that are accepted.
 
     Raises:
-        CheckpointError: there is no such thing, it is damaged, foreign, or from a newer version.
+        CheckpointError: the checkpoint is missing, damaged, of another program or from a newer version.
     """
     path = locate(source)
     if path.parent == bundled_folder():
@@ -136,20 +141,19 @@ def load_checkpoint(source: Path | str, kinds: Sequence[type[StoredSpec]] = KIND
     document, shapes = _read_head(path)
     try:
         spec = spec_from_json(document["model"], kinds)
-        check_spec(spec)
-        check_classes(document["class_names"], document["category_ids"])
-        classes = Classes(tuple(document["class_names"]), tuple(document["category_ids"]))
+        classes = _classes(document["class_names"], document["category_ids"])
         preprocessing = type(spec.preprocessing())(**document["preprocessing"])
-        preprocessing.check()
-        with torch.device("meta"):  # shapes alone: nothing is as large as it says before it fits the file
-            wanted = spec.network(classes).state_dict()
+        with torch.device("meta"):  # shapes alone: no memory is allocated before the file's tensors fit
+            needed = spec.network(classes).state_dict()
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: the description of the model is damaged: {explain(error)}") from None
     except Exception as error:  # specifications reach deep into other libraries
         raise CheckpointError(f"{path}: the description of the model is damaged: {error!r}") from error
-    missing, extra = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
-    wrong = sorted(name for name in wanted.keys() & shapes.keys() if list(wanted[name].shape) != shapes[name])
-    if missing or extra or wrong:
+    missing, unknown = sorted(needed.keys() - shapes.keys()), sorted(shapes.keys() - needed.keys())
+    wrong = sorted(name for name in needed.keys() & shapes.keys() if list(needed[name].shape) != shapes[name])
+    if missing or unknown or wrong:
         raise CheckpointError(
-            f"{path}: the tensors do not fit the model: missing {missing[:3]}, unknown {shown(extra[:3])},"
+            f"{path}: the tensors do not fit the model: missing {missing[:3]}, unknown {shown(unknown[:3])},"
             f" of another shape {wrong[:3]}"
         )
     network = spec.network(classes)
@@ -158,48 +162,48 @@ def load_checkpoint(source: Path | str, kinds: Sequence[type[StoredSpec]] = KIND
 
 
 def bundled_models() -> list[str]:
-    """Names of the models that come with the package."""
+    """Names of the models in the package."""
     return sorted(path.stem for path in bundled_folder().glob("*.safetensors"))
 
 
 def bundled_folder() -> Path:
-    """Where the models lie that come with the package."""
+    """The folder of the models in the package."""
     return Path(str(files("instancefcn") / "assets" / "models"))
 
 
 def check_sum(path: Path) -> None:
-    """Raises CheckpointError when a bundled model is another file than the list beside it says."""
+    """Raises CheckpointError when the SHA-256 of a bundled model is not in the list beside it."""
     listed = (path.parent / SUMS).read_text(encoding="ascii").split("\n") if path.parent.is_dir() else []
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if f"{found}  {path.name}" not in listed:
         raise CheckpointError(
-            f"{path}: is damaged, or not the model that came with instancefcn (its SHA-256 is {found}): "
+            f"{path}: damaged, or not the model that belongs to this version (its SHA-256 is {found}): "
             "install instancefcn again"
         )
 
 
 def locate(source: Path | str) -> Path:
-    """The checkpoint file that `source` (name, file or run folder) means. Raises CheckpointError when there
-    is none.
+    """The checkpoint file of a bundled model's name, a file or a run folder. Raises CheckpointError when it
+    does not exist.
     """
     if str(source) in bundled_models():
         return bundled_folder() / f"{source}.safetensors"
     path = Path(source)
     if source == "":
-        raise CheckpointError("the model's name is empty (a variable that is not set?)")
+        raise CheckpointError("the model's name is empty (is a variable not set?)")
     if path.is_dir():
         for name in ("best.safetensors", "last.safetensors"):
             if (path / name).is_file():
                 return path / name
         raise CheckpointError(
-            f"{path}: this folder holds neither best.safetensors nor last.safetensors; is it a finished run?"
+            f"{path}: this folder has neither best.safetensors nor last.safetensors; is it a finished run?"
         )
     if path.is_file():
         return path
-    known = ", ".join(bundled_models()) or "there are none"
+    known = ", ".join(bundled_models()) or "none"
     hint = f" {source} is an architecture: train it first." if str(source) in SPECS else ""
-    raise CheckpointError(f"{source}: neither a file, nor a run folder, nor a bundled model ({known}).{hint}")
+    raise CheckpointError(f"{source}: not a file, run folder or bundled model ({known}).{hint}")
 
 
 def _read_head(path: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
@@ -210,25 +214,25 @@ def _read_head(path: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
             if header is None:
                 raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint of instancefcn")
             if len(header) > MAX_HEADER_BYTES:
-                raise ValueError(f"its description has more than {MAX_HEADER_BYTES:,} bytes")
+                raise ValueError(f"its description has more than {MAX_HEADER_BYTES:,} characters")
             document = json.loads(header)
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: not a readable safetensors checkpoint ({error}). Pickled ones (.pt, .pth) are "
-            "never loaded: they can run any code"
+            f"{path}: not a readable safetensors checkpoint ({error}). Pickled checkpoints (.pt, .pth) can "
+            "run code and are never loaded"
         ) from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         found = document.get("format") if isinstance(document, dict) else None
-        mend = "update instancefcn" if isinstance(found, int) and found > FORMAT else "train it again"
+        fix = "update instancefcn" if isinstance(found, int) and found > FORMAT else "train it again"
         raise CheckpointError(
-            f"{path}: checkpoint format {shown(found)}, this version reads format {FORMAT}; {mend}"
+            f"{path}: checkpoint format {shown(found)}, but this version reads format {FORMAT}: {fix}"
         )
     return document, shapes
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """In single precision. Raises CheckpointError for what are no finite real numbers."""
+    """The tensors in single precision. Raises CheckpointError when values are not finite real numbers."""
     tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
@@ -240,34 +244,42 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors checkpoint ({error})") from error
     if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
-        raise CheckpointError(f"{path}: {broken[0]} holds numbers that are not finite: the model is damaged")
+        raise CheckpointError(f"{path}: {broken[0]} holds values that are not finite: the model is damaged")
     return tensors
 
 
 def spec_to_json(spec: StoredSpec) -> dict[str, Any]:
-    """The specification as JSON values, without its preferences for training."""
+    """The specification as JSON values, without its preferred settings of training."""
     document = asdict(spec)
     document.pop("training", None)
     return {"kind": spec.kind, **document}
 
 
-def spec_from_json(document: dict[str, Any], kinds: Sequence[type[StoredSpec]] = KINDS) -> StoredSpec:
-    """What `spec_to_json` gave; a field of the head that is younger than the document has its default. Raises
-    KeyError, TypeError or ValueError for anything else.
+def spec_from_json(document: Mapping[str, Any], kinds: Sequence[type[StoredSpec]] = KINDS) -> StoredSpec:
+    """The specification from the values of `spec_to_json`; fields missing from older documents have defaults.
+
+    Raises:
+        KeyError, TypeError: the document is not a specification of one of `kinds`.
+        ValidationError: a field is unknown, missing, of another type or out of range.
     """
-    cls: Any = {kind.kind: kind for kind in kinds}[document["kind"]]
-    types: dict[str, Any] = get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for item in fields(cls):
-        if item.name != "training":
-            value, part = _tuples(document[item.name]), is_dataclass(types[item.name])
-            values[item.name] = types[item.name](**value) if part else value
-    spec: StoredSpec = cls(**values)
-    return spec
+    values = dict(document)
+    cls = {kind.kind: kind for kind in kinds}[values.pop("kind")]
+    # From JSON text, as strict validation takes JSON's arrays, but not Python's lists, for tuples.
+    return TypeAdapter(cls).validate_json(json.dumps(values))
 
 
-def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples that specifications hold, also inside an object."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+def _classes(names: object, ids: object) -> Classes:
+    """The classes of a document. Raises ValueError when the names or ids are not valid."""
+    if (
+        not isinstance(names, list)
+        or not isinstance(ids, list)
+        or not 0 < len(names) == len(ids) <= MAX_CLASSES
+    ):
+        raise ValueError("class_names and category_ids are not two lists of the same length")
+    wrong = [name for name in names if not is_name(name)]
+    wrong += [id_ for id_ in ids if not isinstance(id_, int) or isinstance(id_, bool) or abs(id_) >= 2**53]
+    if wrong or len(set(ids)) < len(ids):
+        raise ValueError(
+            f"class_names and category_ids hold {shown(wrong) if wrong else 'the same id twice'}"
+        )
+    return Classes(tuple(names), tuple(ids))

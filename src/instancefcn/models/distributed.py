@@ -1,5 +1,5 @@
-"""What processes that train one network together must agree on, so that their means are those of one process
-with all of their pictures. Every process has to call these functions equally often.
+"""What processes that train one network together must agree on, so that their means equal those of a single
+process with all their images. All processes must call these functions equally often.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from torch import Tensor
 
 
 def processes() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def normaliser(count: Tensor) -> Tensor:
-    """What to divide a sum of `count` terms by, to get their mean (of no terms: 0).
+    """The number by which each process divides its sum of `count` terms, so that the gradients are those of
+    the mean over all processes (0 for no terms).
 
-    Processes average their gradients. A sum divided by the process's own count would make a mean of means,
-    in which the terms of a process with few of them weigh more; divided by the mean of all counts, all terms
-    weigh the same.
+    Processes average their gradients. Divided by its own count, a sum would give a mean of means, in which
+    the terms of a process with few of them weigh more. Divided by the mean of all counts, all terms weigh the
+    same.
 
     Args:
-        count: whole numbers of any shape, at least 0.
+        count: integers of any shape, at least 0.
     """
     world = processes()
     if world == 1:
@@ -33,10 +34,14 @@ def normaliser(count: Tensor) -> Tensor:
 
 
 def largest(sizes: list[tuple[int, int]], device: torch.device) -> tuple[int, int]:
-    """Height and width that hold all pictures of all processes, from the sizes of this one's.
+    """The maximum height and width of the images of all processes.
 
-    A convolution sees where the padding of a batch begins: only pictures that are padded alike give the same
-    features.
+    A convolution sees where the padding of a batch begins, so images give the same features only when they
+    are padded to the same size.
+
+    Args:
+        sizes: (height, width) of the images of this process.
+        device: on which the processes communicate.
     """
     height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
     if processes() == 1:

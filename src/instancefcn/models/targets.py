@@ -1,4 +1,4 @@
-"""What a training step knows about one picture."""
+"""What a training step knows about one image."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from instancefcn.geometry.cropped_masks import CroppedMasks
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """The annotated objects of one picture.
+    """The annotated objects of one image.
 
     Attributes:
         boxes: float32 [G, 4]: half-open, in pixels of the network's input.
         labels: int64 [G]: 0-based classes.
-        masks: the G masks in the pixels they were annotated in (after flip and crop): they are never resized.
-        scale: (x, y) network pixels per mask pixel.
-        image_id: the dataset's id of the picture.
-        crowd_boxes: float32 [K, 4], network pixels: regions that are neither positive nor negative.
+        masks: the G masks in the pixels of their annotation (after flip and crop); they are never resized.
+        scale: (x, y): pixels of the network's input per pixel of the masks.
+        image_id: the dataset's id of the image.
+        crowd_boxes: float32 [K, 4] in pixels of the network's input: regions that count as neither positive
+            nor negative.
+
+    Raises:
+        ValueError: boxes, labels and masks differ in number.
     """
 
     boxes: Tensor
@@ -35,7 +39,7 @@ class Target:
         if self.boxes.shape != (g, 4) or self.labels.shape != (g,) or len(self.masks) != g:
             raise ValueError(
                 f"boxes {tuple(self.boxes.shape)}, labels {tuple(self.labels.shape)} and {len(self.masks)}"
-                " masks do not describe the same objects"
+                " masks must describe the same objects"
             )
 
     def __len__(self) -> int:

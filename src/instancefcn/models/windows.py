@@ -1,66 +1,73 @@
 """Sliding windows of InstanceFCN: which of them an object fills, and which enter the loss.
 
-The rule is DeepMask's, scaled from its window of 224 pixels to ours. A window is positive for an object that
-is centred in it and of the right size: the canonical one is 128 / 224 of the window on its larger side, which
-is 96 pixels here; the centre may be 16 / 224 of the window away (12 pixels) along each axis. DeepMask allows
-2^(+-1/4) in size; our pyramid steps by 1.5, so that some objects would never be of the right size: we allow
-1.5^(+-1/2), and every object fits one level. A window is negative when it is more than 32 / 224 (24 pixels)
-or an octave away from every object; between the two it is not used. (REFERENCE.md, section 10: the paper says
-"as in DeepMask" only; the scaled numbers are an inference.)
+The paper labels windows "as in DeepMask"; the numbers here are DeepMask's, scaled from its window of 224
+pixels to ours of 168. A window is positive for an object that is centred in it and has the right size. The
+canonical object's larger side is 128 / 224 of the window (96 pixels), and centres may differ by 16 / 224 (12
+pixels) along each axis. DeepMask allows sizes within a factor of 2^(1/4). Our pyramid steps by 1.5, with
+which some objects would fit no level, so we allow 1.5^(1/2). A window is negative when each object's centre
+is more than 32 / 224 (24 pixels) away or its size differs by more than an octave. Other windows are not used.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
+import pydantic.dataclasses
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from instancefcn.models.rpn import covered_by, random_subset
+from instancefcn.models.spec_fields import STRICT, Length, SampleCount, Share
 from instancefcn.models.targets import Target
 
 STRIDE = 8
+"""Pixels per map cell."""
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class WindowSpec:
-    """Windows and how they are labelled; lengths are shares of the window's side.
+    """Windows and how they are labelled. Lengths are shares of the window's side.
 
     Attributes:
-        cells: of the map along each side of a window (odd: a window is centred on a cell).
+        cells: of the map along each side of a window; odd, as a window is centred on a cell.
         object_side: larger side of the canonical object.
-        near: farthest that the centre of an object may be from a positive window's, along each axis.
-        far: a negative window is farther than this from every object, along some axis, or of another size.
-        size_tolerance: octaves by which a positive object's larger side may differ from the canonical one.
-        far_octaves: octaves beyond which an object is of another size for a negative window.
-        samples: windows of one picture in the loss.
-        positive_fraction: the most of them that may be positive.
+        near: maximum distance between the centres of a positive window and its object, along each axis.
+        far: a negative window's centre is farther than this from that of each object, along some axis, unless
+            the object's size differs by `far_octaves`.
+        size_tolerance: maximum difference in octaves between the larger side of a positive window's object
+            and the canonical one.
+        far_octaves: a window is negative for objects whose size differs by more than this, in octaves.
+        samples: windows of one image in the loss.
+        positive_fraction: the maximum share of positive ones among them.
     """
 
-    cells: int = 21
-    object_side: float = 128 / 224
-    near: float = 16 / 224
-    far: float = 32 / 224
-    size_tolerance: float = 0.2925  # log2(1.5) / 2
-    far_octaves: float = 1.0
-    samples: int = 256
-    positive_fraction: float = 0.5
+    cells: Annotated[int, Field(ge=1, le=255)] = 21
+    object_side: Length = 128 / 224
+    near: Length = 16 / 224
+    far: Length = 32 / 224
+    size_tolerance: Length = 0.2925  # log2(1.5) / 2
+    far_octaves: Length = 1.0
+    samples: SampleCount = 256
+    positive_fraction: Share = 0.5
 
     @property
     def side(self) -> int:
-        """Pixels of the network's input along each side of a window."""
+        """Of a window, in pixels of the network's input."""
         return self.cells * STRIDE
 
     @property
     def fitting_sides(self) -> tuple[float, float]:
-        """The least and the greatest larger side of an object that fits a window, pixels of the input."""
+        """Minimum and maximum of the larger side of objects that fit a window, in pixels of the network's
+        input.
+        """
         canonical = self.object_side * self.side
         return canonical * 2**-self.size_tolerance, canonical * 2**self.size_tolerance
 
 
 def window_boxes(indices: Tensor, width: int, spec: WindowSpec) -> Tensor:
-    """float32 [P, 4]: the windows centred on cells `indices` (row * width + column) of a map of `width`
-    cells, in pixels of the network's input. They may leave the picture.
+    """float32 [P, 4]: the windows centred on the cells `indices` (row * width + column) of a map of `width`
+    columns, in pixels of the network's input. They may extend beyond the image.
     """
     x = (indices % width + 0.5) * STRIDE
     y = (torch.div(indices, width, rounding_mode="floor") + 0.5) * STRIDE
@@ -69,11 +76,11 @@ def window_boxes(indices: Tensor, width: int, spec: WindowSpec) -> Tensor:
 
 
 def label_windows(height: int, width: int, target: Target, spec: WindowSpec) -> tuple[Tensor, Tensor]:
-    """Labels of the windows on every cell of a map [height, width].
+    """Labels of the windows centred on each cell of a map [height, width].
 
     Returns:
-        int64 [height * width]: 1 positive, 0 negative, -1 not used; and int64 [height * width]: the object
-        of each positive window, the nearest where there are several; 0 elsewhere.
+        int64 [height * width]: 1 positive, 0 negative, -1 not used; and int64 [height * width]: the index of
+        each positive window's object, the nearest of several; 0 elsewhere.
     """
     device = target.boxes.device
     windows = window_boxes(torch.arange(height * width, device=device), width, spec)
@@ -100,10 +107,10 @@ def label_windows(height: int, width: int, target: Target, spec: WindowSpec) -> 
 def sample_windows(
     labels: Tensor, spec: WindowSpec, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cell indices of the positive and the negative windows in the loss: `samples` in all, at most
-    `positive_fraction` of them positive.
+    """Cell indices of the positive and of the negative windows in the loss: `samples` in all, of which at
+    most `positive_fraction` are positive.
     """
-    most = int(spec.samples * spec.positive_fraction)
-    positive = random_subset((labels == 1).nonzero()[:, 0], most, generator)
+    limit = int(spec.samples * spec.positive_fraction)
+    positive = random_subset((labels == 1).nonzero()[:, 0], limit, generator)
     negative = random_subset((labels == 0).nonzero()[:, 0], spec.samples - len(positive), generator)
     return positive, negative

@@ -1,13 +1,15 @@
-"""Every named model, spelled out, and building them."""
+"""The named models with all their settings, and how networks are built from them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias
 
+import pydantic.dataclasses
 import torch
+from pydantic import ValidationError
 
 from instancefcn.errors import ConfigError
 from instancefcn.models.backbone import STRIDES, AtrousVGG, Backbone
@@ -17,35 +19,36 @@ from instancefcn.models.head import Classes, HeadSpec
 from instancefcn.models.instance_fcn import InstanceFCN, ProposalSpec
 from instancefcn.models.preprocessing import Preprocessing
 from instancefcn.models.rpn import AnchorSpec, RegionProposalNetwork, RPNSpec
-from instancefcn.models.sampling import Method, SamplingSpec
+from instancefcn.models.sampling import SamplingSpec
+from instancefcn.models.spec_fields import STRICT, BackboneName, Channels, InputSide, Prefixes, explain
 from instancefcn.models.windows import WindowSpec
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class ModelSpec:
-    """A named FCIS, whole.
+    """All settings of an FCIS.
 
     Attributes:
-        name: as the command line knows it.
-        backbone: timm's name.
-        frozen: first modules of the backbone that are not trained (stem and C2).
-        short_side, long_side: pixels: pictures are scaled to this short side, or less where the long side
-            would pass its limit.
-        anchors, rpn, head, sampling: see there.
+        name: of the model, as on the command line.
+        backbone: timm's name of it.
+        frozen: prefixes of the names of backbone modules that are not trained (stem and C2).
+        short_side, long_side: pixels of the network's input: images are scaled to this short side, or to this
+            long side where it would be larger.
+        anchors, rpn, head, sampling: settings of these parts.
         rpn_level: 3 to propose from C3, 4 from C4, 5 from C5, 0 from the features of the score maps.
-        training: settings in which training of this model differs from `TrainConfig`'s defaults.
+        training: preferred settings of training that differ from the defaults of `TrainConfig`.
 
     Raises:
-        ValueError: there is no such level, or the anchors are not spaced as its cells.
+        ValidationError: a value is out of range, or the stride of the anchors is not that of the level.
     """
 
     kind: ClassVar[str] = "fcis"
 
     name: str
-    backbone: str
-    frozen: tuple[str, ...]
-    short_side: int
-    long_side: int
+    backbone: BackboneName
+    frozen: Prefixes
+    short_side: InputSide
+    long_side: InputSide
     anchors: AnchorSpec
     rpn: RPNSpec = RPNSpec()
     rpn_level: int = 4
@@ -59,50 +62,54 @@ class ModelSpec:
         stride = STRIDES[self.rpn_level - 3] if self.rpn_level else self.head.stride
         if self.anchors.stride != stride:
             raise ValueError(
-                f"anchors have stride {self.anchors.stride}, what they are proposed from has {stride}"
+                f"anchors.stride must be {stride}, the stride of rpn_level {self.rpn_level}, not"
+                f" {self.anchors.stride}"
             )
 
     def preprocessing(self) -> Preprocessing:
-        """How the network wants pictures scaled."""
+        """How images are scaled for the network."""
         return Preprocessing(self.short_side, self.long_side)
 
     def network(self, classes: Classes) -> FCIS:
-        """A new network, with random weights."""
+        """A new network with random weights."""
         return build_fcis(self, classes, pretrained=False)
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class ProposalModelSpec:
-    """A named InstanceFCN, whole.
+    """All settings of an InstanceFCN.
 
     Attributes:
-        name: as the command line knows it.
+        name: of the model, as on the command line.
         backbone: "vgg16" for the paper's, or timm's name of a network whose C3, C4 and C5 are fused.
-        frozen: first modules of the backbone that are not trained.
+        frozen: prefixes of the names of backbone modules that are not trained.
         short_side, long_side: pixels of the largest level of the pyramid, as for FCIS.
         fused_channels: of the fused features; not used with "vgg16".
-        head, windows: see there.
-        training: settings in which training of this model differs from `TrainConfig`'s defaults.
+        head, windows: settings of these parts.
+        training: preferred settings of training that differ from the defaults of `TrainConfig`.
+
+    Raises:
+        ValidationError: a value is out of range.
     """
 
     kind: ClassVar[str] = "instance_fcn"
 
     name: str
-    backbone: str
-    frozen: tuple[str, ...]
-    short_side: int = 900
-    long_side: int = 1500
-    fused_channels: int = 128
+    backbone: BackboneName
+    frozen: Prefixes
+    short_side: InputSide = 900
+    long_side: InputSide = 1500
+    fused_channels: Channels = 128
     head: ProposalSpec = ProposalSpec()
     windows: WindowSpec = WindowSpec()
     training: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def preprocessing(self) -> Preprocessing:
-        """How the network wants pictures scaled."""
+        """How images are scaled for the network."""
         return Preprocessing(self.short_side, self.long_side)
 
     def network(self, classes: Classes) -> InstanceFCN:
-        """A new network, with random weights, whose one class is "object" whatever `classes` says."""
+        """A new network with random weights. Its one class is "object", whatever `classes` are."""
         return build_proposals(self, pretrained=False)
 
 
@@ -135,9 +142,9 @@ FCIS_RESNET101_VOC = replace(
     sampling=SamplingSpec(method="random", background_iou=0.1),
 )
 
-# For a laptop's processor. Proposals come from C5, because C4 of so small a network knows little of objects;
-# anchors and proposals fit pictures of 400 pixels. OHEM was better than random sampling on pictures kept back
-# from training (docs/accuracy.md).
+# For a laptop's CPU. Proposals come from C5, because C4 of so small a network says little about objects.
+# Anchors and proposals suit images of 400 pixels. OHEM is better than random sampling on validation splits
+# (docs/accuracy.md).
 FCIS_LITE = ModelSpec(
     name="fcis_lite",
     backbone="tf_efficientnet_lite0",
@@ -160,10 +167,10 @@ FCIS_LITE = ModelSpec(
     },
 )
 
-# For many small objects, such as the nuclei of a micrograph: everything happens at stride 8, on C3, C4 and C5
-# fused; several hundred objects may lie in one picture. Crops and turns of the pictures show more of them.
-# RoIs drawn at random were better than OHEM on pictures kept back, and this rate better than half or twice
-# as much (docs/accuracy.md).
+# For many small objects, such as the nuclei of a micrograph: all maps have stride 8, from C3, C4 and C5
+# fused, and an image may have several hundred objects. Crops and rotations add variety. On validation splits
+# random sampling is better than OHEM, and this learning rate better than half or twice of it
+# (docs/accuracy.md).
 FCIS_FINE = replace(
     FCIS_LITE,
     name="fcis_fine",
@@ -183,11 +190,10 @@ FCIS_FINE = replace(
     },
 )
 
-# 600 x 1.5^-4 .. 600 x 1.5: the short sides of training pictures and the levels of the pyramid.
+# 600 x 1.5^-4 .. 600 x 1.5: the short sides of training images and of the levels of the pyramid.
 PYRAMID = (119, 178, 267, 400, 600, 900)
 
-# The paper's network: VGG-16 at stride 8, k = 5, six levels; conv1 and conv2 stay as they were, as in Faster
-# R-CNN.
+# The paper's network: VGG-16 at stride 8, k = 5, six levels; conv1 and conv2 are frozen, as in Faster R-CNN.
 INSTANCEFCN_VGG16 = ProposalModelSpec(
     name="instancefcn_vgg16",
     backbone="vgg16",
@@ -204,7 +210,7 @@ INSTANCEFCN_VGG16 = ProposalModelSpec(
     },
 )
 
-# For a laptop's processor. A seventh level, for objects that fill the picture, costs 1 % of the first.
+# For a laptop's CPU. A seventh level, for objects that fill the image, costs 1 % of the first.
 INSTANCEFCN_LITE = ProposalModelSpec(
     name="instancefcn_lite",
     backbone="tf_efficientnet_lite0",
@@ -236,9 +242,9 @@ SPECS: dict[str, AnySpec] = {
 
 
 def spec_of(name: str) -> AnySpec:
-    """The named model. Raises ConfigError, with the names there are, for an unknown one."""
+    """The specification of a named model. Raises ConfigError for an unknown name."""
     if not isinstance(name, str) or name not in SPECS:
-        raise ConfigError(f"there is no model {name!r}; the models are: {', '.join(sorted(SPECS))}")
+        raise ConfigError(f"model {name!r} does not exist; the models are {', '.join(sorted(SPECS))}")
     return SPECS[name]
 
 
@@ -258,17 +264,17 @@ def build(
     """A new network with random heads.
 
     Args:
-        name: a model of `SPECS`, or a specification of one's own.
-        num_classes: without background; may be left out when `class_names` is given. InstanceFCN has the one
-            class "object", whatever is said here.
-        class_names, category_ids: made up ("class 0", 1, 2, ...) when left out.
-        pretrained: for the backbone: True for the published ImageNet weights, a safetensors file in timm's
-            naming, or False.
+        name: a model of `SPECS`, or a specification.
+        num_classes: without background; not needed with `class_names`. InstanceFCN always has the one class
+            "object".
+        class_names, category_ids: by default "class 0", "class 1", ... and 1, 2, ...
+        pretrained: weights of the backbone: True for the published ImageNet weights, a safetensors file in
+            timm's naming, or False for random weights.
         k, joint, sampling, fused, mask_weight: see `with_changes`.
 
     Raises:
-        ConfigError: the name or the classes make no sense.
-        CheckpointError: the pretrained weights cannot be had.
+        ConfigError: the name is unknown, a setting is out of range, or the classes do not fit together.
+        CheckpointError: the pretrained weights cannot be loaded.
     """
     spec = spec_of(name) if isinstance(name, str) else name
     spec = with_changes(spec, k=k, joint=joint, sampling=sampling, fused=fused, mask_weight=mask_weight)
@@ -276,12 +282,12 @@ def build(
         return build_proposals(spec, pretrained)
     if class_names is None:
         if num_classes is None:
-            raise ConfigError("a network needs num_classes or class_names")
+            raise ConfigError("the network needs num_classes or class_names")
         class_names = [f"class {i}" for i in range(num_classes)]
     elif num_classes is not None and num_classes != len(class_names):
         raise ConfigError(f"num_classes is {num_classes}, but there are {len(class_names)} class names")
     if len(class_names) == 0:
-        raise ConfigError("a network needs at least one class besides background")
+        raise ConfigError("the network needs at least one class besides background")
     ids = tuple(category_ids) if category_ids is not None else tuple(range(1, len(class_names) + 1))
     if len(ids) != len(class_names):
         raise ConfigError(f"there are {len(class_names)} class names, but {len(ids)} category ids")
@@ -289,7 +295,7 @@ def build(
 
 
 def build_fcis(spec: ModelSpec, classes: Classes, pretrained: bool | Path | str) -> FCIS:
-    """A new FCIS. Raises CheckpointError when the pretrained weights cannot be had."""
+    """A new FCIS. Raises CheckpointError when the pretrained weights cannot be loaded."""
     backbone = Backbone(spec.backbone, spec.frozen, pretrained)
     channels = backbone.channels[spec.rpn_level - 3] if spec.rpn_level else spec.head.channels
     rpn = RegionProposalNetwork(channels, spec.anchors, spec.rpn)
@@ -298,7 +304,7 @@ def build_fcis(spec: ModelSpec, classes: Classes, pretrained: bool | Path | str)
 
 
 def build_proposals(spec: ProposalModelSpec, pretrained: bool | Path | str) -> InstanceFCN:
-    """A new InstanceFCN. Raises CheckpointError when the pretrained weights cannot be had."""
+    """A new InstanceFCN. Raises CheckpointError when the pretrained weights cannot be loaded."""
     features: AtrousVGG | FineFeatures
     if spec.backbone == "vgg16":
         features = AtrousVGG(spec.frozen, pretrained)
@@ -317,33 +323,34 @@ def with_changes(
     fused: bool | None = None,
     mask_weight: float | None = None,
 ) -> AnySpec:
-    """`spec` with another setting or two, for ablations; None leaves one as it is.
+    """`spec` with other settings, for ablations; None keeps a setting.
 
     Args:
         k: parts along each side of a window; 1 is translation invariant.
         joint: one set of maps for classes and masks, or two (FCIS only).
         sampling: of RoIs, "random" or "ohem" (FCIS only).
         fused: score maps from C3, C4 and C5, or from C5 alone (FCIS only).
-        mask_weight: of the mask loss against the others (FCIS only).
+        mask_weight: of the mask loss relative to the others (FCIS only).
 
     Raises:
-        ConfigError: a value is wrong, or the model has no such setting.
+        ConfigError: a value is out of range, or the model does not have the setting.
     """
-    if k is not None and k < 1:
-        raise ConfigError(f"k, the parts along each side of a window, must be at least 1, not {k}")
-    if isinstance(spec, ProposalModelSpec):
-        if (joint, sampling, fused, mask_weight) != (None,) * 4:
-            raise ConfigError(
-                f"joint, sampling, fused and mask_weight are settings of FCIS, not of {spec.name}: "
-                "leave them out"
-            )
-        return spec if k is None else replace(spec, head=replace(spec.head, k=k))
-    wanted: dict[str, Any] = {"k": k, "joint": joint, "fused": fused, "mask_weight": mask_weight}
+    of_head = _given(k=k, joint=joint, fused=fused, mask_weight=mask_weight)
+    of_sampling = _given(method=sampling)
+    if isinstance(spec, ProposalModelSpec) and (of_sampling or of_head.keys() - {"k"}):
+        raise ConfigError(
+            f"joint, sampling, fused and mask_weight are settings of FCIS, not of {spec.name}: leave them out"
+        )
     try:
-        head = replace(spec.head, **{key: value for key, value in wanted.items() if value is not None})
-    except ValueError as error:
-        raise ConfigError(f"{spec.name} cannot be changed so: {error}") from None
-    method = spec.sampling.method if sampling is None else sampling
-    if method not in ("random", "ohem"):
-        raise ConfigError(f"sampling is 'random' or 'ohem', not {method!r}")
-    return replace(spec, head=head, sampling=replace(spec.sampling, method=cast(Method, method)))
+        if isinstance(spec, ProposalModelSpec):
+            return replace(spec, head=replace(spec.head, **of_head))
+        return replace(
+            spec, head=replace(spec.head, **of_head), sampling=replace(spec.sampling, **of_sampling)
+        )
+    except ValidationError as error:
+        raise ConfigError(f"{spec.name} does not allow this setting: {explain(error)}") from None
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    """The settings that are not None."""
+    return {name: value for name, value in settings.items() if value is not None}

@@ -1,22 +1,27 @@
-"""Position-sensitive operators: reading an object from k x k groups of maps.
+"""Position-sensitive operators: reading objects from k x k groups of score maps.
+
+There are two: `class_scores` is the mean of max(inside, outside) over a window, `mask_logits` is
+inside - outside on a grid over it. `reference.py` specifies both as slow, obvious loops. The fast forms equal
+it but for rounding: `portable.py` (plain PyTorch), `numba/` (CPU) and `triton/` (GPU).
+
+`__all__` is the public list. It adds `ps_average`, the mean over plain maps; `vote_masks`, mask voting, with
+its specification and its forms in `voting/`; and `depthwise_convolution`, which trains fast on a CPU.
 
 Maps are `[N, k, k, 2, C, H, W]`: image, row part, column part, (0 outside, 1 inside), class with background
-at 0, rows, columns; plain maps are `[N, k, k, D, H, W]`. RoIs are `[R, 5]`: batch index, x1, y1, x2, y2 in
-image pixels, half-open; float32 or float64. `stride` is the side of a map cell in image pixels: cell (i, j)
-covers pixels [j * stride, (j + 1) * stride) x [i * stride, (i + 1) * stride). Any strides in memory are
-accepted; the order `[N, H, W, k, k, 2, C]`, which a channels-last convolution with channels ordered (part,
-outside/inside, class) returns, is read without a copy.
+at 0, rows, columns. Plain maps are `[N, k, k, D, H, W]`. They are float32, bfloat16, float16 or float64 and
+have a gradient; sums are float32 (float64 for float64), and results have the maps' type. Any memory layout is
+accepted; `[N, H, W, k, k, 2, C]`, which a channels-last convolution returns, is read without a copy.
 
-Maps are float32, bfloat16, float16 or float64; sums are in float32 (float64 for float64), the result has the
-maps' type. The maps have a gradient, RoIs and labels none. On a CPU the Numba kernels of `numba/` run, on a
-GPU the Triton kernels of `triton/` (not for float64); elsewhere, without Numba
-or Triton, or under `torch.export`, the plain PyTorch of `portable.py`; the answers are equal but
-for rounding. `reference.py` specifies the operators, `voting/reference.py` the voting, in float64.
-`depthwise_convolution` is PyTorch's own, with a gradient that is faster on a CPU.
+RoIs are `[R, 5]`, float32 or float64: batch index, x1, y1, x2, y2 in image pixels, half-open. `stride` is the
+side of a map cell in image pixels: cell (i, j) covers pixels
+[j * stride, (j + 1) * stride) x [i * stride, (i + 1) * stride).
+
+Maps on a CPU run the Numba kernels, maps on a GPU the Triton kernels (float64: the portable form). Without
+Numba or Triton, on other devices and under `torch.export` the portable form runs; `using` selects it.
 
 Every operator raises ValueError for a shape, type, stride or size that does not fit. Batch indices, labels
-and finite RoIs are checked on the CPU, in both forms; a GPU would have to be waited for, and the portable
-form has no values to look at while it is compiled or exported.
+and finite RoIs are checked on the CPU only: on a GPU the check would wait for the device, and a compiled or
+exported portable form has no values to check.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from torch import Tensor
 
 from instancefcn.ops import checks, portable, registration
 from instancefcn.ops.forms import HAS_KERNELS, is_portable, using
+from instancefcn.ops.voting.operator import vote_masks
 
 if HAS_KERNELS:
     from instancefcn.ops.numba import depthwise
@@ -45,10 +51,10 @@ __all__ = [
 def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
     """Class scores of windows: the mean over each window of max(inside, outside).
 
-    The window is cut into k x k equal parts and each part reads its own maps. Every cell counts by its exact
-    overlap with the part, without rounding. What lies off the map does not count, nor in the divisor; a
-    window that misses the map, or has no area, or is inverted, gives 0. The gradient of the maximum goes to
-    the larger map, on a tie to the outside one.
+    The window is cut into k x k equal parts, and each part reads its own maps. Every cell is weighted by its
+    exact overlap with the part, without rounding. The average is over the window's area on the map; a window
+    that misses the map, has no area or is inverted gives 0. The gradient of the maximum goes to the larger
+    map, on a tie to the outside one.
 
     Args:
         maps: [N, k, k, 2, C, H, W].
@@ -67,7 +73,7 @@ def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
 
 
 def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
-    """The average of `class_scores` over plain maps, without a maximum (the box branch).
+    """The average of `class_scores` over plain maps, without the maximum: for the box branch.
 
     Args:
         maps: [N, k, k, D, H, W].
@@ -88,14 +94,14 @@ def ps_average(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
 def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size: int = 21) -> Tensor:
     """Mask logits of chosen (window, class) pairs: inside - outside on a size x size grid over the window.
 
-    The sigmoid is the softmax over the pair. Each point is read bilinearly, values standing at the cells'
-    centres (+0.5), clamped to the map, from the map of the part it lies in: grid step a belongs to part
-    floor((a + 0.5) * k / size). A window without area reads one point everywhere.
+    Their sigmoid is the softmax over the pair of maps. A point is read bilinearly from the maps of its part:
+    grid step a belongs to part floor((a + 0.5) * k / size). A cell's value is at its centre (+0.5), and
+    points are clamped to the outermost centres. A window without area reads the same point everywhere.
 
     Args:
         maps: [N, k, k, 2, C, H, W] with H and W at least 1.
         rois: [R, 5].
-        labels: [R] integers, index of the maps' class axis (background 0).
+        labels: [R] integers, indices of the maps' class axis (background 0).
         stride: image pixels per cell.
         size: points per side.
 
@@ -119,14 +125,15 @@ def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size:
 def depthwise_convolution(
     x: Tensor, filters: Tensor, bias: Tensor, stride: int, padding: int, dilation: int
 ) -> Tensor:
-    """Convolution with one filter a channel, for training: the library's, with a gradient that is fast on a
-    CPU (see `numba/depthwise.py`). Under autocast it computes in half precision, but for float64, as the
-    library's does.
+    """PyTorch's convolution with one filter per channel, and a gradient that is fast on a CPU.
+
+    See `numba/depthwise.py`. Under autocast it computes in half precision, except for float64, as PyTorch's
+    does.
 
     Args:
         x: [N, C, H, W].
         filters: [C, 1, K, K].
-        bias: [C]; has no gradient.
+        bias: [C]; gets no gradient.
         stride, padding, dilation: the same along both axes.
 
     Returns:
@@ -143,7 +150,3 @@ def depthwise_convolution(
 
 def _portable(maps: Tensor) -> bool:
     return is_portable(maps.device) or (maps.device.type == "cuda" and maps.dtype == torch.float64)
-
-
-# Last, because voting is built on what stands above.
-from instancefcn.ops.voting.operator import vote_masks  # noqa: E402

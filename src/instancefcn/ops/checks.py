@@ -1,4 +1,4 @@
-"""What operators ask of their arguments: shapes, types, and on a CPU the values, which no shape can tell."""
+"""Checks of the operators' arguments: shapes and types, and on a CPU values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check_rois(rois: Tensor, images: int) -> None:
-    """Raises ValueError for RoIs [R, 5] that are not finite, or not of one of `images` images."""
+    """Raises ValueError for RoIs [R, 5] that are not finite or not in a batch of `images` images."""
     finite = rois.detach().isfinite().all(1)
     if not bool(finite.all()):
         raise ValueError(f"rois must be finite, row {int((~finite).nonzero()[0])} is not")
@@ -23,7 +23,7 @@ def check_rois(rois: Tensor, images: int) -> None:
 
 
 def check_labels(labels: Tensor, channels: int) -> None:
-    """Raises ValueError for labels [R] of integers that are none of `channels` places of the class axis."""
+    """Raises ValueError for integer labels [R] that are not indices of a class axis of `channels`."""
     classes = labels.long()
     wrong = (classes < 0) | (classes >= channels)
     if bool(wrong.any()):
@@ -70,9 +70,9 @@ def check_label_shape(labels: Tensor, rois: Tensor) -> None:
 
 
 def check_values(maps: Tensor, rois: Tensor, labels: Tensor | None = None) -> None:
-    """What the portable form has to check itself; the kernels do so within their operators.
+    """Check the values for the portable form; the kernels' operators check them themselves.
 
-    Fake tensors, a subclass, have no values, nor has what is compiled or exported.
+    Fake tensors (a subclass) have no values, nor have tensors that are compiled or exported.
     """
     if torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return

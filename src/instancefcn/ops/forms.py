@@ -1,4 +1,4 @@
-"""Which form of the operators runs: kernels where they can, plain PyTorch elsewhere."""
+"""Which form of the operators runs: kernels where possible, plain PyTorch elsewhere."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 
 try:
     from instancefcn.ops.numba import threads
-except ImportError:  # no Numba, or one that does not fit the installed numpy
+except ImportError:  # no Numba, or one that does not support the installed NumPy
     HAS_KERNELS = False
 else:
     HAS_KERNELS = True
 
 _forced_portable = False
-_triton: bool | None = None  # not known yet
+_triton: bool | None = None  # None: not tried yet
 
 
 @contextmanager
 def using(form: Literal["portable", "fastest"]) -> Iterator[None]:
-    """Chooses the operators' form inside the block, for the whole process; "fastest" is the default."""
+    """Select the operators' form inside the block, for the whole process; "fastest" is the default."""
     global _forced_portable
     if form not in ("portable", "fastest"):
         raise ValueError(f"form must be 'portable' or 'fastest', not {form!r}")
@@ -34,7 +34,7 @@ def using(form: Literal["portable", "fastest"]) -> Iterator[None]:
 
 
 def is_portable(device: torch.device) -> bool:
-    """Whether operators run as plain PyTorch on a device, without kernels."""
+    """Whether operators on `device` run as plain PyTorch."""
     if _forced_portable or torch.compiler.is_exporting():
         return True
     if device.type == "cuda":
@@ -44,13 +44,11 @@ def is_portable(device: torch.device) -> bool:
 
 @torch.compiler.assume_constant_result
 def has_triton() -> bool:
-    """Whether Triton can be imported: asked when maps first lie on a GPU, as importing takes a while."""
+    """Whether Triton can be imported; tried when maps are first on a GPU, as importing takes a while."""
     global _triton
     if _triton is None:
         try:
-            importlib.import_module(
-                "instancefcn.ops.triton.voting"
-            )  # and with it Triton and `triton/operators.py`
+            importlib.import_module("instancefcn.ops.triton.voting")  # imports Triton and the operators
         except ImportError:
             _triton = False
         else:

@@ -1,10 +1,10 @@
 """The operators in plain PyTorch: any device and type, differentiable in the maps, exportable to ONNX.
 
-The overlap of a window's part with a cell is a product of an overlap in y and one in x, so an average is two
-matrix products per part with weights `[R, H]` and `[R, W]`; nothing of size R x 2C x m x m arises. Half
-precision is accumulated in float32. The maps must be finite (a weight of zero times infinity is no number).
-With several images in a graph under capture every window is computed on every image and masked; in eager mode
-each image takes its own windows only.
+The overlap of a window's part with a cell is the product of an overlap in y and one in x. An average is
+therefore two matrix products per part, with weights `[R, H]` and `[R, W]`; no tensor of size R x 2C x m x m
+is needed. Half precision is accumulated in float32. The maps must be finite (zero times infinity is NaN).
+While a graph is captured, every window is computed on every image of the batch and masked; in eager mode each
+image computes its own windows only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
 
     def larger(p: int) -> Tensor:
         outside, inside = maps[:, p, :, 0], maps[:, p, :, 1]
-        # not torch.maximum: its gradient is split on a tie, here it goes to one map
+        # Not torch.maximum, which splits the gradient on a tie.
         return torch.where((inside > outside) | inside.isnan(), inside, outside)
 
     return _average(larger, maps, maps.shape[4], rois, stride)
@@ -43,13 +43,13 @@ def mask_logits(maps: Tensor, rois: Tensor, labels: Tensor, stride: float, size:
     share_y, share_x = share_y.to(_working(maps))[:, :, None], share_x.to(_working(maps))[:, None, :]
     image, label = batch.long()[:, None, None], labels.long()[:, None, None]
     dtype = maps.dtype
-    if maps.requires_grad:  # so that gradients are summed in float32 too
+    if maps.requires_grad:  # gradients too are summed in float32
         maps = maps.to(_working(maps))
 
     def read(i: Tensor, j: Tensor) -> Tensor:
-        place = (i[:, :, None], j[:, None, :])
-        inside = maps[image, part[:, None], part[None, :], 1, label, place[0], place[1]]
-        outside = maps[image, part[:, None], part[None, :], 0, label, place[0], place[1]]
+        row, column = i[:, :, None], j[:, None, :]
+        inside = maps[image, part[:, None], part[None, :], 1, label, row, column]
+        outside = maps[image, part[:, None], part[None, :], 0, label, row, column]
         return inside.to(_working(maps)) - outside.to(_working(maps))
 
     above = read(upper, left) * (1 - share_x) + read(upper, right) * share_x
@@ -104,7 +104,7 @@ def _average(
 
 
 def _shares(start: Tensor, end: Tensor, k: int, cells: int) -> Tensor:
-    """[R, k, cells]: each cell and part's share of the window's length on the map; adds to 1, or 0."""
+    """[R, k, cells]: each part and cell's share of the window's length on the map; the sum is 1, or 0."""
     parts = torch.arange(k, device=start.device, dtype=start.dtype)
     low = (start[:, None] + (end - start)[:, None] * parts / k)[:, :, None]
     high = (start[:, None] + (end - start)[:, None] * (parts + 1) / k)[:, :, None]
@@ -116,7 +116,7 @@ def _shares(start: Tensor, end: Tensor, k: int, cells: int) -> Tensor:
 
 
 def _groups(batch: Tensor, images: int) -> Iterator[tuple[int, Tensor | None, Tensor | None]]:
-    """(image, its rows, or a mask [R] of them): one image needs neither, a captured graph has the mask."""
+    """(image, its rows, or a mask [R] of them): one image needs neither, a captured graph uses the mask."""
     if images == 1:
         yield 0, None, None
     else:
@@ -129,15 +129,15 @@ def _groups(batch: Tensor, images: int) -> Iterator[tuple[int, Tensor | None, Te
 
 
 def _of_image(weights: Tensor, chosen: Tensor | None, mask: Tensor | None = None) -> Tensor:
-    """Weights [R, ...] of one image's windows: some rows, or all with zeros for the others."""
+    """Weights [R, ...] of one image's windows: its rows, or all rows with zeros for the others."""
     if mask is not None:
         return weights * mask.reshape(-1, *[1] * (weights.dim() - 1))
     return weights if chosen is None else weights[chosen]
 
 
 def _corners(start: Tensor, end: Tensor, steps: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower cell, upper cell and the upper one's share [R, size] at the grid's centres, held on the map."""
+    """Lower cell, upper cell and the upper one's share [R, size] at the grid's points, clamped to the map."""
     middle = (steps.to(start.dtype) + 0.5) / steps.shape[0]
-    place = (start[:, None] + (end - start)[:, None] * middle - 0.5).clamp(0, cells - 1)
-    low = place.floor()
-    return low.long(), (low + 1).clamp(max=cells - 1).long(), place - low
+    position = (start[:, None] + (end - start)[:, None] * middle - 0.5).clamp(0, cells - 1)
+    low = position.floor()
+    return low.long(), (low + 1).clamp(max=cells - 1).long(), position - low

@@ -1,7 +1,7 @@
 """The operators as obvious loops in float64: the specification that every other form is tested against.
 
-Shapes, units and conventions are those of `instancefcn.ops`; results are float64, and autograd sees through.
-Slow on purpose.
+Shapes, units and conventions are those of `instancefcn.ops`; results are float64, and autograd works. Slow on
+purpose.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 def class_scores(maps: Tensor, rois: Tensor, stride: float) -> Tensor:
     """[N, k, k, 2, C, H, W], [R, 5] -> [R, C]: the mean over the window of max(inside, outside)."""
     outside, inside = maps.double().unbind(3)
-    # The maximum; NaN goes on, and of two equals the gradient goes to outside.
+    # The maximum. NaN propagates; on a tie the gradient goes to outside.
     return ps_average(torch.where((inside > outside) | inside.isnan(), inside, outside), rois, stride)
 
 
@@ -68,8 +68,9 @@ def _overlap(start: float, end: float, low: float, high: float) -> float:
 
 
 def _bilinear(grid: Tensor, y: float, x: float) -> Tensor:
-    """Value at map coordinates (y, x): cell (i, j)'s value stands at (i + 0.5, j + 0.5); a point beyond
-    the outermost centres reads as the nearest one on them."""
+    """Value at map coordinates (y, x). The value of cell (i, j) is at (i + 0.5, j + 0.5); points are clamped
+    to the outermost centres.
+    """
     height, width = grid.shape
     y, x = min(max(y - 0.5, 0), height - 1), min(max(x - 0.5, 0), width - 1)
     i, j = math.floor(y), math.floor(x)

@@ -1,9 +1,9 @@
-"""torch.library operators `instancefcn::*`: CPU and GPU kernels, fakes for tracing, the maps' gradients.
+"""The torch.library operators `instancefcn::*`: CPU, GPU and fake kernels, and the maps' gradients.
 
-`instancefcn.ops` calls them. Each forward operator has a `..._backward` twin; both are opaque to
-`torch.compile`, which takes shapes, types and strides from the fake kernels. Gradients of RoIs and second
-derivatives do not exist. Triton is imported with its kernels, at the first call of one. It may be missing,
-and so may Numba: `instancefcn.ops` calls these operators only where their kernels are.
+Each forward operator has a `..._backward` twin. Both are opaque to `torch.compile`, which takes shapes, types
+and strides from the fake kernels. There are no gradients of RoIs and no second derivatives. Numba and Triton
+may be missing: `instancefcn.ops` calls these operators only where their kernels exist, and Triton is imported
+at the first call on a GPU.
 """
 
 from __future__ import annotations
@@ -81,12 +81,7 @@ def _(grad: Tensor, rois: Tensor, stride: float, n: int, k: int, height: int, wi
 
 def _ps_average_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     maps, rois, ctx.stride = inputs
-    ctx.sizes = (
-        maps.shape[0],
-        maps.shape[1],
-        maps.shape[4],
-        maps.shape[5],
-    )  # the maps themselves are not needed
+    ctx.sizes = (maps.shape[0], maps.shape[1], maps.shape[4], maps.shape[5])  # the maps are not needed
     ctx.save_for_backward(rois)
 
 
@@ -157,16 +152,12 @@ mask_logits.register_autograd(_mask_logits_grad, setup_context=_mask_logits_setu
 
 
 def _like_cells(like: Tensor, n: int, height: int, width: int, *inner: int) -> Tensor:
-    """An empty gradient [n, *inner, height, width] with the strides that `numba/operators.py` returns:
-    channels last.
-    """
+    """An empty gradient [n, *inner, height, width] with the kernels' strides: channels last."""
     return like.new_empty((n, height, width, *inner)).permute(0, *range(3, 3 + len(inner)), 1, 2)
 
 
 def _on_gpu(name: str) -> Callable[..., Tensor]:
-    """The function of that name in `triton/operators.py`, which is imported, and Triton with it, at the first
-    call.
-    """
+    """The function `name` of `triton/operators.py`, which is imported at the first call."""
 
     def kernel(*arguments: Any) -> Tensor:
         from instancefcn.ops.triton import operators

@@ -1,8 +1,8 @@
-"""Non-maximum suppression whose result has a fixed shape, so that nobody waits for its length.
+"""Non-maximum suppression with a result of fixed shape.
 
-`torchvision.ops.nms` returns as many rows as are left: on a GPU the host waits for that number, and neither a
-CUDA graph nor a graph without dynamic shapes can hold it. `suppress` pads instead. On a CPU it is
-torchvision's loop, on a GPU the Triton kernels of `triton/suppression.py`, with equal answers.
+`torchvision.ops.nms` returns one row per remaining box: on a GPU the host waits for their number, and no CUDA
+graph or graph of static shapes can contain it. `suppress` pads instead. It runs torchvision's loop on a CPU
+and the Triton kernels of `triton/suppression.py` on a GPU, with equal results.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from instancefcn.ops.forms import is_portable
 def suppress(boxes: Tensor, iou: float, count: int) -> Tensor:
     """Greedy non-maximum suppression of B lists of boxes: `torch.ops.instancefcn.suppress`.
 
-    A box goes when its IoU with a better one that stays is above `iou`.
+    A box is removed if its IoU with a better box that is kept is above `iou`.
 
     Args:
-        boxes: float32 or float64 [B, K, 4], half-open, best first. Those without area take no part; they
+        boxes: float32 or float64 [B, K, 4], half-open, best first. Boxes without area are ignored; they must
             come last.
         iou: 0 to 1.
-        count: how many boxes of a list are kept at most.
+        count: the maximum number of boxes kept of a list.
 
     Returns:
-        int64 [B, count]: places of the boxes that stay, best first, then K where no box is left.
+        int64 [B, count]: indices of the boxes that are kept, best first, padded with K.
 
     Raises:
         ValueError: a shape or type does not fit.
@@ -56,10 +56,10 @@ def _(boxes: Tensor, iou: float, count: int) -> Tensor:
 
 
 def with_torchvision(boxes: Tensor, iou: float, count: int) -> Tensor:
-    """List by list; on a GPU the host waits for every one.
+    """`suppress` list by list with `torchvision.ops.nms`; on a GPU the host waits for every list.
 
-    Who stays depends on better boxes alone, and the time on the square of their number: the best are tried
-    first, and more only when `count` of those do not stay.
+    Whether a box is kept depends only on better boxes, and time grows with the square of their number. So the
+    best boxes are tried first, and more of them only if fewer than `count` are kept.
     """
     rows = torch.full((boxes.shape[0], count), boxes.shape[1], dtype=torch.int64, device=boxes.device)
     for own, listed in zip(rows, boxes, strict=True):

@@ -1,1 +1,1 @@
-"""The published FCIS networks: everything that only their authors' weights need."""
+"""The published FCIS networks: everything that only the authors' weights need."""

@@ -1,7 +1,7 @@
-"""ResNet-101 as Caffe had it, in which the published FCIS networks were trained.
+"""Caffe's ResNet-101, the backbone of the published FCIS networks.
 
-It differs from torchvision's and timm's: a stage's stride sits in the first 1x1 convolution of its first
-block (theirs is in the 3x3), the pooling behind the stem has no padding and rounds up, and all three 3x3
+It differs from that of torchvision and timm. The stride of a stage is in the first 1x1 convolution of its
+first block (theirs is in the 3x3), the pooling after the stem has no padding and rounds up, and all three 3x3
 convolutions of C5 are dilated. Batch normalisation is frozen.
 """
 
@@ -15,18 +15,18 @@ from instancefcn.models.backbone import FrozenNormConv2d
 UNITS = (3, 4, 23, 3)
 """Blocks of the stages C2 to C5."""
 WIDTHS = (64, 128, 256, 512)
-"""Channels inside the blocks of a stage; it gives four times as many."""
+"""Channels inside the blocks of a stage; its output has four times as many."""
 
 
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1, dilation: int = 1) -> FrozenNormConv2d:
-    """A convolution that keeps the size (but for its stride), and its frozen normalisation."""
+    """A convolution that keeps the size, apart from its stride, and its frozen normalisation."""
     padding = dilation * (size // 2)
     layer = nn.Conv2d(inputs, outputs, size, stride, padding, dilation, bias=False)
     return FrozenNormConv2d(layer, nn.BatchNorm2d(outputs))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution beside a shortcut, which is a convolution in the first block of a
+    """A 1x1, a 3x3 and a 1x1 convolution beside a shortcut, which is a convolution in the first block of a
     stage.
     """
 
@@ -65,8 +65,8 @@ class CaffeResNet101(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures [N, 3, H, W] of at least 3 x 3 pixels to C4 and C5 (channels 1024 and 2048, the same
-        cells: 38 x 50 of 600 x 800 pixels).
+        """Images [N, 3, H, W] of at least 3 x 3 pixels to C4 [N, 1024, h, w] and C5 [N, 2048, h, w]; 600 x
+        800 pixels have 38 x 50 cells.
         """
         x = F.max_pool2d(F.relu(self.stem(images)), 3, 2, ceil_mode=True)
         c2, c3, c4, c5 = self.stages

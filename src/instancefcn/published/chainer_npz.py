@@ -1,7 +1,7 @@
-"""Reading Chainer's .npz files: a zip file of numpy arrays, one a parameter.
+"""Reading Chainer's .npz files: zip files with one numpy array for each parameter.
 
-`numpy.load` would do, but it allocates what an array's header claims before it has been compared with what
-the network needs, and a few kilobytes of zip can claim terabytes.
+`numpy.load` would allocate the size that an array's header claims before it is compared with what the network
+needs, and a zip file of a few kilobytes can claim terabytes.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _DAMAGE = (
 
 @contextmanager
 def read_npz(path: Path) -> Iterator[dict[str, Stored]]:
-    """The arrays of an .npz file by name, to be read inside the block.
+    """The arrays of an .npz file by name, readable inside the `with` block.
 
     Raises:
-        CheckpointError: the file is damaged or cut off, is no zip file of arrays, or holds Python objects,
+        CheckpointError: the file is damaged or truncated, not a zip file of arrays, or holds Python objects,
             which would have to be unpickled.
-        OSError: it cannot be opened.
+        OSError: the file cannot be opened.
     """
     with path.open("rb") as file, ExitStack() as stack:
         try:
             archive = stack.enter_context(zipfile.ZipFile(file))
             arrays = _arrays(path, archive)
         except _DAMAGE as error:
-            raise refuse(path, [f"not a readable .npz file ({error}); was it copied whole?"]) from error
+            raise refuse(path, [f"not a readable .npz file ({error}): is the copy complete?"]) from error
         yield arrays
 
 
@@ -55,14 +55,14 @@ def _arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, Stored]:
     members = archive.infolist()
     foreign = [member.filename for member in members if not member.filename.endswith(".npy")]
     if foreign:
-        raise refuse(path, [f"a zip file, but not one of numpy arrays: {foreign[0]!r} is in it"])
+        raise refuse(path, [f"a zip file that also holds other files than numpy arrays: {foreign[0]!r}"])
     if len(members) > MAX_ARRAYS:
         raise refuse(path, [f"{len(members)} arrays, more than any network has"])
     arrays: dict[str, Stored] = {}
     for member in members:
         name = member.filename.removesuffix(".npy")
         if name in arrays:
-            raise refuse(path, [f"damaged: two arrays have the name {name!r}"])
+            raise refuse(path, [f"damaged: two arrays are named {name!r}"])
         with archive.open(member) as content:
             shape, column_major, dtype = _header(content)
         if dtype.hasobject:
@@ -74,8 +74,8 @@ def _arrays(path: Path, archive: zipfile.ZipFile) -> dict[str, Stored]:
 
 def _header(content: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(content)
-    if version != (1, 0):  # whose header has at most 64 kilobytes
-        raise ValueError(f"numpy's format {version}, where {(1, 0)} is usual")
+    if version != (1, 0):  # its header has at most 64 kilobytes
+        raise ValueError(f"numpy's format {version} instead of {(1, 0)}")
     shape, column_major, dtype = np.lib.format.read_array_header_1_0(content)
     return shape, column_major, dtype
 
@@ -93,9 +93,11 @@ def _values(
         with archive.open(member) as content:
             _header(content)
             values = content.read(count)
-            more = content.read(1)  # at the end the sum of the bytes is checked
+            more = content.read(1)  # the checksum is checked when the end is reached
     except _DAMAGE as error:
         raise refuse(path, [f"{member.filename!r} is damaged ({error})"]) from error
     if len(values) != count or more:
-        raise refuse(path, [f"{member.filename!r} is damaged: it has not the {count} bytes of its shape"])
+        raise refuse(
+            path, [f"{member.filename!r} is damaged: it does not have the {count} bytes of its shape"]
+        )
     return np.frombuffer(values, dtype).reshape(shape, order=order)

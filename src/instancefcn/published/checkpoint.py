@@ -1,4 +1,4 @@
-"""Loading a checkpoint of any kind: of the networks in `models`, or of converted weights."""
+"""Loading checkpoints of all kinds: of the networks in `models`, and of converted weights."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from instancefcn.published.network import NAME, PublishedSpec
 
 
 def load_any_checkpoint(source: Path | str) -> Loaded:
-    """As `instancefcn.models.checkpoint.load_checkpoint`, and also checkpoints of converted weights.
+    """Like `instancefcn.models.checkpoint.load_checkpoint`, for checkpoints of converted weights too.
 
     Raises:
-        CheckpointError: there is no such thing, it is damaged, foreign, or from a newer version.
+        CheckpointError: the checkpoint is missing, damaged, of another program or from a newer version.
     """
     if str(source) == NAME and not Path(source).exists():
         raise CheckpointError(
-            f"{source}: neither a file, nor a run folder, nor a bundled model: {source} comes from published"
-            " weights: instancefcn convert-weights IN OUT."
+            f"{source}: not a file, run folder or bundled model: make this model from published weights with"
+            " instancefcn convert-weights IN OUT"
         )
     return load_checkpoint(source, (*KINDS, PublishedSpec))

@@ -1,7 +1,7 @@
-"""Published weights of FCIS-ResNet-101 into checkpoints of this package.
+"""Conversion of published FCIS-ResNet-101 weights into checkpoints of this package.
 
-Two formats are read: .params of the official MXNet code and .npz of ChainerCV. `docs/published-weights.md`
-says where to get them and what the converted model reproduces.
+It reads the .params files of the official MXNet code and the .npz files of ChainerCV.
+`docs/published-weights.md` says where to get them and what the converted model reproduces.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from instancefcn.data.formats.voc import VOC_CLASSES
-from instancefcn.errors import CheckpointError, ConfigError
+from instancefcn.errors import CheckpointError, ConfigError, OutputError
 from instancefcn.models.checkpoint import save_checkpoint
 from instancefcn.models.head import Classes
 from instancefcn.published.chainer_npz import read_npz
@@ -36,19 +36,19 @@ from instancefcn.published.weight_layouts import (
 )
 
 EPSILON = 1e-5
-"""Of every batch normalisation but the first."""
+"""Of all batch normalisations except the first."""
 FORMATS = "a .params file of the official MXNet code or an .npz file of ChainerCV"
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What was converted.
+    """What a conversion found.
 
     Attributes:
         origin: title of the format.
-        variant: title of the data set.
-        classes, anchors: how many; classes without background.
-        unused: names of the file's arrays that the network has no use for.
+        variant: title of the dataset.
+        classes, anchors: their numbers; classes without background.
+        unused: names of arrays in the file that the network does not need.
     """
 
     origin: str
@@ -62,19 +62,20 @@ def convert_weights(source: Path | str, target: Path | str) -> Converted:
     """Write a checkpoint, which `instancefcn.load` takes, from a file of published weights.
 
     Args:
-        source: .params or .npz; told apart by its first bytes.
-        target: the checkpoint; replaced when it exists.
+        source: a .params or .npz file, recognised by its first bytes.
+        target: the checkpoint; an existing file is replaced.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of another network; the message lists what is wrong.
-        ConfigError: `target` is the source, or a folder.
+        CheckpointError: the file is missing, damaged, or of another network; the message lists all problems.
+        ConfigError: `target` is the source.
+        OutputError: `target` is a folder.
     """
     source, target = Path(source), Path(target)
     if target.is_dir():
-        raise ConfigError(f"{target} is a folder: name a file, such as {target / 'fcis.safetensors'}")
+        raise OutputError(f"{target} is a folder: give a file, such as {target / 'fcis.safetensors'}")
     layout, opened = _open(source)
     if target.exists() and target.samefile(source):
-        raise ConfigError(f"{target} is the file to be converted: give the checkpoint another name")
+        raise ConfigError(f"{target} is the file to convert: give the checkpoint another name")
     with opened as stored:
         variant = _recognise(source, layout, stored)
         used = _check(source, layout, variant, stored)
@@ -95,7 +96,7 @@ def convert_weights(source: Path | str, target: Path | str) -> Converted:
 def _open(source: Path) -> tuple[WeightLayout, AbstractContextManager[dict[str, Stored]]]:
     """The format of a file, and its arrays."""
     if not source.is_file():
-        raise CheckpointError(f"{source}: there is no such file")
+        raise CheckpointError(f"{source}: this file does not exist")
     try:
         with source.open("rb") as file:
             head = file.read(16)
@@ -107,20 +108,20 @@ def _open(source: Path) -> tuple[WeightLayout, AbstractContextManager[dict[str, 
         return CHAINERCV_LAYOUT, read_npz(source)
     if head[8:10] == b'{"':
         raise CheckpointError(
-            f"{source}: a safetensors file, which needs no conversion if it is a checkpoint of"
-            f" instancefcn; what can be converted is {FORMATS}"
+            f"{source}: a safetensors file; checkpoints of instancefcn need no conversion, and others are not"
+            f" supported: give {FORMATS}"
         )
-    what = "an empty file" if not head else f"it begins with {head[:8]!r}"
-    raise CheckpointError(f"{source}: {what}, but what can be converted is {FORMATS}")
+    what = "the file is empty" if not head else f"unsupported format, beginning with {head[:8]!r}"
+    raise CheckpointError(f"{source}: {what}: give {FORMATS}")
 
 
 def _recognise(source: Path, layout: WeightLayout, stored: Mapping[str, Stored]) -> Variant:
-    """The data set, from the numbers of classes and anchors."""
+    """The dataset, recognised by the numbers of classes and anchors."""
     telling = [layout.heads[layer] for layer in ("scores", "rpn.logits")]
     missing = [name for names in telling for name in names if name not in stored]
     if missing:
         some = ", ".join(sorted(stored)[:3]) or "none"
-        what = f"it lacks {', '.join(missing)}, and its arrays ({len(stored)}) begin with {some}"
+        what = f"{', '.join(missing)} missing among {len(stored)} arrays (first: {some})"
         raise refuse(source, [f"not an FCIS-ResNet-101: {what}"])
     biases = [stored[bias].shape for _, bias in telling]
     for variant in VARIANTS:
@@ -129,37 +130,37 @@ def _recognise(source: Path, layout: WeightLayout, stored: Mapping[str, Stored])
             return variant
     maps, scores = (shape[0] if len(shape) == 1 else 0 for shape in biases)
     known = "; ".join(f"{v.title}: {len(v.classes)} classes, {v.anchors} anchors" for v in VARIANTS)
-    what = f"its heads are for {maps / 98 - 1:g} classes and {scores / 2:g} anchors; known are {known}"
-    raise refuse(source, [f"not a published network: {what}"])
+    what = f"its heads have {maps / 98 - 1:g} classes and {scores / 2:g} anchors"
+    raise refuse(source, [f"not a published network: {what}; the published ones are {known}"])
 
 
 def _check(source: Path, layout: WeightLayout, variant: Variant, stored: Mapping[str, Stored]) -> set[str]:
-    """Compare names, shapes and types with what the network needs; the names that it needs."""
-    wanted = head_shapes(layout, len(variant.classes), variant.anchors)
+    """Compare names, shapes and types with those that the network needs; returns the names."""
+    needed = head_shapes(layout, len(variant.classes), variant.anchors)
     for _, names, shape in convolutions(layout):
-        wanted[names.weight] = shape
-        wanted |= dict.fromkeys((names.gamma, names.beta, names.mean, names.variance), shape[:1])
+        needed[names.weight] = shape
+        needed |= dict.fromkeys((names.gamma, names.beta, names.mean, names.variance), shape[:1])
     problems = []
-    for name, shape in wanted.items():
+    for name, shape in needed.items():
         if name in stored and stored[name].shape != shape:
             problems.append(f"{name} has the shape {stored[name].shape}, not {shape}")
         elif name in stored and stored[name].dtype.kind != "f":
             problems.append(f"{name} holds {stored[name].dtype}, not floating-point numbers")
-    problems += [f"{name} is missing" for name in wanted if name not in stored]
+    problems += [f"{name} is missing" for name in needed if name not in stored]
     if problems:
         raise refuse(source, problems, f"These are not the weights of FCIS-ResNet-101 for {variant.title}.")
-    return set(wanted)
+    return set(needed)
 
 
 def _weights(source: Path, layout: WeightLayout, stored: Mapping[str, Stored]) -> dict[str, Tensor]:
-    """Our network's tensors. Raises CheckpointError when values are damaged or no numbers."""
+    """The tensors of our network. Raises CheckpointError when values are damaged or not finite."""
     weights: dict[str, Tensor] = {}
     problems: list[str] = []
 
     def read(name: str) -> NDArray[Any]:
         values = stored[name].read()
         if not np.isfinite(values).all():
-            problems.append(f"{name} holds values that are no finite numbers")
+            problems.append(f"{name} holds values that are not finite")
         return values
 
     for ours, names, _ in convolutions(layout):
@@ -178,7 +179,7 @@ def _weights(source: Path, layout: WeightLayout, stored: Mapping[str, Stored]) -
 def _frozen(
     read: Callable[[str], NDArray[Any]], names: Normed, epsilon: float, problems: list[str]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Scale and shift that a batch normalisation with running statistics amounts to, in double precision."""
+    """Scale and shift equal to a batch normalisation with its running statistics, in double precision."""
     gamma, beta, mean, variance = (
         read(name).astype(np.float64) for name in (names.gamma, names.beta, names.mean, names.variance)
     )
@@ -207,10 +208,10 @@ COCO_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68
 
 @dataclass(frozen=True)
 class Variant:
-    """What a network was trained for.
+    """A dataset of the published networks.
 
     Attributes:
-        title: of the data set.
+        title: of the dataset.
         classes: in the published order.
         scales, min_size: see `PublishedSpec`.
     """
@@ -222,11 +223,11 @@ class Variant:
 
     @property
     def anchors(self) -> int:
-        """Of a cell: three shapes at each scale."""
+        """Their number in a cell: three shapes at each scale."""
         return 3 * len(self.scales)
 
     def spec(self, published: Published) -> PublishedSpec:
-        """The network of this data set."""
+        """The specification of the network for this dataset."""
         return PublishedSpec(published, self.scales, self.min_size)
 
 

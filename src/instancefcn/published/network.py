@@ -1,20 +1,20 @@
-"""The published FCIS-ResNet-101, whose weights others trained: as in the official MXNet code, or as in
-ChainerCV.
+"""The published FCIS-ResNet-101 with its authors' weights, as in the official MXNet code or as in ChainerCV.
 
-The two differ from each other and from `FCIS` in small things that change results; `Published` names them
-all; `resizing.py` has the resizing and `caffe_resnet.py` the backbone, and nothing else knows of them.
+The two differ from each other and from `FCIS` in details that change results. `Published` lists them all;
+`resizing.py` has the resizing and `caffe_resnet.py` the backbone.
 
-Boxes are half-open here as everywhere. The official code counts a box's last pixel by adding one to its sides
-(`inclusive`); with x2 + 1 for x2 its coding of boxes, overlaps and least sides are ours, and what is left is
-where boxes are clipped and scaled.
+Boxes are half-open here as everywhere. The official code includes a box's last pixel and adds one to its
+sides (`inclusive`). With x2 + 1 for x2, its coding of boxes, overlaps and minimum sides equal ours; only
+clipping and scaling differ.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar, Literal
 
+import pydantic.dataclasses
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,9 +23,10 @@ from instancefcn.errors import ConfigError
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.instances import Instances
 from instancefcn.models.backbone import STRIDE
-from instancefcn.models.fcis import DELTA_STD, LEAST_SCORE
+from instancefcn.models.fcis import DELTA_STD, MIN_SCORE
 from instancefcn.models.head import Classes
 from instancefcn.models.rpn import AnchorSpec, RegionProposalNetwork, RPNSpec, rank, thin
+from instancefcn.models.spec_fields import STRICT, Factors, InputSide, Length
 from instancefcn.profiling import stage
 from instancefcn.published.caffe_resnet import CaffeResNet101
 from instancefcn.published.pooling import psroi_average_pool
@@ -35,31 +36,31 @@ from instancefcn.published.voting import vote_published
 NAME = "fcis_resnet101_published"
 K, MASK_SIZE = 7, 21
 MEAN = (123.15, 115.90, 103.06)
-"""Of red, green and blue, 0 to 255; there is no standard deviation."""
+"""Of red, green and blue, 0 to 255; inputs are not divided by a standard deviation."""
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Published:
-    """What the two implementations do differently at test time.
+    """The differences between the two implementations at test time.
 
     Attributes:
-        origin: whose implementation.
+        origin: the implementation.
         stem_epsilon: of the first batch normalisation (1e-5 in all others).
-        rounded_size: the network's input has rounded sides, not truncated ones, and whole colour levels.
+        rounded_size: sides of the network's input are rounded, not truncated, and colours are whole levels.
         rounded_anchors: the sides of the three shapes of anchors are rounded to whole pixels.
-        all_cells: the last row and column of cells propose too where the input's sides are no multiples
-            of 16.
+        all_cells: the last row and column of cells also have anchors where the input's sides are not
+            multiples of 16.
         foreground_logit: proposals are ranked by their foreground logit alone, not by the probability.
-        min_size_in_image: the least side of a proposal is in the picture's pixels, not in the input's.
-        rounded_rois: windows have whole pixels as corners when they are pooled.
-        background_masks: a window that background explains best votes with background's mask, not with that
-            of its best class.
-        inclusive: a box ends with its last pixel, so it keeps a pixel when it is clipped, the last pixel is
-            what is scaled, and results of a single row or column are dropped.
+        min_size_in_image: the minimum side of a proposal is in pixels of the image, not of the input.
+        rounded_rois: corners of windows are rounded to whole pixels before pooling.
+        background_masks: a window whose best class is background votes with the mask of background, not with
+            that of its best foreground class.
+        inclusive: a box includes its last pixel: clipped, it keeps at least one; scaling moves the last
+            pixel; results of a single row or column are dropped.
     """
 
     origin: Literal["chainercv", "mxnet"]
-    stem_epsilon: float
+    stem_epsilon: Length
     rounded_size: bool
     rounded_anchors: bool
     all_cells: bool
@@ -96,43 +97,47 @@ MXNET = Published(
 )
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class PublishedSpec:
-    """A published network, whole. See `instancefcn.models.checkpoint.StoredSpec`.
+    """All settings of a published network. See `instancefcn.models.checkpoint.StoredSpec`.
 
     Attributes:
-        published: whose.
-        scales: of the anchors, in units of 16 pixels: 8, 16, 32 (VOC), and 4 (COCO).
-        min_size: least side of a proposal, and of a window that may vote (the latter in the input's pixels).
+        published: the implementation.
+        scales: of the anchors, in units of 16 pixels: 8, 16, 32 (VOC), and also 4 (COCO).
+        min_size: minimum side of a proposal, and of a window that votes (the latter in pixels of the input).
+        name: of the model.
         short_side, long_side: pixels of the network's input.
+
+    Raises:
+        ValidationError: a value is out of range.
     """
 
     kind: ClassVar[str] = "published"
 
     published: Published
-    scales: tuple[float, ...]
-    min_size: float
+    scales: Factors
+    min_size: Length
     name: str = NAME
-    short_side: int = 600
-    long_side: int = 1000
+    short_side: InputSide = 600
+    long_side: InputSide = 1000
 
     def preprocessing(self) -> PublishedPreprocessing:
-        """How the network wants pictures scaled."""
+        """How images are scaled for the network."""
         rule = "rounded" if self.published.rounded_size else "truncated"
         return PublishedPreprocessing(self.short_side, self.long_side, rule)
 
     def network(self, classes: Classes) -> PublishedFCIS:
-        """A new network, with random weights."""
+        """A new network with random weights."""
         return PublishedFCIS(self, classes)
 
 
 class RoundedAnchors(AnchorSpec):
-    """The official anchors: three shapes of about 16 x 16 pixels with whole sides (23 x 12, 16 x 16, 11 x
-    22), times the scales.
+    """The official anchors: three shapes of about 16 x 16 pixels with sides of whole pixels (23 x 12, 16 x
+    16, 11 x 22), times the scales.
     """
 
     def base(self) -> Tensor:
-        """float32 [A, 4] around the origin, pixels, in the order of `AnchorSpec.base`."""
+        """float32 [A, 4] centred on the origin, in pixels, in the order of `AnchorSpec.base`."""
         halves = []
         for ratio in self.ratios:
             width = round(math.sqrt(self.stride**2 / ratio))
@@ -142,13 +147,13 @@ class RoundedAnchors(AnchorSpec):
 
 
 class PublishedFCIS(nn.Module):
-    """Inference with published weights; `forward` tells the whole story.
+    """Inference with published weights; `forward` is the whole story.
 
-    The network has no logit for background in the proposals and no box maps for background, which nothing
-    reads: conversion leaves them out.
+    The network has no background logit for proposals and no box maps of background: nothing reads them, and
+    conversion leaves them out.
 
-    It computes in double precision. The pooling rounds corners to whole cells, and ranks fall apart by the
-    last digit: in single precision the number of threads alone can change which of two windows stays.
+    It computes in double precision. The pooling rounds corners to whole cells, and ranks depend on the last
+    digit: in single precision, even the number of threads can change which of two windows is kept.
     """
 
     mean: Tensor
@@ -177,20 +182,20 @@ class PublishedFCIS(nn.Module):
         min_score: float = 0.0,
         max_instances: int = 100,
     ) -> list[Instances]:
-        """Instances of pictures, which are looked at one by one.
+        """The instances in images, which run one by one.
 
         Args:
-            images: N tensors [3, H, W], RGB, 0 to 1, at the size that `resize` gives them.
-            image_sizes: (height, width) of the original pictures, in which instances are wanted; the images'
-                own when None.
-            min_score: instances below this score are not worth a vote, nor below LEAST_SCORE.
-            max_instances: the most instances of one picture; those that tie with the last one stay.
+            images: N tensors [3, H, W], RGB, 0 to 1, at the size that `PublishedPreprocessing` gives them.
+            image_sizes: (height, width) of the original images, in whose pixels instances are returned; by
+                default the sizes of `images`.
+            min_score: instances with a lower score are left out, and always those below MIN_SCORE.
+            max_instances: at most so many for each image, and those that tie with the last one.
 
         Raises:
-            ConfigError: in training mode, of which the network knows nothing.
+            ConfigError: in training mode, which is not supported.
         """
         if self.training:
-            raise ConfigError(f"{NAME} runs converted weights and cannot be trained: train fcis_resnet101")
+            raise ConfigError(f"{NAME} has converted weights and cannot be trained: train fcis_resnet101")
         results = []
         for i, image in enumerate(images):
             size = (image.shape[1], image.shape[2])
@@ -211,24 +216,24 @@ class PublishedFCIS(nn.Module):
         return results
 
     def scale(self, size: tuple[int, int], image_size: tuple[int, int]) -> float:
-        """Pixels of the input per pixel of the picture, one figure for both directions as both codes have it:
-        of the widths (ChainerCV), or before the sides were rounded (official).
+        """Pixels of the input per pixel of the image. Both codes use one number for both directions: the
+        ratio of the widths (ChainerCV), or the scale before the sides are rounded (official).
         """
         if not self.published.rounded_size or size == image_size:
             return size[1] / image_size[1]
         return published_scale(*image_size, self.spec.short_side, self.spec.long_side, rounded=True)
 
     def normalised(self, image: Tensor) -> Tensor:
-        """[1, 3, H, W] that the backbone takes, from a picture 0 to 1. Strips of less than 3 pixels, which
-        the pooling cannot take, get mean colour beside them.
+        """The backbone's input [1, 3, H, W] from an image [3, H, W], 0 to 1. Sides of less than 3 pixels,
+        which the pooling cannot take, are padded with the mean colour.
         """
         x = (image.to(self.mean) * 255 - self.mean)[None]
         x = F.pad(x, (0, max(0, 3 - x.shape[3]), 0, max(0, 3 - x.shape[2])))
         return x.contiguous(memory_format=torch.channels_last)
 
     def maps(self, c5: Tensor) -> tuple[Tensor, Tensor]:
-        """Score maps [1, k, k, 2 (C + 1), H, W] (all outside maps, then all inside) and box maps [1, k, k, 4,
-        H, W].
+        """Score maps [1, k, k, 2 (C + 1), H, W] (all outside maps, then all inside maps) and box maps [1, k,
+        k, 4, H, W].
         """
         reduced = F.relu(self.reduce(c5))
         return self.scores(reduced).unflatten(1, (K, K, -1)), self.deltas(reduced).unflatten(1, (K, K, 4))
@@ -236,13 +241,13 @@ class PublishedFCIS(nn.Module):
     def proposals(
         self, logits: Tensor, deltas: Tensor, cells: tuple[int, int], size: tuple[int, int], scale: float
     ) -> Tensor:
-        """Proposals [<= 300, 4] of one picture, best first, in pixels of the input.
+        """Proposals [<= 300, 4] of one image, best first, in pixels of the input.
 
         Args:
             logits, deltas: [T] and [T, 4] (dx, dy, dw, dh), row by row, anchor by anchor.
             cells: (rows, columns) of the map.
             size: (height, width) of the input.
-            scale: pixels of the input per pixel of the picture.
+            scale: pixels of the input per pixel of the image.
         """
         grid = self.anchors.grid(*cells, self.anchors.base().to(logits.device))
         if not self.published.all_cells:
@@ -250,15 +255,15 @@ class PublishedFCIS(nn.Module):
             whole[: size[0] // STRIDE, : size[1] // STRIDE] = True
             logits = logits.masked_fill(~whole.flatten(), -torch.inf)
         candidates = self.clipped(box_ops.decode(grid, deltas, math.inf), size)
-        least = self.spec.min_size * (scale if self.published.min_size_in_image else 1.0)
-        spec = replace(self.rpn.spec, min_size=least)
+        min_size = self.spec.min_size * (scale if self.published.min_size_in_image else 1.0)
+        spec = replace(self.rpn.spec, min_size=min_size)
         boxes = thin(rank(logits, candidates, size, spec)[None], spec)[0]
         return boxes[box_ops.have_area(boxes)]
 
     def windows(
         self, maps: tuple[Tensor, Tensor], proposals: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The proposals and their refined boxes together, W windows that are large enough to vote.
+        """The W windows that vote: the proposals and their refined boxes, without those that are too small.
 
         Returns:
             boxes [W, 4] in pixels of the input, class probabilities [W, C + 1], masks [W, 21, 21] (0 to 1).
@@ -287,7 +292,7 @@ class PublishedFCIS(nn.Module):
         return logits, (inside - outside).sigmoid(), deltas
 
     def clipped(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-        """`boxes` [R, 4] inside a picture of `size`, as the origin clips them."""
+        """`boxes` [R, 4] clipped to an image of `size` (height, width), as the implementation does it."""
         boxes = box_ops.clip(boxes, size)
         if not self.published.inclusive:
             return boxes
@@ -295,7 +300,7 @@ class PublishedFCIS(nn.Module):
         return torch.cat((boxes[:, :2].minimum(last), boxes[:, 2:].clamp(min=1)), 1)
 
     def to_image(self, boxes: Tensor, scale: float, image_size: tuple[int, int]) -> Tensor:
-        """`boxes` [R, 4] of the input in pixels of the picture, inside it."""
+        """`boxes` [R, 4] from pixels of the input to pixels of the image, clipped to it."""
         end = 1 if self.published.inclusive else 0
         scaled = torch.cat((boxes[:, :2] / scale, (boxes[:, 2:] - end) / scale + end), 1)
         return self.clipped(scaled, image_size)
@@ -309,13 +314,13 @@ class PublishedFCIS(nn.Module):
         min_score: float,
         max_instances: int,
     ) -> Instances:
-        """Instances of one picture from windows in its pixels (see `windows`)."""
+        """The instances of one image, from the results of `windows` with boxes in pixels of the image."""
         voted = vote_published(
             lambda rows, classes: masks[rows],
             boxes,
             probabilities,
             image_size,
-            min_score=max(min_score, LEAST_SCORE),
+            min_score=max(min_score, MIN_SCORE),
             max_instances=max_instances,
         )
         kept = box_ops.sides_at_least(voted.boxes, 2 if self.published.inclusive else 1).nonzero()[:, 0]

@@ -1,7 +1,7 @@
-"""The published networks' quantised pooling, which the papers' operators replace in `instancefcn.ops`.
+"""The quantised pooling of the published networks, instead of the exact operators of `instancefcn.ops`.
 
-On a CPU it is a Numba kernel (`pooling_kernel.py`), elsewhere and without Numba plain PyTorch; the answers
-are equal but for rounding.
+On a CPU it is a Numba kernel (`pooling_kernel.py`), on other devices and without Numba plain PyTorch. The
+results are equal apart from rounding.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from instancefcn.ops.forms import is_portable
 
 @torch.no_grad()
 def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int = 21) -> Tensor:
-    """Pooling into size x size bins, each the mean of every cell that it touches. Has no gradient.
+    """Pooling into size x size bins, each the mean of the cells that it touches. Without gradients.
 
-    A window is at least 0.1 cell wide and high (grown to the right and downwards); bin edges are real-valued,
-    floor of the start and ceil of the end, clipped to the map; an empty bin is 0. Bin a reads part floor(a *
-    k / size). Edges are computed in float64.
+    A window is at least 0.1 cells wide and high (extended to the right and downwards). A bin reaches from the
+    floor of its start to the ceil of its end, clipped to the map; an empty bin is 0. Bin a reads part floor(a
+    * k / size). Edges are computed in float64.
 
     Args:
         maps: float32 or float64 [N, k, k, D, H, W].
@@ -64,7 +64,7 @@ def pooled_portably(maps: Tensor, windows: Tensor, size: int) -> Tensor:
 
 
 def _bin_weights(start: Tensor, end: Tensor, size: int, cells: int) -> Tensor:
-    """[R, size, cells]: 1 / n for the n cells that each bin touches, 0 elsewhere."""
+    """[R, size, cells]: 1 / n for each of the n cells that a bin touches, 0 elsewhere."""
     step = ((end - start).clamp(min=0.1) / size)[:, None]
     index = torch.arange(size, device=start.device, dtype=start.dtype)
     low = (index * step + start[:, None]).floor().clamp(0, cells)[:, :, None]

@@ -1,4 +1,4 @@
-"""The quantised pooling as a Numba kernel on plain numpy arrays."""
+"""The quantised pooling as a Numba kernel on numpy arrays."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def pooled(maps: Tensor, windows: Tensor, size: int) -> Tensor:
 
 @compiled(parallel=False)
 def _bin(start: float, end: float, index: int, size: int, cells: int) -> tuple[int, int]:
-    """Cells that bin `index` touches, first and one past the last, held on the map before they are rounded:
-    far ones overflow an integer.
+    """The cells that bin `index` touches: the first, and one past the last. Clipped to the map before they
+    are rounded, as distant ones would overflow an integer.
     """
     step = max(end - start, 0.1) / size
     low, high = index * step + start, (index + 1) * step + start

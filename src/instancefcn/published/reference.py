@@ -1,5 +1,5 @@
-"""The published pooling and mask voting as obvious loops in float64: the specification that the other forms
-are tested against. Slow on purpose.
+"""The published pooling and mask voting as plain loops in float64: the specification against which the other
+forms are tested. Slow on purpose.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from instancefcn.ops.voting.reference import (
 
 
 def psroi_average_pool(maps: Tensor, rois: Tensor, stride: float, size: int = 21) -> Tensor:
-    """[N, k, k, D, H, W], [R, 5] -> [R, D, size, size]: plain mean of every cell that a bin touches."""
+    """Maps [N, k, k, D, H, W] and RoIs [R, 5] to [R, D, size, size]: means of the cells that bins touch."""
     k, depth, height, width = maps.shape[1], *maps.shape[3:]
     out = torch.zeros((len(rois), depth, size, size), dtype=torch.float64)
     for r, (n, *corners) in enumerate(rois.double().tolist()):
@@ -55,8 +55,8 @@ def vote_published(
     min_score: float = 1e-3,
     threshold: float = 0.4,
 ) -> list[VotedInstance]:
-    """See `instancefcn.published.voting`; `read_mask(row, class)` returns one m x m grid, the `average` of an
-    instance is resized to [m, m].
+    """See `instancefcn.published.voting`. `read_mask(row, class)` returns a grid of m x m; an instance's
+    `average` is resized to m x m.
     """
     chosen = survivors(boxes, probabilities, nms_iou, min_score)
     if len(chosen) > max_instances:
@@ -74,8 +74,8 @@ def vote_published(
 def survivors(
     boxes: Sequence[Box], probabilities: Sequence[Sequence[float]], nms_iou: float, min_score: float
 ) -> list[tuple[float, int, int]]:
-    """(score, class, row) after greedy suppression per class, best first; equals by class, then in the order
-    of `numpy.argsort`, reversed.
+    """(score, class, row) after greedy suppression of each class, best first; equal scores by class, then in
+    the order of `numpy.argsort`, reversed.
     """
     solid = [row for row in range(len(boxes)) if has_area(boxes[row])]
     kept: list[tuple[float, int, int]] = []
@@ -90,8 +90,8 @@ def survivors(
 def _resized_vote(
     masks: list[Grid], boxes: list[Box], weights: list[float], size: tuple[int, int], threshold: float
 ) -> tuple[tuple[float, float, float, float], tuple[int, int, int, int], Grid, Grid] | None:
-    """Box, rectangle, average and mask: votes of 0 or 1 over rounded boxes, their average cut out and resized
-    to m x m and back (official code); None when no pixel is left.
+    """Box, rectangle, average and mask: votes of 0 or 1 over rounded boxes, their average cropped and resized
+    to m x m and back (official code); None when no pixel reaches the threshold.
     """
     rounded = [[float(round(side)) for side in box] for box in boxes]
     whole = vote_average(masks, rounded, weights, (0, 0, size[1], size[0]), binarize=threshold)
@@ -106,6 +106,6 @@ def _resized_vote(
 
 
 def _resize(grid: Grid, height: int, width: int) -> Grid:
-    """Each new pixel reads the old ones bilinearly at its centre; clamped at the edges, no smoothing."""
+    """Bilinear resizing with half-pixel centres, clamped at the edges, without smoothing."""
     box = (0.0, 0.0, float(width), float(height))
     return np.array([[read(grid, box, x + 0.5, y + 0.5) for x in range(width)] for y in range(height)])

@@ -1,4 +1,4 @@
-"""Arrays of a file that have not been read yet."""
+"""Arrays of a file, described before their values are read."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from instancefcn.errors import CheckpointError
 
 MAX_ARRAYS = 10_000
-"""More than any such network has."""
+"""More than any published network has."""
 SHOWN = 8
-"""Problems that a message lists."""
+"""Maximum number of problems that a message lists."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One array: what the file says of it, and how to get it.
+    """One array: what the file claims, and how to read it.
 
     Attributes:
-        shape, dtype: as the file's own description has them; nothing has been allocated for them yet.
-        read: reads and checks the values; raises CheckpointError when the file is damaged there.
+        shape, dtype: as the file describes them; no memory is allocated for them yet.
+        read: reads and checks the values; raises CheckpointError when they are damaged.
     """
 
     shape: tuple[int, ...]
@@ -32,10 +32,10 @@ class Stored:
     read: Callable[[], NDArray[Any]]
 
 
-def refuse(path: Path, problems: Sequence[str], mend: str = "") -> CheckpointError:
-    """The error that lists what is wrong with a file."""
+def refuse(path: Path, problems: Sequence[str], note: str = "") -> CheckpointError:
+    """The error that lists the problems of a file, followed by `note`."""
     shown = list(problems[:SHOWN])
     if len(problems) > SHOWN:
         shown.append(f"and {len(problems) - SHOWN} more")
     text = problems[0] if len(problems) == 1 else "\n  - ".join((f"{len(problems)} problems:", *shown))
-    return CheckpointError(f"{path}: {text}" + (f"\n{mend}" if mend else ""))
+    return CheckpointError(f"{path}: {text}" + (f"\n{note}" if note else ""))

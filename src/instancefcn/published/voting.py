@@ -1,10 +1,10 @@
 """Mask voting as in the official code and ChainerCV; `instancefcn.ops.vote_masks` votes as in the paper.
 
-Each voter brings the mask of its own best foreground class, read over its box rounded to whole pixels and
-thresholded before the average. The pixels whose average reaches the threshold give the instance's box; the
-average inside it, resized to m x m, is its probability; that, resized back, is its mask where above the
-threshold. Survivors that tie with the last one stay as well, and of equal scores of a class that comes first
-which numpy's sort puts first.
+Each voter contributes the mask of its own best foreground class, read over its box rounded to whole pixels
+and thresholded before the average. The instance's box encloses the pixels whose average reaches the
+threshold. The average inside it, resized to m x m, is its probability; resized back and thresholded, its
+mask. Instances that tie with the last one are kept too. Equal scores of a class are ranked as numpy sorts
+them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from instancefcn.profiling import stage
 
 @dataclass(frozen=True, eq=False)
 class PublishedVotes(VotedMasks):
-    """Instances whose boxes are those around their masks.
+    """Instances, whose boxes enclose their averaged votes.
 
     Attributes:
         probabilities: float32 [S, m, m]: the averaged votes inside `boxes`.
@@ -50,13 +50,13 @@ def vote_published(
     min_score: float = 1e-3,
     threshold: float = 0.4,
 ) -> PublishedVotes:
-    """Choose the instances of a picture and let the RoIs around each vote its mask.
+    """Choose the instances of an image, and make their masks from the votes of the RoIs around them.
 
     Args:
-        read_masks: as for `vote_masks`; called once with every RoI that votes, more often beyond `MAX_VOTES`
+        read_masks: as for `vote_masks`; called once with all RoIs that vote, more often beyond `MAX_VOTES`
             votes.
         boxes, probabilities, image_size, nms_iou, vote_iou, max_instances, min_score, threshold: see
-            `vote_masks`. More than `max_instances` come back when others tie with the last one.
+            `vote_masks`. The result has more than `max_instances` when others tie with the last one.
 
     Raises:
         ValueError: shapes do not fit together, or a setting is out of range.
@@ -88,7 +88,7 @@ def vote_published(
 def _survivors(
     boxes: Tensor, probabilities: Tensor, nms_iou: float, min_score: float, limit: int
 ) -> Survivors:
-    """Of boxes [R, 4] and probabilities [R, C]: the `limit` best and what ties with the last of them."""
+    """The `limit` best of boxes [R, 4] with probabilities [R, C], and those that tie with the last one."""
     foreground = probabilities[:, 1:].t()
     usable = box_ops.have_area(boxes).nonzero()[:, 0]
     ranked = usable[numpy_ranks(foreground[:, usable])]
@@ -99,11 +99,11 @@ def _survivors(
 
 
 def numpy_ranks(scores: Tensor) -> Tensor:
-    """int64 [C, R]: each class's rows, best first, as the published codes rank `scores` [C, R]: by
+    """int64 [C, R]: the rows of each class, best first, as the published codes rank `scores` [C, R]: by
     `numpy.argsort`, reversed.
 
-    A window and its refined box often have exactly equal scores, as they touch the same cells, and which
-    stays is up to the sort. numpy's own for floats has changed since; for its longest float it has not.
+    A window and its refined box often have equal scores, as they touch the same cells; which is kept depends
+    on the sort. Newer numpy sorts float32 and float64 differently, but its longest float as before.
     """
     array = scores.cpu().numpy().astype(np.longdouble)
     return torch.from_numpy(np.argsort(array, axis=1)[:, ::-1].copy()).to(scores.device)
@@ -117,13 +117,13 @@ def _voted(
     size: Size,
     threshold: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pixels, rectangles, boxes and averages of the survivors of a run."""
+    """Pixels, rectangles, boxes and averages of the instances of a ballot."""
     roi, index = ballot.rows.unique(return_inverse=True)
     masks = read(read_masks, roi, probabilities[roi, 1:].argmax(1) + 1)
     m, rounded = masks.shape[-1], boxes[roi].round()
     pixels, rects, averages, tight = [], [], [], []
     for begin, end in pairwise(ballot.starts.tolist()):
-        # Singly: an average may be a large picture.
+        # One at a time: an average can be as large as the image.
         voters, weights = index[begin:end], ballot.weights[begin:end]
         seen = box_ops.clip(rounded[voters], size)
         rect = torch.cat((seen[:, :2].amin(0), seen[:, 2:].amax(0))).long()[None]
@@ -135,15 +135,15 @@ def _voted(
         rects.append((*tight[-1][:2], tight[-1][0] + crop.shape[1], tight[-1][1] + crop.shape[0]))
         averages.append(average)
         pixels.append(crop.flatten())
-    places = torch.tensor(rects, dtype=torch.int64, device=boxes.device)
+    rectangles = torch.tensor(rects, dtype=torch.int64, device=boxes.device)
     outlines = torch.tensor(tight, dtype=boxes.dtype, device=boxes.device)
-    return torch.cat(pixels).to(torch.uint8), places, outlines, torch.stack(averages)
+    return torch.cat(pixels).to(torch.uint8), rectangles, outlines, torch.stack(averages)
 
 
 def _tightened(average: Tensor, m: int, threshold: float) -> tuple[tuple[int, int, int, int], Tensor, Tensor]:
-    """The box around what reaches the threshold; the average in it at m x m; the mask made of that.
+    """The box around the pixels that reach the threshold; the average inside it at m x m; the mask from it.
 
-    `interpolate` reads as OpenCV does: half-pixel centres, clamped at the edges, no smoothing.
+    `interpolate` reads like OpenCV: half-pixel centres, clamped at the edges, no smoothing.
     """
     reached = average >= threshold
     rows, columns = reached.any(1).nonzero()[:, 0], reached.any(0).nonzero()[:, 0]

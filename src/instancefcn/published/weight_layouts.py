@@ -1,10 +1,10 @@
-"""Where the two published formats have each tensor of the network, and how it is arranged there.
+"""Names and arrangement of the network's tensors in the two published formats.
 
-Both have the same layers under other names. In the heads the order of the channels differs as well:
+Both have the same layers under different names. In the heads, the order of the channels differs too:
 
-* proposals' scores: MXNet all anchors' background, then all foreground; Chainer a pair for each anchor;
-* box deltas: MXNet dx, dy, dw, dh, Chainer dy, dx, dh, dw;
-* score maps: class, outside/inside, row part, column part; ours part, outside/inside, class.
+* proposals' scores: MXNet has background of all anchors, then foreground; Chainer a pair for each anchor;
+* box deltas: MXNet has dx, dy, dw, dh; Chainer dy, dx, dh, dw;
+* score maps: both have class, outside/inside, row part, column part; ours are part, outside/inside, class.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Normed:
-    """Names in the file of a convolution without bias and its batch normalisation."""
+    """A file's names for a convolution without bias and its batch normalisation."""
 
     weight: str
     gamma: str
@@ -36,16 +36,17 @@ class Normed:
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """A format's names and arrangement.
+    """Names and arrangement of a format.
 
     Attributes:
-        published: whose network it is.
+        published: the implementation that it belongs to.
         title: of the format.
         stem: names of the first convolution.
-        block: names of a convolution from its stage (2 to 5), block (from 0) and name in ours ("conv1",
-            "conv2", "conv3" or "shortcut").
-        heads: our name of a layer to (its weight, its bias) in the file.
-        arrange: our name of a layer to what puts its weight's or bias's channels in our order.
+        block: from the stage (2 to 5), the block (from 0) and our name ("conv1", "conv2", "conv3" or
+            "shortcut") of a convolution to its names in the file.
+        heads: from our name of a layer to the file's names of its weight and bias.
+        arrange: from our name of a layer to the function that puts the channels of its weight or bias into
+            our order.
     """
 
     published: Published
@@ -57,7 +58,7 @@ class WeightLayout:
 
 
 def convolutions(layout: WeightLayout) -> Iterator[tuple[str, Normed, Shape]]:
-    """(our name, theirs, shape of the weight) of every convolution of the backbone."""
+    """(our name, the file's names, shape of the weight) of each convolution of the backbone."""
     yield "backbone.stem", layout.stem, (64, 3, 7, 7)
     inputs = 64
     for index, (width, units) in enumerate(zip(WIDTHS, UNITS, strict=True)):
@@ -76,7 +77,7 @@ def convolutions(layout: WeightLayout) -> Iterator[tuple[str, Normed, Shape]]:
 
 
 def head_shapes(layout: WeightLayout, classes: int, anchors: int) -> dict[str, Shape]:
-    """Names in the file and shapes of the heads' weights and biases; `classes` without background."""
+    """Shapes of the heads' weights and biases by their names in the file; `classes` without background."""
     weights = {
         "rpn.hidden": (512, 1024, 3, 3),
         "rpn.logits": (2 * anchors, 512, 1, 1),
@@ -105,12 +106,12 @@ def _swapped(x: Array) -> Array:
 
 
 def _foreground(x: Array) -> Array:
-    """The foreground logits of (background, foreground) pairs: all that ChainerCV's ranking looks at."""
+    """The foreground logits of (background, foreground) pairs, by which ChainerCV ranks."""
     return x.reshape(-1, 2, *x.shape[1:])[:, 1]
 
 
 def _difference(x: Array) -> Array:
-    """Foreground less background: the logit of the foreground's probability."""
+    """Foreground minus background: the logit of the foreground's probability."""
     background, foreground = np.split(x.astype(np.float64), 2)
     return foreground - background
 
@@ -147,19 +148,19 @@ def _mxnet(conv: str, norm: str) -> Normed:
 
 
 def _mxnet_block(stage: int, block: int, name: str) -> Normed:
-    """Blocks are a, b, c in stages of three, else a, b1, b2, ..."""
+    """Blocks are a, b, c in stages of three, otherwise a, b1, b2, ..."""
     letter = "abc"[block] if block == 0 or UNITS[stage - 2] == 3 else f"b{block}"
-    place = f"{stage}{letter}_{_BRANCHES[name]}"
-    return _mxnet(f"res{place}", f"bn{place}")
+    layer = f"{stage}{letter}_{_BRANCHES[name]}"
+    return _mxnet(f"res{layer}", f"bn{layer}")
 
 
-def _chainer(place: str) -> Normed:
+def _chainer(layer: str) -> Normed:
     return Normed(
-        f"{place}/conv/W",
-        f"{place}/bn/gamma",
-        f"{place}/bn/beta",
-        f"{place}/bn/avg_mean",
-        f"{place}/bn/avg_var",
+        f"{layer}/conv/W",
+        f"{layer}/bn/gamma",
+        f"{layer}/bn/beta",
+        f"{layer}/bn/avg_mean",
+        f"{layer}/bn/avg_var",
     )
 
 

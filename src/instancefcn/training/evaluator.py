@@ -19,7 +19,7 @@ from instancefcn.data.transforms import Resize
 from instancefcn.evaluation.predictions import Predictions, encode_instances
 from instancefcn.evaluation.review import write_comparison
 from instancefcn.evaluation.run import evaluate_predictions
-from instancefcn.geometry.resizing import of_one_shape
+from instancefcn.geometry.resizing import group_by_shape
 from instancefcn.images.decoding import read_image
 from instancefcn.instances import Instances
 from instancefcn.processes import gathered
@@ -188,7 +188,7 @@ def predict(
             waiting += [(picture, readers.submit(read, picture)) for picture in islice(rest, batch_size)]
             images = [image.result().to(device) for _, image in batch]
             found: dict[int, Instances] = {}
-            for places in of_one_shape(images):
+            for places in group_by_shape(images):
                 sizes = [(batch[i][0].height, batch[i][0].width) for i in places]
                 results = network([images[i] for i in places], image_sizes=sizes)
                 found |= {i: result.to("cpu") for i, result in zip(places, results, strict=True)}

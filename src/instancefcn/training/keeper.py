@@ -22,7 +22,7 @@ import torch.distributed as dist
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from instancefcn.errors import CheckpointError, DataError, ImageError, TrainingError
-from instancefcn.files import NO_PLACE, atomic_write
+from instancefcn.files import WRITE_ERRORS, atomic_write
 from instancefcn.safe_text import plain
 from instancefcn.training.module import has_stepped
 from instancefcn.training.stream import RunLoader
@@ -252,7 +252,7 @@ def state_kept(folder: Path, data: str) -> Iterator[None]:
     except (ImageError, DataError) as error:
         raise DataError(f"{error}\nThe data changed under the run. {_what_is_kept(folder, data)}") from error
     except OSError as error:
-        if error.errno not in NO_PLACE:
+        if error.errno not in WRITE_ERRORS:
             raise
         raise TrainingError(
             f"{error.filename or folder}: cannot be written ({error.strerror}). {_what_is_kept(folder, data)}"

@@ -19,7 +19,7 @@ from instancefcn.data.formats.layouts import describe_layout
 from instancefcn.data.loader import AspectBatches, TrainSet
 from instancefcn.data.transforms import Resize
 from instancefcn.errors import ConfigError
-from instancefcn.files import check_place, remove_leftovers, writable, write_json
+from instancefcn.files import check_output_folder, remove_leftovers, writable, write_json
 from instancefcn.models import zoo
 from instancefcn.models.checkpoint import save_checkpoint, spec_to_json
 from instancefcn.models.fcis import FCIS
@@ -91,7 +91,7 @@ def train(
     with _quiet():
         given = with_started(given | ({"model": model} if model else {}))
         config = make_config(folder, resume, given)
-        check_place(folder)
+        check_output_folder(folder)
         trainer = make_trainer(config, folder)
         with processes_of(trainer):
             train_split, val_split = agreed(lambda: _read(config, folder, resume))

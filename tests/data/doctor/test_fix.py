@@ -1,4 +1,4 @@
-"""The mended copy: what can be mended is, all of it is listed, and nothing is lost in silence."""
+"""The repaired copy: what can be repaired is, every repair is listed, and nothing is lost in silence."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from PIL import Image
 
 from instancefcn.data.dataset import rasterize
 from instancefcn.data.doctor.examine import Report, examine
-from instancefcn.data.doctor.fix import mend
+from instancefcn.data.doctor.fix import write_repaired_copy
 from instancefcn.data.doctor.repairs import clip_polygon
 from instancefcn.data.formats.layouts import open_datasets, splits_of
-from instancefcn.errors import ConfigError
+from instancefcn.errors import OutputError
 from instancefcn.images.decoding import read_image
 from sick import HEIGHT, SICK, WIDTH, Sick, clean, first
 
 
 def fixed(sick: Sick) -> tuple[list[dict[str, Any]], Report, Path]:
     copy = sick.folder.parent / "copy"
-    return (*mend(examine(sick.write()), copy), copy)
+    return (*write_repaired_copy(examine(sick.write()), copy), copy)
 
 
-@pytest.mark.parametrize(("check", "severity", "change", "mended"), SICK)
+@pytest.mark.parametrize(("check", "severity", "change", "repairable"), SICK)
 def test_repairable_findings_go_away_and_others_stay(
-    tmp_path: Path, check: str, severity: str, change: Callable[[Sick], Any], mended: bool
+    tmp_path: Path, check: str, severity: str, change: Callable[[Sick], Any], repairable: bool
 ) -> None:
     sick = clean(tmp_path / "data")
     change(sick)
@@ -39,15 +39,15 @@ def test_repairable_findings_go_away_and_others_stay(
     written = json.loads((copy / "repairs.json").read_text())
     assert written["repairs"] == repairs
     assert written["left"] == [finding.as_json() for finding in left.findings]
-    assert {repair["check"] for repair in repairs} == ({check} if mended else set())
-    assert (check in {finding.check for finding in left.findings}) == (not mended)
-    if mended:
+    assert {repair["check"] for repair in repairs} == ({check} if repairable else set())
+    assert (check in {finding.check for finding in left.findings}) == (not repairable)
+    if repairable:
         assert not left.errors
         open_datasets(copy, ("train", "val"))
     assert splits_of(copy) == ["train", "val"]
 
 
-def test_everything_sound_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_clean_dataset_does_not_change(tmp_path: Path) -> None:
     sick = clean(tmp_path / "data")
     sick.train |= {"info": {"year": 2024}, "licenses": [{"id": 1, "name": "CC0"}]}
     sick.train["images"][0]["license"] = 1
@@ -71,14 +71,14 @@ def test_a_yaml_file_of_two_folders(tmp_path: Path) -> None:
         f"{split}: {{annotations: data/{split}.json, images: data/images}}" for split in ("train", "val")
     ]
     (tmp_path / "both.yaml").write_text("\n".join(lines))
-    repairs, left = mend(examine(tmp_path / "both.yaml"), tmp_path / "copy")
+    repairs, left = write_repaired_copy(examine(tmp_path / "both.yaml"), tmp_path / "copy")
     assert (repairs, left.findings) == ([], ())
     assert json.loads((tmp_path / "copy/val.json").read_text()) == sick.val
 
 
 @pytest.mark.parametrize("absolute", [False, True])
-def test_folders_named_with_dots_lie_below_their_common_one(tmp_path: Path, absolute: bool) -> None:
-    """Links among the pictures are not followed: their names stay."""
+def test_paths_with_dots_are_named_from_their_common_folder(tmp_path: Path, absolute: bool) -> None:
+    """Links among the images are not followed: they keep their names."""
     sick = clean(tmp_path / "data")
     own = tmp_path / "deep" / "er" / "own"
     own.mkdir(parents=True)
@@ -92,7 +92,7 @@ def test_folders_named_with_dots_lie_below_their_common_one(tmp_path: Path, abso
     text = f"train: {{annotations: train.json, images: {train}}}\nval: {{annotations: val.json, images: own}}"
     (own.parent / "both.yaml").write_text(text)
     with contextlib.chdir(tmp_path / "deep"):
-        repairs, left = mend(examine("er/both.yaml"), tmp_path / "out" / "copy")
+        repairs, left = write_repaired_copy(examine("er/both.yaml"), tmp_path / "out" / "copy")
     assert (repairs, left.findings) == ([], ())
     written = {
         p.relative_to(tmp_path / "out/copy/images").as_posix() for p in (tmp_path / "out").rglob("*.png")
@@ -103,7 +103,9 @@ def test_folders_named_with_dots_lie_below_their_common_one(tmp_path: Path, abso
     }
 
 
-def test_folders_without_a_common_one_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_without_a_common_folder_are_numbered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*args: object) -> None:
         raise ValueError("Paths don't have the same drive")
 
@@ -119,7 +121,7 @@ def test_folders_without_a_common_one_are_numbered(tmp_path: Path, monkeypatch: 
 
 def test_voc_lists_keep_their_images(voc_lists: Callable[..., Path], tmp_path: Path) -> None:
     data = voc_lists(train="otter dark", val="tiger", trainval="otter dark tiger", train_noval="dark")
-    repairs, left = mend(examine(data), tmp_path / "copy")
+    repairs, left = write_repaired_copy(examine(data), tmp_path / "copy")
     assert repairs == []
     kept = {split.name: len(split.dataset) for split in left.splits}
     assert kept == {"train": 2, "val": 1, "train_noval": 1, "trainval": 3}
@@ -127,11 +129,11 @@ def test_voc_lists_keep_their_images(voc_lists: Callable[..., Path], tmp_path: P
 
 
 def test_lists_of_train_and_val_lose_what_train_loses(voc_lists: Callable[..., Path], tmp_path: Path) -> None:
-    """Else they would hold a picture that no other split has, and count as a split to measure on."""
+    """Otherwise they would have an image that no other split has, and count as a split to evaluate on."""
     both = "otter dark tiger stray"
     data = voc_lists(train="otter dark", val="tiger stray", trainval=both, train_noval="otter dark")
-    repairs, left = mend(examine(data), tmp_path / "copy")
-    assert {(r["check"], r["split"], Path(r["picture"]).stem) for r in repairs} == {
+    repairs, left = write_repaired_copy(examine(data), tmp_path / "copy")
+    assert {(r["check"], r["split"], Path(r["image"]).stem) for r in repairs} == {
         ("leak", split, "otter") for split in ("train", "train_noval", "trainval")
     }
     kept = {split.name: " ".join(p.path.stem for p in split.dataset.images) for split in left.splits}
@@ -140,7 +142,7 @@ def test_lists_of_train_and_val_lose_what_train_loses(voc_lists: Callable[..., P
     assert not left.of("leak")
 
 
-def test_what_is_no_json_in_other_fields_becomes_null(tmp_path: Path) -> None:
+def test_nan_and_infinity_in_other_fields_become_null(tmp_path: Path) -> None:
     sick = clean(tmp_path / "data")
     sick.train["annotations"][4] |= {"score": math.nan, "notes": {"depth": [1.5, -math.inf], "seen": True}}
     sick.train["images"][1]["exposure"] = math.inf
@@ -151,16 +153,13 @@ def test_what_is_no_json_in_other_fields_becomes_null(tmp_path: Path) -> None:
     assert content["annotations"][4]["score"] is None
     assert content["annotations"][4]["notes"] == {"depth": [1.5, None], "seen": True}
     assert (content["images"][1]["exposure"], content["info"]) == (None, {"version": None})
-    assert [(r["check"], r["annotation"], r["what"]) for r in repairs] == [
-        ("format", None, "NaN and infinity in info became null"),
-        ("format", None, "NaN and infinity in images.exposure of id 1 became null"),
-        ("format", 5, "NaN and infinity in annotations.score of id 5 became null"),
-        ("format", 5, "NaN and infinity in annotations.notes of id 5 became null"),
-    ]
+    fields = ["info", "images.exposure", "annotations.score", "annotations.notes"]
+    assert [(r["check"], r["annotation"]) for r in repairs] == [("format", id_) for id_ in (None, None, 5, 5)]
+    assert all(field in repair["what"] for field, repair in zip(fields, repairs, strict=True))
 
 
 def test_every_annotation_keeps_its_own_other_fields(tmp_path: Path) -> None:
-    """Also those to which the reader gives a new id, and those whose id is a float."""
+    """Also annotations that get a new id from the reader, and those whose id is a float."""
     sick = clean(tmp_path / "data")
     for place, id_ in enumerate([1, 1, 3.0, True]):
         sick.train["annotations"][place] |= {"id": id_, "tag": place}
@@ -183,7 +182,7 @@ def test_a_disk_without_links_gets_copies(tmp_path: Path, monkeypatch: pytest.Mo
     assert not os.path.samefile(copy / "images/val0.png", tmp_path / "data/images/val0.png")
 
 
-def test_images_in_folders_keep_their_places(tmp_path: Path) -> None:
+def test_images_in_folders_keep_their_paths(tmp_path: Path) -> None:
     sick = clean(tmp_path / "data")
     for name in ("train0.png", "val0.png"):
         place = sick.image(name[:-5]) / "same.png"
@@ -196,11 +195,11 @@ def test_images_in_folders_keep_their_places(tmp_path: Path) -> None:
     assert (copy / "images/val/same.png").read_bytes() == (sick.folder / "images/val/same.png").read_bytes()
 
 
-def test_a_folder_that_is_there_is_refused(tmp_path: Path) -> None:
+def test_an_existing_folder_is_refused(tmp_path: Path) -> None:
     report = examine(clean(tmp_path / "data").write())
     (tmp_path / "copy").mkdir()
-    with pytest.raises(ConfigError, match="is there already"):
-        mend(report, tmp_path / "copy")
+    with pytest.raises(OutputError, match="copy"):
+        write_repaired_copy(report, tmp_path / "copy")
 
 
 def test_an_interruption_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +211,7 @@ def test_an_interruption_leaves_nothing_behind(tmp_path: Path, monkeypatch: pyte
     report = examine(clean(tmp_path / "data").write())
     monkeypatch.setattr(fix, "_put", stop)
     with pytest.raises(KeyboardInterrupt):
-        mend(report, tmp_path / "copy")
+        write_repaired_copy(report, tmp_path / "copy")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
@@ -234,15 +233,15 @@ def test_a_repeated_id_and_a_bad_polygon_keep_the_object(tmp_path: Path) -> None
     records = json.loads((copy / "train.json").read_text())["annotations"]
     assert len(records) == 48
     assert sorted(record["id"] for record in records) == [1, *range(3, 50)]
-    assert [(repair["annotation"], repair["what"].split(":")[0]) for repair in repairs] == [
-        (49, "given the id 49"),
-        (49, "kept without it, box taken from the outline"),
+    assert [(repair["check"], repair["annotation"]) for repair in repairs] == [
+        ("duplicate-id", 49),
+        ("polygon-points", 49),
     ]
 
 
 def test_the_annotations_of_all_records_of_a_file_stay(tmp_path: Path) -> None:
-    """A record of the first file with one of its objects again and one more; a copy of the second file with
-    the objects that its own record then lacks.
+    """A second record of the first file repeats one object and adds one. A copy of the second file gets the
+    objects of the second record.
     """
     sick = clean(tmp_path / "data")
     record, other = sick.train["images"][:2]
@@ -268,17 +267,14 @@ def test_the_annotations_of_all_records_of_a_file_stay(tmp_path: Path) -> None:
     assert [a["id"] for a in kept] == [*(a["id"] for a in mine), 1001]
     assert other["file_name"] not in of
     assert len([a for a in content["annotations"] if a["image_id"] == of["copy.png"]]) == len(moved)
-    assert [repair["what"].split(":")[0] for repair in repairs] == [
-        "joined with the first record of this file, to which it adds 1 annotations; 1 were there",
-        "left out, with its 0 annotations",
-    ]
+    assert [repair["check"] for repair in repairs] == ["duplicate-image"] * 2
     assert not left.errors
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_exif_rotation(tmp_path: Path, orientation: int) -> None:
-    """3 turns by 180 degrees: the record fits, so the picture is stored as it is seen. 6 turns by 90: the
-    record and its outlines belong to the unturned picture."""
+    """3 rotates by 180 degrees: the record fits, so the image is stored as viewers show it. 6 rotates by 90:
+    the record and its outlines belong to the unrotated image."""
     sick = clean(tmp_path / "data")
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -293,11 +289,11 @@ def test_exif_rotation(tmp_path: Path, orientation: int) -> None:
         assert image.getexif().get(0x0112) is None
         pixels = np.array(image)
     assert np.array_equal(pixels, seen.permute(1, 2, 0).numpy() if orientation == 3 else stored)
-    assert np.array_equal(read_image(path), seen)  # the source is as it was
+    assert np.array_equal(read_image(path), seen)  # the source does not change
 
 
-def test_what_is_stored_anew_loses_next_to_nothing(tmp_path: Path) -> None:
-    """WebP nothing at all, not even below alpha 0; JPEG no colour resolution."""
+def test_encoding_again_loses_almost_nothing(tmp_path: Path) -> None:
+    """WebP loses nothing, not even at alpha 0; JPEG loses no colour resolution."""
     sick = clean(tmp_path / "data")
     exif = Image.Exif()
     exif[0x0112] = 3
@@ -321,7 +317,7 @@ def test_what_is_stored_anew_loses_next_to_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_tiff_orientation(tmp_path: Path, orientation: int, compression: str | None) -> None:
-    """As above, though Pillow turns a TIFF file by itself."""
+    """As above, although Pillow rotates TIFF files itself."""
     sick = clean(tmp_path / "data")
     path = sick.image("val0.tif")
     sick.val["images"][0]["file_name"] = path.name
@@ -341,7 +337,7 @@ def test_tiff_orientation(tmp_path: Path, orientation: int, compression: str | N
 
 @pytest.mark.parametrize("orientation", [6, 8])
 def test_a_sideways_tiff_is_stored_upright(tmp_path: Path, orientation: int) -> None:
-    """The tags of the old file's width and height do not come along."""
+    """The old file's width and height tags are not copied."""
     sick = clean(tmp_path / "data")
     path = sick.image("val0.tif")
     sick.val["images"][0]["file_name"] = path.name

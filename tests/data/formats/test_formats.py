@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +15,23 @@ from PIL import Image
 
 from data.conftest import PHOTOS, blocks, labelme_shapes, shape, size_of, yolo_line
 from instancefcn.data.dataset import Dataset, rasterize
-from instancefcn.data.formats.layouts import describe_layout, open_datasets, read_split, splits_of
-from instancefcn.data.formats.voc import VOC_CLASSES
+from instancefcn.data.formats.labelme import LabelmeFolder
+from instancefcn.data.formats.layouts import (
+    describe_layout,
+    open_datasets,
+    read_split,
+    recognise,
+    splits_of,
+)
+from instancefcn.data.formats.mask_folder import ObjectMaskFolder
+from instancefcn.data.formats.sbd import SbdFolder
+from instancefcn.data.formats.voc import VOC_CLASSES, VocFolder
 from instancefcn.data.paths import images_below
 from instancefcn.errors import DataError
 
 
 def same_as_blocks(dataset: Dataset, name: str, wanted: list[int], ordered: bool = True) -> None:
-    """The picture has the objects `wanted` of `blocks`, with their classes, tight boxes and areas."""
+    """The image has the objects `wanted` of `blocks`, with their classes, tight boxes and areas."""
     (image,) = (p for p in dataset.images if p.path.stem == name)
     assert (image.height, image.width) == size_of(name)
     masks = rasterize(image)
@@ -37,7 +47,7 @@ def same_as_blocks(dataset: Dataset, name: str, wanted: list[int], ordered: bool
 
 
 def problems_of(data: Path, split: str = "train") -> str:
-    """Everything that is wrong with a split, as read_split says it."""
+    """The problems of a split that `read_split` reports."""
     try:
         return "\n".join(read_split(data, split)[1])
     except DataError as error:
@@ -48,13 +58,9 @@ def problems_of(data: Path, split: str = "train") -> str:
 def test_published_layouts(kind: str, request: pytest.FixtureRequest) -> None:
     data = request.getfixturevalue(kind)
     assert splits_of(data)[:2] == ["train", "val"]
-    said = {
-        "voc": "Pascal VOC",
-        "sbd": "SBD",
-        "labelme": "LabelMe (2 JSON",
-        "bowl": "one mask file an object",
-    }
-    assert said[kind] in describe_layout(data)
+    layouts = {"voc": VocFolder, "sbd": SbdFolder, "labelme": LabelmeFolder, "bowl": ObjectMaskFolder}
+    assert isinstance(recognise(data), layouts[kind])
+    assert describe_layout(data).startswith(f"{data}: ")
     train, val = open_datasets(data, ("train", "val"))
     assert train.name == f"{data.name}/train"
     assert train.class_names == val.class_names
@@ -70,13 +76,13 @@ def test_read_split_tells_progress_and_refuses_other_splits(voc: Path) -> None:
     seen: list[tuple[int, int]] = []
     read_split(voc, "trainval", lambda *now: seen.append(now))
     assert seen == [(1, 2), (2, 2)]
-    with pytest.raises(DataError, match="no split 'test'; splits there: train, val, trainval"):
+    with pytest.raises(DataError, match=r"'test'.*train, val, trainval"):
         read_split(voc, "test")
 
 
 def test_unknown_folder_says_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(DataError, match=r"no dataset of a known layout; files and folders there: notes\.txt"):
+    with pytest.raises(DataError, match=r"notes\.txt"):
         splits_of(tmp_path)
 
 
@@ -101,13 +107,13 @@ def test_voc_errors_all_at_once(voc: Path) -> None:
     dataset, problems = read_split(voc, "train")
     assert [p.path.stem for p in dataset.images] == ["otter", "wrong"]
     wanted = [
-        ("train.txt: gone", "there is no picture"),
-        ("train.txt: ../../secret", "leads out of"),
-        ("SegmentationObject/unmasked.png", "no such mask"),
-        ("SegmentationClass/unmasked.png", "no such mask"),
-        ("SegmentationObject/coloured.png", "colours"),
-        ("SegmentationObject/small.png", "is 9 x 9"),
-        ("SegmentationClass/wrong.png: object 2", "class 21, known are 1 to 20"),
+        ("train.txt: gone", "gone.jpg"),
+        ("train.txt: ../../secret", "../../secret.jpg"),
+        ("SegmentationObject/unmasked.png", "unmasked"),
+        ("SegmentationClass/unmasked.png", "unmasked"),
+        ("SegmentationObject/coloured.png", "RGB"),
+        ("SegmentationClass/small.png", "9 x 9"),
+        ("SegmentationClass/wrong.png: object 2", "21"),
     ]
     assert len(problems) == len(wanted), problems
     for problem, (where, what) in zip(problems, wanted, strict=True):
@@ -128,7 +134,7 @@ def test_voc_names_of_other_classes(voc: Path) -> None:
     assert "labelmap.txt" in problems_of(voc)
 
 
-def test_voc_suffixes_in_any_letters(voc: Path) -> None:
+def test_voc_suffixes_in_any_case(voc: Path) -> None:
     root = voc / "VOCdevkit" / "VOC2012"
     (root / "JPEGImages" / "otter.jpg").rename(root / "JPEGImages" / "otter.Jpg")
     (root / "SegmentationObject" / "otter.png").rename(root / "SegmentationObject" / "otter.PNG")
@@ -155,18 +161,20 @@ def test_sbd_errors_all_at_once(sbd: Path) -> None:
     dataset, problems = read_split(sbd, "train")
     assert [len(p.annotations) for p in dataset.images] == [3, 1]
     wanted = [
-        "gone",
-        "unmasked.mat: there is no such",
-        "text.mat: holds no GTinst",
-        "other.mat: holds no GTinst",
+        ("train.txt", "gone"),
+        ("unmasked.mat", "unmasked"),
+        ("text.mat", "GTinst"),
+        ("other.mat", "GTinst"),
+        ("few.mat: object 1", "21"),
+        ("few.mat: object 3", "category"),
     ]
-    wanted += ["few.mat: object 1 has the category 21", "few.mat: object 3 has no category"]
     assert len(problems) == len(wanted)
-    for problem, what in zip(problems, wanted, strict=True):
+    for problem, (where, what) in zip(problems, wanted, strict=True):
+        assert where in problem
         assert what in problem
 
 
-def test_sbd_text_files_that_are_no_lists(sbd: Path) -> None:
+def test_sbd_text_files_that_are_not_lists(sbd: Path) -> None:
     root = sbd / "benchmark_RELEASE" / "dataset"
     (root / "README.txt").write_text("The Semantic Boundaries Dataset\n")
     (root / "binary.txt").write_bytes(b"\xff\xfe")
@@ -193,18 +201,23 @@ def test_yolo(yolo: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "values"),
     [
-        ("names: [a, bird, c]\nnc: 2", "nc is 2, but there are 3 names"),
-        ("names: [a, b, no]", "names: class 2 is False"),
-        ("names: {x: a}", "'x' is no number of a class"),
-        ("names: 3", "names must be a list"),
-        ("nc: 0", "names must be a list"),
+        ("names: [a, bird, c]\nnc: 2", ["2", "3"]),
+        ("names: [a, b, no]", ["class 2", "False"]),
+        ("names: {x: a}", ["'x'"]),
+        ("names: 3", ["names"]),
+        ("nc: 0", ["names"]),
     ],
 )
-def test_yolo_bad_names(yolo: Path, text: str, said: str) -> None:
+def test_yolo_bad_names(yolo: Path, text: str, values: list[str]) -> None:
     (yolo / "data.yaml").write_text(f"train: images/train\n{text}\n")
-    assert said in problems_of(yolo)
+    with pytest.raises(DataError) as caught:
+        read_split(yolo, "train")
+    (problem,) = caught.value.problems
+    file, _, rest = problem.partition(": ")
+    assert file == str(yolo / "data.yaml")
+    assert all(value in rest for value in values)
 
 
 def test_yolo_other_ways_to_name_images(yolo: Path) -> None:
@@ -221,39 +234,40 @@ def test_yolo_other_ways_to_name_images(yolo: Path) -> None:
         assert dataset.class_names == ("class_0", "class_1", "class_2")
         assert dataset.class_names[dataset.images[0].annotations[0].label] == "class_2"
     (yolo / "data.yaml").write_text("train: list.txt\nnc: 3\n")
+    shutil.copy(yolo / "images" / "train" / "otter.jpg", yolo.parent / "secret.jpg")
     (yolo / "list.txt").write_text("../secret.jpg\n/etc/hostname\nimages/train/otter.jpg\nnone.jpg\n")
     dataset, problems = read_split(yolo, "train")
     assert len(dataset) == 1
     assert [p.split(": ")[1] for p in problems] == ["line 1", "line 2", "line 4"]
-    assert "leads out of" in problems[0]
-    assert "absolute" in problems[1]
+    assert ["secret" in problems[0], "hostname" in problems[1], "none" in problems[2]] == [True] * 3
     (yolo / "data.yaml").write_text("train: nowhere\nnc: 3\n")
-    assert "no folder or list" in problems_of(yolo)
+    with pytest.raises(DataError, match="nowhere"):
+        read_split(yolo, "train")
 
 
 def test_yolo_bad_lines_all_at_once(yolo: Path) -> None:
     square = [(20.0, 30.0), (60.0, 30.0), (60.0, 80.0)]
     good = yolo_line(2, square, size_of("otter"))
     bad = {
-        "1 0.1 0.1 0.2 0.1 0.2 0.2": "class 1 is unknown: use one of 0, 2",
-        "0.5 0.1 0.1 0.2 0.1 0.2 0.2": "class 0.5 is unknown",
-        "2 0.5 0.5 0.2 0.2": "is a box",
-        "2 0.1 0.1 0.2 0.1": "is a box",
-        "2 0.1 0.1 0.2 0.1 0.2": "pairs of x and y",
-        "2 0.1 0.1 0.2 0.1 0.2 x": "no number",
-        "2 0.1 0.1 0.2 0.1 0.2 nan": "not a finite number",
-        "2 10 10 60 10 60 80": "runs from 10 to 80",
+        "1 0.1 0.1 0.2 0.1 0.2 0.2": "class 1 ",
+        "0.5 0.1 0.1 0.2 0.1 0.2 0.2": "class 0.5 ",
+        "2 0.5 0.5 0.2 0.2": "box",
+        "2 0.1 0.1 0.2 0.1": "box",
+        "2 0.1 0.1 0.2 0.1 0.2": "5 numbers",
+        "2 0.1 0.1 0.2 0.1 0.2 x": "number",
+        "2 0.1 0.1 0.2 0.1 0.2 nan": "finite",
+        "2 10 10 60 10 60 80": "10 to 80",
         "": None,
         "2 0.1 0.1 0.2 0.1 0.2 1.001": None,
     }
     file = yolo / "labels" / "train" / "otter.txt"
     file.write_text("\n".join([good, *bad]))
     (yolo / "labels" / "train" / "orphan.txt").write_text(good)
-    (yolo / "images" / "train" / "broken.jpg").write_bytes(b"no picture")
+    (yolo / "images" / "train" / "broken.jpg").write_bytes(b"no image")
     dataset, problems = read_split(yolo, "train")
     assert len(dataset.images[0].annotations) == 2
-    assert f"{yolo}/labels/train/orphan.txt: there is no picture" in problems[0]
-    assert "broken.jpg: is no picture" in problems[1]
+    assert problems[0].startswith(f"{yolo / 'labels' / 'train' / 'orphan.txt'}: ")
+    assert "broken.jpg" in problems[1]
     wanted = [(number, what) for number, what in enumerate(bad.values(), start=2) if what]
     assert len(problems) == len(wanted) + 2
     for problem, (number, what) in zip(problems[2:], wanted, strict=True):
@@ -261,9 +275,10 @@ def test_yolo_bad_lines_all_at_once(yolo: Path) -> None:
         assert what in problem
 
 
-def test_yolo_without_any_label_is_no_dataset_without_objects(yolo: Path) -> None:
+def test_yolo_without_any_label_file_is_an_error(yolo: Path) -> None:
     shutil.rmtree(yolo / "labels")
-    assert "there is no such file, nor one for any other picture of train" in problems_of(yolo)
+    (problem,) = read_split(yolo, "train")[1]
+    assert str(yolo / "labels" / "train" / "otter.txt") in problem
 
 
 def test_yolo_sides_follow_the_exif_rotation(yolo: Path) -> None:
@@ -278,7 +293,7 @@ def test_yolo_sides_follow_the_exif_rotation(yolo: Path) -> None:
     assert image.annotations[0].box == (10, 30, 20, 60)
 
 
-def test_yolo_keys_and_files_that_are_no_splits_and_no_labels(yolo: Path) -> None:
+def test_yolo_keys_and_files_that_are_not_splits_or_labels(yolo: Path) -> None:
     (yolo / "LICENSE").write_text("")
     with (yolo / "data.yaml").open("a") as file:
         file.write("download: labels\nlicense: LICENSE\nmore: images/val\n")
@@ -303,7 +318,7 @@ def test_labelme_folder_without_splits(labelme: Path) -> None:
     assert splits_of(folder) == ["train"]
     assert read_split(folder, "train")[0].class_names == ("aeroplane", "bird")
     shutil.copy(folder / "otter.jpg", folder / "other.jpg")
-    assert "1 pictures without a file are left out" in describe_layout(folder)
+    assert "1 images" in describe_layout(folder)
 
 
 def test_labelme_classes_of_all_splits(labelme: Path) -> None:
@@ -324,45 +339,40 @@ def test_labelme_circle_and_crowd(labelme: Path) -> None:
 
 def test_labelme_errors_all_at_once(labelme: Path) -> None:
     bad = {
-        "line": shape("a", [[1, 1], [9, 9]], "line"),
-        "has 2 points, at least 3": shape("b", [[1, 1], [9, 9]]),
-        "not a list of finite": shape("c", [[1, 1], [9, 9], [1, float("nan")]]),
-        "has no label": shape("", [[1, 1], [9, 9], [9, 1]]),
-        "far out": shape("d", [[1, 1], [9, 9], [9, 90000]]),
-        "a circle has 2": shape("e", [[1, 1]], "circle"),
-        "without the pixels": shape("f", [[1, 1], [9, 9]], "mask"),
-        "its mask is": shape("g", [[1, 1], [9, 9]], "mask", mask="bm8="),
-        "leaves the": labelme_shapes("otter")[1] | {"points": [[250, 30], [289, 79]]},
-        "is a int": 3,
+        "'line'": shape("a", [[1, 1], [9, 9]], "line"),
+        "2 points": shape("b", [[1, 1], [9, 9]]),
+        "finite": shape("c", [[1, 1], [9, 9], [1, float("nan")]]),
+        "label": shape("", [[1, 1], [9, 9], [9, 1]]),
+        "280 x 260": shape("d", [[1, 1], [9, 9], [9, 90000]]),
+        "1 points": shape("e", [[1, 1]], "circle"),
+        "pixels": shape("f", [[1, 1], [9, 9]], "mask"),
+        "mask": shape("g", [[1, 1], [9, 9]], "mask", mask="bm8="),
+        "mask .*280 x 260": labelme_shapes("otter")[1] | {"points": [[250, 30], [289, 79]]},
+        "int": 3,
     }
     edit_labelme(labelme, lambda c: c["shapes"].extend(bad.values()))
     (labelme / "train" / "other.json").write_text("{}")
     (labelme / "train" / "text.json").write_text("{")
     dataset, problems = read_split(labelme, "train")
     assert len(dataset.images[0].annotations) == 3
-    assert "other.json: has no list" in problems[0]
-    assert "text.json: is no JSON" in problems[-1]
+    assert "other.json" in problems[0]
+    assert "text.json" in problems[-1]
     assert len(problems) == len(bad) + 2
     for number, (problem, what) in enumerate(zip(problems[1:], bad, strict=False), start=4):
         assert f"otter.json: shape {number}" in problem
-        assert what in problem
+        assert re.search(what, problem)
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("../../secret.jpg", "leads out of"),
-        ("..\\..\\secret.jpg", "leads out of"),
-        ("/etc/hostname", "absolute"),
-        ("C:\\a.jpg", "absolute"),
-        ("gone.jpg", "there is no picture"),
-        ("", "has no imagePath"),
-    ],
+    "name", ["../../secret.jpg", "..\\..\\secret.jpg", "/etc/hostname", "C:\\a.jpg", "gone.jpg", ""]
 )
-def test_labelme_paths(labelme: Path, name: str, said: str) -> None:
+def test_labelme_paths(labelme: Path, name: str) -> None:
+    shutil.copy(labelme / "train" / "otter.jpg", labelme.parent / "secret.jpg")
     edit_labelme(labelme, lambda c: c.update(imagePath=name))
-    assert said in problems_of(labelme)
-    assert "otter.json" in problems_of(labelme)
+    with pytest.raises(DataError, match=r"otter\.json") as caught:
+        read_split(labelme, "train")
+    (problem,) = caught.value.problems
+    assert (repr(name) if name else "imagePath") in problem
 
 
 def test_labelme_images_in_a_folder_beside(labelme: Path) -> None:
@@ -374,7 +384,7 @@ def test_labelme_images_in_a_folder_beside(labelme: Path) -> None:
 
 @pytest.mark.parametrize("name", ["2020-01-01T12:30:00.jpg", "cell_mask.png"])
 def test_labelme_names_that_look_like_others(labelme: Path, name: str) -> None:
-    """Like a drive's, and like a mask's."""
+    """Like that of a drive, and like that of a mask."""
     with Image.open(labelme / "train" / "otter.jpg") as opened:
         opened.save(labelme / "train" / name)
     edit_labelme(labelme, lambda c: c.update(imagePath=name))
@@ -383,9 +393,9 @@ def test_labelme_names_that_look_like_others(labelme: Path, name: str) -> None:
     assert image.path == labelme / "train" / name
 
 
-def test_annotations_beside_the_folders_of_splits_are_not_forgotten(labelme: Path) -> None:
+def test_annotations_beside_the_folders_of_splits_are_an_error(labelme: Path) -> None:
     shutil.copy(labelme / "train" / "otter.json", labelme)
-    with pytest.raises(DataError, match="beside the folders train/ or val/"):
+    with pytest.raises(DataError, match=re.escape(str(labelme))):
         splits_of(labelme)
 
 
@@ -397,11 +407,11 @@ def test_labelme_splits_in_a_folder_of_images(labelme: Path) -> None:
     for dataset, name in zip(open_datasets(labelme, ("train", "val")), PHOTOS.values(), strict=True):
         same_as_blocks(dataset, name, [0, 1, 2])
     shutil.copytree(labelme / "images" / "train", labelme / "more")
-    with pytest.raises(DataError, match=r"in and beside the splits of .*images: put all of them into"):
+    with pytest.raises(DataError, match=re.escape(str(labelme / "images"))):
         splits_of(labelme)
 
 
-def test_what_a_mac_hides_in_an_archive_is_no_list(voc: Path) -> None:
+def test_hidden_files_of_macos_are_not_lists(voc: Path) -> None:
     lists = voc / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
     (lists / "._train.txt").write_bytes(b"\0\5\x16\7")
     assert splits_of(voc) == ["train", "val", "trainval"]
@@ -441,7 +451,7 @@ def test_masks_in_folders_of_splits(masks_apart: Path) -> None:
     for dataset, name in zip(open_datasets(masks_apart, ("train", "val")), PHOTOS.values(), strict=True):
         same_as_blocks(dataset, name, [0, 1, 2])
     shutil.copy(masks_apart / "images" / "val" / "tiger.jpg", masks_apart / "images")
-    with pytest.raises(DataError, match=r"beside the folders train/ or val/"):
+    with pytest.raises(DataError, match=re.escape(str(masks_apart / "images"))):
         splits_of(masks_apart)
 
 
@@ -457,7 +467,7 @@ def test_a_mask_that_was_a_jpeg_is_refused(
     image = Image.new("L", size_of("otter")[::-1])
     image.paste(1, (5, 5, 90, 90))
     image.save(data / f"{mask}{suffix}", format="TIFF" if options else "JPEG", **options)
-    assert f"{data / mask}{suffix}: is a JPEG, which does not keep a mask's pixels" in problems_of(data)
+    assert f"{data / mask}{suffix}: is a JPEG" in problems_of(data)
 
 
 def test_masks_with_a_palette_are_read_by_their_colours(tmp_path: Path) -> None:
@@ -484,7 +494,7 @@ def test_images_in_hidden_folders_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["PNG", "Png"])
-def test_masks_whose_suffix_is_in_other_letters(masks_apart: Path, suffix: str) -> None:
+def test_masks_whose_suffix_differs_in_case(masks_apart: Path, suffix: str) -> None:
     (masks_apart / "images" / "otter.jpg").rename(masks_apart / "images" / "otter.JPG")
     (masks_apart / "masks" / "otter.png").rename(masks_apart / "masks" / f"otter.{suffix}")
     assert problems_of(masks_apart) == ""
@@ -497,7 +507,7 @@ def test_masks_that_do_not_fit(masks_apart: Path) -> None:
         open_datasets(masks_apart, ("train",))
     for problem, what in zip(
         sorted(caught.value.problems),
-        ["otter.jpg: image 1: is", "tiger.jpg: has no mask", "lion.png: there is no picture"],
+        ["otter.jpg: image 1", "tiger.jpg", "lion.png"],
         strict=True,
     ):
         assert what in problem
@@ -514,12 +524,12 @@ def test_bowl_errors_all_at_once(bowl: Path) -> None:
     dataset, problems = read_split(bowl, "train")
     assert [len(p.annotations) for p in dataset.images] == [3]
     wanted = [
-        "bare: has no masks/",
-        "nothing.png: has no pixel",
-        "small.png: is 9 x 9",
-        "text.png: is no picture",
+        "bare: .*masks/",
+        "nothing.png: ",
+        "small.png: .*9 x 9",
+        "text.png: ",
+        "two/images: .*2 images",
     ]
-    wanted += ["two/images: holds 2 pictures"]
     assert len(problems) == len(wanted)
     for problem, what in zip(problems, wanted, strict=True):
-        assert what in problem
+        assert re.search(what, problem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -38,34 +39,34 @@ def test_yaml_whose_splits_are_numbers(shapes_folder: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "named"),
     [
-        ("train: 3", "train must be"),
-        ("train: {annotations: a.json}", "train must be"),
+        ("train: 3", "data.yaml: train "),
+        ("train: {annotations: a.json}", "data.yaml: train "),
         ("train: {annotations: a.json, images: b, root: c}", "root"),
-        ("val: {annotations: a.json, images: b}", "has no 'train'; splits there: val"),
-        ("- a", "must hold lines"),
-        ("", "must hold lines"),
-        ("{", "no YAML file"),
-        ("train: {annotations: a.json, images: b}", "no such annotation file"),
+        ("val: {annotations: a.json, images: b}", "'train'"),
+        ("- a", "data.yaml"),
+        ("", "data.yaml"),
+        ("{", "data.yaml"),
+        ("train: {annotations: a.json, images: b}", "a.json"),
     ],
 )
-def test_bad_yaml(tmp_path: Path, text: str, said: str) -> None:
+def test_bad_yaml(tmp_path: Path, text: str, named: str) -> None:
     (tmp_path / "data.yaml").write_text(text)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=re.escape(named)):
         open_dataset(tmp_path / "data.yaml", "train")
 
 
-def test_missing_places_say_what_is_there(shapes_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has no test\.json; splits there: train, val"):
+def test_missing_files_list_what_was_found(shapes_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"test\.json.*train, val"):
         open_dataset(shapes_folder, "test")
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match=re.escape(str(tmp_path / "none"))):
         open_dataset(tmp_path / "none", "train")
     (tmp_path / "photos").mkdir()
     shutil.copy(shapes_folder / "train.json", tmp_path)
-    with pytest.raises(DataError, match="folders there: photos"):
+    with pytest.raises(DataError, match=r"images/.*photos"):
         open_dataset(tmp_path, "train")
-    with pytest.raises(DataError, match="neither a folder nor"):
+    with pytest.raises(DataError, match=r"train\.json"):
         open_dataset(tmp_path / "train.json", "train")
 
 
@@ -95,6 +96,5 @@ def test_splits_must_have_the_same_classes(shapes_folder: Path, tmp_path: Path) 
     with pytest.raises(DataError) as caught:
         open_datasets(tmp_path / "data", ("train", "val"))
     assert len(caught.value.problems) == 2
-    assert "category 3 is 'disc'" in caught.value.problems[0]
-    assert "category 12 is 'star'" in caught.value.problems[1]
+    assert ["'disc'" in caught.value.problems[0], "'star'" in caught.value.problems[1]] == [True, True]
     assert len(open_dataset(tmp_path / "data", "val")) == 2

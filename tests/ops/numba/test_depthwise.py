@@ -129,7 +129,7 @@ def test_the_bias_has_no_gradient(form: Any) -> None:
 
 
 def test_no_gradient_where_none_is_needed() -> None:
-    """A frozen filter or the picture itself: the other gradient alone."""
+    """A frozen filter, or an input without gradient: only the other gradient."""
     x, filters, bias = inputs(4, 6, 6, 3)
     filters.requires_grad_()
     ops.depthwise_convolution(x, filters, bias, 1, 1, 1).sum().backward()

@@ -22,6 +22,7 @@ FOLDER = Path(__file__).resolve().parent
 FILES = (FOLDER / "triton_cases.py", FOLDER / "triton_suppression_cases.py")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpreted", [True, False], ids=["interpreter", "gpu"])
 def test_triton_kernels(interpreted: bool) -> None:
     """In a process of its own: the interpreter must be chosen before anything imports Triton."""
@@ -44,6 +45,7 @@ def test_triton_kernels(interpreted: bool) -> None:
     assert " passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_kernels_compile_for_an_h100(tmp_path: Path) -> None:
     """What is wrong for the compiler may be right for the interpreter."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}

@@ -130,7 +130,7 @@ def test_maps_without_cells(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_does_not_exist_is_not_a_number(name: str) -> None:
-    """A GPU is not waited for, so nothing is raised; the neighbours stay right."""
+    """A GPU is not waited for, so nothing is raised; other windows are correct."""
     case = small(name, windows=5)
     expected = case.run(portable, name)
     case.rois[0, 1], case.rois[1, 0], case.rois[3, 0], case.rois[4, 4] = float("nan"), -1, 2, float("inf")
@@ -151,7 +151,7 @@ def test_nan_in_either_map_reaches_the_score() -> None:
 
 
 def test_many_classes_and_windows_fill_several_blocks() -> None:
-    """More than 128 classes, 16 windows on a line, 32 places of a line."""
+    """More than 128 classes, 16 windows on a line, 32 positions of a line."""
     generator = torch.Generator().manual_seed(3)
     maps = torch.randn((1, 1, 1, 2, 130, 1, 34), generator=generator)
     x = torch.rand((18, 2), generator=generator) * 34

@@ -2,7 +2,7 @@
 a process of its own, outside the interpreter.
 
 Triton compiles an integer argument that is 1 as a constant, which the interpreter does not: one window, one
-picture, one row of cells are programs of their own.
+image, one row of cells are programs of their own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HOPPER = GPUTarget("cuda", 90, 32)
 MAPS, FLOATS, DOUBLES, INTS, LONGS = "*bf16", "*fp32", "*fp64", "*i32", "*i64"
 BLOCKS = {"BLOCK_X": 32, "BLOCK_C": 128}
 POINTERS = {
-    "maps": MAPS, "grad": MAPS, "out": MAPS, "windows": DOUBLES, "places": INTS, "shares": FLOATS,
+    "maps": MAPS, "grad": MAPS, "out": MAPS, "windows": DOUBLES, "positions": INTS, "shares": FLOATS,
     "counts": INTS, "labels": LONGS, "starts": LONGS, "lists": INTS, "order": LONGS, "boxes": FLOATS,
     "masks": FLOATS, "index": LONGS, "weights": FLOATS, "rects": LONGS, "crops": LONGS,
     "first_tiles": LONGS, "offsets": LONGS, "pixels": "*u8", "words": LONGS, "limits": FLOATS,
@@ -62,8 +62,8 @@ def compile_for_hopper(
     if ones:
         fixed |= {name: 1 for name in names if signature[name] == "i32" and name not in constants}
     signature |= dict.fromkeys(fixed, "constexpr")
-    places = {(names.index(name),): value for name, value in fixed.items()}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=places)
+    fixed_arguments = {(names.index(name),): value for name, value in fixed.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=fixed_arguments)
     assert triton.compile(source, target=HOPPER, options=options).asm["cubin"]
 
 

@@ -34,7 +34,7 @@ def test_suppress_is_torchvisions(
 
 
 @pytest.mark.parametrize("length", [63, 64, 65, 128])
-def test_all_boxes_stay_where_none_overlap(length: int) -> None:
+def test_all_boxes_are_kept_where_none_overlap(length: int) -> None:
     """Bit 63 of a word is its sign."""
     x = 2.0 * torch.arange(length)
     boxes = torch.stack((x, x * 0, x + 1, x * 0 + 1), 1)[None]

@@ -57,9 +57,9 @@ def expected_averages(votes: Votes, binarize: float | None) -> list[np.ndarray]:
         part = slice(int(starts[s]), int(starts[s + 1]))
         chosen = index[part].tolist()
         grids = [masks[p].double().numpy() for p in chosen]
-        places = [boxes[p].double().tolist() for p in chosen]
+        corners = [boxes[p].double().tolist() for p in chosen]
         shares = weights[part].double().tolist()
-        average = voting_reference.vote_average(grids, places, shares, (x1, y1, x2, y2), binarize)
+        average = voting_reference.vote_average(grids, corners, shares, (x1, y1, x2, y2), binarize)
         averages.append(average.reshape(-1))
     return averages
 
@@ -182,14 +182,14 @@ def test_traced_without_a_break() -> None:
     assert torch.equal(traced(*votes), function(*votes))
 
 
-@pytest.mark.parametrize("place", range(6))
-def test_types_and_shapes_that_do_not_fit_are_refused(place: int) -> None:
+@pytest.mark.parametrize("position", range(6))
+def test_types_and_shapes_that_do_not_fit_are_refused(position: int) -> None:
     votes = list(random_votes(4, 3, 4, 5, (20, 20)))
-    votes[place] = votes[place].to(torch.int32)
+    votes[position] = votes[position].to(torch.int32)
     with pytest.raises(ValueError, match="must be"):
         vote_average(*votes, 0.4)  # type: ignore[arg-type, call-arg]
     votes = list(random_votes(4, 3, 4, 5, (20, 20)))
-    votes[place] = votes[place][None]
+    votes[position] = votes[position][None]
     with pytest.raises(ValueError, match="must be"):
         vote_average(*votes, 0.4)  # type: ignore[arg-type, call-arg]
 
@@ -230,5 +230,5 @@ def test_extents_are_the_boxes_around_masks(
 
 @needs_kernels
 def test_pixels_that_do_not_fit_their_crops_are_refused() -> None:
-    with pytest.raises(ValueError, match="hold 4 pixels"):
+    with pytest.raises(ValueError, match="4 pixels"):
         extents(torch.zeros(3, dtype=torch.uint8), torch.tensor([[0, 0, 2, 2]]))

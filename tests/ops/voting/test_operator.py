@@ -149,7 +149,7 @@ def test_nothing_to_vote_for() -> None:
         assert voted.masks.image_size == (10, 10)
 
 
-def test_a_box_without_numbers_or_area_disturbs_nobody() -> None:
+def test_boxes_that_are_not_finite_or_have_no_area_are_ignored() -> None:
     nan = float("nan")
     boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [nan] * 4, [0.0, 0.0, 8.0, 7.0], [3.0, 3.0, 3.0, 3.0]])
     probabilities = torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.1, 0.8], [0.1, 0.9]])

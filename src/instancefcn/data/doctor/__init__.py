@@ -1,1 +1,1 @@
-"""The dataset doctor: what is wrong or doubtful about annotations and pictures, where, and how to mend it."""
+"""The dataset doctor: finds errors and doubtful cases in annotations and images, and fixes what it can."""

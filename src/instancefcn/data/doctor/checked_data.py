@@ -1,4 +1,4 @@
-"""What the checks look at: splits, each picture looked at once, each outline drawn once; and a finding."""
+"""What the checks examine: splits whose images are decoded once and outlines drawn once; and findings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
-from instancefcn.data.image_checks import Look, box_problem
+from instancefcn.data.image_checks import Inspection, box_problem
 from instancefcn.data.near_duplicates import near_pairs
 from instancefcn.errors import Problem
 from instancefcn.geometry.outlines import outline_problem, to_rle
@@ -21,7 +21,7 @@ from instancefcn.models.zoo import AnySpec
 Severity = Literal["error", "warning", "note"]
 Box = tuple[float, float, float, float]
 NAMED = ("train", "val", "test")
-"""Splits whose names say that they should share no picture."""
+"""Splits that should share no image, by their names."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Finding:
     """One thing that a check found.
 
     Attributes:
-        check: the check's name.
-        severity: "error" keeps training from starting, "warning" wants a look, "note" is to be known.
-        split: where.
-        message: what is wrong, where, and how to mend it; one line.
+        check: the check's code.
+        severity: "error" prevents training, "warning" needs review, "note" is for information.
+        split: the name of the split.
+        message: what is wrong, where, and how to fix it; one line.
         image: the file it concerns, or None.
         annotation: the id of the annotation it concerns, or None.
-        other: the file of the other picture of a pair, or None.
+        other: the file of the other image of a pair, or None.
     """
 
     check: str
@@ -47,12 +47,12 @@ class Finding:
     other: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The fields, paths as text."""
+        """The fields, with paths as text."""
         return {
             "check": self.check,
             "severity": self.severity,
             "split": self.split,
-            "picture": None if self.image is None else str(self.image),
+            "image": None if self.image is None else str(self.image),
             "annotation": self.annotation,
             "other": None if self.other is None else str(self.other),
             "message": self.message,
@@ -61,11 +61,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class DrawnAnnotation:
-    """An annotation as drawn.
+    """The mask of an annotation, summarised.
 
     Attributes:
-        problem: why it cannot be drawn; then the rest is zeros.
-        area: pixels of its mask.
+        problem: why it cannot be drawn, or None. With a problem, the other fields are 0.
+        area: pixels of the mask.
         box: x1, y1, x2, y2 around the mask's pixels, half-open.
     """
 
@@ -76,28 +76,28 @@ class DrawnAnnotation:
 
 @dataclass(frozen=True)
 class Split:
-    """One split under examination.
+    """One split to check.
 
     Attributes:
         name: such as "train".
-        dataset: what could be read.
-        problems: what the reader said about the rest.
-        looks: one for each picture.
+        dataset: the part that could be read.
+        problems: what the reader reported about the rest.
+        inspections: one per image.
     """
 
     name: str
     dataset: Dataset
     problems: tuple[str, ...]
-    looks: tuple[Look, ...]
+    inspections: tuple[Inspection, ...]
 
     @cached_property
     def shapes(self) -> list[list[DrawnAnnotation]]:
-        """The annotations of every picture as drawn."""
+        """The drawn annotations, one list per image."""
         return [shapes_of(image) for image in self.dataset.images]
 
     @cached_property
     def objects(self) -> list[tuple[ImageRecord, Annotation, DrawnAnnotation]]:
-        """Every annotation that can be drawn, crowds too."""
+        """Every annotation that can be drawn, crowds included."""
         pairs = zip(self.dataset.images, self.shapes, strict=True)
         return [
             (image, annotation, shape)
@@ -106,7 +106,7 @@ class Split:
             if shape.problem is None
         ]
 
-    def about(
+    def finding(
         self,
         check: str,
         severity: Severity,
@@ -115,7 +115,7 @@ class Split:
         annotation: Annotation | None = None,
         other: Path | None = None,
     ) -> Finding:
-        """A finding in this split whose message begins with the place."""
+        """A finding in this split; its message starts with the dataset, image and annotation it concerns."""
         where = [self.dataset.name]
         if annotation is not None and image is not None:
             where.append(f"annotation {annotation.id} ({image.path.name})")
@@ -134,39 +134,38 @@ class Split:
 
 @dataclass(frozen=True)
 class CheckedData:
-    """All splits, and the model that is to learn from them."""
+    """All splits, and the model to be trained on them."""
 
     splits: tuple[Split, ...]
     spec: AnySpec
 
     @cached_property
     def separate(self) -> set[str]:
-        """The names of the splits that should share no picture, see `apart`."""
+        """The names of the splits that should share no image, see `separate_splits`."""
         return separate_splits(self.splits)
 
     @cached_property
-    def alike(self) -> list[tuple[int, int]]:
-        """Pairs of nearly equal pictures of different files, by their numbers a < b counted through all
-        splits: those that `near_pairs` chooses.
-        """
-        looks = [look for split in self.splits for look in split.looks]
-        if not looks:
+    def near_duplicates(self) -> list[tuple[int, int]]:
+        """The pairs of `near_pairs`, as indices a < b that count through the images of all splits."""
+        inspections = [inspection for split in self.splits for inspection in split.inspections]
+        if not inspections:
             return []
-        splits = np.repeat(np.arange(len(self.splits)), [len(split.looks) for split in self.splits])
+        splits = np.repeat(np.arange(len(self.splits)), [len(split.inspections) for split in self.splits])
         numbers: dict[bytes, int] = {}
-        files = np.array([numbers.setdefault(look.digest, len(numbers)) for look in looks])
-        return near_pairs(np.stack([look.thumb for look in looks]), splits, files)
+        files = np.array([numbers.setdefault(inspection.digest, len(numbers)) for inspection in inspections])
+        return near_pairs(np.stack([inspection.thumb for inspection in inspections]), splits, files)
 
 
 def absolute_path(image: ImageRecord) -> str:
-    """The path of its file, written in the one way that has no "..". Links are not followed."""
+    """The absolute path of an image's file without "..". Links are not followed."""
     return os.path.abspath(image.path)
 
 
 def separate_splits(splits: Sequence[Split]) -> set[str]:
-    """The names of the splits that should share no picture: train, val, test and what has pictures of its
-    own. Nothing is measured on a list that only joins these or holds a part of them, or that holds all of
-    train, such as VOC's trainval and SBD's train_noval.
+    """The names of the splits that should share no image: train, val, test, and splits with other images.
+
+    Lists that only combine images of these, or contain all of train, are not evaluated on and may share
+    images: VOC's trainval and SBD's train_noval, for example.
     """
     files = {split.name: {absolute_path(p) for p in split.dataset.images} for split in splits}
     named: set[str] = set().union(*(files.get(name, set()) for name in NAMED))
@@ -177,7 +176,7 @@ def separate_splits(splits: Sequence[Split]) -> set[str]:
 
 
 def shapes_of(image: ImageRecord) -> list[DrawnAnnotation]:
-    """The annotations of a picture as drawn."""
+    """The drawn annotations of an image, in order."""
     from faster_coco_eval.core import mask as coco_mask
 
     height, width = image.height, image.width

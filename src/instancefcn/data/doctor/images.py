@@ -1,4 +1,4 @@
-"""Checks of the pictures' files: can they be read, do they fit their records, are two of them the same."""
+"""Checks of the image files: readable, as their records say, and not duplicated."""
 
 from __future__ import annotations
 
@@ -7,97 +7,97 @@ from collections.abc import Iterator
 from instancefcn.data.doctor.checked_data import CheckedData, Finding, Split
 
 
-def missing(case: CheckedData) -> Iterator[Finding]:
-    """Pictures whose file is not there."""
-    return _looks(case, "missing-picture")
+def missing(data: CheckedData) -> Iterator[Finding]:
+    """Images whose file is missing."""
+    return _reported(data, "missing-image")
 
 
-def unreadable(case: CheckedData) -> Iterator[Finding]:
-    """Files that cannot be decoded whole."""
-    return _looks(case, "unreadable-picture")
+def unreadable(data: CheckedData) -> Iterator[Finding]:
+    """Files that cannot be decoded completely."""
+    return _reported(data, "unreadable-image")
 
 
-def wrong_size(case: CheckedData) -> Iterator[Finding]:
-    """Pictures of another size than recorded."""
-    return _looks(case, "size-mismatch")
+def wrong_size(data: CheckedData) -> Iterator[Finding]:
+    """Images whose size differs from their record."""
+    return _reported(data, "size-mismatch")
 
 
-def rotation(case: CheckedData) -> Iterator[Finding]:
-    """Pictures annotated unrotated (errors), and others whose EXIF data turn them (notes)."""
-    yield from _looks(case, "exif-rotation")
-    for split in case.splits:
-        for image, look in zip(split.dataset.images, split.looks, strict=True):
-            if look.turned and look.problem is None:
+def rotation(data: CheckedData) -> Iterator[Finding]:
+    """Images annotated unrotated (errors), and others that EXIF data rotate (notes)."""
+    yield from _reported(data, "exif-rotation")
+    for split in data.splits:
+        for image, inspection in zip(split.dataset.images, split.inspections, strict=True):
+            if inspection.turned and inspection.problem is None:
                 what = (
-                    "EXIF data turn or mirror this picture. It is read the way viewers show it and must be "
-                    "annotated so; other tools may differ: store it upright"
+                    "EXIF data rotate or mirror this image. It is read as viewers show it and must be "
+                    "annotated that way, but other tools may ignore EXIF: store it upright"
                 )
-                yield split.about("exif-rotation", "note", what, image)
+                yield split.finding("exif-rotation", "note", what, image)
 
 
-def _looks(case: CheckedData, check: str) -> Iterator[Finding]:
-    for split in case.splits:
-        for look in split.looks:
-            if look.problem is not None and look.problem.check == check:
-                yield Finding(check, "error", split.name, str(look.problem), look.problem.image)
+def _reported(data: CheckedData, check: str) -> Iterator[Finding]:
+    for split in data.splits:
+        for inspection in split.inspections:
+            if inspection.problem is not None and inspection.problem.check == check:
+                yield Finding(check, "error", split.name, str(inspection.problem), inspection.problem.image)
 
 
-def duplicates(case: CheckedData) -> Iterator[Finding]:
-    """The same file twice in a split."""
-    for split in case.splits:
+def duplicates(data: CheckedData) -> Iterator[Finding]:
+    """Equal files within a split."""
+    for split in data.splits:
         first: dict[bytes, int] = {}
-        for i, look in enumerate(split.looks):
-            if look.digest and (j := first.setdefault(look.digest, i)) != i:
+        for i, inspection in enumerate(split.inspections):
+            if inspection.digest and (j := first.setdefault(inspection.digest, i)) != i:
                 other = split.dataset.images[j].path
-                what = f"is the same picture as {other.name}: remove one of the two records"
-                yield split.about("duplicate-picture", "warning", what, split.dataset.images[i], other=other)
+                what = f"is the same image as {other.name}: remove one of the two records"
+                yield split.finding("duplicate-image", "warning", what, split.dataset.images[i], other=other)
 
 
-def leaks(case: CheckedData) -> Iterator[Finding]:
-    """The same file in two splits that should share none."""
+def leaks(data: CheckedData) -> Iterator[Finding]:
+    """Equal files in two splits that should share no image."""
     first: dict[bytes, tuple[Split, int]] = {}
-    splits = [split for split in case.splits if split.name in case.separate]
-    for split in reversed(splits):  # what is found is said of train, where it can go
-        for i, look in enumerate(split.looks):
-            if not look.digest:
+    splits = [split for split in data.splits if split.name in data.separate]
+    for split in reversed(splits):  # so that findings name train, where the image can be removed
+        for i, inspection in enumerate(split.inspections):
+            if not inspection.digest:
                 continue
-            there, j = first.setdefault(look.digest, (split, i))
-            if there is not split:
-                other = there.dataset.images[j].path
+            holder, j = first.setdefault(inspection.digest, (split, i))
+            if holder is not split:
+                other = holder.dataset.images[j].path
                 what = (
-                    f"is the same picture as {other.name} in {there.name}, so {there.name} does not measure "
-                    f"what was learnt: remove it from {split.name}"
+                    f"is the same image as {other.name} in {holder.name}, so results on {holder.name} are "
+                    f"too good: remove it from {split.name}"
                 )
-                yield split.about("leak", "warning", what, split.dataset.images[i], other=other)
+                yield split.finding("leak", "warning", what, split.dataset.images[i], other=other)
 
 
-def near_duplicates(case: CheckedData) -> Iterator[Finding]:
-    """Pictures of one split that look nearly the same."""
-    for split, i, there, j in _near(case):
-        if split is there:
+def near_duplicates(data: CheckedData) -> Iterator[Finding]:
+    """Images of one split that look nearly the same."""
+    for split, i, paired, j in _near(data):
+        if split is paired:
             other = split.dataset.images[j].path
-            what = f"looks nearly the same as {other.name}: keep one, unless both are meant"
-            yield split.about("near-duplicate", "warning", what, split.dataset.images[i], other=other)
+            what = f"looks nearly the same as {other.name}: keep one, unless both are intended"
+            yield split.finding("near-duplicate", "warning", what, split.dataset.images[i], other=other)
 
 
-def near_leaks(case: CheckedData) -> Iterator[Finding]:
-    """Pictures that look nearly like one of another split, where the two should share none."""
-    for split, i, there, j in _near(case):
-        if split is not there and {split.name, there.name} <= case.separate:
-            other = there.dataset.images[j].path
+def near_leaks(data: CheckedData) -> Iterator[Finding]:
+    """Images that look nearly the same as one in another split, if the two should share no image."""
+    for split, i, paired, j in _near(data):
+        if split is not paired and {split.name, paired.name} <= data.separate:
+            other = paired.dataset.images[j].path
             what = (
-                f"looks nearly the same as {other.name} in {there.name}: keep pictures of one scene in one "
-                "split, or the figures flatter"
+                f"looks nearly the same as {other.name} in {paired.name}: keep images of one scene in one "
+                "split, or results are too good"
             )
-            yield split.about("near-leak", "warning", what, split.dataset.images[i], other=other)
+            yield split.finding("near-leak", "warning", what, split.dataset.images[i], other=other)
 
 
-def _near(case: CheckedData) -> Iterator[tuple[Split, int, Split, int]]:
-    """(split, index, other split, other index) of nearly equal pictures: each picture with one of its own
-    split before it, and with one of every later split. Equal files do not count.
+def _near(data: CheckedData) -> Iterator[tuple[Split, int, Split, int]]:
+    """(split, index, other split, other index) of each pair of near duplicates.
+
+    The finding is about the first: the later image of one split, or the image in the earlier split.
     """
-    places = [(number, i) for number, split in enumerate(case.splits) for i in range(len(split.looks))]
-    for a, b in case.alike:
-        (m, i), (n, j) = places[a], places[b]
-        # Within a split the later picture is named, across splits the one in the earlier split.
-        yield (case.splits[m], j, case.splits[n], i) if m == n else (case.splits[m], i, case.splits[n], j)
+    located = [(n, i) for n, split in enumerate(data.splits) for i in range(len(split.inspections))]
+    for a, b in data.near_duplicates:
+        (m, i), (n, j) = located[a], located[b]
+        yield (data.splits[m], j, data.splits[n], i) if m == n else (data.splits[m], i, data.splits[n], j)

@@ -1,4 +1,4 @@
-"""Mending one picture's record and annotations, and saying what was done."""
+"""Repair one image's record and annotations, and note what was done."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from PIL import Image
 from instancefcn.data.dataset import Annotation, ImageRecord
 from instancefcn.data.doctor.checked_data import shapes_of
 from instancefcn.data.doctor.objects import areas_agree, boxes_agree
-from instancefcn.data.image_checks import TOLERANCE, Look
+from instancefcn.data.image_checks import TOLERANCE, Inspection
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.outlines import Segmentation, outline_problem
 from instancefcn.geometry.rle import decode_crop
 
 SAME_SHAPE = 0.01
-"""Pictures whose ratios of width to height differ by less than this share may be one picture, resized."""
+"""Maximum relative difference of aspect ratio between an image and a resized version of it."""
 
-Treatment = Literal["as it is", "without EXIF rotation", "upright"]
+Treatment = Literal["unchanged", "without EXIF rotation", "upright"]
 
 
 @dataclass
 class Repairs:
-    """What was done to one split, in order."""
+    """The repairs of one split, in order."""
 
     split: str
     entries: list[dict[str, Any]] = field(default_factory=list)
@@ -35,21 +35,23 @@ class Repairs:
     def add(
         self, check: str, what: str, image: ImageRecord | None = None, annotation: int | None = None
     ) -> None:
-        """Note a repair: the check whose finding it mends, and what was done to which."""
-        place = None if image is None else str(image.path)
+        """Note a repair: the check whose finding it fixes, and what was done to which image or annotation."""
+        path = None if image is None else str(image.path)
         self.entries.append(
-            {"check": check, "split": self.split, "picture": place, "annotation": annotation, "what": what}
+            {"check": check, "split": self.split, "image": path, "annotation": annotation, "what": what}
         )
 
 
-def repaired(image: ImageRecord, look: Look, repairs: Repairs) -> tuple[ImageRecord, Treatment] | None:
-    """A picture with everything mended that can be, and what its file needs; None when it must go.
+def repaired(
+    image: ImageRecord, inspection: Inspection, repairs: Repairs
+) -> tuple[ImageRecord, Treatment] | None:
+    """An image with everything repaired that can be, and the treatment of its file; None if it must go.
 
-    What cannot be mended stays as it is.
+    What cannot be repaired does not change.
     """
-    problem = look.problem
-    treatment: Treatment = "as it is"
-    if problem is not None and look.size is None:
+    problem = inspection.problem
+    treatment: Treatment = "unchanged"
+    if problem is not None and inspection.size is None:
         gone = f"left out, with its {len(image.annotations)} annotations: {problem}"
         repairs.add(problem.check, gone, image)
         return None
@@ -57,45 +59,45 @@ def repaired(image: ImageRecord, look: Look, repairs: Repairs) -> tuple[ImageRec
         repairs.add("exif-rotation", "EXIF orientation removed: it was annotated unrotated", image)
         treatment = "without EXIF rotation"
     elif problem is not None:
-        assert look.size is not None
-        image = _resized(image, look.size, repairs)
-    if look.turned and treatment == "as it is" and look.size == (image.height, image.width):
+        assert inspection.size is not None
+        image = _resized(image, inspection.size, repairs)
+    if inspection.turned and treatment == "unchanged" and inspection.size == (image.height, image.width):
         repairs.add("exif-rotation", "stored upright, without an EXIF orientation", image)
         treatment = "upright"
-    return replace(image, annotations=tuple(_mended_annotations(image, repairs))), treatment
+    return replace(image, annotations=tuple(_repaired_annotations(image, repairs))), treatment
 
 
 def merge_records(
     results: Sequence[tuple[ImageRecord, Treatment]], repairs: Repairs
 ) -> tuple[ImageRecord, Treatment]:
-    """One record of what `mended` made of the records of one file: the annotations of all, each object once.
+    """One record made of all repaired records of one file, with each object once.
 
-    A record of another size than the first cannot be joined with it and is left out.
+    A record whose size or treatment differs from the first cannot be merged and is left out.
     """
     first, treatment = results[0]
     annotations = list(first.annotations)
-    seen = {_drawn(annotation) for annotation in annotations}
+    seen = {_identity(annotation) for annotation in annotations}
     for image, other in results[1:]:
         if (image.height, image.width, other) != (first.height, first.width, treatment):
-            what = f"left out, with its {len(image.annotations)} annotations: another record is of this file"
-            repairs.add("duplicate-picture", f"{what}, and of another size", image)
+            what = f"left out, with its {len(image.annotations)} annotations"
+            repairs.add("duplicate-image", f"{what}: another record of this file has another size", image)
             continue
-        new = [annotation for annotation in image.annotations if _drawn(annotation) not in seen]
-        seen.update(map(_drawn, new))
+        new = [annotation for annotation in image.annotations if _identity(annotation) not in seen]
+        seen.update(map(_identity, new))
         annotations += new
-        what = f"joined with the first record of this file, to which it adds {len(new)} annotations"
-        again = len(image.annotations) - len(new)
-        repairs.add("duplicate-picture", f"{what}; {again} were there" if again else what, image)
+        what = f"merged into the first record of this file, which gains {len(new)} annotations"
+        repeated = len(image.annotations) - len(new)
+        repairs.add("duplicate-image", f"{what}; {repeated} were repeated" if repeated else what, image)
     return replace(first, annotations=tuple(annotations)), treatment
 
 
-def _drawn(annotation: Annotation) -> tuple[int, str]:
-    """What annotations of the same object, written twice, have in common."""
+def _identity(annotation: Annotation) -> tuple[int, str]:
+    """What two annotations of the same object have in common: class and outline."""
     return annotation.label, json.dumps(annotation.segmentation)
 
 
 def _resized(image: ImageRecord, size: tuple[int, int], repairs: Repairs) -> ImageRecord:
-    """With the record of its real size, where its annotations fit one way or the other."""
+    """The image with its real size, if its annotations can be scaled to it or already fit it."""
     height, width = size
     was = f"{image.width} x {image.height}"
     ratio = (width * image.height) / (height * image.width)
@@ -106,7 +108,7 @@ def _resized(image: ImageRecord, size: tuple[int, int], repairs: Repairs) -> Ima
         what = f"record corrected from {was} to {width} x {height}, annotations scaled by {x:.4g} and {y:.4g}"
     elif all(_fits(a, height, width) for a in image.annotations):
         annotations = image.annotations
-        what = f"record corrected from {was} to {width} x {height}; the annotations fit and stay"
+        what = f"record corrected from {was} to {width} x {height}, annotations unchanged because they fit"
     else:
         return image
     repairs.add("size-mismatch", what, image)
@@ -115,7 +117,7 @@ def _resized(image: ImageRecord, size: tuple[int, int], repairs: Repairs) -> Ima
 
 def _fits(annotation: Annotation, height: int, width: int) -> bool:
     if not isinstance(annotation.segmentation, list):
-        return False  # a mask of another size belongs to another picture
+        return False  # an RLE only fits an image of its size
     xs = [x for polygon in annotation.segmentation for x in polygon[0::2]]
     ys = [y for polygon in annotation.segmentation for y in polygon[1::2]]
     inside = min(xs) >= -TOLERANCE and min(ys) >= -TOLERANCE
@@ -128,7 +130,7 @@ def _scaled(annotation: Annotation, image: ImageRecord, size: tuple[int, int]) -
     outline: Segmentation
     if isinstance(annotation.segmentation, list):
         outline = [
-            [round(value * (y if place % 2 else x), 2) for place, value in enumerate(polygon)]
+            [round(value * (y if i % 2 else x), 2) for i, value in enumerate(polygon)]
             for polygon in annotation.segmentation
         ]
     else:
@@ -143,11 +145,11 @@ def _scaled(annotation: Annotation, image: ImageRecord, size: tuple[int, int]) -
     return replace(annotation, segmentation=outline, box=box, area=annotation.area * x * y)
 
 
-def _mended_annotations(image: ImageRecord, repairs: Repairs) -> list[Annotation]:
+def _repaired_annotations(image: ImageRecord, repairs: Repairs) -> list[Annotation]:
     kept: list[Annotation] = []
     seen: set[tuple[int, str]] = set()
     for annotation in image.annotations:
-        key = _drawn(annotation)
+        key = _identity(annotation)
         changed = _clipped(annotation, image, repairs)
         (shape,) = shapes_of(replace(image, annotations=(changed,)))
         if shape.problem is not None:
@@ -155,11 +157,11 @@ def _mended_annotations(image: ImageRecord, repairs: Repairs) -> list[Annotation
         elif shape.area == 0:
             repairs.add("zero-area", "left out: its outline covers no pixel", image, annotation.id)
         elif key in seen:
-            repairs.add("duplicate-object", "left out: another is drawn like it", image, annotation.id)
+            repairs.add("duplicate-object", "left out: repeats another annotation", image, annotation.id)
         else:
             seen.add(key)
             if not boxes_agree(changed.box, shape.box):
-                repairs.add("box-mask", "box taken from the outline", image, annotation.id)
+                repairs.add("box-mask", "box computed from the outline", image, annotation.id)
                 changed = replace(changed, box=shape.box)
             if not areas_agree(changed.area, shape.area):
                 what = f"area corrected from {changed.area:.0f} to the outline's {shape.area}"
@@ -170,7 +172,7 @@ def _mended_annotations(image: ImageRecord, repairs: Repairs) -> list[Annotation
 
 
 def _clipped(annotation: Annotation, image: ImageRecord, repairs: Repairs) -> Annotation:
-    """With polygons that leave the picture cut off at its edges, and the box too."""
+    """The annotation with its polygons and box cut off at the image's edges."""
     polygons = annotation.segmentation
     if not isinstance(polygons, list) or outline_problem(polygons, image.height, image.width):
         return annotation
@@ -180,7 +182,7 @@ def _clipped(annotation: Annotation, image: ImageRecord, repairs: Repairs) -> An
     cut = [polygon for polygon in cut if len(polygon) >= 6]
     if not cut:
         return annotation
-    repairs.add("out-of-bounds", "outline cut off at the picture's edges", image, annotation.id)
+    repairs.add("out-of-bounds", "outline cut off at the image's edges", image, annotation.id)
     x1, y1, x2, y2 = annotation.box
     width, height = float(image.width), float(image.height)
     box = (max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height))
@@ -188,10 +190,10 @@ def _clipped(annotation: Annotation, image: ImageRecord, repairs: Repairs) -> An
 
 
 def clip_polygon(polygon: Sequence[float], height: int, width: int) -> list[float]:
-    """The part of a polygon x, y, x, y, .. inside a picture; empty when there is none.
+    """The part of a polygon x, y, x, y, .. inside an image; empty if there is none.
 
-    It is cut along one edge of the picture after another. Parts that the cut takes apart stay joined by
-    lines along the edge, which cover no pixel.
+    The polygon is cut along one edge of the image after another (Sutherland-Hodgman). Separated parts stay
+    joined by lines along the edge, which cover no pixel.
     """
     points = list(zip(polygon[0::2], polygon[1::2], strict=True))
     for axis, limit, sign in ((0, 0.0, 1), (0, float(width), -1), (1, 0.0, 1), (1, float(height), -1)):

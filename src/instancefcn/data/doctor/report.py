@@ -1,4 +1,4 @@
-"""The doctor's findings for people and for programs."""
+"""The doctor's report as text and as JSON."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from instancefcn.data.doctor.checked_data import Finding
 from instancefcn.data.doctor.examine import CHECKS, Report
 
 EXAMPLES = 3
-"""Warnings and notes of one check that the summary shows; errors it shows all."""
+"""How many warnings and notes of one check the summary shows. It shows every error."""
 SEVERITIES = ("error", "warning", "note")
 
 
 def summary(report: Report) -> str:
-    """What was examined, each check's findings with a few examples, and the verdict; plain text."""
+    """The splits, each check's findings with a few examples, and the verdict, as plain text."""
     images, objects = _totals(report)
-    lines = [f"{report.data}: {images} pictures, {objects} objects, {report.seconds:.1f} s"]
+    lines = [f"{report.data}: {images} images, {objects} objects, {report.seconds:.1f} s"]
     for split in report.splits:
         count = sum(len(p.annotations) for p in split.dataset.images)
         classes = len(split.dataset.class_names)
-        lines.append(f"  {split.name}: {len(split.dataset)} pictures, {count} objects, {classes} classes")
+        lines.append(f"  {split.name}: {len(split.dataset)} images, {count} objects, {classes} classes")
     for severity, check, findings in _groups(report):
         shown = findings if severity == "error" else findings[:EXAMPLES]
         lines += ["", f"{severity}  {check}  {len(findings)}"]
@@ -30,25 +30,25 @@ def summary(report: Report) -> str:
 
 
 def verdict(report: Report) -> str:
-    """For example "2 errors, 1 warning, no notes: mend the errors before training"."""
+    """For example "2 errors, 1 warning, no notes: fix the errors before training"."""
     counts = [sum(f.severity == severity for f in report.findings) for severity in SEVERITIES]
-    said = [
+    parts = [
         f"{count or 'no'} {severity}{'' if count == 1 else 's'}"
         for count, severity in zip(counts, SEVERITIES, strict=True)
     ]
     end = "ready for training"
     if "train" not in [split.name for split in report.splits]:
         end = (
-            "but no split is called train, and training reads that: rename one, or let "
-            "`instancefcn convert IN OUT --to coco --val-share 0.2` make train and val"
+            "but training needs a split called train: rename one, or make train and val with "
+            "`instancefcn convert IN OUT --to coco --val-share 0.2`"
         )
     if counts[0]:
-        end = "mend the errors before training"
-    return f"{', '.join(said)}: {end}"
+        end = "fix the errors before training"
+    return f"{', '.join(parts)}: {end}"
 
 
 def brief(report: Report) -> list[str]:
-    """One line for each check with warnings, and how to see them; nothing when there are none."""
+    """One line per check with warnings and one on how to see them all; empty if there are none."""
     lines = [
         f"warning: {check}: {findings[0].message if len(findings) == 1 else f'{len(findings)} findings'}"
         for severity, check, findings in _groups(report)
@@ -58,10 +58,10 @@ def brief(report: Report) -> list[str]:
 
 
 def report_as_json(report: Report) -> dict[str, Any]:
-    """Everything: the splits' figures, counts by severity and check, and all findings."""
+    """The numbers of each split, counts by severity and check, and all findings."""
     splits = {
         split.name: {
-            "pictures": len(split.dataset),
+            "images": len(split.dataset),
             "objects": sum(len(p.annotations) for p in split.dataset.images),
             "classes": len(split.dataset.class_names),
         }
@@ -85,7 +85,7 @@ def _totals(report: Report) -> tuple[int, int]:
 
 
 def _groups(report: Report) -> list[tuple[str, str, list[Finding]]]:
-    """(severity, check, its findings of that severity), errors first, the checks in their order."""
+    """(severity, check, findings): errors first, the checks in the order of `CHECKS`."""
     groups = []
     for severity in SEVERITIES:
         for check in CHECKS:

@@ -1,4 +1,4 @@
-"""Are the objects of a size that the model can find? If not: which input size and anchors would suit them."""
+"""Check that the model can find objects of these sizes; if not, suggest an input size and anchors."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from instancefcn.geometry.resizing import resize_scale
 from instancefcn.models.zoo import ModelSpec, ProposalModelSpec
 
 MANY = 0.05
-"""Share of objects of an unsuitable size from which it is a warning."""
+"""Minimum share of objects of unsuitable size for a warning instead of a note."""
 FIT = math.sqrt(0.5)
-"""An object whose side is this part of an anchor's side (both squares) overlaps it by one half."""
+"""A square of this share of an anchor's side has IoU 1/2 with it."""
 ENLARGED = 2.0
-"""An input larger than this many times the model's own is not suggested: time grows with its square."""
+"""Maximum suggested enlargement of the input: time grows with its square."""
 
 
-def unsuitable_sizes(case: CheckedData) -> Iterator[Finding]:
-    """Objects of train that are too small or too large for the model."""
-    for split in case.splits:
+def unsuitable_sizes(data: CheckedData) -> Iterator[Finding]:
+    """Objects in train that are too small or too large for the model."""
+    for split in data.splits:
         if split.name == "train" and (
-            sides := object_sides(split, case.spec.short_side, case.spec.long_side)
+            sides := object_sides(split, data.spec.short_side, data.spec.long_side)
         ):
             mean, larger = (np.sort(np.array(values)) for values in zip(*sides, strict=True))
-            spec = case.spec
+            spec = data.spec
             text, share = (
                 _for_anchors(mean, spec) if isinstance(spec, ModelSpec) else _for_windows(larger, spec)
             )
             if share > 0:
-                yield split.about("object-size", "warning" if share >= MANY else "note", text)
+                yield split.finding("object-size", "warning" if share >= MANY else "note", text)
 
 
 def object_sides(split: Split, short: int, long: int) -> list[tuple[float, float]]:
-    """(square root of the box's area, its larger side) of every object, crowds left out, in pixels of the
-    network's input.
+    """(square root of the box's area, larger side of the box) of each object, in network pixels.
+
+    Crowds and objects without a pixel are left out. `short` and `long` are the sides of the network's input.
     """
     sides = []
     for image, annotation, shape in split.objects:
@@ -49,46 +50,46 @@ def object_sides(split: Split, short: int, long: int) -> list[tuple[float, float
 
 
 def _for_anchors(sides: NDArray[np.float64], spec: ModelSpec) -> tuple[str, float]:
-    """What to say about the sides of objects (ascending), and the share of unsuitable ones."""
+    """The message about object sides (ascending, for anchors), and the share of unsuitable ones."""
     stride, scales = spec.anchors.stride, spec.anchors.scales
-    least, greatest = min(scales) * stride * FIT, max(scales) * stride / FIT
-    small, large = int((sides < least).sum()), int((sides > greatest).sum())
+    low_limit, high_limit = min(scales) * stride * FIT, max(scales) * stride / FIT
+    small, large = int((sides < low_limit).sum()), int((sides > high_limit).sum())
     tiny = int((sides < stride).sum())
     low, middle, high = np.quantile(sides, (0.05, 0.5, 0.95))
-    said = [
-        f"{small} of {len(sides)} objects ({small / len(sides):.0%}) are smaller than {least:.0f} pixels at "
-        f"{spec.name}'s input ({spec.short_side}/{spec.long_side}), too small for its smallest anchor of "
+    parts = [
+        f"{small} of {len(sides)} objects ({small / len(sides):.0%}) are smaller than {low_limit:.0f} pixels "
+        f"at {spec.name}'s input ({spec.short_side}/{spec.long_side}), too small for its smallest anchor of "
         f"{min(scales) * stride:g}; {tiny} are smaller than one map cell of {stride}"
     ]
     if large:
-        said.append(
-            f"{large} are larger than {greatest:.0f}, too large for its largest anchor of "
+        parts.append(
+            f"{large} are larger than {high_limit:.0f}, too large for its largest anchor of "
             f"{max(scales) * stride:g}"
         )
-    said.append(f"90 % of the sides lie between {low:.0f} and {high:.0f}, the median is {middle:.0f}")
-    factor = _enlargement(least / low)
+    parts.append(f"90 % of the sides lie between {low:.0f} and {high:.0f}, the median is {middle:.0f}")
+    factor = _enlargement(low_limit / low)
     if factor > 1:
-        said.append(_larger_input(spec.short_side, spec.long_side, factor, least / low))
+        parts.append(_larger_input(spec.short_side, spec.long_side, factor, low_limit / low))
     suited = suggested_scales(low * factor, high * factor, stride)
-    said.append(f"anchor scales that suit them: {', '.join(f'{scale:g}' for scale in suited)}")
-    return "; ".join(said), (small + large) / len(sides)
+    parts.append(f"anchor scales that suit them: {', '.join(f'{scale:g}' for scale in suited)}")
+    return "; ".join(parts), (small + large) / len(sides)
 
 
 def _for_windows(sides: NDArray[np.float64], spec: ProposalModelSpec) -> tuple[str, float]:
-    """The same for InstanceFCN, by the objects' larger sides: levels take the place of anchors."""
-    least, greatest = spec.windows.fitting_sides
-    greatest *= spec.head.step ** (spec.head.levels - 1)
-    small, large = int((sides < least).sum()), int((sides > greatest).sum())
+    """The same for InstanceFCN: the larger sides of the objects, and pyramid levels instead of anchors."""
+    low_limit, high_limit = spec.windows.fitting_sides
+    high_limit *= spec.head.step ** (spec.head.levels - 1)
+    small, large = int((sides < low_limit).sum()), int((sides > high_limit).sum())
     low, middle, high = np.quantile(sides, (0.05, 0.5, 0.95))
-    said = [
-        f"{small} of {len(sides)} objects ({small / len(sides):.0%}) are smaller than {least:.0f} pixels on "
-        f"the first level of {spec.name} ({spec.short_side}/{spec.long_side}) and {large} larger than "
-        f"{greatest:.0f}, so no window fits them",
+    parts = [
+        f"{small} of {len(sides)} objects ({small / len(sides):.0%}) are smaller than {low_limit:.0f} pixels "
+        f"on the first level of {spec.name} ({spec.short_side}/{spec.long_side}) and {large} larger than "
+        f"{high_limit:.0f}, so no window fits them",
         f"90 % of the larger sides lie between {low:.0f} and {high:.0f}, the median is {middle:.0f}",
     ]
-    if (factor := _enlargement(least / low)) > 1:
-        said.append(_larger_input(spec.short_side, spec.long_side, factor, least / low))
-    return "; ".join(said), (small + large) / len(sides)
+    if (factor := _enlargement(low_limit / low)) > 1:
+        parts.append(_larger_input(spec.short_side, spec.long_side, factor, low_limit / low))
+    return "; ".join(parts), (small + large) / len(sides)
 
 
 def _enlargement(wanted: float) -> float:
@@ -99,13 +100,14 @@ def _larger_input(short: int, long: int, factor: float, wanted: float) -> str:
     new_short, new_long = (32 * math.ceil(side * factor / 32) for side in (short, long))
     text = f"a larger input helps: --set short_side={new_short} --set long_side={new_long}"
     if wanted > ENLARGED:
-        text += f" (it would take {wanted:.1f} times the size for most: cut the pictures into tiles first)"
+        text += f" (most objects need {wanted:.1f} times the size: cut the images into tiles first)"
     return text
 
 
 def suggested_scales(low: float, high: float, stride: int) -> tuple[float, ...]:
-    """Anchor scales in units of the stride, at most a factor of two apart, from objects of side `low` to
-    those of side `high` (pixels of the network's input). None is below one cell.
+    """Anchor scales for objects of side `low` to `high` (network pixels), in units of the stride.
+
+    Neighbouring scales differ by at most a factor of two, and no scale is below 1.
     """
     first = max(low / stride, 1.0)
     last = max(high / stride, first)

@@ -1,1 +1,1 @@
-"""The formats of data sets, one file each with its reader and writer, and recognising them."""
+"""The formats of datasets, one file each with its reader and writer, and how they are recognised."""

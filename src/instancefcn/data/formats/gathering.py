@@ -1,4 +1,4 @@
-"""What the readers of several formats share: reading picture by picture in threads, and numbering."""
+"""What the readers of several formats share: reading image by image in threads, numbering, and splits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from instancefcn.limits import MAX_PROBLEMS
 
 Source = TypeVar("Source")
 OnProgress = Callable[[int, int], None]
-"""Called with (pictures done, pictures)."""
+"""Called with (images done, images in total)."""
 
 
 def gather(
@@ -29,17 +29,22 @@ def gather(
     read: Callable[[Source], tuple[ImageRecord | None, list[str]]],
     progress: OnProgress | None = None,
 ) -> tuple[Dataset, list[str]]:
-    """The dataset of what `read` makes of every item, in the items' order, and everything that is wrong.
+    """Read every item in threads into one dataset.
 
-    Pictures and annotations are numbered from 1.
+    Images keep the order of the items. Images and annotations are numbered from 1.
 
     Args:
-        name: the dataset's.
+        name: the dataset's name.
         classes: names and ids of the labels 0, 1, ..
-        read: gives a picture (None: not usable) and what is wrong with it; runs in threads.
+        items: what `read` takes, one per image.
+        read: returns an image (None if it cannot be used) and its problems. Called in threads.
+        progress: called after every image.
+
+    Returns:
+        The dataset, and every problem found.
 
     Raises:
-        DataError: more than MAX_PROBLEMS things are wrong.
+        DataError: there are more than MAX_PROBLEMS problems.
     """
     images: list[ImageRecord] = []
     problems: list[str] = []
@@ -49,7 +54,7 @@ def gather(
         for done, (image, found) in enumerate(pool.map(read, items), start=1):
             problems += found
             if len(problems) > MAX_PROBLEMS:
-                raise DataError(given_up(problems))
+                raise DataError(capped_problems(problems))
             if image is not None and (problem := too_many_pixels(image)):
                 problems.append(problem)
             elif image is not None:
@@ -61,68 +66,77 @@ def gather(
             if progress:
                 progress(done, len(items))
     finally:
-        pool.shutdown(cancel_futures=True)  # an interrupt need not wait for the other pictures
+        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the remaining images
     return Dataset(name, tuple(images), tuple(classes[0]), tuple(classes[1])), problems
 
 
-def given_up(problems: list[str]) -> list[str]:
-    """What is said of data in which too much is wrong."""
+def capped_problems(problems: list[str]) -> list[str]:
+    """The first MAX_PROBLEMS problems, and a line saying that reading stopped there."""
     return [*problems[:MAX_PROBLEMS], f"and more: reading ended at {MAX_PROBLEMS:,} problems"]
 
 
-def outlined(
+def annotation_from_outline(
     label: int, segmentation: Segmentation, height: int, width: int, crowd: bool = False
 ) -> Annotation:
-    """An annotation, not numbered yet, whose box and area follow from its (valid) outline.
+    """An annotation without an id, whose box and area come from its valid outline.
 
-    The box of polygons is that of their points, the box of an RLE that of its pixels; the area counts pixels.
+    The box encloses the points of polygons or the pixels of an RLE. The area is the number of pixels.
     """
     area = int(run_lengths(to_rle(segmentation, height, width)["counts"])[1::2].sum())
     return Annotation(0, label, extent(segmentation, height, width), segmentation, float(area), crowd)
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, stripped.
+    """The non-blank lines of a text file, stripped.
 
     Raises:
-        DataError: it cannot be read, or is no text in UTF-8.
+        DataError: the file cannot be read, or is not UTF-8 text.
     """
     try:
         text = read_text(path)
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
+        raise DataError(f"{path}: file not found: add it") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        reason = f"is no text in UTF-8 ({error.reason})" if isinstance(error, UnicodeDecodeError) else error
-        raise DataError(f"{path}: {reason}: write it again") from error
+        reason = f"is not UTF-8 text ({error.reason})" if isinstance(error, UnicodeDecodeError) else error
+        raise DataError(f"{path}: {reason}: write the file again") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def in_order(splits: Sequence[str]) -> list[str]:
-    """Names of splits: "train" first, then "val", then the others by name."""
+def list_found(kind: str, names: Sequence[str]) -> str:
+    """For messages, what exists instead: "found splits: train, val" or "no splits found"."""
+    return f"found {kind}: {', '.join(names)}" if names else f"no {kind} found"
+
+
+def sort_splits(splits: Sequence[str]) -> list[str]:
+    """Split names: "train" first, "val" second, the others by name."""
     return sorted(set(splits), key=lambda split: (("train", "val", split).index(split), split))
 
 
 def folders_of_splits(
     root: Path, holds: Callable[[Path], bool], loose: Callable[[Path], bool]
 ) -> dict[str, Path]:
-    """Where the splits of a format without lists lie.
+    """The folder of each split, for formats without lists of images.
 
-    When train/ or val/ is there, each folder that `holds` data of the format is a split; otherwise the whole
-    folder is "train".
+    If train/ or val/ holds data, every folder that holds data is a split. Otherwise all of `root` is "train".
+
+    Args:
+        root: the dataset's folder.
+        holds: whether a folder holds data of the format.
+        loose: whether a folder holds data beside the folders of the splits.
 
     Raises:
-        DataError: there are folders of splits, and `loose` says that more data lies beside them.
+        DataError: `root` has folders of splits and loose data beside them.
     """
     if not has_splits(root, holds):
         return {"train": root}
     if loose(root):
         raise DataError(
-            f"{root}: holds annotated pictures beside the folders train/ or val/: move them into one of these"
+            f"{root}: has annotated images beside the folders train/ or val/: move them into one of these"
         )
-    there = {folder.name: folder for folder in folders_in(root) if holds(folder)}
-    return {split: there[split] for split in in_order(list(there))}
+    folders = {folder.name: folder for folder in folders_in(root) if holds(folder)}
+    return {split: folders[split] for split in sort_splits(list(folders))}
 
 
 def has_splits(folder: Path, holds: Callable[[Path], bool]) -> bool:

@@ -1,4 +1,4 @@
-"""Masks that come as pictures: every pixel holds the number of its object."""
+"""Masks stored as images: each pixel holds the number of its object. Shared by VOC, SBD and mask folders."""
 
 from __future__ import annotations
 
@@ -19,31 +19,32 @@ from instancefcn.limits import MAX_MASK_PIXELS
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 _BLOCK = 2**22
-"""Pixels of a mask that are looked at together."""
+"""Pixels of a mask that are searched at once."""
 
 Crop = tuple[NDArray[np.uint8], tuple[int, int]]
-"""Pixels of one object, 0 or 1, [h, w], and the upper left corner (x, y) of that rectangle."""
+"""The pixels of one object, 0 or 1, [h, w], and the top left corner (x, y) of that rectangle."""
 
 
 def read_index(path: Path) -> NDArray[Any]:
-    """The numbers in a mask file, [H, W]: palette indices, not colours. A PNG's EXIF data do not turn it; a
-    TIFF's Orientation tag does, as it turns a picture.
+    """The numbers in a mask file, [H, W]. Of a palette image they are indices, not colours.
+
+    EXIF data do not rotate a PNG mask. A TIFF's Orientation tag rotates the mask, as it does an image.
 
     Raises:
-        ImageError: the file cannot be read, is a JPEG, holds colours, or gray samples of 2 or 4 bits, which
-            Pillow stretches to 8: 1 of 15 would be read as 17.
+        ImageError: the file cannot be read, is a JPEG, holds colours, or has gray samples of 2 or 4 bits.
+            Pillow stretches the latter to 8 bits: 1 of 15 would be read as 17.
     """
     try:
         with open_image(path) as image:
             refuse_jpeg(image)
             if image.mode not in _INDEX_MODES:
                 raise ImageError(
-                    f"holds colours (mode {image.mode}), not numbers of objects: "
-                    "save it as an 8 or 16-bit gray or palette PNG"
+                    f"holds colours (mode {image.mode}), not object numbers: "
+                    "save it as an 8-bit or 16-bit gray PNG, or as a palette PNG"
                 )
             if _stretched(image):
                 raise ImageError(
-                    "is a 2-bit or 4-bit gray mask, whose numbers are read as shades of 8 bits: "
+                    "has gray samples of 2 or 4 bits, which are stretched when read: "
                     "save it with 8 bits or with a palette"
                 )
             values = np.array(image)
@@ -53,24 +54,25 @@ def read_index(path: Path) -> NDArray[Any]:
 
 
 def refuse_jpeg(image: Image.Image) -> None:
-    """JPEG changes pixels, most near edges: around an object few are 0 any more.
+    """Raise for a mask stored as a JPEG, whatever its suffix: JPEG changes pixels, mostly near edges.
 
     Raises:
-        ImageError: a mask was stored so, whatever its suffix is.
+        ImageError: the mask is a JPEG.
     """
     if image.format in ("JPEG", "MPO") or "jpeg" in str(image.info.get("compression")):
         raise ImageError(
-            "is a JPEG, which does not keep a mask's pixels: save it as PNG where it was drawn (a JPEG that "
-            "is only turned into a PNG keeps the damage)"
+            "is a JPEG, which changes a mask's pixels: save it as PNG in the program that drew it "
+            "(converting the JPEG to PNG keeps the damage)"
         )
 
 
 def _stretched(image: Image.Image) -> bool:
-    """Whether decoding multiplies the samples of a picture that is not loaded yet. (Those of 1 bit become
-    booleans.)
+    """Whether decoding will multiply the samples of an image that is not loaded yet.
+
+    Samples of 1 bit become booleans and are not stretched.
     """
     for *_, raw in getattr(image, "tile", ()):
-        kind = raw[0] if isinstance(raw, tuple) else raw  # of a PNG the name, of a TIFF more
+        kind = raw[0] if isinstance(raw, tuple) else raw  # a string for PNG, a tuple for TIFF
         if str(kind).startswith(("L;2", "L;4")):
             return True
     return False
@@ -79,15 +81,15 @@ def _stretched(image: Image.Image) -> bool:
 def crops_of(
     index: NDArray[Any], without: Sequence[int] = (0,), where: Path | str = "the mask"
 ) -> dict[int, Crop]:
-    """The objects of an index mask by their numbers, ascending.
+    """The objects of an index mask by number, ascending.
 
     Args:
         index: [H, W].
-        without: numbers of no object.
-        where: what to call it in errors.
+        without: numbers that are not objects.
+        where: the mask's name in errors.
 
     Raises:
-        ImageError: the rectangles around them hold more than MAX_MASK_PIXELS, as in a picture of noise.
+        ImageError: the rectangles around the objects hold more than MAX_MASK_PIXELS, as in an image of noise.
     """
     boxes: dict[int, tuple[int, int, int, int]] = {}
     step = max(1, _BLOCK // index.shape[1])
@@ -98,7 +100,7 @@ def crops_of(
     if sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes.values()) > MAX_MASK_PIXELS:
         raise ImageError(
             f"{where}: the rectangles around its {len(boxes)} objects hold more than "
-            f"{MAX_MASK_PIXELS:,} pixels together: is it a mask? Cut it into tiles, with its picture"
+            f"{MAX_MASK_PIXELS:,} pixels together: check that it is a mask, or cut it and its image up"
         )
     return {
         value: ((index[y1:y2, x1:x2] == value).astype(np.uint8), (x1, y1))
@@ -107,7 +109,7 @@ def crops_of(
 
 
 def _boxes_of(index: NDArray[Any], without: Sequence[int]) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
-    """Every number in a part of a mask, with the box x1, y1, x2, y2 around its pixels there."""
+    """Each number in a part of a mask, with the box x1, y1, x2, y2 around its pixels in that part."""
     rows, columns = np.nonzero(~np.isin(index, without))
     if not len(rows):
         return
@@ -122,11 +124,12 @@ def _boxes_of(index: NDArray[Any], without: Sequence[int]) -> Iterator[tuple[int
 
 
 def annotations_of(crops: Sequence[Crop], labels: Sequence[int], size: tuple[int, int]) -> list[Annotation]:
-    """Annotations, not numbered yet, with RLEs, tight boxes and areas of crops that have pixels.
+    """Annotations without ids, with the RLEs, tight boxes and areas of non-empty crops.
 
     Args:
-        crops, labels: of the objects.
-        size: (height, width) of the picture.
+        crops: the objects' pixels.
+        labels: their classes.
+        size: (height, width) of the image.
     """
     import torch
 
@@ -140,10 +143,15 @@ def annotations_of(crops: Sequence[Crop], labels: Sequence[int], size: tuple[int
 def painted(
     masks: CroppedMasks, numbers: Sequence[int], start: NDArray[Any]
 ) -> tuple[NDArray[Any], list[int]]:
-    """`start` [H, W] with every mask's pixels set to its number; of masks that overlap the smaller is seen.
+    """Set each mask's pixels to its number. Where masks overlap, the smaller one is on top.
+
+    Args:
+        masks: N masks.
+        numbers: N numbers.
+        start: [H, W], the values below the masks. It is not changed.
 
     Returns:
-        the painted copy, and for each mask how many of its pixels are hidden.
+        The painted copy, and how many pixels of each mask are hidden.
     """
     canvas = start.copy()
     areas = masks.areas().tolist()

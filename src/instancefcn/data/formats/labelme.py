@@ -1,4 +1,19 @@
-"""LabelMe: a JSON file of shapes beside each picture."""
+"""LabelMe: one JSON file of shapes per image.
+
+    data/
+      train/a.jpg           or images/train/a.jpg, or a.jpg without splits
+      train/a.json
+      val/b.jpg
+      val/b.json
+
+A file holds the image's path, from the file's folder, and the shapes:
+
+    {"imagePath": "a.jpg", "imageHeight": 480, "imageWidth": 640,
+     "shapes": [{"label": "cat", "shape_type": "polygon", "points": [[x, y], [x, y], [x, y]],
+                 "group_id": null, "flags": {}}]}
+
+Polygons, rectangles, circles and masks are read. Shapes with equal label and group_id are one object.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +31,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
-from instancefcn.data.formats.gathering import OnProgress, folders_of_splits, gather, has_splits, outlined
+from instancefcn.data.formats.gathering import (
+    OnProgress,
+    annotation_from_outline,
+    folders_of_splits,
+    gather,
+    has_splits,
+)
 from instancefcn.data.formats.index_masks import annotations_of, crops_of
 from instancefcn.data.formats.output import Losses, OutputFolder
 from instancefcn.data.paths import ImageFinder, folders_in, images_below, is_hidden
@@ -31,16 +52,19 @@ from instancefcn.limits import MAX_CLASSES
 from instancefcn.safe_text import is_name, shown
 
 CROWD = "crowd"
-"""The flag of a shape that covers many objects: LabelMe has none of its own, but flags may have any name."""
+"""The flag of a shape that covers many objects. LabelMe has no such flag, but allows flags of any name."""
+VERSION = "5.5.0"
+"""The LabelMe version that written files name."""
 _BULGE = 0.02
-"""Pixels by which a circle's polygon may lie inside the circle."""
+"""Maximum distance between a circle and its polygon, in pixels."""
 _KEYS = (b'"shapes"', b'"imagePath"', b'"imageData"')
 
 
 class LabelmeFolder:
-    """A folder with LabelMe's JSON files, in it or below it; splits are train/ and val/, in it or in a folder
-    of it such as images/. Pictures without a file are left out: nobody has annotated them. The classes are
-    the labels of all splits, sorted.
+    """A folder with LabelMe's JSON files in it or below it.
+
+    Splits are train/ and val/, in the folder or in one of its folders, such as images/. Images without a
+    JSON file are not annotated and are left out. The classes are the sorted labels of all splits.
     """
 
     def __init__(self, root: Path) -> None:
@@ -49,16 +73,16 @@ class LabelmeFolder:
 
     @classmethod
     def at(cls, data: Path) -> LabelmeFolder | None:
-        """The folder at `data`; None when no file of LabelMe is there."""
+        """The layout of the folder `data`, or None if it has no LabelMe file."""
         return cls(data) if data.is_dir() and _holds_shapes(data) else None
 
     @property
     def title(self) -> str:
-        """With the number of pictures that nobody has annotated."""
+        """The format, with the number of images that are not annotated."""
         files = [path for folder in self.folders.values() for path in _json_files(folder)]
         images = [path for folder in self.folders.values() for path in images_below(folder)]
         rest = len({p.with_suffix("") for p in images} - {p.with_suffix("") for p in files})
-        left = f"; {rest} pictures without a file are left out" if rest else ""
+        left = f"; {rest} images without a JSON file are left out" if rest else ""
         return f"LabelMe ({len(files)} JSON files{left})"
 
     def splits(self) -> list[str]:
@@ -66,8 +90,9 @@ class LabelmeFolder:
         return list(self.folders)
 
     def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
-        """The usable part of a split, and what is wrong with the rest. No picture is opened, but for its size
-        where the file does not say it.
+        """The usable part of a split, and the problems of the rest.
+
+        An image is opened only if its JSON file does not state its size.
         """
         labels = {label: number for number, label in enumerate(self._class_names)}
         finder = ImageFinder(self.root)
@@ -83,7 +108,7 @@ class LabelmeFolder:
 
     @cached_property
     def _contents(self) -> dict[Path, dict[str, Any] | str]:
-        """What the files of all splits hold, without the pictures in them, or what is wrong."""
+        """The content of every file without its embedded image, or what is wrong with the file."""
         return {path: _load(path) for folder in self.folders.values() for path in _json_files(folder)}
 
     @cached_property
@@ -95,13 +120,13 @@ class LabelmeFolder:
         names = sorted({label for label in labels if isinstance(label, str) and is_name(label)})
         if len(names) > MAX_CLASSES:
             raise DataError(
-                f"{self.root}: the shapes have {len(names):,} labels, {MAX_CLASSES:,} are the most"
+                f"{self.root}: the shapes have {len(names):,} labels, at most {MAX_CLASSES:,} are allowed"
             )
         return tuple(names)
 
 
 def _json_files(folder: Path) -> Iterator[Path]:
-    """The JSON files of a folder and its subfolders, sorted; hidden places left out."""
+    """The JSON files of a folder and its subfolders, sorted, without hidden ones."""
     for path in sorted(folder.rglob("*.json")):
         if not is_hidden(path, folder):
             yield path
@@ -119,24 +144,24 @@ def _above_splits(root: Path) -> Path:
     """The folder whose train/ and val/ are the splits: the root, or one in it, such as images/.
 
     Raises:
-        DataError: more data lies beside the latter, of which nothing says to which split it belongs.
+        DataError: more data lies beside the latter, so that its split is unknown.
     """
     if has_splits(root, _holds_shapes):
         return root
-    places = folders_in(root)
-    above = [place for place in places if has_splits(place, _holds_shapes)]
+    folders = folders_in(root)
+    above = [folder for folder in folders if has_splits(folder, _holds_shapes)]
     if not above:
         return root
-    if len(above) > 1 or _holds_shapes_itself(root) or any(map(_holds_shapes, set(places) - set(above))):
+    if len(above) > 1 or _holds_shapes_itself(root) or any(map(_holds_shapes, set(folders) - set(above))):
         raise DataError(
-            f"{root}: holds annotated pictures in and beside the splits of {above[0]}: put all of them into "
-            f"{root / 'train'} and {root / 'val'}, or give the folder of one dataset"
+            f"{root}: has annotated images in the splits of {above[0]} and beside them: move all of them "
+            f"to {root / 'train'} and {root / 'val'}, or give the folder of one dataset"
         )
     return above[0]
 
 
 def _is_labelme(path: Path) -> bool:
-    """By the beginning and the end of the file: the picture in the middle can be large."""
+    """Whether the start or end of a file has LabelMe's keys: the embedded image between them can be large."""
     try:
         with path.open("rb") as file:
             text = file.read(4096)
@@ -151,22 +176,22 @@ def _load(path: Path) -> dict[str, Any] | str:
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
-        return f"{path}: is no JSON file ({error}): save the annotations again"
+        return f"{path}: is not a valid JSON file ({error}): save the annotations again"
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-        return f'{path}: has no list "shapes": it is no file of LabelMe. Move it elsewhere'
+        return f'{path}: is not a LabelMe file (no list "shapes" found): move it to another folder'
     content.pop("imageData", None)
     return content
 
 
 class _Reader:
-    """Makes a picture of one file, and notes what is wrong."""
+    """Reads the image and objects of one file and collects its problems."""
 
     def __init__(self, path: Path, finder: ImageFinder, labels: Mapping[str, int]) -> None:
         self.path, self.finder, self.labels = path, finder, labels
         self.problems: list[str] = []
 
     def image(self, content: dict[str, Any]) -> tuple[ImageRecord | None, list[str]]:
-        """The picture with its objects, or None, and everything that is wrong."""
+        """The image with its objects, or None if it cannot be used, and the problems."""
         path = self._find(content.get("imagePath"))
         size: tuple[Any, Any] = content.get("imageHeight"), content.get("imageWidth")
         if size == (None, None) and path is not None:
@@ -179,13 +204,13 @@ class _Reader:
         if not _is_side(height) or not _is_side(width):
             self.problems.append(
                 f"{self.path}: imageWidth x imageHeight is {shown(width)} x {shown(height)}: "
-                "write the picture's size in pixels"
+                "write the image's size in pixels"
             )
             return None, self.problems
         try:
             check_image_size(int(height), int(width))
         except ImageError as error:
-            self.problems.append(f"{self.path}: the picture {error}")
+            self.problems.append(f"{self.path}: its image {error}")
             return None, self.problems
         annotations = self._objects(content["shapes"], int(height), int(width))
         if path is None:
@@ -194,9 +219,11 @@ class _Reader:
 
     def _find(self, name: object) -> Path | None:
         if not isinstance(name, str) or not name:
-            self.problems.append(f"{self.path}: has no imagePath: write the picture's path from this folder")
+            self.problems.append(
+                f"{self.path}: has no imagePath: write the image's path, from the folder of this file"
+            )
             return None
-        # Files may lie apart from their pictures ("../images/a.jpg"), all below the dataset's folder.
+        # An image may lie in another folder ("../images/a.jpg") below the dataset's.
         below = name
         if not name.startswith(("/", "\\")) and not PureWindowsPath(name).drive:
             below = (self.path.parent.relative_to(self.finder.folder) / name.replace("\\", "/")).as_posix()
@@ -206,7 +233,7 @@ class _Reader:
         return path
 
     def _objects(self, shapes: list[Any], height: int, width: int) -> tuple[Annotation, ...]:
-        """Shapes of one label and group_id are parts of one object."""
+        """The objects: shapes of one label and group_id are parts of one object."""
         groups: dict[object, list[tuple[int, Segmentation, bool]]] = {}
         for number, shape in enumerate(shapes):
             label = shape.get("label") if isinstance(shape, dict) else None
@@ -215,7 +242,7 @@ class _Reader:
                 if not isinstance(shape, dict):
                     raise ValueError(f"is a {type(shape).__name__}, not an object")
                 if not isinstance(label, str) or label not in self.labels:
-                    raise ValueError("has no label: give it one, of visible characters")
+                    raise ValueError("has no label: give it one of visible characters")
                 outline = _outline(shape, height, width)
                 if problem := outline_problem(outline, height, width):
                     raise ValueError(problem)
@@ -228,7 +255,7 @@ class _Reader:
             key = ("alone", number) if group is None else (label, str(group))
             groups.setdefault(key, []).append((self.labels[label], outline, crowd))
         return tuple(
-            outlined(
+            annotation_from_outline(
                 parts[0][0],
                 _united([outline for _, outline, _ in parts], height, width),
                 height,
@@ -250,7 +277,7 @@ def _is_side(value: object) -> bool:
 
 
 def _outline(shape: dict[str, Any], height: int, width: int) -> Segmentation:
-    """Raises ValueError with what is wrong."""
+    """The outline of one shape. Raises ValueError saying what is wrong."""
     kind = shape.get("shape_type") or "polygon"
     points = shape.get("points")
     if not isinstance(points, list) or not all(
@@ -259,13 +286,13 @@ def _outline(shape: dict[str, Any], height: int, width: int) -> Segmentation:
         and all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e9 for v in p)
         for p in points
     ):
-        raise ValueError("points are not a list of finite [x, y]: draw it again")
+        raise ValueError("points must be a list of finite [x, y]: draw it again")
     if kind == "polygon":
         return [[float(v) for point in points for v in point]]
     if kind not in ("rectangle", "circle", "mask"):
         raise ValueError(f"is a {shown(kind)}, which has no area: draw a polygon, or remove it")
     if len(points) < 2 or (len(points) > 2 and kind != "rectangle"):
-        raise ValueError(f"has {len(points)} points, a {kind} has 2: draw it again")
+        raise ValueError(f"has {len(points)} points, but a {kind} needs 2: draw it again")
     if kind == "mask":
         return _mask(shape.get("mask"), points[0], height, width)
     if kind == "circle":
@@ -280,9 +307,9 @@ def _outline(shape: dict[str, Any], height: int, width: int) -> Segmentation:
 
 
 def _mask(text: object, corner: list[float], height: int, width: int) -> Segmentation:
-    """The RLE of a shape that comes as a PNG, in base64, of the rectangle from `corner` on."""
+    """The RLE of a mask: a PNG in base64 whose top left corner lies at `corner` (x, y)."""
     if not isinstance(text, str):
-        raise ValueError("is a mask without the pixels: draw it again")
+        raise ValueError("is a mask without pixels: draw it again")
     try:
         with open_image(base64.b64decode(text), ("PNG",)) as image:
             values = np.array(image)
@@ -290,18 +317,18 @@ def _mask(text: object, corner: list[float], height: int, width: int) -> Segment
         raise ValueError(f"its mask {describe_error(error)}: draw it again") from error
     x, y = int(corner[0]), int(corner[1])
     if values.ndim != 2 or not (0 <= x < width and 0 <= y < height):
-        raise ValueError("its mask is no gray picture inside the picture: draw it again")
+        raise ValueError("its mask is not a gray image that starts inside the image: draw it again")
     if y + values.shape[0] > height or x + values.shape[1] > width:
-        raise ValueError(f"its mask leaves the {width} x {height} picture: draw it again")
+        raise ValueError(f"its mask reaches outside the {width} x {height} image: draw it again")
     found = crops_of((values != 0).astype(np.uint8)).get(1)
     if found is None:
-        raise ValueError("its mask has no pixel: remove it or draw it again")
+        raise ValueError("its mask has no pixel: draw it again or remove it")
     crop, (left, top) = found
     return annotations_of([(crop, (x + left, y + top))], [0], (height, width))[0].segmentation
 
 
 def _united(outlines: list[Segmentation], height: int, width: int) -> Segmentation:
-    """One outline of an object's parts: polygons together, or the RLE of all of them."""
+    """One outline of an object's parts: all polygons, or one RLE of the union."""
     if len(outlines) == 1:
         return outlines[0]
     polygons = [polygon for outline in outlines if isinstance(outline, list) for polygon in outline]
@@ -310,42 +337,31 @@ def _united(outlines: list[Segmentation], height: int, width: int) -> Segmentati
     return united([to_rle(outline, height, width) for outline in outlines], height, width)
 
 
-def encode_mask(crop: NDArray[np.uint8]) -> str:
-    """The pixels of a shape of the kind "mask", [h, w], as LabelMe writes them."""
-    stream = io.BytesIO()
-    Image.fromarray(crop.astype(np.uint8)).save(stream, format="PNG")
-    return base64.b64encode(stream.getvalue()).decode("ascii")
+def write_labelme(splits: Mapping[str, Dataset], output: OutputFolder) -> None:
+    """Write one folder per split, with a JSON file beside each image.
 
-
-VERSION = "5.5.0"
-"""The version of LabelMe whose files these are like."""
-
-
-def write_labelme(splits: Mapping[str, Dataset], target: OutputFolder) -> None:
-    """Write a folder for every split, with a JSON file beside each picture.
-
-    Parts of an object share a group_id, crowds bear the flag "crowd"; masks with holes become shapes of the
-    kind "mask", other masks polygons along the edges of their pixels.
+    The parts of an object share a group_id, and crowds have the flag "crowd". RLEs with holes become shapes
+    of the type "mask", other RLEs become polygons along the edges of their pixels.
 
     Raises:
-        DataError: several splits, none of which is train or val: they would be read back as one.
+        DataError: there are several splits, none of them train or val: they would be read back as one.
     """
     if not splits.keys() & {"train", "val"}:
         if len(splits) > 1:
             raise DataError(
-                f"LabelMe knows splits by the folders train/ and val/; these are {', '.join(splits)}, and "
-                "would be read as one: name them in a YAML file (train: {..}, val: {..}) and convert that, "
-                "or rename them"
+                f"the splits {', '.join(splits)} would be read back as one, because LabelMe's splits are the "
+                "folders train/ and val/: rename them, or name them in a YAML file (train: {..}, val: {..}) "
+                "and convert that"
             )
-        target.losses.note("names of splits: one that is not val is read as train", of="splits")
+        output.losses.note("a single split other than val is read back as train", of="splits")
     class_names = next(iter(splits.values())).class_names
     used: set[int] = set()
     for split, dataset in splits.items():
-        for name, image in zip(target.names[split], dataset.images, strict=True):
-            path = target.place(image, name, split)
+        for name, image in zip(output.names[split], dataset.images, strict=True):
+            path = output.add_image(image, name, split)
             shapes: list[dict[str, Any]] = []
             for group, annotation in enumerate(image.annotations, start=1):
-                found = _shapes(annotation, class_names[annotation.label], group, image, target.losses)
+                found = _shapes(annotation, class_names[annotation.label], group, image, output.losses)
                 used |= {annotation.label} if found else set()
                 shapes += found
             content: dict[str, Any] = {
@@ -357,19 +373,19 @@ def write_labelme(splits: Mapping[str, Dataset], target: OutputFolder) -> None:
                 "imageHeight": image.height,
                 "imageWidth": image.width,
             }
-            target.write(Path(split, f"{name}.json"), json.dumps(content, indent=2, allow_nan=False))
-    target.losses.note("classes without an object were left out", len(class_names) - len(used), "classes")
+            output.write(Path(split, f"{name}.json"), json.dumps(content, indent=2, allow_nan=False))
+    output.losses.note("classes without an object are left out", len(class_names) - len(used), "classes")
     same = len(class_names) - len(set(class_names))
-    target.losses.note("classes that share a name became one", same, "classes")
+    output.losses.note("classes of equal name are merged", same, "classes")
     kept = [class_names[label] for label in sorted(used)]
     moved = sum(a != b for a, b in zip(kept, sorted(kept), strict=True))
-    target.losses.note("order of the classes: it follows their names", moved, "classes")
+    output.losses.note("classes are sorted by name", moved, "classes")
 
 
 def _shapes(
     a: Annotation, label: str, group: int, image: ImageRecord, losses: Losses
 ) -> list[dict[str, Any]]:
-    """The shapes of one object, its parts in `group`."""
+    """The shapes of one object; several of them share the group_id `group`."""
     rings = a.segmentation
     extra: dict[str, Any] = {}
     kind = "polygon"
@@ -377,12 +393,12 @@ def _shapes(
         crop, (x, y) = decode_crop(rings["counts"], image.height)
         rings, holes = trace_pixel_edges(crop.numpy(), (x, y))
         if not rings:
-            losses.note("outlines without a pixel were left out")
+            losses.note("outlines without a pixel are left out")
         elif holes:
-            kind, extra = "mask", {"mask": encode_mask(crop.numpy())}
-            rings = [[x, y, x + crop.shape[1] - 1, y + crop.shape[0] - 1]]  # its last pixel
+            kind, extra = "mask", {"mask": _encode_mask(crop.numpy())}
+            rings = [[x, y, x + crop.shape[1] - 1, y + crop.shape[0] - 1]]  # up to the last pixel
         else:
-            losses.note("run-length masks became polygons along the edges of the same pixels")
+            losses.note("RLE masks become polygons around the same pixels")
     return [
         {
             "label": label,
@@ -395,3 +411,10 @@ def _shapes(
         }
         for ring in rings
     ]
+
+
+def _encode_mask(crop: NDArray[np.uint8]) -> str:
+    """The pixels of a shape of the type "mask", [h, w], as a PNG in base64."""
+    stream = io.BytesIO()
+    Image.fromarray(crop.astype(np.uint8)).save(stream, format="PNG")
+    return base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""Which format a dataset is in, and its splits as `Dataset`s. docs/data.md shows every layout."""
+"""Recognise the format of a dataset and read its splits. docs/data.md shows every layout."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.formats.coco import CocoExport, CocoFolder, CocoYaml, there
-from instancefcn.data.formats.gathering import OnProgress
+from instancefcn.data.formats.coco import CocoExport, CocoFolder, CocoYaml
+from instancefcn.data.formats.gathering import OnProgress, list_found
 from instancefcn.data.formats.labelme import LabelmeFolder
 from instancefcn.data.formats.mask_folder import MaskFolder, ObjectMaskFolder
 from instancefcn.data.formats.sbd import SbdFolder
@@ -19,28 +19,28 @@ from instancefcn.data.text_files import read_yaml
 from instancefcn.errors import DataError
 from instancefcn.safe_text import plain
 
-COCO = CocoFolder | CocoExport | CocoYaml
-"""The layouts of COCO JSON, whose `places` say where a split's annotation file and pictures are."""
+CocoLayout = CocoFolder | CocoExport | CocoYaml
+"""The layouts of COCO JSON. Their `paths` are a split's annotation file and folder of images."""
 
 
 class Layout(Protocol):
     """A dataset of one format.
 
     Attributes:
-        title: the format, and by what it was recognised.
+        title: the format, and what it was recognised by.
     """
 
     @property
     def title(self) -> str: ...
 
     def splits(self) -> list[str]:
-        """Their names: "train" first, then "val", then others."""
+        """Split names: "train" first, "val" second, others after them."""
 
     def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
-        """The usable part of a split as a dataset called `name`, and what is wrong with the rest.
+        """The usable part of a split as a dataset called `name`, and the problems of the rest.
 
         Raises:
-            DataError: nothing of it can be read.
+            DataError: nothing can be read.
         """
 
 
@@ -48,14 +48,14 @@ def recognise(data: Path | str) -> Layout:
     """The layout of a folder or YAML file.
 
     Raises:
-        DataError: it is not there, or of no known layout.
+        DataError: it does not exist, or has no known layout.
     """
     data = Path(data)
     if data.is_file():
         return YoloFolder.at(data) or CocoYaml.at(data)
     if not data.is_dir():
-        raise DataError(f"{data}: there is no such folder or YAML file")
-    # What has a file or folder of a telling name comes before what any folder of pictures may look like.
+        raise DataError(f"{data}: folder or YAML file not found: correct the path")
+    # Layouts with a distinctive file or folder come before those that any folder of images may match.
     for layout in (
         CocoFolder,
         CocoExport,
@@ -70,16 +70,17 @@ def recognise(data: Path | str) -> Layout:
         if found is not None:
             return found
     raise DataError(
-        f"{data}: is no dataset of a known layout; {there('files and folders', _some(data))}. Known are: "
-        "train.json and images/, train/_annotations.coco.json, or annotations/instances_train.json and "
-        "train/ (COCO), ImageSets/Segmentation (VOC), inst/*.mat (SBD), data.yaml with names (YOLO), images/ "
-        "and masks/, a folder with images/ and masks/ for each picture, and LabelMe's JSON files. COCO's "
-        f"files that lie elsewhere can be named in a YAML file (docs/data.md){_unread(data)}"
+        f"{data}: is not a dataset of a known layout; {list_found('files and folders', _some(data))}. "
+        "Known layouts: train.json and images/, train/_annotations.coco.json, or "
+        "annotations/instances_train.json and train/ (COCO); ImageSets/Segmentation (VOC); inst/*.mat (SBD); "
+        "data.yaml with names (YOLO); images/ and masks/; one folder with images/ and masks/ per image; "
+        "LabelMe's JSON files. For COCO files in other places, write a YAML file that names them "
+        f"(docs/data.md){_unreadable_yaml(data)}"
     )
 
 
-def _unread(folder: Path) -> str:
-    """What keeps the YAML files in a folder, which may be YOLO's, from being read."""
+def _unreadable_yaml(folder: Path) -> str:
+    """Why YAML files in a folder, which may be YOLO's, cannot be read."""
     reasons = ""
     for file in sorted(path for path in folder.iterdir() if path.suffix.lower() in (".yaml", ".yml")):
         try:
@@ -95,16 +96,16 @@ def _some(folder: Path) -> list[str]:
 
 
 def describe_layout(data: Path | str) -> str:
-    """One line for the person who waits: what `data` was recognised as. Raises DataError when it was not."""
+    """One line for the user: the format and splits of `data`. Raises DataError if it has no known layout."""
     layout = recognise(data)
     return f"{data}: {layout.title}; splits: {', '.join(layout.splits()) or 'none'}"
 
 
 def splits_of(data: Path | str) -> list[str]:
-    """Names of the splits that are there: "train" first, then "val", then others.
+    """The names of a dataset's splits: "train" first, "val" second, others after them.
 
     Raises:
-        DataError: there is no dataset of a known layout.
+        DataError: `data` has no known layout.
     """
     return recognise(data).splits()
 
@@ -112,15 +113,15 @@ def splits_of(data: Path | str) -> list[str]:
 def read_split(
     data: Path | str, split: str, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Dataset, list[str]]:
-    """Whatever of a split could be read, and everything that is wrong with the rest. No picture is decoded.
+    """The usable part of a split, and every problem of the rest. No image is decoded.
 
     Args:
-        data: a folder of any layout in docs/data.md, or a YAML file of COCO's or YOLO's kind.
-        split: "train", "val" or any other name that is there.
-        progress: called with (pictures read, pictures) by formats that are read picture by picture.
+        data: a folder of any layout in docs/data.md, or a YAML file for COCO or YOLO.
+        split: "train", "val" or another split of the dataset.
+        progress: called with (images read, images in total) by formats with one annotation file per image.
 
     Raises:
-        DataError: nothing can be read; it holds everything that is wrong.
+        DataError: nothing can be read; it lists every problem.
     """
     return _read(recognise(data), Path(data), split, progress)
 
@@ -129,10 +130,10 @@ def _read(
     layout: Layout, data: Path, split: str, progress: OnProgress | None = None
 ) -> tuple[Dataset, list[str]]:
     if not isinstance(layout, CocoFolder | CocoYaml) and split not in layout.splits():
-        raise DataError(f"{data}: has no split {split!r}; {there('splits', layout.splits())}")
+        raise DataError(f"{data}: has no split {split!r}; {list_found('splits', layout.splits())}")
     dataset, problems = layout.read(split, f"{data.resolve().stem}/{split}", progress)
     if not dataset.images:
-        raise DataError(problems or f"{dataset.name}: holds no picture: there is nothing to learn")
+        raise DataError(problems or f"{dataset.name}: no image found: there is nothing to train on")
     return dataset, problems
 
 
@@ -146,12 +147,12 @@ def open_dataset(data: Path | str, split: str, *, check_images: bool = True) -> 
                 train: {annotations: train.json, images: photos}
                 val: {annotations: val.json, images: photos}
 
-            whose paths start from the YAML file's folder, or YOLO's data.yaml.
-        split: "train", "val" or any other name that is there.
-        check_images: decode every picture once, so that a broken one is known now.
+            whose paths start in the YAML file's folder, or YOLO's data.yaml.
+        split: "train", "val" or another split of the dataset.
+        check_images: decode every image once, so that a broken one is found now.
 
     Raises:
-        DataError: everything that is wrong with the files, annotations and pictures.
+        DataError: every problem of the files, annotations and images.
     """
     return open_datasets(data, (split,), check_images=check_images)[0]
 
@@ -164,13 +165,18 @@ def open_datasets(
     progress: Callable[[int, int], None] | None = None,
     reading: Callable[[int, int], None] | None = None,
 ) -> list[Dataset]:
-    """Several splits with the same classes; what is wrong with any of them is raised together.
+    """Several splits with the same classes.
 
-    `progress` is called with (pictures checked, pictures) over all splits, `reading` before that with
-    (pictures read, pictures) of each split whose annotations lie in a file a picture.
+    Args:
+        data: see `open_dataset`.
+        splits: their names.
+        check_images: decode every image once, so that a broken one is found now.
+        progress: called with (images checked, images in total) over all splits.
+        reading: called before that with (images read, images in total), for each split with one annotation
+            file per image.
 
     Raises:
-        DataError: everything that is wrong, also classes that differ between splits.
+        DataError: every problem of all splits, and classes that differ between them.
     """
     data = Path(data)
     layout = recognise(data)

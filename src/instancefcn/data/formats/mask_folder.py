@@ -1,4 +1,19 @@
-"""Pictures with masks of their objects as PNGs: one mask of numbers a picture, or one file an object."""
+"""Masks alone, of one class "object": one mask of object numbers per image, or one mask file per object.
+
+    data/                     object numbers, 0 is background; PNG or TIFF, 8 or 16 bits
+      images/a.jpg            or images/train/a.jpg
+      masks/a.png             or masks/train/a.png, also a_mask.png or a_masks.png
+
+    data/                     masks beside the images
+      train/a.jpg             or a.jpg without splits
+      train/a_mask.png        or a_masks.png
+
+    data/                     one mask file per object, as in the 2018 Data Science Bowl
+      train/a/images/a.png    or a/images/a.png without splits
+      train/a/masks/0.png     one object: every pixel that is not 0
+
+There is no writer: VOC's format holds the same and classes too.
+"""
 
 from __future__ import annotations
 
@@ -17,40 +32,37 @@ from instancefcn.images.opening import describe_error, open_image
 from instancefcn.instances import OBJECT
 
 _ENDINGS = ("", "_mask", "_masks")
-"""What a mask's name may add to its picture's. Beside the picture it must add something."""
+"""What a mask's name may add to its image's name. Beside the image it must add something."""
 _SUFFIXES = (".png", ".tif", ".tiff")
 
 
 class MaskFolder:
-    """A folder with images/ and masks/ (a mask of object numbers for every picture, 0 is background), or with
-    NAME_mask.png or NAME_masks.png beside every picture. Splits are train/ and val/, or images/train,
-    masks/train and so on. Its one class is "object".
-    """
+    """A folder with one mask of object numbers per image, in masks/ or beside the image."""
 
-    title = "pictures with masks of object numbers"
+    title = "images with masks of object numbers"
 
     def __init__(self, root: Path) -> None:
-        self.places = _places(root)
+        self.folders = _image_and_mask_folders(root)
 
     @classmethod
     def at(cls, data: Path) -> MaskFolder | None:
-        """The folder at `data`; None when its layout is another."""
-        places = (data, data / "train", data / "val")
-        return cls(data) if any(_holds_index_masks(place) for place in places) else None
+        """The layout of the folder `data`, or None if it is another one."""
+        folders = (data, data / "train", data / "val")
+        return cls(data) if any(map(_holds_index_masks, folders)) else None
 
     def splits(self) -> list[str]:
         """train/ and val/, or "train" alone."""
-        return list(self.places)
+        return list(self.folders)
 
     def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
-        """The usable part of a split, and what is wrong with the rest. No picture is opened yet."""
-        folder, masks = self.places[split]
+        """The usable part of a split, and the problems of the rest. No image is opened."""
+        folder, masks = self.folders[split]
         apart = folder != masks
         images = list(images_below(folder)) if apart else _beside(folder)
         found = {p: _mask_of(masks / p.relative_to(folder), apart) for p in images if not _is_mask(p, apart)}
         taken = set(found.values())
         problems = [
-            f"{mask}: there is no picture of this name in {folder}: add it or remove the mask"
+            f"{mask}: no image of this name found in {folder}: add the image or remove the mask"
             for mask in (images_below(masks) if apart else filter(lambda p: _is_mask(p, False), images))
             if mask not in taken
         ]
@@ -58,8 +70,8 @@ class MaskFolder:
         def read(item: tuple[Path, Path | None]) -> tuple[ImageRecord | None, list[str]]:
             path, mask = item
             if mask is None:
-                place = masks / f"{path.stem}{'' if apart else '_mask'}.png"
-                return None, [f"{path}: has no mask {place}: add one (all 0 where there are no objects)"]
+                expected = masks / f"{path.stem}{'' if apart else '_mask'}.png"
+                return None, [f"{path}: has no mask {expected}: add one (all 0 if there are no objects)"]
             try:
                 index = read_index(mask)
                 crops = list(crops_of(index, where=mask).values())
@@ -74,47 +86,42 @@ class MaskFolder:
 
 
 class ObjectMaskFolder:
-    """One folder a picture, with images/NAME.png and masks/*.png, one file an object, as in the 2018 Data
-    Science Bowl. Its one class is "object".
-    """
+    """A folder with one folder per image, which holds images/NAME.png and one file per object in masks/."""
 
-    title = "a folder for each picture, with one mask file an object"
+    title = "one folder per image, with one mask file per object"
 
     def __init__(self, root: Path) -> None:
         self.folders = folders_of_splits(root, _holds_object_masks, _holds_object_masks)
 
     @classmethod
     def at(cls, data: Path) -> ObjectMaskFolder | None:
-        """The folder at `data`; None when its layout is another."""
-        places = (data, data / "train", data / "val")
-        return cls(data) if any(_holds_object_masks(place) for place in places) else None
+        """The layout of the folder `data`, or None if it is another one."""
+        folders = (data, data / "train", data / "val")
+        return cls(data) if any(map(_holds_object_masks, folders)) else None
 
     def splits(self) -> list[str]:
         """train/ and val/, or "train" alone."""
         return list(self.folders)
 
     def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
-        """The usable part of a split, and what is wrong with the rest. Of the pictures only the heads are
-        read.
-        """
-        places = folders_in(self.folders[split])
-        return gather(name, ((OBJECT,), (1,)), places, _read_place, progress)
+        """The usable part of a split, and the problems of the rest. Only image headers are read."""
+        return gather(name, ((OBJECT,), (1,)), folders_in(self.folders[split]), _read_image_folder, progress)
 
 
-def _read_place(place: Path) -> tuple[ImageRecord | None, list[str]]:
-    """One picture's folder."""
-    images = list(images_below(place / "images"))
+def _read_image_folder(folder: Path) -> tuple[ImageRecord | None, list[str]]:
+    """The image and objects of one image's folder."""
+    images = list(images_below(folder / "images"))
     if len(images) != 1:
-        return None, [f"{place / 'images'}: holds {len(images)} pictures: it must hold one"]
-    if not (place / "masks").is_dir():
-        return None, [f"{place}: has no masks/: add it (an empty one where there are no objects)"]
+        return None, [f"{folder / 'images'}: has {len(images)} images: keep exactly one"]
+    if not (folder / "masks").is_dir():
+        return None, [f"{folder}: has no masks/: add it (empty if there are no objects)"]
     try:
         height, width = read_image_size(images[0])
     except ImageError as error:
         return None, [str(error)]
     crops: list[Crop] = []
     problems: list[str] = []
-    for file in images_below(place / "masks"):
+    for file in images_below(folder / "masks"):
         try:
             crops.append(_object_mask(file, height, width))
         except ImageError as error:
@@ -124,31 +131,31 @@ def _read_place(place: Path) -> tuple[ImageRecord | None, list[str]]:
 
 
 def _object_mask(file: Path, height: int, width: int) -> Crop:
-    """The pixels of a mask file that are not 0 (black).
+    """The pixels of a mask file that are not 0 (in a colour mask: not black).
 
     Raises:
-        ImageError: it cannot be read, is a JPEG, has another size than the picture, or no pixel.
+        ImageError: it cannot be read, is a JPEG, differs from the image in size, or has no pixel.
     """
     try:
         with open_image(file) as image:
             refuse_jpeg(image)
-            colours = image.mode in ("RGB", "RGBA", "LA", "P", "PA")  # 0 of a palette may be white
+            colours = image.mode in ("RGB", "RGBA", "LA", "P", "PA")  # index 0 of a palette may be white
             values = np.array(image.convert("L") if colours else image)
     except Exception as error:
         raise ImageError(f"{file}: {describe_error(error)}") from error
     if values.shape != (height, width):
         raise ImageError(
-            f"{file}: is {values.shape[1]} x {values.shape[0]} pixels, the picture {width} x {height} "
-            "(as its EXIF rotation shows it): draw the mask at the picture's size"
+            f"{file}: is {values.shape[1]} x {values.shape[0]} pixels, its image {width} x {height} "
+            "after EXIF rotation: draw the mask at the image's size"
         )
     crop = crops_of((values != 0).astype(np.uint8)).get(1)
     if crop is None:
-        raise ImageError(f"{file}: has no pixel that is not 0: remove it or draw the object")
+        raise ImageError(f"{file}: has only pixels of 0: draw the object or remove the mask")
     return crop
 
 
-def _places(root: Path) -> dict[str, tuple[Path, Path]]:
-    """Of every split the folders of its pictures and of its masks; one folder, where they lie side by side.
+def _image_and_mask_folders(root: Path) -> dict[str, tuple[Path, Path]]:
+    """The folder of images and the folder of masks of every split; the same one if they lie side by side.
 
     Raises:
         DataError: see `folders_of_splits`.
@@ -156,7 +163,7 @@ def _places(root: Path) -> dict[str, tuple[Path, Path]]:
     folders = folders_of_splits(root, _holds_index_masks, _holds_index_masks)
     if list(folders.values()) == [root] and (root / "masks").is_dir():
         inside = folders_of_splits(
-            root / "images", lambda folder: any(images_below(folder)), lambda images: bool(_beside(images))
+            root / "images", lambda folder: any(images_below(folder)), lambda folder: bool(_beside(folder))
         )
         return {
             s: (images, root / "masks" / images.relative_to(root / "images")) for s, images in inside.items()
@@ -170,7 +177,7 @@ def _places(root: Path) -> dict[str, tuple[Path, Path]]:
 def _holds_index_masks(folder: Path) -> bool:
     if (folder / "images").is_dir() and (folder / "masks").is_dir():
         return True
-    # With a file of its own it is a picture of LabelMe's, whatever it is called.
+    # With a JSON file of its own it is an image of LabelMe's, whatever its name.
     return folder.is_dir() and any(
         _is_mask(path, apart=False) and not path.with_suffix(".json").is_file() for path in _beside(folder)
     )
@@ -183,25 +190,25 @@ def _holds_object_masks(folder: Path) -> bool:
 
 
 def _beside(folder: Path) -> list[Path]:
-    """The pictures and masks directly in a folder, sorted."""
+    """The images and masks directly in a folder, sorted."""
     return sorted(
         p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
     )
 
 
 def _is_mask(path: Path, apart: bool) -> bool:
-    """Whether a picture file beside pictures is a mask, by its name."""
+    """Whether an image file is a mask by its name, in a folder with images and masks (not `apart`)."""
     return not apart and path.suffix.lower() in _SUFFIXES and path.stem.endswith(_ENDINGS[1:])
 
 
 def _names_of_masks(apart: bool) -> Iterator[str]:
-    """What follows the stem of a picture."""
+    """What may follow the stem of an image in its mask's name."""
     for ending in _ENDINGS[0 if apart else 1 :]:
         for suffix in _SUFFIXES:
             yield f"{ending}{suffix}"
 
 
-def _mask_of(place: Path, apart: bool) -> Path | None:
-    """The mask of a picture; `place` is where the picture would lie among the masks."""
-    candidates = (in_any_case(place.with_name(f"{place.stem}{end}")) for end in _names_of_masks(apart))
+def _mask_of(path: Path, apart: bool) -> Path | None:
+    """The mask of an image, or None. `path` is the image's path if it lay in the folder of masks."""
+    candidates = (in_any_case(path.with_name(f"{path.stem}{end}")) for end in _names_of_masks(apart))
     return next((c for c in candidates if c.is_file()), None)

@@ -1,4 +1,14 @@
-"""Pascal VOC 2012 segmentation: palette PNGs of object numbers and of classes, and lists of names."""
+"""Pascal VOC 2012 segmentation: palette PNGs of object numbers and of classes, and lists of names.
+
+    VOC2012/
+      ImageSets/Segmentation/train.txt    one name per line; val.txt, trainval.txt, ..
+      JPEGImages/2007_000032.jpg
+      SegmentationObject/2007_000032.png  each pixel the number of its object
+      SegmentationClass/2007_000032.png   each pixel the number of its class, 1 to 20
+      labelmap.txt                        only for classes other than VOC's
+
+0 is background and 255 is void. An object's class is that of most of its pixels.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
-from instancefcn.data.formats.gathering import OnProgress, gather, in_order, read_lines
+from instancefcn.data.formats.gathering import OnProgress, gather, read_lines, sort_splits
 from instancefcn.data.formats.index_masks import Crop, annotations_of, crops_of, painted, read_index
 from instancefcn.data.formats.output import Losses, OutputFolder
 from instancefcn.data.paths import ImageFinder, in_any_case
@@ -42,13 +52,13 @@ VOC_CLASSES = (
     "train",
     "tvmonitor",
 )
-"""In the published order: the first is class 1 in the PNGs."""
+"""VOC's classes in the published order: the first one is class 1 in the PNGs."""
 
 VOID = 255
-"""Pixels of the border around objects, and of what was not annotated: they belong to no object."""
+"""The value of object borders and of what was not annotated: these pixels belong to no object."""
 LABELMAP = "labelmap.txt"
-"""Names of other classes than VOC's, one a line as NAME:R,G,B:: with "background" first."""
-_PLACES = (".", "VOC2012", "VOCdevkit/VOC2012")
+"""The file of classes other than VOC's: one NAME:R,G,B:: per line, "background" first."""
+_ROOTS = (".", "VOC2012", "VOCdevkit/VOC2012")
 
 
 class VocFolder:
@@ -61,20 +71,22 @@ class VocFolder:
 
     @classmethod
     def at(cls, data: Path) -> VocFolder | None:
-        """The VOC folder at `data`, or inside it where the published archives have it; None elsewhere."""
-        places = (data / place for place in _PLACES)
-        return next((cls(p) for p in places if (p / "ImageSets" / "Segmentation").is_dir()), None)
+        """The VOC folder at `data`, or below it as in the published archives; None if there is none."""
+        roots = (data / root for root in _ROOTS)
+        return next((cls(root) for root in roots if (root / "ImageSets" / "Segmentation").is_dir()), None)
 
     def splits(self) -> list[str]:
         """The names of the lists."""
         lists = (self.root / "ImageSets" / "Segmentation").glob("*.txt")
-        return in_order([path.stem for path in lists if not path.name.startswith(".")])  # a Mac's "._val.txt"
+        return sort_splits(
+            [path.stem for path in lists if not path.name.startswith(".")]
+        )  # macOS's ._val.txt
 
     def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
-        """The usable part of a split, and what is wrong with the rest. No photograph is opened yet.
+        """The usable part of a split, and the problems of the rest. No image is opened.
 
         Raises:
-            DataError: there is no such list, or the class names cannot be read.
+            DataError: the list does not exist, or the class names cannot be read.
         """
         stems = read_lines(self.root / "ImageSets" / "Segmentation" / f"{split}.txt")
         names = self._class_names()
@@ -96,15 +108,15 @@ class VocFolder:
         lines = [line.rsplit(":", 3)[0].strip() for line in lines]
         if len(lines) < 2 or lines[0] != "background" or not all(lines):
             raise DataError(
-                f"{path}: must hold a line NAME:R,G,B:: for every class in the order of their numbers, "
-                'the first one for "background"'
+                f"{path}: must have one line NAME:R,G,B:: per class, in the order of the class numbers, "
+                'starting with "background"'
             )
         return tuple(lines[1:])
 
     def _image(self, stem: str, path: Path, classes: int) -> tuple[ImageRecord | None, list[str]]:
         folders = (self.root / f"Segmentation{kind}" for kind in ("Object", "Class"))
         files = [in_any_case(folder / f"{stem}.png") for folder in folders]
-        missing = [f"{file}: there is no such mask: add it or take {stem} off the list" for file in files]
+        missing = [f"{file}: mask not found: add it or remove {stem} from the list" for file in files]
         missing = [problem for problem, file in zip(missing, files, strict=True) if not file.is_file()]
         if missing:
             return None, missing
@@ -116,7 +128,7 @@ class VocFolder:
         if objects.shape != kinds.shape:
             return None, [
                 f"{files[0]}: is {objects.shape[1]} x {objects.shape[0]} pixels, {files[1]} is "
-                f"{kinds.shape[1]} x {kinds.shape[0]}: both must have the photograph's size"
+                f"{kinds.shape[1]} x {kinds.shape[0]}: draw both at the image's size"
             ]
         crops, labels, problems = [], [], []
         for number, crop in found.items():
@@ -132,68 +144,72 @@ class VocFolder:
 
 
 def _class_of(crop: Crop, kinds: NDArray[Any], classes: int) -> tuple[int, str | None]:
-    """The class that most pixels of an object have, and what is wrong."""
+    """The class of most pixels of an object, and what is wrong with it, or None."""
     pixels, (x, y) = crop
     window = kinds[y : y + pixels.shape[0], x : x + pixels.shape[1]]
     values, counts = np.unique(window[pixels.astype(bool)], return_counts=True)
     kind, share = int(values[counts.argmax()]), counts.max() / counts.sum()
     if share <= 0.5:
-        return kind, f"has the classes {', '.join(map(str, values))} and none for most of it: redraw it"
+        return (
+            kind,
+            f"has classes {', '.join(map(str, values))}, none for most of its pixels: redraw it",
+        )
     if not 1 <= kind <= classes:
-        return kind, f"has the class {kind}, known are 1 to {classes}: redraw it, or name the class"
+        return kind, f"has class {kind}, but only 1 to {classes} are known: redraw it, or name the class"
     return kind, None
 
 
-def write_voc(splits: Mapping[str, Dataset], target: OutputFolder) -> None:
-    """Write pictures, masks, lists and, for other classes than VOC's, labelmap.txt.
+def write_voc(splits: Mapping[str, Dataset], output: OutputFolder) -> None:
+    """Write images, masks, lists and, for classes other than VOC's, labelmap.txt.
 
-    Crowds, and objects beyond the 254th of a picture, become void. Where objects overlap, the smaller one is
-    seen.
+    Crowds, and objects beyond the 254th of an image, become void. Where objects overlap, the smaller one is
+    on top.
 
     Raises:
-        DataError: more classes than 8 bits hold, or splits that annotate one picture differently.
+        DataError: there are more classes than 8 bits hold, a class name cannot be a line of labelmap.txt, or
+            two splits annotate one image differently.
     """
     class_names = next(iter(splits.values())).class_names
     if len(class_names) >= VOID:
         raise DataError(
-            f"VOC's masks hold {VOID - 1} classes, these are {len(class_names)}: choose another format"
+            f"VOC's masks hold at most {VOID - 1} classes, not {len(class_names)}: choose another format"
         )
     for name in class_names:
         if name != name.strip() or name.startswith("#") or len(name.splitlines()) != 1:
-            raise DataError(f"the class {name!r} cannot be a line of {LABELMAP}: rename it")
+            raise DataError(f"class {name!r} cannot be written as a line of {LABELMAP}: rename it")
     if class_names != VOC_CLASSES:
         named = zip(("background", *class_names), _PALETTE, strict=False)
         rows = "".join(f"{name}:{r},{g},{b}::\n" for name, (r, g, b) in named)
-        target.write(Path(LABELMAP), rows)
+        output.write(Path(LABELMAP), rows)
     seen: dict[str, list[tuple[Any, ...]]] = {}
     for split, dataset in splits.items():
-        names = target.names[split]
+        names = output.names[split]
         for name, image in zip(names, dataset.images, strict=True):
             content = [(a.label, a.segmentation, a.crowd) for a in image.annotations]
             if seen.setdefault(name, content) != content:
                 raise DataError(
                     f"{image.path}: is annotated differently in {split} and in another split, "
-                    "VOC has one mask for both: choose another format"
+                    "but VOC has one mask per image: choose another format"
                 )
-            target.place(image, name, "JPEGImages")
-            objects, kinds = _masks(image, target.losses)
+            output.add_image(image, name, "JPEGImages")
+            objects, kinds = _masks(image, output.losses)
             for kind, values in (("Object", objects), ("Class", kinds)):
                 drawn = Image.fromarray(values)
                 drawn.putpalette(_PALETTE.tobytes())
-                with atomic_write(target.out / f"Segmentation{kind}" / f"{name}.png") as file:
+                with atomic_write(output.out / f"Segmentation{kind}" / f"{name}.png") as file:
                     drawn.save(file, format="PNG")
-        target.write(Path("ImageSets", "Segmentation", f"{split}.txt"), "".join(f"{n}\n" for n in names))
+        output.write(Path("ImageSets", "Segmentation", f"{split}.txt"), "".join(f"{n}\n" for n in names))
 
 
 def _masks(image: ImageRecord, losses: Losses) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Numbers of objects and of classes, uint8 [H, W] each; what they cannot hold is noted."""
+    """Object numbers and class numbers, uint8 [H, W] each. What they cannot hold is noted in `losses`."""
     canvas = np.zeros((image.height, image.width), dtype=np.uint8)
     crowds = [a for a in image.annotations if a.crowd]
     for crowd in crowds:
         rle = to_rle(crowd.segmentation, image.height, image.width)
         crop, (x, y) = decode_crop(rle["counts"], image.height)
         canvas[y : y + crop.shape[0], x : x + crop.shape[1]][crop.numpy().astype(bool)] = VOID
-    losses.note("crowd regions became void pixels (255)", len(crowds))
+    losses.note("crowd regions become void pixels (255)", len(crowds))
     objects = [a for a in image.annotations if not a.crowd]
     numbers = [min(number, VOID) for number in range(1, len(objects) + 1)]
     masks = rasterize(image)
@@ -201,29 +217,30 @@ def _masks(image: ImageRecord, losses: Losses) -> tuple[NDArray[np.uint8], NDArr
     classes = np.zeros(256, dtype=np.uint8)
     classes[VOID] = VOID
     for annotation, number, area, lost in zip(objects, numbers, masks.areas().tolist(), hidden, strict=True):
-        losses.note("points of polygons: only pixels stay", isinstance(annotation.segmentation, list))
+        losses.note("polygons become pixels", isinstance(annotation.segmentation, list))
         if number == VOID:
-            losses.note("objects beyond the 254th of a picture became void pixels (255)")
+            losses.note("objects beyond the 254th of an image become void pixels (255)")
             continue
         classes[number] = annotation.label + 1
         if not area:
-            losses.note("outlines without a pixel were left out")
+            losses.note("outlines without a pixel are left out")
         elif lost == area:
-            losses.note("objects wholly behind others were left out")
+            losses.note("objects wholly behind others are left out")
         elif lost:
-            losses.note("pixels behind another object: each pixel belongs to one")
+            losses.note("objects lose the pixels behind another object")
     return canvas, classes[canvas]
 
 
 def _colours() -> NDArray[np.uint8]:
-    """VOC's palette, uint8 [256, 3]: the bits of a number, three at a time, go to red, green and blue, the
-    lowest to their highest bits.
+    """VOC's palette, uint8 [256, 3].
+
+    Bits 3 i, 3 i + 1 and 3 i + 2 of a number become bit 7 - i of red, green and blue.
     """
     numbers = np.arange(256)
     colours = np.zeros((256, 3), dtype=np.int64)
-    for place in range(8):
+    for i in range(8):
         for channel in range(3):
-            colours[:, channel] |= ((numbers >> (3 * place + channel)) & 1) << (7 - place)
+            colours[:, channel] |= ((numbers >> (3 * i + channel)) & 1) << (7 - i)
     return colours.astype(np.uint8)
 
 

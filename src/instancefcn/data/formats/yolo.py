@@ -1,4 +1,19 @@
-"""YOLO segmentation: data.yaml, pictures, and a text file of outlines for each picture."""
+"""YOLO segmentation: a data.yaml, and one text file of outlines per image.
+
+    data/
+      data.yaml
+      images/train/a.jpg    or train/images/a.jpg
+      labels/train/a.txt    or train/labels/a.txt; no file means no objects
+
+data.yaml names the splits and the classes:
+
+    path: .                 # folder that the splits start in; by default that of data.yaml
+    train: images/train     # a folder, a .txt list of images below the list's folder, or a list of these
+    val: images/val
+    names: [cat, dog]       # or {0: cat, 1: dog}; or `nc: 2` alone
+
+A line of a label file is `class x1 y1 x2 y2 ..`, with coordinates as shares of the image's sides.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +25,13 @@ from typing import Any
 import yaml
 
 from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
-from instancefcn.data.formats.gathering import OnProgress, gather, in_order, outlined, read_lines
+from instancefcn.data.formats.gathering import (
+    OnProgress,
+    annotation_from_outline,
+    gather,
+    read_lines,
+    sort_splits,
+)
 from instancefcn.data.formats.output import OutputFolder
 from instancefcn.data.paths import ImageFinder, images_below, is_there
 from instancefcn.data.text_files import read_text, read_yaml
@@ -22,18 +43,16 @@ from instancefcn.limits import MAX_CLASSES
 from instancefcn.safe_text import is_name, shown
 
 EDGE = 0.01
-"""How far (in shares of the side) a point may leave the picture: tools round. It is put on the edge."""
+"""How far outside the image a point may lie, as a share of the side: tools round. It is moved to the edge."""
 _NO_SPLITS = frozenset(
     {"path", "names", "nc", "channels", "download", "yaml_file"}
     | {"author", "date", "description", "docs", "license", "task", "version"}
 )
-"""Keys that never name pictures, though what they say may be the name of a file or folder that is there."""
+"""Keys that never name images, even if their value is the name of an existing file or folder."""
 
 
 class YoloFolder:
-    """What a data.yaml names: `path` (the folder that the others start from; by default that of the YAML
-    file), `train`, `val` and others (folders of pictures, or .txt lists of them, or lists of either), and
-    `names` (a list or {number: name}), or `nc` alone.
+    """The dataset that a data.yaml describes.
 
     Args:
         file: the YAML file.
@@ -48,7 +67,7 @@ class YoloFolder:
 
     @classmethod
     def at(cls, data: Path) -> YoloFolder | None:
-        """The YAML file `data`, or the one in the folder `data`; None when there is none of this kind."""
+        """The layout of the YAML file `data`, or of the one in the folder `data`; None if there is none."""
         for file in [data] if data.is_file() else sorted(data.iterdir()):
             if file.suffix.lower() not in (".yaml", ".yml"):
                 continue
@@ -61,7 +80,7 @@ class YoloFolder:
         return None
 
     def splits(self) -> list[str]:
-        """The keys that name pictures."""
+        """The keys that name images."""
         usual = [key for key in ("train", "val", "test") if self.content.get(key) is not None]
         others = [
             key
@@ -69,33 +88,32 @@ class YoloFolder:
             if isinstance(key, str)
             and isinstance(value, str)
             and key not in _NO_SPLITS
-            and is_there(self._place(value))
+            and is_there(self._path(value))
         ]
-        return in_order([*usual, *others])
+        return sort_splits([*usual, *others])
 
     def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
-        """The usable part of a split, and what is wrong with the rest. Of the pictures only the heads are
-        read.
+        """The usable part of a split, and the problems of the rest. Only image headers are read.
 
         Raises:
-            DataError: the YAML file is wrong, or its places are not there.
+            DataError: the YAML file is wrong, or a folder or list that it names does not exist.
         """
         classes = self._classes()
         entry = self.content[split]
         entries = entry if isinstance(entry, list) else [entry]
         if not entries or not all(isinstance(e, str) for e in entries):
-            raise DataError(f"{self.file}: {split} must be a folder of pictures or a .txt list of them")
+            raise DataError(f"{self.file}: {split} must be a folder of images or a .txt list of images")
         labels = {number: label for label, number in enumerate(classes)}
         images: list[Path] = []
         problems: list[str] = []
-        for place in (self._place(e) for e in entries):
-            found, wrong = _images_at(place, self.file, split)
+        for path in (self._path(e) for e in entries):
+            found, wrong = _images_at(path, self.file, split)
             images += found
             problems += wrong
         if images and not any(label_file(path).is_file() for path in images):
             problems.append(
-                f"{label_file(images[0])}: there is no such file, nor one for any other picture of "
-                f"{split}: put the labels there"
+                f"{label_file(images[0])}: label file not found, and no other image of {split} has one: "
+                "put the labels there"
             )
 
         def read(path: Path) -> tuple[ImageRecord | None, list[str]]:
@@ -105,16 +123,16 @@ class YoloFolder:
         dataset, wrong = gather(name, names, images, read, progress)
         return dataset, problems + wrong
 
-    def _place(self, entry: str) -> Path:
+    def _path(self, entry: str) -> Path:
         """A folder or list. Some exports write ../train/images for a train/ beside the file."""
         root = self.file.parent / str(self.content.get("path") or ".")
-        place = root / entry
-        if not is_there(place) and entry.startswith("../"):
+        path = root / entry
+        if not is_there(path) and entry.startswith("../"):
             return root / entry[3:]
-        return place
+        return path
 
     def _classes(self) -> dict[int, str]:
-        """Names by number, in the order of the numbers."""
+        """Names by class number, in ascending order."""
         names, count = self.content.get("names"), self.content.get("nc")
         if names is None and isinstance(count, int) and 0 < count <= MAX_CLASSES:
             names = [f"class_{i}" for i in range(count)]
@@ -122,20 +140,22 @@ class YoloFolder:
             names = dict(enumerate(names))
         if not isinstance(names, dict) or not names or len(names) > MAX_CLASSES:
             raise DataError(
-                f"{self.file}: names must be a list of the classes, or {{0: NAME, 1: NAME, ..}}, and at most "
-                f"{MAX_CLASSES:,} are read"
+                f"{self.file}: names must be a list of classes or {{0: NAME, 1: NAME, ..}}, with at most "
+                f"{MAX_CLASSES:,} classes"
             )
         problems = []
         for number, name in names.items():
             if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-                problems.append(f"{self.file}: names: {shown(number)} is no number of a class (0, 1, ..)")
+                problems.append(
+                    f"{self.file}: names: {shown(number)} is not a valid class number: write 0, 1, .."
+                )
             if isinstance(name, bool) or not (isinstance(name, int) or is_name(name)):
                 problems.append(
-                    f"{self.file}: names: class {shown(number)} is {shown(name)}: write a name, in quotes"
+                    f"{self.file}: names: class {shown(number)} is {shown(name)}: write a name in quotes"
                 )
         if isinstance(count, int) and count != len(names):
             problems.append(
-                f"{self.file}: nc is {shown(count)}, but there are {len(names)} names: mend one of them"
+                f"{self.file}: nc is {shown(count)}, but there are {len(names)} names: correct one of them"
             )
         if problems:
             raise DataError(problems)
@@ -143,45 +163,45 @@ class YoloFolder:
 
 
 def label_file(image: Path) -> Path:
-    """Where the outlines of a picture are: the last folder "images" of its path becomes "labels"."""
+    """The label file of an image: the last folder "images" of its path becomes "labels"."""
     parts = list(image.parent.parts)
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
     return Path(*parts) / f"{image.stem}.txt"
 
 
-def _images_at(place: Path, file: Path, split: str) -> tuple[list[Path], list[str]]:
-    """The pictures of a folder, or of a list whose lines are paths below the list's folder."""
-    if not is_there(place):
-        raise DataError(f"{file}: {split}: there is no folder or list {shown(str(place))}")
-    if place.is_dir():
-        images = list(images_below(place))
+def _images_at(path: Path, file: Path, split: str) -> tuple[list[Path], list[str]]:
+    """The images of a folder, or of a list whose lines are paths below the list's folder."""
+    if not is_there(path):
+        raise DataError(f"{file}: {split}: folder or list {shown(str(path))} not found: correct the path")
+    if path.is_dir():
+        images = list(images_below(path))
         known = {label_file(image) for image in images}
         orphans = sorted(p for folder in {k.parent for k in known} for p in folder.glob("*.txt"))
         problems = [
-            f"{p}: there is no picture for these labels in {place}: add it or remove them"
+            f"{p}: no image found for these labels in {path}: add the image or remove the labels"
             for p in orphans
             if p not in known
-            and p.parent != place
+            and p.parent != path
             and p.name != "classes.txt"
-            and not p.name.startswith(".")  # as of pictures: a Mac leaves "._a.txt" in archives
+            and not p.name.startswith(".")  # macOS puts "._a.txt" into archives
         ]
-        return images, problems if images else [f"{place}: holds no picture"]
-    if place.suffix != ".txt" or not place.is_file():
-        raise DataError(f"{file}: {split}: there is no folder or list {place}")
-    finder = ImageFinder(place.parent)
+        return images, problems if images else [f"{path}: no image found: add images or correct {split}"]
+    if path.suffix != ".txt" or not path.is_file():
+        raise DataError(f"{file}: {split}: {path} is neither a folder nor a .txt list: correct the path")
+    finder = ImageFinder(path.parent)
     images, problems = [], []
-    for number, line in enumerate(read_lines(place), start=1):
-        path, problem = finder.find(line)
-        if path is None:
-            problems.append(f"{place}: line {number}: {line}: {problem}")
+    for number, line in enumerate(read_lines(path), start=1):
+        image, problem = finder.find(line)
+        if image is None:
+            problems.append(f"{path}: line {number}: {line}: {problem}")
         else:
-            images.append(path)
+            images.append(image)
     return images, problems
 
 
 def _read_image(path: Path, labels: Mapping[int, int]) -> tuple[ImageRecord | None, list[str]]:
-    """One picture and its outlines; without a label file it has no objects."""
+    """One image and its outlines; without a label file it has no objects."""
     try:
         height, width = read_image_size(path)
     except ImageError as error:
@@ -192,7 +212,7 @@ def _read_image(path: Path, labels: Mapping[int, int]) -> tuple[ImageRecord | No
     try:
         lines = read_text(file).splitlines() if file.is_file() else []
     except (OSError, ValueError) as error:
-        return None, [f"{file}: cannot be read ({error}): write it again"]
+        return None, [f"{file}: cannot be read ({error}): write the file again"]
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
@@ -203,74 +223,73 @@ def _read_image(path: Path, labels: Mapping[int, int]) -> tuple[ImageRecord | No
 
 
 def _annotation(words: list[str], labels: Mapping[int, int], height: int, width: int) -> Annotation:
-    """Raises ValueError with what is wrong."""
+    """The annotation of one line. Raises ValueError saying what is wrong."""
     try:
         kind, *shares = map(float, words)
     except ValueError:
-        raise ValueError("holds something that is no number: CLASS X Y X Y .. is wanted") from None
+        raise ValueError("has a value that is not a number: write CLASS X Y X Y ..") from None
     if kind not in labels:
         known = ", ".join(map(str, list(labels)[:20])) + (", .." if len(labels) > 20 else "")
         raise ValueError(f"class {words[0][:80]} is unknown: use one of {known}, or add a name")
     if len(shares) == 4:
         raise ValueError("is a box (five numbers): draw an outline (boxes alone cannot train masks)")
     if len(shares) % 2 or len(shares) < 6:
-        raise ValueError(
-            f"has {len(shares)} numbers after the class: pairs of x and y, at least 3, are wanted"
-        )
+        raise ValueError(f"has {len(shares)} numbers after the class: write at least 3 pairs of x and y")
     if not all(map(math.isfinite, shares)):
         raise ValueError("has a coordinate that is not a finite number: draw the outline again")
     if min(shares) < -EDGE or max(shares) > 1 + EDGE:
         raise ValueError(
-            f"runs from {min(shares):g} to {max(shares):g}: "
-            "coordinates are shares of the picture's sides, from 0 to 1"
+            f"has coordinates from {min(shares):g} to {max(shares):g}: "
+            "write them as shares of the image's sides, from 0 to 1"
         )
-    # A millionth of a pixel is what is left of a coordinate after division and multiplication.
+    # Rounding to a millionth of a pixel removes the error of dividing and multiplying by the side.
     sides = (width, height)
     polygon = [round(min(max(v, 0.0), 1.0) * sides[i & 1], 6) for i, v in enumerate(shares)]
     if problem := outline_problem([polygon], height, width):
         raise ValueError(problem)
-    return outlined(labels[int(kind)], [polygon], height, width)
+    return annotation_from_outline(labels[int(kind)], [polygon], height, width)
 
 
-def write_yolo(splits: Mapping[str, Dataset], target: OutputFolder) -> None:
-    """Write data.yaml, images/SPLIT/ and labels/SPLIT/. Crowds are left out; parts and holes of an object are
-    joined to one outline with the same pixels.
+def write_yolo(splits: Mapping[str, Dataset], output: OutputFolder) -> None:
+    """Write data.yaml, images/SPLIT/ and labels/SPLIT/.
+
+    Crowds are left out. The parts and holes of an object are joined to one outline with the same pixels.
 
     Raises:
-        DataError: a split has the name of a key that means something else.
+        DataError: a split is named like a key of data.yaml with another meaning.
     """
     if unfit := sorted(splits.keys() & _NO_SPLITS):
-        raise DataError(f"YOLO's data.yaml has another use for {unfit[0]!r}: rename the split")
+        raise DataError(f"the key {unfit[0]!r} has another meaning in YOLO's data.yaml: rename the split")
     class_names = next(iter(splits.values())).class_names
     for split, dataset in splits.items():
-        for name, image in zip(target.names[split], dataset.images, strict=True):
-            target.place(image, name, f"images/{split}")
-            lines = [_line(a, image, target) for a in image.annotations]
+        for name, image in zip(output.names[split], dataset.images, strict=True):
+            output.add_image(image, name, f"images/{split}")
+            lines = [_line(a, image, output) for a in image.annotations]
             text = "".join(f"{line}\n" for line in lines if line)
-            target.write(Path("labels", split, f"{name}.txt"), text)
+            output.write(Path("labels", split, f"{name}.txt"), text)
     content = {split: f"images/{split}" for split in splits} | {"names": dict(enumerate(class_names))}
-    target.write(Path("data.yaml"), yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    output.write(Path("data.yaml"), yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def _line(annotation: Annotation, image: ImageRecord, target: OutputFolder) -> str | None:
-    """An annotation's line; None for one that YOLO cannot hold."""
-    note = target.losses.note
+def _line(annotation: Annotation, image: ImageRecord, output: OutputFolder) -> str | None:
+    """An annotation's line, or None if YOLO cannot hold it."""
+    note = output.losses.note
     if annotation.crowd:
-        note("crowd regions were left out")
+        note("crowd regions are left out")
         return None
     try:
         outline = one_outline(annotation.segmentation, image.height, image.width)
     except DataError as error:
         raise DataError(f"{image.path}: annotation {annotation.id} {error}") from error
     if outline is None:
-        note("outlines without a pixel were left out")
+        note("outlines without a pixel are left out")
         return None
-    note("several parts were joined by lines without width", outline.parts > 1)
-    note("holes were joined to the outline by lines without width", outline.holes > 0)
+    note("parts are joined by lines of zero width", outline.parts > 1)
+    note("holes are joined to the outline by lines of zero width", outline.holes > 0)
     if isinstance(annotation.segmentation, dict):
-        note("run-length masks became outlines along the edges of the same pixels")
+        note("RLE masks become outlines around the same pixels")
     else:
-        note("points were replaced by an outline around the same pixels", outline.redrawn)
+        note("outlines are redrawn around the same pixels", outline.redrawn)
     sides = (image.width, image.height)
     shares = (f"{v / sides[i & 1]:.12g}" for i, v in enumerate(outline.ring))
     return " ".join((str(annotation.label), *shares))

@@ -1,1 +1,1 @@
-"""The operators and mask voting as Numba kernels, for a CPU."""
+"""The CPU form of the operators and mask voting: Numba kernels."""

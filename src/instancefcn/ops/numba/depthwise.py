@@ -1,9 +1,9 @@
 """Depthwise convolution whose training is as fast on a CPU as its inference.
 
-Not one of the papers' operators: it is what a step of `fcis_lite` on a laptop waits for. The library's
-gradient of a depthwise filter takes ten to seventy times as long as the convolution itself (dilated, or in
-bfloat16); here it takes about twice as long, and that of a dilated input is the convolution itself with the
-filter turned round. `benchmarks/training_step.py` prints both. The forward pass is the library's.
+It is not an operator of the papers, but a training step of `fcis_lite` on a laptop spends its time here.
+PyTorch's gradient of a depthwise filter takes ten to seventy times as long as the convolution (dilated, or in
+bfloat16); here it takes about twice as long. The gradient of the input is a convolution with the flipped
+filter. The forward pass is PyTorch's. `benchmarks/training_step.py` measures both.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from instancefcn.ops.numba.threads import threads
 def depthwise_conv2d(
     x: Tensor, filters: Tensor, bias: Tensor, stride: int, padding: int, dilation: int
 ) -> Tensor:
-    """`torch.nn.functional.conv2d` with one filter a channel.
+    """`torch.nn.functional.conv2d` with one filter per channel.
 
     Args:
         x: [N, C, H, W]; float32, float64, bfloat16 or float16.
         filters: [C, 1, K, K], of the same type.
-        bias: [C], of the same type; without a gradient.
-        stride, padding, dilation: cells, the same along both axes.
+        bias: [C], of the same type; it gets no gradient.
+        stride, padding, dilation: in cells, the same along both axes.
 
     Returns:
         [N, C, H', W'].
@@ -47,8 +47,8 @@ def _(x: Tensor, filters: Tensor, bias: Tensor, stride: int, padding: int, dilat
 
 @custom_op("instancefcn::depthwise_filter_gradient", mutates_args=(), device_types="cpu")
 def filter_gradient(grad: Tensor, x: Tensor, size: int, stride: int, padding: int, dilation: int) -> Tensor:
-    """Gradient [C, 1, size, size] of the filters, in the type of `x`; sums are in float32 (float64 for
-    float64) and do not depend on the number of threads.
+    """Gradient [C, 1, size, size] of the filters, in the type of `x`. Sums are float32 (float64 for float64)
+    and do not depend on the number of threads.
     """
     working = torch.float64 if x.dtype == torch.float64 else torch.float32
     out = torch.empty((x.shape[1], size * size), dtype=working)
@@ -65,7 +65,7 @@ def _(grad: Tensor, x: Tensor, size: int, stride: int, padding: int, dilation: i
 
 
 def _rows(x: Tensor, working: torch.dtype) -> Any:
-    """[N, C, H, W] as an array [N, H, W, C]; a view where the memory is channels last."""
+    """[N, C, H, W] as an array [N, H, W, C]; a view if the memory is channels-last."""
     return x.detach().to(working).permute(0, 2, 3, 1).contiguous().numpy()
 
 
@@ -83,7 +83,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Non
     if ctx.needs_input_grad[0] and stride == 1 and reach >= 0:
         grad_x = F.conv2d(grad, filters.flip(2, 3), None, 1, reach, dilation, channels)
     elif ctx.needs_input_grad[0]:
-        # In float32 also for half precision, in which the library is several times as slow.
+        # In float32 also for half precision, in which this gradient is several times as slow.
         wide = torch.promote_types(x.dtype, torch.float32)
         grad_x = conv2d_input(
             x.shape, filters.to(wide), grad.to(wide), stride, padding, dilation, channels
@@ -102,8 +102,8 @@ def _filter_gradient(
 ) -> None:
     """grad [N, H', W', C], x [N, H, W, C] -> out [C, size^2].
 
-    A block of channels is one thread's. Its sums stay in the nearest cache; loops over a constant number of
-    channels become vector instructions without a remainder.
+    Each thread owns a block of channels, whose sums fit the nearest cache. Loops over a constant number of
+    channels compile to vector instructions without a remainder.
     """
     height, width, channels = x.shape[1:]
     for block in prange((channels + 47) // 48):

@@ -1,13 +1,12 @@
-"""Numba kernels of the position-sensitive operators, on plain numpy arrays.
+"""Numba kernels of the position-sensitive operators, on NumPy arrays.
 
-Everything here works in map cells with the channels last: maps are `[N, H, W, k, k, (2,) C]`, C-contiguous,
-so one cell's classes are neighbours and the inner loop over them is a vector loop. Windows are float64 rows
-`batch, x1, y1, x2, y2` in cells. `operators.py` prepares the arrays and checks the values; nothing is checked
-here.
+Maps are `[N, H, W, k, k, (2,) C]`, C-contiguous: the classes of a cell are neighbours, so the inner loop over
+them is a vector loop. Windows are float64 rows `batch, x1, y1, x2, y2` in map cells. Nothing is checked here:
+`operators.py` prepares the arrays and checks the values.
 
-Results never depend on the number of threads: forward kernels are parallel over windows, backward kernels
-over outputs that no two threads share (rows of the map, or parts), and each output adds its windows in the
-same order.
+Results do not depend on the number of threads. Forward kernels are parallel over windows. Backward kernels
+are parallel over outputs that no two threads share (rows of the map, or parts), and each output adds its
+windows in the same order.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from numba import prange
 
 
 def compiled(parallel: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """`numba.njit` with its cache on disk, or without one where no cache folder can be written."""
+    """`numba.njit` with a cache on disk, or without one where no cache folder is writable."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
@@ -47,7 +46,7 @@ def _overlap(start: float, end: float, cell: int) -> float:
 
 @compiled(parallel=False)
 def _first(start: float, cells: int) -> int:
-    """First cell that [start, ...) touches, held on the map before it is rounded: far ones overflow an
+    """First cell that [start, ...) touches; clamped to the map before rounding, as a far one overflows an
     integer.
     """
     return math.floor(min(max(start, 0.0), float(cells)))
@@ -55,7 +54,7 @@ def _first(start: float, cells: int) -> int:
 
 @compiled(parallel=False)
 def _last(end: float, cells: int) -> int:
-    """One past the last cell that [..., end) touches, held on the map."""
+    """One past the last cell that [..., end) touches, clamped to the map."""
     return math.ceil(min(max(end, 0.0), float(cells)))
 
 
@@ -110,9 +109,9 @@ def ps_average(maps: Any, rois: Any, out: Any) -> None:
 def _spread_row(
     grad: Any, rois: Any, n: int, i: int, p: int, k: int, height: int, width: int, row: Any
 ) -> bool:
-    """Adds to row [W, k, C] what every window of image n sends to its part row p in map row i.
+    """Add to row [W, k, C] what every window of image n sends to its part row p in map row i.
 
-    False when none does; `row` is cleared only at the first that does.
+    Returns False if no window does; `row` is cleared when the first one does.
     """
     found = False
     for r in range(rois.shape[0]):
@@ -136,7 +135,7 @@ def _spread_row(
 
 @compiled(parallel=True)
 def class_scores_backward(grad: Any, maps: Any, rois: Any, out: Any) -> None:
-    """grad [R, C] -> out like maps [N, H, W, k, k, 2, C]; to the larger map, to the outside one on a tie."""
+    """grad [R, C] -> out like maps [N, H, W, k, k, 2, C]; to the larger map, on a tie to outside."""
     images, height, width, k, channels = (
         maps.shape[0],
         maps.shape[1],
@@ -180,11 +179,11 @@ def ps_average_backward(grad: Any, rois: Any, out: Any) -> None:
 
 @compiled(parallel=False)
 def _corner(start: float, end: float, index: int, size: int, cells: int) -> tuple[int, int, float]:
-    """Lower cell, upper cell and the upper one's share at the centre of step `index`, held on the map."""
-    place = start + (end - start) * (index + 0.5) / size - 0.5
-    place = min(max(place, 0.0), cells - 1.0)
-    low = math.floor(place)
-    return low, min(low + 1, cells - 1), place - low
+    """Lower cell, upper cell and the upper one's share at the centre of step `index`, clamped to the map."""
+    position = start + (end - start) * (index + 0.5) / size - 0.5
+    position = min(max(position, 0.0), cells - 1.0)
+    low = math.floor(position)
+    return low, min(low + 1, cells - 1), position - low
 
 
 @compiled(parallel=True)
@@ -209,7 +208,7 @@ def mask_logits(maps: Any, rois: Any, labels: Any, out: Any) -> None:
 
 @compiled(parallel=True)
 def mask_logits_backward(grad: Any, rois: Any, labels: Any, out: Any) -> None:
-    """grad [R, m, m] -> adds to out [N, H, W, k, k, 2, C], zeros at first. A part belongs to one thread."""
+    """Add grad [R, m, m] to out [N, H, W, k, k, 2, C], zeros at first. Each part belongs to one thread."""
     height, width, k, size = out.shape[1], out.shape[2], out.shape[3], grad.shape[1]
     for part in prange(k * k):
         p, q = part // k, part % k

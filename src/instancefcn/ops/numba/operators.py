@@ -1,8 +1,7 @@
-"""The operators on a CPU: torch tensors in and out around the Numba kernels, with the checks of values.
+"""The operators on a CPU: tensors in, checks of values, Numba kernels, tensors out.
 
-The kernels read the memory order `[N, H, W, k, k, (2,) C]`. Maps whose strides already have it (a view of a
-channels-last convolution's output) are read in place, others are copied. Gradients come back as a view of the
-same order. Half precision is computed in float32.
+Maps already laid out as `[N, H, W, k, k, (2,) C]` (a view of a channels-last convolution's output) are read
+without a copy; gradients are views of that layout. Half precision is computed in float32.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ def mask_logits_backward(
 
 
 def _working(dtype: torch.dtype) -> torch.dtype:
-    """The precision computed in: float64 for itself, float32 for everything else."""
+    """The type of sums: float64 for float64, float32 for everything else."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -111,7 +110,7 @@ def _logical(grad: Tensor) -> Tensor:
 
 
 def _windows(rois: Tensor, images: int, stride: float) -> np.ndarray:
-    """RoIs in map cells, float64; ValueError for one that is not finite or has a wrong batch index."""
+    """RoIs in map cells, float64. Raises ValueError if one is not finite or has a wrong batch index."""
     check_rois(rois, images)
     windows = rois.detach().to(torch.float64, copy=True)
     windows[:, 1:] /= stride

@@ -1,4 +1,4 @@
-"""One gate for every parallel Numba kernel: a lock, torch's number of threads, a note on forked processes."""
+"""The gate to every parallel Numba kernel: a lock, torch's number of threads, and forked processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numba
 import torch
 
-SMALL = 1_000_000  # operations, some tenths of a millisecond
+SMALL = 1_000_000  # operations: a few tenths of a millisecond
 
 _lock = threading.RLock()
 _used = False
@@ -19,18 +19,18 @@ _unsafe = False
 
 @contextmanager
 def threads(work: int) -> Iterator[None]:
-    """Runs the block alone, with torch's number of threads, or one where `work` (operations) is little.
+    """Run the block exclusively, with torch's number of threads, or with one if `work` (operations) is small.
 
-    Waking threads takes longer than a small kernel does, on a busy machine much longer. Numba's fallback
-    threading layer (workqueue) aborts the process when two Python threads launch kernels together, so they
-    take turns; each kernel uses all the threads anyway.
+    Waking threads takes longer than a small kernel, on a busy machine much longer. Numba's fallback threading
+    layer (workqueue) aborts the process when two Python threads launch kernels at the same time, so they take
+    turns; each kernel uses all threads anyway.
     """
     global _used
     with _lock:
         _used = True
         given = torch.get_num_threads()
-        wanted = given if work > SMALL else 1
-        numba.set_num_threads(max(1, min(wanted, numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
+        count = given if work > SMALL else 1
+        numba.set_num_threads(max(1, min(count, numba.config.NUMBA_NUM_THREADS)))  # type: ignore[attr-defined]
         try:
             yield
         finally:
@@ -40,13 +40,13 @@ def threads(work: int) -> Iterator[None]:
 
 
 def usable() -> bool:
-    """False in a process forked from one that had launched kernels: without threads, GNU OpenMP aborts."""
+    """False in a process forked from one that has launched kernels: GNU OpenMP would abort it."""
     return not _unsafe
 
 
 def _after_fork() -> None:
     global _lock, _unsafe
-    _lock = threading.RLock()  # another thread of the parent may hold the old one
+    _lock = threading.RLock()  # another thread of the parent may hold the old lock
     _unsafe = _unsafe or _used
 
 

@@ -1,8 +1,8 @@
 """`vote_average` and `extents` on a CPU: Numba kernels that touch only the pixels of each voter's box.
 
-Crops are cut into bands of rows, which the threads share by cost. In a band each voter's grid is first
-stretched to the crop's columns (a small table), then every row adds two rows of the table: a vector loop
-without branches.
+Crops are cut into bands of rows, which are distributed over the threads by cost. In a band each voter's grid
+is first stretched to the crop's columns, giving a small table. Every row then adds two rows of the table, in
+a vector loop without branches.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def extents(pixels: Tensor, rects: Tensor) -> Tensor:
 
 
 def _check_values(masks: Tensor, index: Tensor, starts: Tensor, rects: Tensor) -> None:
-    """The kernels read memory at these places: a wrong one must not get there."""
+    """Refuse indices that would make the kernels read foreign memory."""
     if len(index) and not 0 <= int(index.min()) <= int(index.max()) < masks.shape[0]:
         raise ValueError(f"index must lie between 0 and {masks.shape[0] - 1}")
     if int(starts[0]) < 0 or bool((starts[1:] < starts[:-1]).any()) or int(starts[-1]) > len(index):
@@ -79,7 +79,7 @@ def _check_values(masks: Tensor, index: Tensor, starts: Tensor, rects: Tensor) -
 
 
 def _bands(rects: Tensor, starts: Tensor) -> Any:
-    """int64 [B, 3]: crop, first row, one past the last row, the most costly first."""
+    """int64 [B, 3]: crop, first row, one past the last row; the most expensive band first."""
     crops, votes = rects.numpy(), np.diff(starts.numpy())
     widths, heights = crops[:, 2] - crops[:, 0], crops[:, 3] - crops[:, 1]
     counts = np.where(widths > 0, -(-heights // _BAND_ROWS), 0)
@@ -95,20 +95,21 @@ def _bands(rects: Tensor, starts: Tensor) -> Any:
 def _read_axis(
     low: float, high: float, start: int, stop: int, m: int, cells: Any, shares: Any
 ) -> tuple[int, int]:
-    """Where pixels of [start, stop) read m cells over [low, high): the lower cell, and the share of the one
-    after it.
+    """Where the pixels of [start, stop) read m cells over [low, high): the lower cell and the next one's
+    share.
 
-    Returns the pixels, relative to start, whose centres are inside; nothing is written for the others.
+    Returns the range of pixels, relative to start, whose centres are inside; nothing is written for the
+    others.
     """
-    # Held on the crop before they are rounded: far ones overflow an integer.
+    # Clamped to the crop before rounding, as far ones overflow an integer.
     first = math.ceil(min(max(low - 0.5, float(start)), float(stop)))
     last = math.ceil(min(max(high - 0.5, float(start)), float(stop)))
     for pixel in range(first, last):
-        place = (pixel + 0.5 - low) / (high - low) * m - 0.5
-        place = min(max(place, 0.0), m - 1.0)
-        cell = max(min(int(place), m - 2), 0)
+        position = (pixel + 0.5 - low) / (high - low) * m - 0.5
+        position = min(max(position, 0.0), m - 1.0)
+        cell = max(min(int(position), m - 2), 0)
         cells[pixel - start] = cell
-        shares[pixel - start] = place - cell
+        shares[pixel - start] = position - cell
     return first - start, last - start
 
 
@@ -116,7 +117,7 @@ def _read_axis(
 def _stretch(
     mask: Any, rows: tuple[int, int], columns: tuple[int, int], cells: Any, shares: Any, table: Any
 ) -> None:
-    """Rows of a grid, read at the crop's columns, into the table."""
+    """Read rows of a grid at the crop's columns, into the table."""
     right = min(1, mask.shape[1] - 1)
     for row in range(rows[0], rows[1]):
         line, values = table[row], mask[row]
@@ -151,7 +152,7 @@ def _add_vote(
     binary: bool,
     scratch: Any,
 ) -> None:
-    """Adds one vote to a band [rows, w] whose first pixel is `corner` (x, y)."""
+    """Add one vote to a band [rows, w] whose first pixel is `corner` (x, y)."""
     table, column_cells, column_shares, row_cells, row_shares = scratch
     m, (height, width) = mask.shape[0], total.shape
     x1, x2 = _read_axis(box[0], box[2], corner[0], corner[0] + width, m, column_cells, column_shares)
@@ -172,16 +173,16 @@ def _add_vote(
 
 @compiled(parallel=False)
 def _store(total: Any, threshold: Any, out: Any) -> None:
-    """A band's result: its averages in a float buffer, whether they reach the threshold in one of bytes."""
+    """Store a band: its averages in a float buffer, or whether they reach the threshold in a byte buffer."""
     width = total.shape[1]
     for y in range(total.shape[0]):
-        line, place = total[y], out[y * width : (y + 1) * width]
+        line, target = total[y], out[y * width : (y + 1) * width]
         if out.itemsize == 4:
             for x in range(width):
-                place[x] = line[x]
+                target[x] = line[x]
         else:
             for x in range(width):
-                place[x] = line[x] >= threshold
+                target[x] = line[x] >= threshold
 
 
 @compiled(parallel=True)
@@ -202,7 +203,7 @@ def _vote(
 ) -> None:
     m = masks.shape[1]
     for worker in prange(workers):
-        for b in range(worker, bands.shape[0], workers):  # bands come by falling cost: dealt like cards
+        for b in range(worker, bands.shape[0], workers):  # sorted by cost and dealt like cards
             s, first, last = bands[b, 0], bands[b, 1], bands[b, 2]
             x, y, width = rects[s, 0], rects[s, 1] + first, rects[s, 2] - rects[s, 0]
             total = np.zeros((last - first, width), np.float32)
@@ -222,8 +223,8 @@ def _vote(
 
 @compiled(parallel=False)
 def _extent(crop: Any) -> tuple[int, int, int, int]:
-    """First and last rows and columns (half-open) of a crop [h, w] that hold a 1; only pixels outside what
-    is known already are looked at.
+    """Rows and columns (top, bottom, left, right, half-open) around the ones of a crop [h, w]. Pixels inside
+    the extent found so far are skipped.
     """
     height, width = crop.shape
     top, bottom = 0, height

@@ -1,1 +1,1 @@
-"""The operators, suppression and mask voting as Triton kernels, for a GPU."""
+"""The GPU form of the operators, suppression and mask voting: Triton kernels."""

@@ -1,32 +1,32 @@
-"""Triton kernels of the position-sensitive operators, on pointers; `operators.py` prepares them and launches.
+"""Triton kernels of the position-sensitive operators; `operators.py` launches them.
 
-Memory is as in `numba/kernels.py`: maps `[N, H, W, k, k, (2,) C]`, contiguous, so that one cell's classes are
-neighbours, and places (`geometry.py`) along x too. Values are float32; offsets into maps are 64-bit.
+The memory layout is that of `numba/kernels.py`: maps `[N, H, W, k, k, (2,) C]`, contiguous, so the classes of
+a cell are neighbours, and so are positions (`geometry.py`) along x. Sums are float32; offsets into maps are
+64-bit.
 
-Two forms of a gradient were possible: scatter, every window adding to its cells atomically, or gather, every
-place of the map adding up the windows that cover it. It is a gather: the sums come in a fixed order, so
-results are the same every time; every gradient is written once, in the maps' type, without a float32 copy
-that begins as zeros; and there would be as many atomic additions as the forward pass reads values.
+Gradients gather: every position of the map adds up the windows that cover it, instead of every window adding
+to its cells atomically. The sums have a fixed order, so results are reproducible. Every gradient is written
+once, in the maps' type, without a float32 copy, and no atomic additions are needed.
 """
 
-# The arguments of kernels have no types of Python's: Triton finds them at the launch.
+# Kernel arguments have no Python types: Triton infers them at launch.
 # mypy: disable-error-code="no-untyped-def"
 
 import triton
 import triton.language as tl
 
-from instancefcn.ops.triton.geometry import first_point, is_finite, is_image, on_map, overlap, place_of_point
+from instancefcn.ops.triton.geometry import first_point, is_finite, is_image, on_map, overlap, point_position
 
 
 @triton.jit
 def average(
-    maps, windows, places, shares, counts, out,
+    maps, windows, positions, shares, counts, out,
     rois, images, height, width, channels, reserved,
     K: tl.constexpr, PAIRED: tl.constexpr, SPLIT: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """maps [N, H, W, k, k, (2,) C] -> out float32 [SPLIT, R, C], to be summed: the windows' averages.
+    """maps [N, H, W, k, k, (2,) C] -> out float32 [SPLIT, R, C]: summed over SPLIT, the windows' averages.
 
-    One program takes every SPLIT-th row slot of a window, so that large windows do not hold up the rest.
+    One program takes every SPLIT-th row slot of a window, so that large windows do not delay the rest.
     """
     r, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -35,15 +35,15 @@ def average(
     rows, columns = tl.load(counts + r * 2), tl.load(counts + r * 2 + 1)
     total = tl.zeros([BLOCK_X, BLOCK_C], tl.float32)
     for t in range(split, rows, SPLIT):
-        place_y = tl.load(places + r * 2 * reserved + t)
+        position_y = tl.load(positions + r * 2 * reserved + t)
         share_y = tl.load(shares + r * 2 * reserved + t)
-        line = ((image * height + place_y // K) * width * K + place_y % K) * K * depth
+        line = ((image * height + position_y // K) * width * K + position_y % K) * K * depth
         for begin in range(0, columns, BLOCK_X):
             x = begin + tl.arange(0, BLOCK_X)
             table = (r * 2 + 1) * reserved + x
             share = tl.load(shares + table, mask=x < columns, other=0.0) * share_y
-            place = tl.load(places + table, mask=x < columns, other=0).to(tl.int64)
-            offsets = line + (place // K * K * K + place % K) * depth
+            position = tl.load(positions + table, mask=x < columns, other=0).to(tl.int64)
+            offsets = line + (position // K * K * K + position % K) * depth
             pointers = maps + offsets[:, None] + c[None, :]
             wanted = (share != 0.0)[:, None] & (c < channels)[None, :]
             value = tl.load(pointers, mask=wanted, other=0.0).to(tl.float32)
@@ -51,7 +51,7 @@ def average(
                 inside = tl.load(pointers + channels, mask=wanted, other=0.0).to(tl.float32)
                 value = tl.where((inside > value) | (inside != inside), inside, value)
             total += share[:, None] * value
-    # Not `rois.to(...)`: Triton compiles an argument that is 1 as a number of Python's.
+    # Not `rois.to(...)`: Triton compiles an argument that is 1 as a Python constant.
     tl.store(out + (split.to(tl.int64) * rois + r) * channels + c, tl.sum(total, 0), mask=c < channels)
 
 
@@ -62,16 +62,16 @@ def average_backward(
     K: tl.constexpr, PAIRED: tl.constexpr,
     BLOCK_X: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """grad [R, C] -> out like maps [N, H, W, k, k, (2,) C]; PAIRED: to the larger map, a tie to outside.
+    """grad [R, C] -> out like maps [N, H, W, k, k, (2,) C]; PAIRED: to the larger map, on a tie to outside.
 
-    A program owns some places of a line; BLOCK_R windows at a time are one product of their shares
-    [BLOCK_X, BLOCK_R] and their gradients [BLOCK_R, BLOCK_C].
+    A program owns BLOCK_X positions along x. It adds BLOCK_R windows at a time, as a matrix product of their
+    shares [BLOCK_X, BLOCK_R] and their gradients [BLOCK_R, BLOCK_C].
     """
     entry = tl.program_id(0).to(tl.int64)
     n, line = entry // (height * K), entry % (height * K)
     row, part_y = line // K, line % K
-    place = tl.program_id(1) * BLOCK_X + tl.arange(0, BLOCK_X)
-    column, part_x = place // K, place % K
+    position = tl.program_id(1) * BLOCK_X + tl.arange(0, BLOCK_X)
+    column, part_x = position // K, position % K
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     begin, count = tl.load(starts + n), tl.load(counts + entry)
     total = tl.zeros([BLOCK_X, BLOCK_C], tl.float32)
@@ -88,7 +88,7 @@ def average_backward(
         shares = (overlap(left, right, column[:, None]) * share_y[None, :]).to(tl.float32)
         wanted = (own < count)[:, None] & (c < channels)[None, :]
         sent = tl.load(grad + r[:, None] * channels + c[None, :], mask=wanted, other=0.0).to(tl.float32)
-        total = tl.dot(shares, sent, total, input_precision="ieee")  # tf32 would keep 3 digits
+        total = tl.dot(shares, sent, total, input_precision="ieee")  # TF32 has only 3 digits
     depth = channels * 2 if PAIRED else channels
     offsets = (((n * height + row) * width + column) * K * K + part_y * K + part_x) * depth
     offsets = offsets[:, None] + c[None, :]
@@ -109,8 +109,8 @@ def mask_logits(
     images, height, width, channels, size,
     K: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """maps [N, H, W, k, k, 2, C], labels int64 [R] -> out [R, m, m]; not a number where a window is not
-    finite, or its image or label does not exist.
+    """maps [N, H, W, k, k, 2, C], labels int64 [R] -> out [R, m, m]; NaN where a window is not finite or its
+    image or label does not exist.
     """
     r = tl.program_id(0).to(tl.int64)
     image, label = tl.load(windows + r * 5), tl.load(labels + r)
@@ -122,7 +122,7 @@ def mask_logits(
     y1, y2 = tl.where(known, y1, 0.0), tl.where(known, y2, 0.0)
     number = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     a, b = number // size, number % size
-    y, x = place_of_point(y1, y2, a, size, height), place_of_point(x1, x2, b, size, width)
+    y, x = point_position(y1, y2, a, size, height), point_position(x1, x2, b, size, width)
     i, j = tl.floor(y).to(tl.int64), tl.floor(x).to(tl.int64)
     share_y, share_x = (y - i).to(tl.float32), (x - j).to(tl.float32)
     part = (2 * a + 1) * K // (2 * size) * K + (2 * b + 1) * K // (2 * size)
@@ -153,12 +153,12 @@ def mask_logits_backward(
     rois, height, width, channels, size,
     K: tl.constexpr, POINTS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """grad [R, m, m] -> out [N, H, W, k, k, 2, C]. A part has at most POINTS points along a side."""
+    """grad [R, m, m] -> out [N, H, W, k, k, 2, C]; a part has at most POINTS points along a side."""
     entry = tl.program_id(0).to(tl.int64)
     n, line = entry // (height * K), entry % (height * K)
     row, part_y = line // K, line % K
-    place = tl.program_id(1) * BLOCK_X + tl.arange(0, BLOCK_X)
-    column, part_x = place // K, place % K
+    position = tl.program_id(1) * BLOCK_X + tl.arange(0, BLOCK_X)
+    column, part_x = position // K, position % K
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     begin, count = tl.load(starts + n), tl.load(counts + entry)
     first_a, first_b = first_point(part_y, size, K), first_point(part_x, size, K)
@@ -171,11 +171,11 @@ def mask_logits_backward(
         sent = tl.zeros([BLOCK_X], tl.float32)
         for s in range(POINTS):
             a = first_a + s
-            share_y = tl.maximum(1.0 - tl.abs(place_of_point(y1, y2, a, size, height) - row), 0.0)
+            share_y = tl.maximum(1.0 - tl.abs(point_position(y1, y2, a, size, height) - row), 0.0)
             share_y = tl.where(a < end_a, share_y, 0.0)
             for t in range(POINTS):
                 b = first_b + t
-                share_x = tl.maximum(1.0 - tl.abs(place_of_point(x1, x2, b, size, width) - column), 0.0)
+                share_x = tl.maximum(1.0 - tl.abs(point_position(x1, x2, b, size, width) - column), 0.0)
                 share = tl.where(b < end_b, share_y * share_x, 0.0).to(tl.float32)
                 value = tl.load(grad + (r * size + a) * size + b, mask=share > 0.0, other=0.0)
                 sent += share * value.to(tl.float32)

@@ -1,9 +1,8 @@
-"""The operators on a GPU: torch tensors in and out around the Triton kernels.
+"""The operators on a GPU: tensors in, Triton kernels, tensors out.
 
-As `numba/operators.py`: maps whose strides already have the kernels' order `[N, H, W, k, k, (2,) C]` are read
-in place, others are copied; gradients are a view of the same order. Float32 and half precision, computed in
-float32. Nothing here waits for the GPU, so values are not checked: a window that is not finite, or whose
-image or label does not exist, gives what is not a number.
+Maps already laid out as `[N, H, W, k, k, (2,) C]` are read without a copy; gradients are views of that
+layout. Maps are float32 or half precision, sums are float32. Nothing here waits for the GPU, so values are
+not checked: a window that is not finite, or whose image or label does not exist, gives NaN.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from instancefcn.ops.triton import geometry, kernels
 _PAIRED = (0, 5, 6, 1, 2, 3, 4)  # [N, k, k, 2, C, H, W] -> [N, H, W, k, k, 2, C]
 _PLAIN = (0, 4, 5, 1, 2, 3)  # [N, k, k, D, H, W] -> [N, H, W, k, k, D]
 
-# Programs that share the rows of one window: few windows on a large GPU would leave most of it idle.
+# Programs per window: otherwise a few windows would leave most of a large GPU idle.
 _SPLIT = 8
 
 
@@ -94,7 +93,7 @@ def mask_logits_backward(
 
 
 def device_of(tensor: Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current GPU: the tensor's, inside the block."""
+    """Make the tensor's GPU the current one, on which Triton launches."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
@@ -105,18 +104,18 @@ def _average(cells: Tensor, rois: Tensor, stride: float, paired: bool) -> Tensor
     if cells.numel() == 0 or count == 0:
         return cells.new_zeros((count, channels))
     windows, cells = _windows(rois, stride), cells.contiguous()
-    places = torch.empty((count, 2, reserved), dtype=torch.int32, device=cells.device)
+    positions = torch.empty((count, 2, reserved), dtype=torch.int32, device=cells.device)
     shares = torch.empty((count, 2, reserved), dtype=torch.float32, device=cells.device)
     counts = torch.empty((count, 2), dtype=torch.int32, device=cells.device)
     sums = torch.empty((_SPLIT, count, channels), dtype=torch.float32, device=cells.device)
     block_c = min(128, triton.next_power_of_2(channels))
     with device_of(cells):
         geometry.slots[(count, 2)](
-            windows, places, shares, counts, images, height, width, reserved,
+            windows, positions, shares, counts, images, height, width, reserved,
             K=k, BLOCK=triton.next_power_of_2(reserved),
         )  # fmt: skip
         kernels.average[(count, _SPLIT, triton.cdiv(channels, block_c))](
-            cells, windows, places, shares, counts, sums,
+            cells, windows, positions, shares, counts, sums,
             count, images, height, width, channels, reserved,
             K=k, PAIRED=paired, SPLIT=_SPLIT, BLOCK_X=min(64, max(16, 1024 // block_c)), BLOCK_C=block_c,
         )  # fmt: skip
@@ -124,7 +123,7 @@ def _average(cells: Tensor, rois: Tensor, stride: float, paired: bool) -> Tensor
 
 
 def _average_backward(grad: Tensor, cells: Tensor | None, rois: Tensor, stride: float, out: Tensor) -> Tensor:
-    """Fills out [N, H, W, k, k, (2,) C], with two where `cells` (the same) are given, from grad [R, C]."""
+    """Fill out [N, H, W, k, k, (2,) C] from grad [R, C]; `cells`, if given, are the paired maps."""
     images, height, width, k, channels = *out.shape[:4], out.shape[-1]
     if out.numel() == 0 or rois.shape[0] == 0:
         return _logical(out.zero_())
@@ -143,7 +142,7 @@ def _average_backward(grad: Tensor, cells: Tensor | None, rois: Tensor, stride: 
 
 
 def _covering(windows: Tensor, images: int, k: int, height: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Starts, lists and counts: see `geometry.covering`; of grids of `size` points, or of areas for 0."""
+    """Starts, lists and counts of `geometry.covering`; for areas if `size` is 0, else for grids."""
     index, order = windows[:, 0].sort(stable=True)
     bounds = torch.arange(images + 1, dtype=index.dtype, device=index.device)
     starts = torch.searchsorted(index.contiguous(), bounds)
@@ -156,7 +155,7 @@ def _covering(windows: Tensor, images: int, k: int, height: int, size: int) -> t
 
 
 def _blocks(k: int, channels: int) -> tuple[int, int]:
-    """Places and channels of a tile in the backward kernels; a product of tiles needs at least 16 of each."""
+    """Positions and channels of a tile in the backward kernels; `tl.dot` needs at least 16 of each."""
     return 32, min(128, max(16, triton.next_power_of_2(channels)))
 
 

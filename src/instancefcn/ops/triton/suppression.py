@@ -1,11 +1,11 @@
 """`suppress` on a GPU: Triton kernels, without waiting for the GPU.
 
-First every pair of boxes of a list is compared, 64 x 64 at a time, all at once: bit j of word (i, block) says
-that box i would suppress box 64 * block + j. Then one program a list goes through its boxes in order, 64 at a
-time, and stops as soon as enough are kept. The second part is serial; lists run beside one another.
+First all pairs of boxes of a list are compared in parallel, 64 x 64 per program: bit j of word (i, block)
+says that box i suppresses box 64 * block + j. A second kernel, one program per list, goes through the boxes
+in order, 64 at a time, and stops when enough are kept.
 """
 
-# The arguments of kernels have no types of Python's: Triton finds them at the launch.
+# Kernel arguments have no Python types: Triton infers them at launch.
 # mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def suppress(boxes: Tensor, iou: float, count: int) -> Tensor:
         return rows
     boxes = boxes.detach().contiguous()
     blocks = triton.cdiv(length, 64)
-    # Words that nobody writes are of boxes that take no part; nobody looks at them.
+    # Words of boxes without area are neither written nor read.
     words = torch.empty((lists, length, blocks), dtype=torch.int64, device=boxes.device)
-    # The comparison is in the boxes' type, torchvision's on a CPU in double precision.
+    # torchvision compares in double precision on a CPU, this kernel in the boxes' type.
     limit = iou if boxes.dtype == torch.float64 else _single(iou)
-    # Not a number of Python's, which Triton would round to single precision.
+    # A tensor, because Triton rounds Python floats to single precision.
     limits = torch.full((1,), limit, dtype=boxes.dtype, device=boxes.device)
     with device_of(boxes):
-        # Without fused multiplications IoUs are, to the last digit, those of a CPU.
+        # Without fused multiply-add the IoUs are bit-identical to those of a CPU.
         _compare[(lists, blocks, blocks)](
             boxes, words, limits, length, blocks, num_warps=4, enable_fp_fusion=False
         )
@@ -46,18 +46,18 @@ def suppress(boxes: Tensor, iou: float, count: int) -> Tensor:
 
 
 def _single(threshold: float) -> float:
-    """The largest number in single precision that is not above `threshold`."""
+    """The largest float32 that is at most `threshold`."""
     rounded = np.float32(threshold)
     return float(rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-1)))
 
 
 @triton.jit
-def _corners(places, there):
+def _corners(pointers, there):
     return (
-        tl.load(places, mask=there, other=0.0),
-        tl.load(places + 1, mask=there, other=0.0),
-        tl.load(places + 2, mask=there, other=0.0),
-        tl.load(places + 3, mask=there, other=0.0),
+        tl.load(pointers, mask=there, other=0.0),
+        tl.load(pointers + 1, mask=there, other=0.0),
+        tl.load(pointers + 2, mask=there, other=0.0),
+        tl.load(pointers + 3, mask=there, other=0.0),
     )
 
 
@@ -68,7 +68,7 @@ def _compare(boxes, words, limits, length, blocks):
     block = tl.program_id(2)
     row, column = tl.program_id(1) * 64 + tl.arange(0, 64), block * 64 + tl.arange(0, 64)
     first = boxes + (which * length + block * 64) * 4
-    # Boxes without area come last: where the first of a block has none, no other has.
+    # Boxes without area come last: if the first of a block has none, no other has.
     there = (tl.load(first + 2) > tl.load(first)) & (tl.load(first + 3) > tl.load(first + 1))
     if there & (block >= tl.program_id(1)):
         x1, y1, x2, y2 = _corners(boxes + (which * length + row) * 4, row < length)
@@ -78,7 +78,7 @@ def _compare(boxes, words, limits, length, blocks):
         common = tl.maximum(wide, 0.0) * tl.maximum(high, 0.0)
         union = ((x2 - x1) * (y2 - y1))[:, None] + ((a2 - a1) * (b2 - b1))[None, :] - common
         union = tl.where(union > 0.0, union, 1.0)
-        # Single precision is otherwise divided approximately.
+        # Plain float32 division is approximate.
         share = common / union if boxes.dtype.element_ty == tl.float64 else tl.div_rn(common, union)
         covers = (share > tl.load(limits)) & (column[None, :] > row[:, None])
         bits = covers.to(tl.int64) << tl.arange(0, 64).to(tl.int64)[None, :]
@@ -92,11 +92,11 @@ def _either(one, other):
 
 @triton.jit
 def _choose(boxes, words, rows, length, blocks, count, WORDS: tl.constexpr):
-    """words [B, K, blocks] -> rows [B, count]: those that stay, best first; the rest is left as it is."""
+    """words [B, K, blocks] -> rows [B, count]: the boxes that are kept, best first; the rest is unchanged."""
     which = tl.program_id(0).to(tl.int64)
     boxes, words = boxes + which * length * 4, words + which * length * blocks
     word, lane = tl.arange(0, WORDS), tl.arange(0, 64)
-    gone = tl.zeros([WORDS], tl.int64)  # bits of the boxes that some box suppresses
+    gone = tl.zeros([WORDS], tl.int64)  # bits of the suppressed boxes
     kept, block = 0, 0
     while (block < blocks) & (kept < count):
         own = block * 64 + lane
@@ -104,13 +104,13 @@ def _choose(boxes, words, rows, length, blocks, count, WORDS: tl.constexpr):
         there = ((x2 > x1) & (y2 > y1)).to(tl.int64)
         alive = tl.sum(there << lane.to(tl.int64), 0)
         alive = alive & ~tl.sum(tl.where(word == block, gone, 0), 0)
-        for j in tl.static_range(64):  # the addresses are known: all are loaded before the first is needed
+        for j in tl.static_range(64):  # unrolled: no address depends on a load, so the loads overlap
             row = tl.minimum(block * 64 + j, length - 1).to(tl.int64)
             covered = tl.load(words + row * blocks + block)
             alive = tl.where(((alive >> j) & 1) == 1, alive & ~covered, alive)
         stays = (alive >> lane.to(tl.int64)) & 1
-        place = kept + tl.cumsum(stays, 0).to(tl.int32) - 1
-        tl.store(rows + which * count + place, own.to(tl.int64), mask=(stays == 1) & (place < count))
+        position = kept + tl.cumsum(stays, 0).to(tl.int32) - 1
+        tl.store(rows + which * count + position, own.to(tl.int64), mask=(stays == 1) & (position < count))
         kept += tl.sum(stays, 0).to(tl.int32)
         later = (stays == 1)[:, None] & ((word > block) & (word < blocks))[None, :]
         covered = tl.load(words + own.to(tl.int64)[:, None] * blocks + word[None, :], mask=later, other=0)

@@ -1,7 +1,7 @@
-"""`vote_average` and `extents` on a GPU: one Triton program a tile of a crop.
+"""`vote_average` and `extents` on a GPU: one Triton program per tile of a crop, or per crop.
 
-A program adds up the crop's votes in order. `vote_average` lets the host wait once, for the number of pixels
-and tiles: the result's shape must be known.
+A program adds up the crop's votes in order. `vote_average` waits for the GPU once, for the number of pixels
+and tiles, which give the result's shape.
 """
 
 from __future__ import annotations
@@ -59,20 +59,20 @@ def extents(pixels: Tensor, rects: Tensor) -> Tensor:
     return found
 
 
-# Triton's kernels have no types of Python's.
+# Kernel arguments have no Python types: Triton infers them at launch.
 @triton.jit
 def _read_axis(pixels, low, high, m):  # type: ignore[no-untyped-def]
-    """Where pixels read m cells over [low, high): the lower cell, the share of the one after it, and whether
-    the pixel's centre is inside.
+    """Where pixels read m cells over [low, high): the lower cell, the next one's share, and whether the
+    pixel's centre is inside.
 
-    Positions are in float64: outlines must not depend on how far an object is from the corner of the picture.
+    Positions are float64: outlines must not depend on an object's distance from the image's corner.
     """
     centres = pixels.to(tl.float64) + 0.5
     inside = (centres >= low) & (centres < high)
-    place = (centres - low) / tl.where(high > low, high - low, 1.0) * m - 0.5
-    place = tl.minimum(tl.maximum(tl.where(inside, place, 0.0), 0.0), m - 1.0)
-    cell = tl.maximum(tl.minimum(tl.floor(place).to(tl.int32), m - 2), 0)
-    return cell, (place - cell).to(tl.float32), inside
+    position = (centres - low) / tl.where(high > low, high - low, 1.0) * m - 0.5
+    position = tl.minimum(tl.maximum(tl.where(inside, position, 0.0), 0.0), m - 1.0)
+    cell = tl.maximum(tl.minimum(tl.floor(position).to(tl.int32), m - 2), 0)
+    return cell, (position - cell).to(tl.float32), inside
 
 
 @triton.jit
@@ -96,13 +96,13 @@ def _vote(  # type: ignore[no-untyped-def]
         y1, y2 = tl.load(boxes + mask * 4 + 1).to(tl.float64), tl.load(boxes + mask * 4 + 3).to(tl.float64)
         row, share_y, in_y = _read_axis(y, y1, y2, m)
         column, share_x, in_x = _read_axis(x, x1, x2, m)
-        place = masks + mask * m * m + row[:, None] * m + column[None, :]
+        corner = masks + mask * m * m + row[:, None] * m + column[None, :]
         inside = in_y[:, None] & in_x[None, :]
         share_y, share_x = share_y[:, None], share_x[None, :]
-        upper = (1.0 - share_x) * tl.load(place, mask=inside, other=0.0)
-        upper += share_x * tl.load(place + beside, mask=inside, other=0.0)
-        lower = (1.0 - share_x) * tl.load(place + below, mask=inside, other=0.0)
-        lower += share_x * tl.load(place + below + beside, mask=inside, other=0.0)
+        upper = (1.0 - share_x) * tl.load(corner, mask=inside, other=0.0)
+        upper += share_x * tl.load(corner + beside, mask=inside, other=0.0)
+        lower = (1.0 - share_x) * tl.load(corner + below, mask=inside, other=0.0)
+        lower += share_x * tl.load(corner + below + beside, mask=inside, other=0.0)
         vote = (1.0 - share_y) * upper + share_y * lower
         if BINARY:
             vote = tl.where(vote >= binarize, 1.0, 0.0)
@@ -128,9 +128,9 @@ def _extents(pixels, rects, offsets, out, BLOCK: tl.constexpr):  # type: ignore[
     x1, y1 = tl.zeros_like(number) + far, tl.zeros_like(number) + far
     x2, y2 = tl.zeros_like(number), tl.zeros_like(number)
     for begin in range(0, area, BLOCK):
-        place = begin + number
-        there = tl.load(first + place, mask=place < area, other=0) != 0
-        x, y = place % width, place // width
+        position = begin + number
+        there = tl.load(first + position, mask=position < area, other=0) != 0
+        x, y = position % width, position // width
         x1, y1 = tl.minimum(x1, tl.where(there, x, far)), tl.minimum(y1, tl.where(there, y, far))
         x2, y2 = tl.maximum(x2, tl.where(there, x + 1, 0)), tl.maximum(y2, tl.where(there, y + 1, 0))
     right, below = tl.max(x2, 0), tl.max(y2, 0)

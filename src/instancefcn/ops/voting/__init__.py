@@ -1,1 +1,1 @@
-"""Mask voting: its operator, and the steps that the operator is made of."""
+"""Mask voting: the operator, its specification and its steps."""

@@ -1,8 +1,7 @@
-"""The inner steps of mask voting, over the pixels: `vote_average`, registered as
-`torch.ops.instancefcn.vote_average`, and `extents`.
+"""The steps of mask voting over pixels: `vote_average` and `extents`.
 
-They exist as plain PyTorch (`portable.py`), as Numba kernels (`ops/numba/voting.py`) and as Triton kernels
-(`ops/triton/voting.py`), with equal answers.
+They exist as plain PyTorch (`portable.py`), Numba kernels (`ops/numba/voting.py`) and Triton kernels
+(`ops/triton/voting.py`), with equal results.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ def vote_average(
     threshold: float | None,
     binarize: float | None = None,
 ) -> Tensor:
-    """The weighted average of votes inside crops of the picture: `torch.ops.instancefcn.vote_average`.
+    """The weighted average of votes inside crops of the image: `torch.ops.instancefcn.vote_average`.
 
     Args:
         masks: float32 [P, m, m]: probabilities on a grid over each box.
-        boxes: float32 [P, 4]: half-open, pixels of the picture.
+        boxes: float32 [P, 4]: half-open, in pixels of the image.
         index: int64 [V]: the mask of each vote.
         weights: float32 [V].
-        starts: int64 [S + 1]: crop s gets the votes from starts[s] to starts[s + 1].
+        starts: int64 [S + 1]: crop s has the votes starts[s] to starts[s + 1].
         rects: int64 [S, 4]: crops x1, y1, x2, y2 in whole pixels, half-open, x1 <= x2, y1 <= y2.
-        threshold: what makes a pixel 1; None returns the averages.
-        binarize: thresholds every vote before the average; None averages the probabilities.
+        threshold: the minimum average of a pixel that is 1; None returns the averages.
+        binarize: a threshold for every vote before the average; None averages the probabilities.
 
     Returns:
         uint8 [sum of the crops' areas], 0 or 1, laid out as `CroppedMasks.pixels`; float32 without
@@ -123,8 +122,8 @@ def _check_votes(
     if index.dtype != torch.int64 or index.dim() != 1:
         raise ValueError(f"index must be int64 [V], got {index.dtype} {tuple(index.shape)}")
     if weights.dtype != torch.float32 or weights.shape != index.shape:
-        wanted = tuple(index.shape)
-        raise ValueError(f"weights must be float32 {wanted}, got {weights.dtype} {tuple(weights.shape)}")
+        votes = tuple(index.shape)
+        raise ValueError(f"weights must be float32 {votes}, got {weights.dtype} {tuple(weights.shape)}")
     if rects.dtype != torch.int64 or rects.dim() != 2 or rects.shape[1] != 4:
         raise ValueError(f"rects must be int64 [S, 4], got {rects.dtype} {tuple(rects.shape)}")
     if starts.dtype != torch.int64 or starts.shape != (rects.shape[0] + 1,):

@@ -1,4 +1,4 @@
-"""Who votes in mask voting, and with what: between the survivors and the pixels."""
+"""The second step of mask voting: which RoIs vote for which survivor, and their weights."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ ReadMasks = Callable[[Tensor, Tensor], Tensor]
 Size = tuple[int, int]
 Result = tuple[Tensor, Tensor, Tensor | None]  # pixels, rects, boxes
 
-# Votes are read and averaged in groups of about this many, so that an untrained network, whose every RoI may
-# vote for every class, cannot ask for gigabytes. The votes of a trained network's picture fit in one group.
+# Votes are read and averaged in groups of about this many. Otherwise an untrained network, whose every RoI
+# may vote for every class, could need gigabytes. With a trained network the votes of an image fit into one
+# group.
 MAX_VOTES = 32768
 
 
 @dataclass(frozen=True)
 class Ballot:
-    """V votes for S survivors: v is the mask of RoI `rows[v]` for survivor `which[v]`, with `weights[v]`;
-    those of survivor s begin at `starts[s]`. RoIs and survivors are numbered through all pictures; survivor s
-    is RoI `own[s]` itself.
+    """V votes for S survivors: vote v is the mask of RoI `rows[v]` for survivor `which[v]`, with
+    `weights[v]`. The votes for survivor s start at `starts[s]`; it is itself RoI `own[s]`. RoIs and survivors
+    are numbered through all images.
     """
 
     which: Tensor
@@ -44,7 +45,7 @@ def ballots(
     overlap = box_ops.iou(
         boxes.gather(1, rows[..., None].expand(-1, -1, 4)).double(), boxes.double()
     )  # [N, S, R]
-    overlap.scatter_(2, rows[..., None], 1.0)  # rounding must not take a survivor's own vote
+    overlap.scatter_(2, rows[..., None], 1.0)  # despite rounding, a survivor votes for itself
     votes = (overlap >= vote_iou) & box_ops.have_area(boxes)[:, None] & (scores >= 0)[..., None]
     votes = votes.flatten(0, 1)
     which, voters = votes.nonzero().unbind(1)
@@ -60,7 +61,7 @@ def ballots(
 
 
 def _runs(votes: Tensor, total: int) -> Iterator[tuple[slice, slice]]:
-    """Survivors, and their places in the list of the votes bool [S, R]."""
+    """Runs of survivors, and their ranges in the list of the votes bool [S, R]."""
     if total <= MAX_VOTES:
         yield slice(0, len(votes)), slice(0, total)
         return

@@ -1,10 +1,10 @@
 """Mask voting: overlapping RoIs agree on the mask of an instance (FCIS, section 3.2).
 
-`vote_masks` is the operator, `vote_batch` the same for many pictures; `reference.py` is the
-specification; `survivors.py`, `ballots.py` and `average.py` are its steps.
+`vote_masks` is the operator and `vote_batch` the same for a batch of images. `reference.py` specifies it;
+`survivors.py`, `ballots.py` and `average.py` are its steps.
 
-A GPU is waited for three times in a batch, each time because a shape must be known: the number of votes, of
-pixels, and of instances that have any. (More than `MAX_VOTES` votes cost more.)
+A batch waits for a GPU three times, whenever a shape must be known: the number of votes, of pixels, and of
+instances that have any. (More than `MAX_VOTES` votes wait more often.)
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ Extent = Literal["box", "voters"]
 
 @dataclass(frozen=True, eq=False)
 class VotedMasks:
-    """S instances, best first; equal scores by class, then by row. They lie where the RoIs did.
+    """S instances, best first; equal scores by class, then by row. All tensors are on the RoIs' device.
 
     Attributes:
-        boxes: float32 [S, 4], half-open, pixels of the picture: the survivors' boxes clipped to it, or the
-            boxes around the voted masks where these may leave the survivor's box (extent "voters").
+        boxes: float32 [S, 4], half-open, in pixels of the image. With extent "box" the survivors' boxes,
+            clipped; with extent "voters" the boxes around the voted masks.
         scores: float32 [S]: the survivors' probabilities of their classes.
-        classes: int64 [S]: places on the class axis, background being 0 (a label + 1).
+        classes: int64 [S]: indices on the class axis, background being 0 (a label + 1).
         rows: int64 [S]: the RoI that each instance comes from.
-        masks: S masks in the picture.
+        masks: S masks in the image.
     """
 
     boxes: Tensor
@@ -64,34 +64,31 @@ def vote_masks(
     threshold: float = 0.4,
     extent: Extent = "box",
 ) -> VotedMasks:
-    """Choose the instances of a picture and let the RoIs around each vote its mask.
+    """Choose the instances of an image and let the RoIs around each vote on its mask.
 
-    Non-maximum suppression thins the boxes class by class, and the best of all classes survive. Every RoI
-    that overlaps a survivor votes, with its own probability of the survivor's class as weight (the weights of
-    a survivor sum to 1).
+    Boxes go through non-maximum suppression class by class, and the best of all classes survive. Every RoI
+    that overlaps a survivor votes; its weight is its own probability of the survivor's class. The weights of
+    a survivor sum to 1.
 
-    Each voter brings its mask of the survivor's class. The probabilities are averaged at the
-    centres of the picture's pixels inside the survivor's box and the average is thresholded once. A voter's m
-    x m grid is read bilinearly over its box, clamped at the outermost centres of its cells; outside the box
-    its vote is 0.
-
-    The result is a decision: nothing is differentiable.
+    Each voter contributes its mask of the survivor's class. The probabilities are averaged at the centres of
+    the image's pixels, and the average is thresholded once. A voter's m x m grid is read bilinearly over its
+    box, clamped to the centres of the outermost cells; outside its box its vote is 0. Nothing is
+    differentiable.
 
     Args:
-        read_masks: given rows int64 [V] and classes int64 [V] (on the class axis), returns float [V, m, m],
-            the mask probabilities of these pairs. Called once with all votes; more often beyond
-            `MAX_VOTES` votes.
-        boxes: [R, 4] RoIs, half-open x1, y1, x2, y2 in pixels of the picture. A RoI without area takes no
-            part.
+        read_masks: given rows int64 [V] and classes int64 [V] (on the class axis), returns the mask
+            probabilities of these pairs, float [V, m, m]. It is called once, or more often if there are more
+            than `MAX_VOTES` votes.
+        boxes: [R, 4] RoIs, half-open x1, y1, x2, y2 in pixels of the image. RoIs without area are ignored.
         probabilities: [R, C] class probabilities, background at 0.
-        image_size: (height, width) of the picture.
-        nms_iou: a box goes when its IoU with a better one of the same class is above this.
-        vote_iou: a RoI votes when its IoU with the survivor is at least this.
-        max_instances: how many survive.
-        min_score: survivors have at least this probability.
-        threshold: what makes a pixel part of an object, above 0, at most 1.
-        extent: "box" averages inside the survivor's box; "voters" wherever a voter reaches, so that a box
-            that is too small does not cut its object.
+        image_size: (height, width) of the image.
+        nms_iou: a box is removed if its IoU with a better one of its class is above this.
+        vote_iou: a RoI votes if its IoU with the survivor is at least this.
+        max_instances: the maximum number of survivors.
+        min_score: the minimum probability of a survivor.
+        threshold: the minimum average of a mask's pixel, above 0 and at most 1.
+        extent: "box" averages inside the survivor's box. "voters" averages wherever a voter reaches, so that
+            a box that is too small does not cut off its object.
 
     Returns:
         The instances; those without a single pixel are dropped.
@@ -128,25 +125,25 @@ def vote_batch(
     threshold: float = 0.4,
     extent: Extent = "box",
 ) -> list[VotedMasks]:
-    """`vote_masks` for N pictures with R RoIs each, of which those without area are padding.
+    """`vote_masks` for N images with R RoIs each; RoIs without area are padding.
 
     Args:
-        read_masks: as there, but RoIs are numbered through all pictures: r of picture n is row n * R + r.
+        read_masks: as in `vote_masks`, but rows count through all images: RoI r of image n is row n * R + r.
         boxes: [N, R, 4].
         probabilities: [N, R, C].
         image_sizes: N times (height, width).
 
     Returns:
-        N results; their `rows` are those of their picture.
+        One result per image; its `rows` are those of the image.
     """
     check_votes(boxes, probabilities, image_sizes, max_instances, threshold, extent)
     boxes, probabilities = boxes.detach().float(), probabilities.detach().float()
     with stage("suppression"):
         chosen = survivors(boxes, probabilities, nms_iou, min_score, max_instances)
-    most = chosen[0].shape[1]
+    per_image = chosen[0].shape[1]
     results: list[Result] = []
     for part, ballot in ballots(boxes, probabilities, chosen, vote_iou):
-        sizes = [image_sizes[s // most] for s in range(part.start, part.stop)]
+        sizes = [image_sizes[s // per_image] for s in range(part.start, part.stop)]
         flat = boxes.flatten(0, 1), probabilities.flatten(0, 1)
         results.append(_averaged(read_masks, *flat, ballot, sizes, threshold, extent))
     if not results:
@@ -155,7 +152,7 @@ def vote_batch(
 
 
 def _clip(boxes: Tensor, sizes: Sequence[Size]) -> Tensor:
-    """Boxes [S, 4], each cut to its picture."""
+    """Boxes [S, 4], each clipped to its image."""
     ends = [0, *(s for s in range(1, len(sizes)) if sizes[s] != sizes[s - 1]), len(sizes)]
     return torch.cat([box_ops.clip(boxes[begin:end], sizes[begin]) for begin, end in pairwise(ends)])
 
@@ -169,7 +166,7 @@ def _averaged(
     threshold: float,
     extent: Extent,
 ) -> Result:
-    """Averages inside the survivors' boxes, or wherever a voter reaches (without boxes: see `extents`)."""
+    """Averages inside the survivors' boxes, or wherever a voter reaches; boxes are then left to `extents`."""
     with stage("voting"):
         masks = read(read_masks, ballot.rows, ballot.classes)
     clipped = _clip(boxes[ballot.own] if extent == "box" else _reach(boxes, ballot), sizes)
@@ -184,7 +181,7 @@ def _averaged(
 
 
 def _reach(boxes: Tensor, ballot: Ballot) -> Tensor:
-    """[S, 4]: the smallest box around the boxes of each survivor's voters; every survivor has one, itself."""
+    """[S, 4]: the box around the boxes of each survivor's voters, of which the survivor is one."""
     corners, which = boxes[ballot.rows], ballot.which[:, None].expand(-1, 2)
     low = high = boxes.new_zeros((len(ballot.starts) - 1, 2))
     return torch.cat(
@@ -197,9 +194,9 @@ def _reach(boxes: Tensor, ballot: Ballot) -> Tensor:
 
 
 def _by_image(chosen: Survivors, results: Sequence[Result], image_sizes: Sequence[Size]) -> list[VotedMasks]:
-    """Results of runs of survivors, by picture, without the survivors that have no pixel."""
+    """Results of runs of survivors, by image, without the survivors that have no pixel."""
     scores, rows, classes = chosen
-    most = scores.shape[1]
+    per_image = scores.shape[1]
     pixels, rects = (_joined([found[i] for found in results]) for i in (0, 1))  # type: ignore[misc]
     outlines = None if results[0][2] is None else _joined([found[2] for found in results])  # type: ignore[misc]
     with stage("pasting"):
@@ -209,9 +206,9 @@ def _by_image(chosen: Survivors, results: Sequence[Result], image_sizes: Sequenc
     ends = list(accumulate(areas, initial=0))
     voted = []
     for n, size in enumerate(image_sizes):
-        own = slice(n * most, (n + 1) * most)
+        own = slice(n * per_image, (n + 1) * per_image)
         kept = filled[own].nonzero()[:, 0]
-        if len(kept) == most:  # as nearly always: nothing is copied
+        if len(kept) == per_image:  # the usual case, without a copy
             pieces = [pixels[ends[own.start] : ends[own.stop]]]
         else:
             pieces = [pixels[ends[s] : ends[s + 1]] for s in (kept + own.start).tolist()]
@@ -230,7 +227,7 @@ def _by_image(chosen: Survivors, results: Sequence[Result], image_sizes: Sequenc
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """`torch.cat`, which copies even what is whole already."""
+    """`torch.cat`, without a copy of a single part."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
@@ -248,16 +245,17 @@ def check_votes(
     threshold: float,
     extent: str = "box",
 ) -> None:
-    """Raises ValueError for what cannot be voted on."""
+    """Raises ValueError for shapes or settings that `vote_batch` does not accept."""
     if boxes.dim() != 3 or boxes.shape[2] != 4:
-        raise ValueError(f"boxes must be [R, 4] in every picture, got shape {tuple(boxes.shape)} of all")
+        raise ValueError(f"boxes must be [N, R, 4], got shape {tuple(boxes.shape)}")
     if probabilities.dim() != 3 or probabilities.shape[:2] != boxes.shape[:2] or probabilities.shape[2] < 1:
-        count, shape = boxes.shape[1], tuple(probabilities.shape)
-        raise ValueError(
-            f"probabilities must be [{count}, C] in every picture, C at least 1, got {shape} of all"
-        )
+        images, count = boxes.shape[:2]
+        shape = tuple(probabilities.shape)
+        raise ValueError(f"probabilities must be [{images}, {count}, C] with C at least 1, got shape {shape}")
     if len(image_sizes) != boxes.shape[0]:
-        raise ValueError(f"image_sizes must be {boxes.shape[0]}, one a picture, got {len(image_sizes)}")
+        raise ValueError(
+            f"image_sizes must have {boxes.shape[0]} entries, one per image, got {len(image_sizes)}"
+        )
     if max_instances < 1:
         raise ValueError(f"max_instances must be at least 1, got {max_instances}")
     if not 0 < threshold <= 1:

@@ -1,7 +1,7 @@
 """`vote_average` and `extents` in plain PyTorch: on any device, without kernels.
 
-Reading a grid bilinearly is a product with one sparse matrix on either side, and summing the votes is part of
-the second product, so each crop costs two matrix products.
+Reading a grid bilinearly is a product with a sparse matrix on either side. The second product also sums the
+votes, so each crop needs two matrix products.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Voters multiplied at once: bounds the memory of one product for crops with hundreds of voters.
+# Voters per product: limits its memory for crops with hundreds of voters.
 _AT_ONCE = 64
 
 
@@ -26,7 +26,7 @@ def vote_average(
     """See `instancefcn.ops.voting.average.vote_average`."""
     limits = starts.tolist()
     flat = []
-    with torch.autocast(masks.device.type, enabled=False):  # half precision would move the outlines
+    with torch.autocast(masks.device.type, enabled=False):  # half precision would shift the outlines
         for s, rect in enumerate(rects.tolist()):
             chosen = index[limits[s] : limits[s + 1]]
             average = _average(masks, boxes, chosen, weights[limits[s] : limits[s + 1]], rect, binarize)
@@ -73,16 +73,15 @@ def _average(
 
 
 def _readings(low: Tensor, high: Tensor, start: int, stop: int, m: int) -> Tensor:
-    """float32 [V, stop - start, m]: how much each of m cells over [low, high) counts at the centres of pixels
+    """float32 [V, stop - start, m]: the weight of each of m cells over [low, high) at the centres of pixels
     start to stop.
 
-    Positions are computed in float64: outlines must not depend on how far an object is from the corner of the
-    picture.
+    Positions are float64: outlines must not depend on an object's distance from the image's corner.
     """
     centres = torch.arange(start, stop, dtype=torch.float64, device=low.device) + 0.5
     low, high = low.double()[:, None], high.double()[:, None]
-    place = ((centres - low) / (high - low) * m - 0.5).clamp(0, m - 1)
+    position = ((centres - low) / (high - low) * m - 0.5).clamp(0, m - 1)
     cells = torch.arange(m, dtype=torch.float64, device=low.device)
-    shares = (1 - (place[..., None] - cells).abs()).clamp(min=0)
+    shares = (1 - (position[..., None] - cells).abs()).clamp(min=0)
     inside = (centres >= low) & (centres < high)
     return torch.where(inside[..., None], shares, 0.0).float()

@@ -1,5 +1,6 @@
-"""Mask voting as obvious loops in float64: the specification that the other forms are tested against. Slow on
-purpose.
+"""Mask voting as obvious loops in float64: the specification that every other form is tested against.
+
+Slow on purpose.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ class VotedInstance:
 
     Attributes:
         box, score, row: see `instancefcn.ops.voting.operator.VotedMasks`.
-        class_: place on the class axis, background being 0.
-        rect: x1, y1, x2, y2: the pixels of the picture that the mask covers, half-open.
-        average: of the votes, before the last threshold: [h, w] on `rect`.
+        class_: index on the class axis, background being 0.
+        rect: x1, y1, x2, y2: the image's pixels that the mask covers, half-open.
+        average: of the votes, before the threshold: [h, w] on `rect`.
         mask: bool [h, w], on `rect`.
     """
 
@@ -74,7 +75,7 @@ def vote_masks(
 def survivors(
     boxes: Sequence[Box], probabilities: Sequence[Sequence[float]], nms_iou: float, min_score: float
 ) -> list[tuple[float, int, int]]:
-    """(score, class, row) after greedy suppression per class, best first; equals by class, then by row."""
+    """(score, class, row) after greedy suppression per class, best first; ties by class, then row."""
     kept: list[tuple[float, int, int]] = []
     for class_ in range(1, len(probabilities[0]) if len(probabilities) else 0):
         rows = [r for r in range(len(boxes)) if probabilities[r][class_] >= min_score and has_area(boxes[r])]
@@ -84,7 +85,7 @@ def survivors(
 
 
 def suppress(rows: Sequence[int], boxes: Sequence[Box], nms_iou: float) -> list[int]:
-    """The rows, which come best first, that no better one which stays suppresses."""
+    """The rows (best first) that no better winner suppresses."""
     winners: list[int] = []
     for row in rows:
         if all(iou(boxes[row], boxes[w]) <= nms_iou for w in winners):
@@ -95,7 +96,7 @@ def suppress(rows: Sequence[int], boxes: Sequence[Box], nms_iou: float) -> list[
 def voters_of(
     row: int, class_: int, boxes: Sequence[Box], probabilities: Sequence[Sequence[float]], vote_iou: float
 ) -> tuple[list[int], list[float]]:
-    """The RoIs that vote for a survivor, itself among them, and their weights."""
+    """The RoIs that vote for a survivor, among them itself, and their weights."""
     voters = [
         r for r, box in enumerate(boxes) if r == row or (has_area(box) and iou(boxes[row], box) >= vote_iou)
     ]
@@ -128,7 +129,7 @@ def inside(box: Box, x: float, y: float) -> bool:
 
 
 def read(grid: Grid, box: Box, x: float, y: float) -> float:
-    """A grid spread over a box, read bilinearly at a point; clamped at the centres of the outermost cells."""
+    """Read a grid over a box bilinearly at a point, clamped to the centres of the outermost cells."""
     height, width = grid.shape
     column = (x - box[0]) / (box[2] - box[0]) * width - 0.5
     row = (y - box[1]) / (box[3] - box[1]) * height - 0.5
@@ -142,7 +143,7 @@ def read(grid: Grid, box: Box, x: float, y: float) -> float:
 
 
 def has_area(box: Box) -> bool:
-    """Whether a box is finite and wide and high."""
+    """Whether a box is finite and has a positive width and height."""
     return all(math.isfinite(side) for side in box) and box[2] > box[0] and box[3] > box[1]
 
 
@@ -168,7 +169,7 @@ def _averaged(
     size: tuple[int, int],
     threshold: float,
 ) -> _Voted:
-    """Inside `box`, or in the whole picture when None; the box of the result is then the one around its
+    """The average inside `box`, or in the whole image if None: the result's box is then the one around its
     mask.
     """
     clipped = (0.0, 0.0, float(size[1]), float(size[0])) if box is None else _clip(box, size)
@@ -179,27 +180,3 @@ def _averaged(
     if box is None and len(rows):
         clipped = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
     return _Voted(clipped, (x1, y1, x2, y2), average, mask)
-
-
-def _published(
-    masks: list[Grid], boxes: list[Box], weights: list[float], size: tuple[int, int], threshold: float
-) -> _Voted | None:
-    """Votes of 0 or 1 over rounded boxes, their average cut out and resized to m x m and back (official
-    code); None when no pixel is left.
-    """
-    rounded = [[float(round(side)) for side in box] for box in boxes]
-    whole = vote_average(masks, rounded, weights, (0, 0, size[1], size[0]), binarize=threshold)
-    rows, columns = np.nonzero(whole >= threshold)
-    if not len(rows):
-        return None
-    x1, y1, x2, y2 = int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
-    m = masks[0].shape[0]
-    small = np.clip(_resize(whole[y1:y2, x1:x2], m, m), 0, 1)
-    mask = _resize(small, y2 - y1, x2 - x1) > threshold
-    return _Voted((float(x1), float(y1), float(x2), float(y2)), (x1, y1, x2, y2), small, mask)
-
-
-def _resize(grid: Grid, height: int, width: int) -> Grid:
-    """Each new pixel reads the old ones bilinearly at its centre; clamped at the edges, no smoothing."""
-    box = (0.0, 0.0, float(width), float(height))
-    return np.array([[read(grid, box, x + 0.5, y + 0.5) for x in range(width)] for y in range(height)])

@@ -1,0 +1,68 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+SourceArguments = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Image files, folders (the images directly in them), quoted patterns such as 'photos/**/*.jpg', "
+        "https://... addresses, video files, or 'webcam' ('webcam:1' for the second).",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(metavar="NAME|PATH", help="A bundled model, a checkpoint file or the folder of a run."),
+]
+Score = Annotated[float, typer.Option(min=0, max=1, help="Leave out objects below this score.")]
+Save = Annotated[
+    str,
+    typer.Option(
+        metavar="KINDS",
+        help="What to write, separated by commas, or 'none': 'overlay' (one PNG per image, an annotated "
+        "video), 'coco' (COCO results, and predictions.json with all of them), 'yolo' (Ultralytics labels), "
+        "'labelme', 'cutouts' (one RGBA PNG per object), 'labelmap' (a 16-bit PNG), 'csv' (a table of all "
+        "objects).",
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print one JSON object per image on standard output; everything else goes to standard error.",
+    ),
+]
+Batch = Annotated[int, typer.Option(min=1, help="Images that run at once (useful on a GPU).")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="'cpu', 'cuda' or 'cuda:1'; a GPU is used when there is one.", show_default=False),
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PIXELS",
+        min=32,
+        help="Segment large images by overlapping tiles of this side. Objects on a seam come out once and "
+        "whole.",
+        show_default=False,
+    ),
+]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Also draw the score maps of the best object of every image.")
+]
+Frames = Annotated[
+    int | None,
+    typer.Option(min=1, help="Stop a video or webcam after this many frames.", show_default=False),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Continue the same call that was stopped; complete results in OUT are kept.",
+    ),
+]
