@@ -1,5 +1,5 @@
 """YOLO segmentation networks on a CPU, to set beside `instancefcn bench predict`. In an environment of its
-own: their package's licence (AGPL-3.0) keeps it out of ours, and this script imports nothing of ours.
+own: their package's licence (AGPL-3.0) keeps it out of ours, and this script imports no `instancefcn`.
 
     python -m venv yolo && yolo/bin/pip install ultralytics
     yolo/bin/python benchmarks/yolo.py [--threads 2] [--repeats 10] [--size 480 640]

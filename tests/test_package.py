@@ -43,6 +43,7 @@ def python(code: str) -> str:
     [
         [],
         ["predict"],
+        ["propose"],
         ["bulk"],
         ["demo"],
         ["train"],

@@ -29,10 +29,9 @@ HEAD = """# Commands
 
 Written by `python tools/command_reference.py` from the program itself; `--help` behind a verb says the same.
 
-The exit status is 0 when all went well; 1 when some pictures could not be read (`predict`, `propose`) or
-`check` found errors; 2 when a command could not do its work: wrong use, a dataset with errors (`train`,
-`eval`, `convert`), a damaged checkpoint, a full disk; and 128 plus the signal's number for a training run
-that a signal stopped.
+The exit status is 0 on success; 1 when some images are unreadable (`predict`, `propose`) or `check` finds
+errors; 2 when a command cannot do its work: wrong use, a dataset with errors (`train`, `eval`, `convert`), a
+damaged checkpoint, a full disk; and 128 plus the signal's number for a training run that a signal stopped.
 """
 SETTINGS = """## Settings of training
 What `instancefcn train --set KEY=VALUE` knows; values are JSON or plain text. In Python they are keyword

@@ -27,6 +27,6 @@ def test_mistakes_show_before_ray_is_started(
         raise AssertionError("Ray is started")
 
     monkeypatch.setattr("instancefcn.bulk.cluster.connected", connected)
-    assert "error: nowhere" in run("bulk", "nowhere", "--out", "results").stderr
+    assert "nowhere: " in run("bulk", "nowhere", "--out", "results").stderr
     assert "error: nowhere" in run("bulk", photos, "--out", "results", "--model", "nowhere").stderr
     assert not (tmp_path / "results").exists()

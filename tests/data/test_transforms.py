@@ -228,18 +228,18 @@ def test_a_short_side_at_which_an_object_fits() -> None:
         return [min(image.shape[1:]) for image in draws]
 
     fitting = sides(scene, (9, 11))
-    # Two thirds, and a third of the blind rest.
+    # Two thirds, and one in three of the rest.
     assert 58 <= fitting.count(40) <= 82
     assert set(fitting) == {20, 40, 80}
     both = sides(scene, (9, 20))
     assert both.count(20) < 20 < min(both.count(40), both.count(80))
-    # An object that fits nowhere, or no object at all: any side.
+    # An object that fits at no side, or no object: any side.
     without = Scene(image, CroppedMasks.empty((40, 60)), scene.labels[:0], scene.crowd)
     for drawn in (sides(scene, (1, 2)), sides(without, (9, 11))):
         assert min(drawn.count(side) for side in (20, 40, 80)) >= 20
 
 
-def test_switching_one_change_off_leaves_the_others() -> None:
+def test_one_setting_does_not_change_the_draws_of_the_others() -> None:
     scene = marked_scene()
     jittered = Augment((40, 60), 1000, flip=0.5)
     plain = Augment((40, 60), 1000, flip=0.5, brightness=0, contrast=0, saturation=0)
@@ -261,7 +261,7 @@ def test_colours_change_and_stay_in_range() -> None:
     assert torch.equal(unchanged, image.float() / 255)
 
 
-def test_contrast_turns_about_the_mean_luma() -> None:
+def test_contrast_keeps_the_mean_luma() -> None:
     image = torch.tensor([[[255, 0]], [[255, 0]], [[255, 0]]], dtype=torch.uint8)
     assert mean_gray(image) == pytest.approx(0.5)
     assert mean_gray(torch.tensor([[[255]], [[0]], [[51]]], dtype=torch.uint8)) == pytest.approx(0.3218)
@@ -269,11 +269,11 @@ def test_contrast_turns_about_the_mean_luma() -> None:
     augment = Augment((1, 1), 2, flip=0, brightness=0, contrast=1, saturation=0)
     for seed in range(6):
         out = augment(scene, torch.Generator().manual_seed(seed))[0]
-        assert float(out[0].mean()) == pytest.approx(0.5, abs=1e-6), "black and white move alike"
+        assert float(out[0].mean()) == pytest.approx(0.5, abs=1e-6), "the mean does not change"
 
 
 @pytest.mark.parametrize(
-    ("settings_", "said"),
+    ("settings_", "named"),
     [
         ({"short_sides": (5, 4)}, "short_sides"),
         ({"short_sides": (0, 4)}, "short_sides"),
@@ -282,8 +282,8 @@ def test_contrast_turns_about_the_mean_luma() -> None:
         ({"min_crop": 0.0}, "min_crop"),
     ],
 )
-def test_settings_out_of_range(settings_: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_settings_out_of_range(settings_: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
         Augment(**{"short_sides": (4, 5), "long": 9, **settings_})  # type: ignore[arg-type]
 
 

@@ -110,7 +110,7 @@ def test_tiny_images_train(inside_only: bool) -> None:
 
 
 @pytest.mark.parametrize("method", ["random", "ohem"])
-def test_a_image_full_of_a_crowd_trains(method: str) -> None:
+def test_an_image_full_of_a_crowd_trains(method: str) -> None:
     net = network(sampling=SamplingSpec(method=method, rois=16))  # type: ignore[arg-type]
     crowd = target([], [], (64, 80), crowd=[(0, 0, 80, 64)])
     losses = train(net, random_images((64, 80)), [crowd])

@@ -17,9 +17,9 @@ from instancefcn.geometry.resizing import resize, resize_scale
 
 SLIVER = 0.1
 """An object of which less than this share of pixels is left after a crop becomes a region to ignore."""
-BLIND = 1 / 3
-"""If the size of a training image depends on its objects (`fits`), the share of images for which it does not:
-the network must also see objects of unsuitable size."""
+UNFITTED = 1 / 3
+"""The share of images whose size does not depend on their objects, although `fits` is set: the network must
+also see objects of unsuitable size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class Augment:
         low, high = self.short_sides
         short = min(high, low + int(draw[2] * (high - low + 1)))
         if self.choices:
-            choices = self.choices if draw[11] < BLIND else self._fitting(scene)
+            choices = self.choices if draw[11] < UNFITTED else self._fitting(scene)
             short = choices[int(draw[2] * len(choices))]
         image, scale = resize(scene.image, short, self.long)
         contrast = 1 + self.contrast * (2 * draw[4] - 1)

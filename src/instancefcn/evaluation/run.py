@@ -115,6 +115,7 @@ def _predict(predictor: Predictor, dataset: Dataset, show: bool) -> tuple[dict[i
     # Nothing is read ahead: on a CPU it would take the network's time, which is measured.
     results = predictor.files([image.path for image in dataset.images], score=0.0)
     with closing(results), progress() if show else nullcontext(Progress()) as report:
+        report(f"evaluating {dataset.name}", 0, len(dataset))
         for done, (image, result) in enumerate(zip(dataset.images, results, strict=True), 1):
             if result.error is not None:
                 raise result.error

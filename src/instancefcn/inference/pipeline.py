@@ -117,6 +117,7 @@ class _Pipeline:
         if before:
             self.progress.line(f"continuing: {len(before)} of {len(paths)} images were done before")
         todo = [number for number in range(len(paths)) if number not in before]
+        self.progress("images", 0, len(paths))
         ahead = max(AHEAD, 2 * self.request.batch)
         results = self.predictor.files([paths[number] for number in todo], ahead=ahead, **self.settings)
 
@@ -184,6 +185,7 @@ class _Pipeline:
             written = stack.enter_context(closing(threaded_map(write, results, AHEAD, threads=1)))
             total = min(video.count, request.frames or video.count) or request.frames or 0
             objects = done = 0
+            self.progress(one_line(str(video.name)), 0, total)
             try:
                 for frame, result in enumerate(written, 1):
                     if result.instances is not None:

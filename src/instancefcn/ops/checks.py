@@ -18,7 +18,7 @@ def check_rois(rois: Tensor, images: int) -> None:
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
         raise ValueError(
-            f"rois[{row}, 0] is {float(index[row])}, expected a whole batch index from 0 to {images - 1}"
+            f"rois[{row}, 0] is {float(index[row])}, expected an integer batch index from 0 to {images - 1}"
         )
 
 
