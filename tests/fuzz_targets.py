@@ -131,7 +131,7 @@ class Targets:
 
     def all(self) -> list[Target]:
         return [
-            Target("pictures", self.images, mutate_image, self._image),
+            Target("images", self.images, mutate_image, self._image),
             Target("index masks", self._index_masks(), mutate_image, self._index_mask),
             self._coco(),
             self._labelme(),
@@ -153,7 +153,7 @@ class Targets:
         path.write_bytes(data)
         return path
 
-    # -- pictures
+    # -- images
 
     def _image(self, data: bytes, _: random.Random) -> None:
         path = self._file("picture.jpg", data)

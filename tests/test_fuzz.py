@@ -10,7 +10,7 @@ from fuzzing import Target, attempt
 pytestmark = pytest.mark.fuzz
 SEED, CASES = 1, 40
 NAMES = (
-    "pictures",
+    "images",
     "index masks",
     "COCO",
     "LabelMe",

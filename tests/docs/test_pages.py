@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
+from importlib import import_module
 
 import pytest
 
@@ -56,3 +57,10 @@ def test_the_command_reference_is_up_to_date(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delitem(sys.modules, "command_reference")
     written = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     assert written == command_reference.reference(), "run python tools/command_reference.py"
+
+
+@pytest.mark.parametrize("module", ["instancefcn", "instancefcn.ops"])
+def test_the_api_page_lists_every_public_name(module: str) -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(rf"^::: {re.escape(module)}\.(\w+)$", page, flags=re.M)
+    assert sorted(listed) == sorted(import_module(module).__all__)
