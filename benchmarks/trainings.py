@@ -10,7 +10,7 @@ from typing import Any
 import instancefcn
 from instancefcn.errors import ConfigError
 from instancefcn.training.devices import convolves_in_bfloat16
-from instancefcn.training.run import METRICS
+from instancefcn.training.loop import METRICS
 from instancefcn.training.setup import make_config
 
 

@@ -22,7 +22,7 @@ import torch
 from doc_workspace import DATA, SPECS, write_workspace
 from documented import ROOT
 from instancefcn.models import backbone, zoo
-from instancefcn.training.run import METRICS
+from instancefcn.training.loop import METRICS
 from instancefcn.training.setup import make_config
 from tiny_command import SETTINGS
 

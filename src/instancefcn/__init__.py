@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from instancefcn.evaluation import evaluate
     from instancefcn.inference.predictor import load
     from instancefcn.instances import Instances
-    from instancefcn.training.run import train
+    from instancefcn.training.loop import train
 
 __all__ = ["Instances", "__version__", "evaluate", "load", "train"]
 
@@ -21,7 +21,7 @@ _HOME = {
     "Instances": "instancefcn.instances",
     "evaluate": "instancefcn.evaluation",
     "load": "instancefcn.inference.predictor",
-    "train": "instancefcn.training.run",
+    "train": "instancefcn.training.loop",
 }
 
 

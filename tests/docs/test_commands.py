@@ -106,7 +106,7 @@ def parse_own(words: list[str], loose: bool) -> None:
             raise
         return
     if verb.name == "train":
-        from instancefcn.training.config import parse_assignments
+        from instancefcn.cli.train import parse_assignments
         from instancefcn.training.setup import make_config
 
         named = {"model": options["model"]} if options["model"] else {}

@@ -31,7 +31,7 @@ from instancefcn.models.published import (
     PublishedSpec,
 )
 from instancefcn.models.published_input import published_size, resize_published
-from instancefcn.training.setup import start_from
+from instancefcn.models.starting_weights import start_from
 
 CLASSES = Classes(("cat", "dog", "hen"), (1, 2, 3))
 SIZE = (75, 130)
@@ -316,7 +316,7 @@ def test_what_needs_another_network_says_so() -> None:
     with pytest.raises(ConfigError, match="leave out --explain"):
         explain(predictor, torch.zeros((3, 8, 8), dtype=torch.uint8), predictor)
     with pytest.raises(ConfigError, match="cannot be trained further"):
-        start_from(predictor, predictor)
+        start_from(predictor, net)
 
 
 def test_restated_overlap_is_ours() -> None:

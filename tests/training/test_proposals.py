@@ -11,7 +11,7 @@ import instancefcn
 from instancefcn.errors import ConfigError
 from instancefcn.models import checkpoint, zoo
 from instancefcn.training.log import read_log
-from instancefcn.training.run import train
+from instancefcn.training.loop import train
 from tiny import tiny_proposals
 
 
