@@ -48,7 +48,7 @@ from instancefcn.training.loop import image_generator
 from instancefcn.training.optimizer import averaged, build_optimizer, learning_rate_factor, set_learning_rate
 from instancefcn.training.resumable_loader import read_batches, run_batches
 from instancefcn.training.setup import make_augment
-from instancefcn.training.validation import predict
+from instancefcn.training.validation import predictions_of
 from mask_rcnn import MaskRCNNPeer
 from memory import peak
 from trainings import add_precision, add_sampling
@@ -157,7 +157,7 @@ class Run:
     def _evaluate(self) -> None:
         preprocessing = Preprocessing(self.config.short_side, self.config.long_side)
         with self._autocast():
-            found = predict(self.average.module, self.val, preprocessing, torch.device("cpu"))
+            found = predictions_of(self.average.module, self.val, preprocessing, torch.device("cpu"))
         metrics = evaluate_predictions(self.val, found)
         row = {
             "minutes": self.seconds / 60,

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from instancefcn.cli.train import parse_assignments
 from instancefcn.errors import ConfigError
+from instancefcn.settings import nest
 from instancefcn.training.config import (
     TrainConfig,
     load_config,
-    nest,
     resolve,
     resume_config,
 )

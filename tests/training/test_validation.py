@@ -16,7 +16,7 @@ from instancefcn.errors import ImageError
 from instancefcn.instances import Instances
 from instancefcn.masks import CroppedMasks
 from instancefcn.models.checkpoint import Preprocessing
-from instancefcn.training.validation import DETECTIONS, BestSoFar, figures_of, predict
+from instancefcn.training.validation import DETECTIONS, BestSoFar, figures_of, predictions_of
 
 
 class Sizes(nn.Module):
@@ -51,14 +51,14 @@ def test_images_of_one_shape_share_a_batch(tmp_path: Path, monkeypatch: pytest.M
         images.append(Picture(10 + number, path, height, width))
     split = Dataset("d", tuple(images), ("a",), (1,))
     network = Sizes()
-    found = predict(network, split, Preprocessing(40, 90), torch.device("cpu"), batch_size=4)
+    found = predictions_of(network, split, Preprocessing(40, 90), torch.device("cpu"), batch_size=4)
     assert list(found) == [10, 11, 12, 13, 14]
     assert [instances.image_size for instances in found.values()] == sizes
     assert [len(batch) for batch in network.batches] == [1] * 5, "a CPU does not gain by more"
     network.batches.clear()
     monkeypatch.setattr(nn.Module, "to", lambda self, device: self)
     monkeypatch.setattr(Tensor, "to", lambda self, *_, **__: self)
-    predict(network, split, Preprocessing(40, 90), torch.device("meta"), batch_size=4)
+    predictions_of(network, split, Preprocessing(40, 90), torch.device("meta"), batch_size=4)
     assert [[tuple(shape[1:]) for shape in batch] for batch in network.batches] == [
         [(40, 60)] * 3,
         [(60, 40)],
@@ -66,7 +66,7 @@ def test_images_of_one_shape_share_a_batch(tmp_path: Path, monkeypatch: pytest.M
     ]
     images[2].path.unlink()
     with pytest.raises(ImageError, match=r"2\.png: cannot be read"):
-        predict(network, split, Preprocessing(40, 90), torch.device("cpu"))
+        predictions_of(network, split, Preprocessing(40, 90), torch.device("cpu"))
 
 
 def test_the_best_is_remembered() -> None:

@@ -84,7 +84,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: no equals sign.
     """
-    from instancefcn.training.config import nest
+    from instancefcn.settings import nest
 
     values: dict[str, Any] = {}
     for assignment in assignments:

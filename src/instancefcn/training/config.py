@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from instancefcn.data.reading import read_json
 from instancefcn.errors import ConfigError
 from instancefcn.files import write_json
 from instancefcn.limits import MAX_INPUT
+from instancefcn.settings import Section, explain, merge, nest
 
 REFERENCE_BATCH = 16
 """`learning_rate` is meant for this many images a step; it is scaled linearly to the batch in use."""
@@ -31,26 +23,21 @@ CHANGEABLE = frozenset(
     {"epochs", "workers", "evaluate_every", "pictures_every", "patience", "save_every_minutes", "log_every"}
 )
 """Others that a resumed run may change. Only `epochs` affects the weights: the schedule stretches."""
-
+ELSEWHERE = {
+    "lr": "learning_rate",
+    "lr0": "learning_rate",
+    "rate": "learning_rate",
+    "batch": "batch_size",
+    "imgsz": "short_side",
+    "size": "short_side",
+    "amp": "precision",
+    "num_workers": "workers",
+}
+"""What other programs call some settings."""
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=32, le=MAX_INPUT)]
-
-
-class Section(BaseModel):
-    """A group of settings: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _booleans_are_not_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        kind = cls.model_fields[str(info.field_name)].annotation
-        values = value if isinstance(value, list | tuple) else (value,)
-        if any(isinstance(one, bool) for one in values) and bool not in (kind, *get_args(kind)):
-            raise ValueError("true and false are not valid values of it")
-        return value
 
 
 class AugmentConfig(Section):
@@ -198,9 +185,9 @@ def resolve(settings: Mapping[str, Any], preferred: Mapping[str, Any] | None = N
         ConfigError: unknown key (the nearest is suggested) or value out of range; everything wrong is listed.
     """
     try:
-        return TrainConfig.model_validate(_merge(nest(preferred or {}), nest(settings)))
+        return TrainConfig.model_validate(merge(nest(preferred or {}), nest(settings)))
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise ConfigError(explain(error, TrainConfig, ELSEWHERE)) from None
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -226,7 +213,7 @@ def resume_config(saved: TrainConfig, settings: Mapping[str, Any]) -> TrainConfi
         ConfigError: a setting that must stay was given another value.
     """
     old = saved.model_dump(mode="json")
-    wanted = resolve(_merge(old, nest(settings)))
+    wanted = resolve(merge(old, nest(settings)))
     changed = wanted.model_dump(mode="json")
     _check_same_batches(saved, wanted)
     wrong = [
@@ -259,72 +246,3 @@ def _check_same_batches(saved: TrainConfig, wanted: TrainConfig) -> None:
         f"a resumed run must keep its batches of {saved.global_batch} images ({terms[1]}), but "
         f"{terms[0]} is {wanted.global_batch}. {fix}"
     )
-
-
-def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as nested dicts."""
-    nested: dict[str, Any] = {}
-    for key, value in settings.items():
-        section, *rest = key.split(".")
-        value = nest(value) if isinstance(value, Mapping) else value
-        for part in reversed(rest):
-            value = {part: value}
-        nested = _merge(nested, {section: value})
-    return nested
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _explain(error: ValidationError) -> str:
-    """Pydantic's findings in plain words, with the nearest name for every unknown key."""
-    names = _all_keys(TrainConfig)
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown setting {key!r}{_suggest(key, names)}")
-        elif problem["type"] == "missing":
-            lines.append(f"setting {key!r} is missing")
-        else:
-            said = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"setting {key!r} = {problem['input']!r}: {said}" if key else said)
-    return "; ".join(dict.fromkeys(lines))
-
-
-ELSEWHERE = {
-    "lr": "learning_rate",
-    "lr0": "learning_rate",
-    "rate": "learning_rate",
-    "batch": "batch_size",
-    "imgsz": "short_side",
-    "size": "short_side",
-    "amp": "precision",
-    "num_workers": "workers",
-}
-"""What other programs call some settings."""
-
-
-def _suggest(key: str, names: Sequence[str]) -> str:
-    last = {name.rpartition(".")[2]: name for name in names}
-    near = [ELSEWHERE[key]] if key in ELSEWHERE else difflib.get_close_matches(key, names, 1, cutoff=0.5)
-    near = near or [
-        last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], last, 1, cutoff=0.5)
-    ]
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
-
-
-def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name, field in section.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            keys += _all_keys(inner, f"{prefix}{name}.")
-        else:
-            keys.append(prefix + name)
-    return keys

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,9 @@ def _differences(before: dict[str, Any] | None, now: dict[str, Any] | None) -> l
         ("changed (file or annotations)", [name for name in new if name in old and new[name] != old[name]]),
     ):
         if names:
-            found.append(f"{len(names)} of {len(old)} images {what}: {_first_of(names)}")
+            found.append(
+                f"{len(names)} of {len(old)} images {what}: {', '.join(names[:3])}{', ..' * (len(names) > 3)}"
+            )
     if not found and list(old) != list(new):
         found.append("the images are in another order")
     return found
-
-
-def _first_of(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", .." if len(names) > 3 else "")

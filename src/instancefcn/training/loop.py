@@ -48,7 +48,7 @@ from instancefcn.training.optimizer import averaged, build_optimizer, learning_r
 from instancefcn.training.progress import Progress, duration
 from instancefcn.training.provenance import git_revision, versions
 from instancefcn.training.resumable_loader import read_batches, run_batches
-from instancefcn.training.validation import DETECTIONS, PROPOSALS, BestSoFar, figures_of, predict
+from instancefcn.training.validation import DETECTIONS, PROPOSALS, BestSoFar, figures_of, predictions_of
 
 METRICS = "metrics.json"
 
@@ -99,6 +99,7 @@ def _train(local_rank: int, config: TrainConfig, folder: Path, resume: bool) -> 
     checkpoint = agreed(lambda: read_run(folder / LAST)) if resume else None
     splits = agreed(lambda: _read_data(config, folder, resume))
     run = agreed(lambda: Run(config, choose_device(config, local_rank), folder, splits, checkpoint))
+    checkpoint = None  # as large as all that trains
     with explained(folder, config.data):
         return run.train()
 
@@ -316,7 +317,7 @@ class Run:
         config, val, started = self.config, self.splits["val"], time.monotonic()
         own = val.subset(range(self.rank, len(val), self.world))
         preprocessing = Preprocessing.of(self.spec)
-        found = gathered(predict(self.result, own, preprocessing, self.device, config.batch_size))
+        found = gathered(predictions_of(self.result, own, preprocessing, self.device, config.batch_size))
         self.network.train()
         # Through JSON: only plain values may enter a checkpoint.
         metrics = json.loads(json.dumps(evaluate_predictions(val, found))) if self.rank == 0 else None

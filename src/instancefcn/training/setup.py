@@ -23,8 +23,9 @@ from instancefcn.models import zoo
 from instancefcn.models.checkpoint import bundled_models, load_checkpoint
 from instancefcn.models.head import Classes
 from instancefcn.models.starting_weights import start_from
+from instancefcn.settings import nest
 from instancefcn.training.checkpoints import LAST
-from instancefcn.training.config import TrainConfig, load_config, nest, resolve, resume_config
+from instancefcn.training.config import TrainConfig, load_config, resolve, resume_config
 
 RESULTS = ("best.safetensors", "last.safetensors", "metrics.json")
 """What a run leaves beside `LAST`."""

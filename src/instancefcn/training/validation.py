@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import torch
@@ -28,7 +30,7 @@ PROPOSALS = {
 """What a run reports and where evaluation keeps it; the first figure tells which weights are the best."""
 
 
-def predict(
+def predictions_of(
     network: Any, dataset: Dataset, preprocessing: Preprocessing, device: torch.device, batch_size: int = 1
 ) -> dict[int, Predictions]:
     """Predictions by image id, made as `instancefcn eval` makes them.
@@ -61,13 +63,8 @@ def figures_of(metrics: Mapping[str, Any], places: Mapping[str, Sequence[str]]) 
         metrics: what `evaluate_predictions` returned.
         places: DETECTIONS or PROPOSALS.
     """
-    figures: dict[str, float | None] = {}
-    for name, keys in places.items():
-        found: Any = metrics
-        for key in keys:
-            found = found[key]
-        figures[name] = None if found is None else float(found)
-    return figures
+    whole: Any = metrics
+    return {name: reduce(getitem, keys, whole) for name, keys in places.items()}
 
 
 @dataclass
