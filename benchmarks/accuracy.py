@@ -28,7 +28,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from torch import nn
 
@@ -36,22 +35,20 @@ from instancefcn.data.dataset import Dataset
 from instancefcn.data.formats.layouts import open_datasets
 from instancefcn.data.loader import AspectBatches, TrainSet
 from instancefcn.data.transforms import Resize
-from instancefcn.evaluation.predictions import Predictions, encode_instances
 from instancefcn.evaluation.report import format_figure
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.files import atomic_write, write_json
 from instancefcn.images.decoding import read_image
 from instancefcn.models import zoo
 from instancefcn.models.head import Classes
+from instancefcn.models.preprocessing import Preprocessing
 from instancefcn.models.zoo import ModelSpec
 from instancefcn.training.config import TrainConfig, resolve
-from instancefcn.training.ema import AveragedNetwork
-from instancefcn.training.evaluator import predict
-from instancefcn.training.module import picture_generator
-from instancefcn.training.optimizer import build_optimizer, set_learning_rate
-from instancefcn.training.schedule import learning_rate_factor
+from instancefcn.training.loop import image_generator
+from instancefcn.training.optimizer import averaged, build_optimizer, learning_rate_factor, set_learning_rate
+from instancefcn.training.resumable_loader import read_batches, run_batches
 from instancefcn.training.setup import make_augment
-from instancefcn.training.stream import RunBatches, RunLoader
+from instancefcn.training.validation import predictions_of
 from mask_rcnn import MaskRCNNPeer
 from memory import peak
 from results import write_result
@@ -101,29 +98,29 @@ class Run:
         smallest_anchor: int = 32,
     ) -> None:
         self.config, self.val, self.folder = config, splits[1], folder
-        L.seed_everything(config.seed, verbose=False)
+        torch.manual_seed(config.seed)
         classes = Classes(splits[0].class_names, splits[0].category_ids)
         self.network = build(name, spec, classes, smallest_anchor).train()
-        batches = RunBatches(AspectBatches.of(splits[0], config.batch_size, config.seed), config.epochs)
-        self.loader = RunLoader(TrainSet(splits[0], make_augment(config), config.seed), batches, workers=0)
-        self.steps = len(batches)
+        self.train_set = TrainSet(splits[0], make_augment(config), config.seed)
+        self.epoch_batches = AspectBatches.of(splits[0], config.batch_size, config.seed)
+        self.steps = config.epochs * len(self.epoch_batches)
         groups = self.network.parameter_groups(config.backbone_rate)  # type: ignore[operator]
         self.optimizer = build_optimizer(groups, config)
-        self.average = AveragedNetwork(self.network, config.ema_decay)
+        self.average = averaged(self.network, config.ema_decay)
         self.seconds, self.step, self.curve = 0.0, 0, list[dict[str, Any]]()
         if (folder / "state.pt").exists():
             self._load()
 
     def train(self, minutes: float, every: int) -> list[dict[str, Any]]:
         """To the end of the epochs or of the minutes, with a row of the curve every so many epochs."""
-        length = self.loader.batches.epoch_length
+        keys = run_batches(self.epoch_batches, self.config.epochs, self.step)
         started = time.process_time()
-        for batch in self.loader:
+        for batch in read_batches(self.train_set, keys, workers=0):
             self._step(batch, self._expected(minutes))
             now = time.process_time()
             self.seconds, started = self.seconds + now - started, now
             over = self.seconds >= 60 * minutes or self.step == self.steps
-            if over or self.step % (every * length) == 0:
+            if over or self.step % (every * len(self.epoch_batches)) == 0:
                 self._evaluate()
                 self._save(over)
                 started = time.process_time()
@@ -141,7 +138,7 @@ class Run:
         config = self.config
         factor = learning_rate_factor(self.step, steps, config.warmup, config.schedule)
         set_learning_rate(self.optimizer, config.scaled_learning_rate * factor)
-        generators = [picture_generator(config.seed, self.step, position) for position in range(len(batch))]
+        generators = [image_generator(config.seed, self.step, place) for place in range(len(batch))]
         torch.manual_seed(generators[0].initial_seed())
         with self._autocast():
             losses = self.network([s.image for s in batch], [s.target for s in batch], generators=generators)
@@ -149,7 +146,7 @@ class Run:
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
         self.optimizer.step()
-        self.average.update(self.network)
+        self.average.update_parameters(self.network)
         self.step += 1
         if self.step % 50 == 0:
             done = f"step {self.step} of at most {self.steps}, {self.seconds / 60:.1f} min"
@@ -160,12 +157,9 @@ class Run:
         return torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16-mixed")
 
     def _evaluate(self) -> None:
-        resize = Resize(self.config.short_side, self.config.long_side)
-        network, images = self.average.network, list(self.val.images)
-        found: dict[int, Predictions] = {}
+        preprocessing = Preprocessing(self.config.short_side, self.config.long_side)
         with self._autocast():
-            for id_, instances in predict(network, images, resize, torch.device("cpu")):
-                found[id_] = encode_instances(instances)
+            found = predictions_of(self.average.module, self.val, preprocessing, torch.device("cpu"))
         metrics = evaluate_predictions(self.val, found)
         row = {
             "minutes": self.seconds / 60,
@@ -180,7 +174,10 @@ class Run:
         state = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": self.average.state_dict(),
+            "average": {
+                "weights": self.average.module.state_dict(),
+                "updates": int(self.average.n_averaged) - 1,
+            },
             "seconds": self.seconds,
             "step": self.step,
         }
@@ -192,9 +189,9 @@ class Run:
         state = torch.load(self.folder / "state.pt", weights_only=True)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.average.load_state_dict(state["average"])
+        self.average.module.load_state_dict(state["average"]["weights"])
+        self.average.n_averaged.fill_(state["average"]["updates"] + 1)
         self.seconds, self.step = state["seconds"], state["step"]
-        self.loader.load_state_dict({"seen": self.step})
         self.curve = json.loads((self.folder / "curve.json").read_text(encoding="utf-8"))["rows"]
 
 

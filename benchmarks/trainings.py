@@ -10,7 +10,7 @@ from typing import Any
 import instancefcn
 from instancefcn.errors import ConfigError
 from instancefcn.training.devices import convolves_in_bfloat16
-from instancefcn.training.run import METRICS
+from instancefcn.training.loop import METRICS
 from instancefcn.training.setup import make_config
 
 
@@ -38,7 +38,7 @@ def trained(data: Path, model: str, folder: Path, short_side: int, **settings: A
     Ends the program where the folder holds a run of other settings.
     """
     sides = {"short_side": short_side, "long_side": short_side * 5 // 3}
-    settings |= sides | {"evaluate_every": 0, "pictures_every": 0}
+    settings |= sides | {"evaluate_every": 0, "sheets_every": 0}
     summary = folder / METRICS
     try:
         if summary.is_file():

@@ -36,8 +36,8 @@ from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.images.decoding import read_image, read_image_size
 from instancefcn.limits import MAX_PIXELS
 from instancefcn.models import checkpoint, zoo
+from instancefcn.training.checkpoints import read_run
 from instancefcn.training.config import TrainConfig, load_config
-from instancefcn.training.keeper import read_run
 from tiny import tiny_proposals, tiny_spec
 
 HEIGHT, WIDTH = 48, 64
@@ -371,7 +371,7 @@ class Targets:
     def _checkpoint(self, data: bytes, _: random.Random) -> None:
         from instancefcn.inference.predictor import Predictor
 
-        loaded = checkpoint.load_checkpoint(self._file("best.safetensors", data))
+        loaded = checkpoint.load_any_checkpoint(self._file("best.safetensors", data))
         assert all(bool(tensor.isfinite().all()) for tensor in loaded.network.state_dict().values())
         if max(loaded.preprocessing.short_side, loaded.preprocessing.long_side) > 512:
             return  # slow, not wrong
@@ -383,14 +383,13 @@ class Targets:
 
     def _runs(self) -> Target:
         stream = io.BytesIO()
-        loops = {"fit_loop": {"state_dict": {"combined_loader": [{"seen": 7}]}}}
-        torch.save(
-            {"loops": loops, "callbacks": {}, "global_step": 3, "state_dict": {"a": torch.ones(3, 4)}}, stream
-        )
+        parts = {key: {} for key in ("model", "average", "optimizer", "scaler", "best", "row")}
+        state = {"seen": 7, "step": 3, "rate": 0.1, "network": {"a": torch.ones(3, 4)}}
+        torch.save(parts | state, stream)
 
         def run(data: bytes, _: random.Random) -> None:
             found = read_run(self._file("last.ckpt", data))
-            assert isinstance(found["global_step"], int)
+            assert isinstance(found["step"], int)
 
         return Target("last.ckpt", [stream.getvalue()], mutate_bytes, run)
 

@@ -21,20 +21,19 @@ def assert_same_run(one: Path, other: Path) -> None:
     """Weights, averages and optimizer state agree to the last bit."""
     a, b = state(one), state(other)
     for left, right in (
-        (a["state_dict"], b["state_dict"]),
-        (a["average"]["weights"], b["average"]["weights"]),
+        (a["network"], b["network"]),
+        (a["average"], b["average"]),
         (load_file(one / "last.safetensors"), load_file(other / "last.safetensors")),
     ):
         assert left.keys() == right.keys()
         assert all(torch.equal(left[name], right[name]) for name in left)
-    moments = [s["optimizer_states"][0]["state"] for s in (a, b)]
+    moments = [s["optimizer"]["state"] for s in (a, b)]
     assert moments[0].keys() == moments[1].keys()
     for index, entry in moments[0].items():
         assert all(
             torch.equal(torch.as_tensor(v), torch.as_tensor(moments[1][index][k])) for k, v in entry.items()
         )
-    assert a["global_step"] == b["global_step"]
-    assert a["average"]["updates"] == b["average"]["updates"]
+    assert (a["seen"], a["step"], a["rate"], a["row"]) == (b["seen"], b["step"], b["rate"], b["row"])
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], object]) -> None:

@@ -22,7 +22,7 @@ import torch
 from doc_workspace import DATA, SPECS, write_workspace
 from documented import ROOT
 from instancefcn.models import backbone, zoo
-from instancefcn.training.run import METRICS
+from instancefcn.training.loop import METRICS
 from instancefcn.training.setup import make_config
 from tiny_command import SETTINGS
 
@@ -148,7 +148,7 @@ def test_another_run_is_not_taken_for_the_one_that_was_asked_for(tmp_path: Path,
 def test_a_finished_run_of_other_settings_is_not_read(tmp_path: Path, workspace: Path) -> None:
     trained = runpy.run_path(str(ROOT / "benchmarks" / "trainings.py"))["trained"]
     settings = {"seed": 5, "epochs": 3}
-    always = {"short_side": 300, "long_side": 500, "evaluate_every": 0, "pictures_every": 0}
+    always = {"short_side": 300, "long_side": 500, "evaluate_every": 0, "sheets_every": 0}
     whole = {"data": "my-data", "out": "out", **always, **settings}
     make_config(tmp_path, False, whole).save(tmp_path / "config.json")
     (tmp_path / METRICS).write_text(json.dumps({"epochs": 3, "final": {"mask": {"AP": 0.5}}}))

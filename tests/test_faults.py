@@ -1,7 +1,7 @@
 """A short torture: `train` and `predict` killed at random moments end like undisturbed ones, bit for bit.
 
 The long one is `python tools/torture.py --kills 20`. Full disks, places that cannot be written, and data that
-change or vanish: tests/training/test_keeper.py, tests/cli/test_resume.py, tests/test_disk.py.
+change or vanish: tests/training/test_failures.py, tests/cli/test_resume.py, tests/test_disk.py.
 """
 
 from __future__ import annotations

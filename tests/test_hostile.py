@@ -27,7 +27,7 @@ from instancefcn.geometry.outlines import outline_problem, to_rle
 from instancefcn.geometry.tracing import one_outline
 from instancefcn.images.decoding import read_image
 from instancefcn.inference.tiling import segment_tiled
-from instancefcn.training.keeper import read_run
+from instancefcn.training.checkpoints import read_run
 from instancefcn.training.log import read_log
 
 
@@ -412,14 +412,14 @@ def test_a_packed_checkpoint_of_a_run(tmp_path: Path) -> None:
     ):
         for name in plain.namelist():
             packed.writestr(name, plain.read(name))
-    with pytest.raises(CheckpointError, match="it holds packed files"):
+    with pytest.raises(CheckpointError, match="it holds compressed files"):
         read_run(tmp_path / "last.ckpt")
 
 
 @pytest.mark.parametrize("text", ["step,seconds\nx,y\n", "a,b\n1,2\n", "\xff\n1\n"])
 def test_a_log_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "log.csv").write_text(text, encoding="latin-1")
-    with pytest.raises(ConfigError, match=r"log\.csv: is no log of a run"):
+    with pytest.raises(ConfigError, match=r"log\.csv: is not the log of a run"):
         read_log(tmp_path / "log.csv")
 
 

@@ -18,7 +18,6 @@ HEAVY = (
     "torch",
     "torchvision",
     "numba",
-    "lightning",
     "timm",
     "matplotlib",
     "onnx",
@@ -97,7 +96,6 @@ def test_torch_is_bounded_from_below_only() -> None:
     bounds = {line.split(">=")[0]: line for line in project["dependencies"]}
     assert bounds["torch"] == "torch>=2.11"
     assert bounds["torchvision"] == "torchvision>=0.26"
-    assert bounds["lightning"] == "lightning>=2.6.6"  # earlier 2.6 releases were malicious or open to attack
     assert project["requires-python"] == ">=3.11"
 
 

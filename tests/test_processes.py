@@ -3,7 +3,19 @@ from __future__ import annotations
 import pytest
 
 from instancefcn.errors import ConfigError
-from instancefcn.processes import agreed, environment, from_first, gathered, group, is_first, with_started
+from instancefcn.processes import (
+    Place,
+    agreed,
+    end_with,
+    environment,
+    first_host,
+    from_first,
+    gathered,
+    group,
+    is_first,
+    together,
+    with_started,
+)
 
 STEP = {
     "SLURM_NTASKS": "8",
@@ -40,9 +52,12 @@ def test_a_process_alone() -> None:
 
 def test_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, STEP)
-    slurm = environment()
-    assert slurm is not None
-    assert (slurm.world_size(), slurm.global_rank(), slurm.local_rank(), slurm.node_rank()) == (8, 5, 1, 1)
+    place = environment()
+    assert place == Place(5, 1, 8, 4, "127.0.0.1", 15000 + 4567)
+    given(monkeypatch, {"SLURM_NODELIST": "n[07-09,12],m1", "MASTER_PORT": "4000"})
+    place = environment()
+    assert place is not None
+    assert (place.address, place.port) == ("n07", 4000)
     assert with_started({"epochs": 1}) == {"epochs": 1, "devices": 4, "nodes": 2}
     assert not is_first()
 
@@ -70,8 +85,39 @@ def test_ranks_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match="4 processes"):
         is_first()
-    monkeypatch.setenv("LOCAL_RANK", "1")  # a child process of Lightning
-    assert not is_first()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("a", "a"), ("a1,a2", "a1"), ("a1 a2", "a1"), ("n[3]", "n3"), ("n[07-09,12]-x,m1", "n07-x")],
+)
+def test_the_first_of_slurms_machines(nodes: str, first: str) -> None:
+    assert first_host(nodes) == first
+
+
+def test_other_machines_do_not_start_by_themselves() -> None:
+    """They would be waited for."""
+    with pytest.raises(ConfigError, match="nodes is 2: start the command on every machine"):
+        together(lambda local_rank: None, 1, 2, "gloo")
+
+
+def test_a_task_of_one_device_needs_no_group() -> None:
+    assert together(lambda local_rank, word: (local_rank, word), 1, 1, "gloo", "x") == (0, "x")
+
+
+@pytest.mark.parametrize(("parents", "naps"), [([7, 7, 7, 1], 3), ([1], 0)])
+def test_a_process_ends_with_its_parent(
+    monkeypatch: pytest.MonkeyPatch, parents: list[int], naps: int
+) -> None:
+    """Also when the parent was gone before the process looked for the first time."""
+    slept: list[float] = []
+    ended: list[int] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setattr("os.getppid", iter(parents).__next__)
+    end_with(7).join()
+    assert ended == [1]
+    assert len(slept) == naps
 
 
 def test_torchrun_comes_before_slurm(monkeypatch: pytest.MonkeyPatch) -> None:

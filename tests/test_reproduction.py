@@ -34,7 +34,7 @@ SMALL = (
     "--set=workers=0",
     "--set=short_side=64",
     "--set=long_side=96",
-    "--set=pictures_every=0",
+    "--set=sheets_every=0",
 )
 
 
@@ -131,7 +131,7 @@ def test_vocs_lists_say_what_of_sbd_is_which(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["voc", "coco"])
 def test_the_settings_are_the_published_ones(name: str, tmp_path: Path) -> None:
     """REFERENCE: 8 GPUs of one picture at 5e-4, added up; 2/3 of the way at the full rate."""
-    from instancefcn.training.config import parse_assignments
+    from instancefcn.cli.train import parse_assignments
     from instancefcn.training.setup import make_config
 
     words = shlex.split(section(name)[1].replace("\\\n", " "))

@@ -18,7 +18,7 @@ SETTINGS = {
     "warmup": 2,
     "workers": 0,
     "accelerator": "cpu",
-    "pictures_every": 0,
+    "sheets_every": 0,
     "evaluate_every": 0,
     "log_every": 1,
     "short_side": 96,

@@ -33,6 +33,7 @@ class TinyNetwork(nn.Module):
         images: list[Tensor],
         targets: list[Target] | None = None,
         image_sizes: list[tuple[int, int]] | None = None,
+        min_score: float = 0.0,
         generators: Sequence[torch.Generator] = (),
     ) -> Any:
         if not self.training:

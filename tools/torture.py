@@ -39,11 +39,11 @@ PATIENCE = 300
 """Seconds that the reading processes of a killed one have to end."""
 ANYWHERE = "anywhere"
 TRAIN_PLACES = {
-    "saving": {"Keeper.save"},
-    "evaluation": {"Evaluator._evaluate", "Evaluator._judge"},
-    "reading": {"RunLoader.__iter__"},
+    "saving": {"Run._save"},
+    "evaluation": {"Run._evaluate"},
+    "reading": {"read_batches"},
     "the log": {"RunLog.add", "RunLog._rewrite"},
-    "the end": {"_Run._sum_up"},
+    "the end": {"Run._finish"},
 }
 PREDICT_PLACES = {
     "writing": {"write_item"},
@@ -64,7 +64,7 @@ TRAIN = [
         "--set=long_side=64",
     ),
     *("--set=train_short=[48, 64]", "--set=train_long=64", "--set=accelerator=cpu", "--set=log_every=1"),
-    *("--set=pictures_every=1", "--set=save_every_minutes=0.005", "--set=warmup=4"),
+    *("--set=sheets_every=1", "--set=save_every_minutes=0.005", "--set=warmup=4"),
 ]
 KINDS = "overlay,coco,yolo,labelme,cutouts,labelmap,csv"
 
@@ -252,7 +252,7 @@ def _doing() -> str:
 
 def _read(path: Path) -> None:
     if path.suffix == ".ckpt":
-        from instancefcn.training.keeper import read_run
+        from instancefcn.training.checkpoints import read_run
 
         read_run(path)
     elif path.suffix == ".safetensors":
@@ -294,6 +294,9 @@ def torture_train(campaign: Campaign) -> str:
             campaign.whole(run)
             if status is None:
                 continue
+            if "cannot be resumed (there is no last.ckpt)" in campaign.last_words():
+                shutil.rmtree(run)  # killed during its first save: it asks for another folder
+                continue
             finished = "is finished" in campaign.last_words()  # killed when all was done
             campaign.check(status == 0 or finished, f"run {runs}: {campaign.last_words()}")
             break
@@ -307,7 +310,7 @@ def differences(whole: Path, run: Path) -> list[str]:
     import torch
     from safetensors.torch import load_file
 
-    from instancefcn.training.keeper import read_run
+    from instancefcn.training.checkpoints import read_run
     from instancefcn.training.log import read_log
 
     found = []
@@ -319,7 +322,7 @@ def differences(whole: Path, run: Path) -> list[str]:
         if a.keys() != b.keys() or not all(torch.equal(a[key], b[key]) for key in a):
             found.append(f"{name} differs")
     states = [read_run(folder / "last.ckpt") for folder in (whole, run)]
-    for part in ("state_dict", "average", "optimizer_states", "global_step"):
+    for part in ("network", "average", "optimizer", "seen", "step", "best"):
         if not _equal(*(state[part] for state in states)):
             found.append(f"last.ckpt: {part} differs")
     metrics = [
@@ -407,7 +410,7 @@ def _import_everything() -> None:
     name a network of 0.1 million parameters, for the attempts to be quick.
     """
     import instancefcn.inference.pipeline
-    import instancefcn.training.run  # noqa: F401
+    import instancefcn.training.loop  # noqa: F401
 
     with contextlib.redirect_stdout(io.StringIO()):
         from instancefcn.cli.main import app  # noqa: F401

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from instancefcn.instances import Instances
     from instancefcn.published.conversion import convert_weights
     from instancefcn.studio import serve
-    from instancefcn.training.run import train
+    from instancefcn.training.loop import train
 
 __all__ = [
     "CheckpointError",
@@ -96,7 +96,7 @@ _HOME = {
     "propose": "instancefcn.inference.predict",
     "serve": "instancefcn.studio",
     "time_predict": "instancefcn.inference.timing",
-    "train": "instancefcn.training.run",
+    "train": "instancefcn.training.loop",
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 def versions() -> dict[str, str]:
     """Versions of the packages that influence a result."""
     found = {}
-    for name in ("instancefcn", "torch", "torchvision", "timm", "lightning"):
+    for name in ("instancefcn", "torch", "torchvision", "timm"):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

@@ -16,7 +16,7 @@ TINY = (
     "--set=short_side=64",
     "--set=long_side=64",
     "--set=accelerator=cpu",
-    "--set=pictures_every=0",
+    "--set=sheets_every=0",
     "--set=batch_size=2",
 )
 

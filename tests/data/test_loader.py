@@ -21,7 +21,7 @@ from instancefcn.data.loader import (
 )
 from instancefcn.data.transforms import Augment, Resize
 from instancefcn.errors import DataError, ImageError
-from instancefcn.training.stream import RunBatches, RunLoader
+from instancefcn.training.resumable_loader import read_batches, run_batches
 from tiny import resized
 
 AUGMENT = Augment((96, 160), 200, crop=0.5)
@@ -56,10 +56,9 @@ def test_workers_change_nothing_over_two_epochs(shapes_folder: Path) -> None:
     dataset = open_dataset(shapes_folder, "train")
     seen: list[list[Sample]] = []
     for workers in (0, 2):
-        batches = RunBatches(AspectBatches.of(dataset, 2, seed=0), epochs=2)
-        loader = RunLoader(TrainSet(dataset, AUGMENT, 0), batches, workers)
-        seen.append([sample for batch in loader for sample in batch])
-        del loader
+        keys = run_batches(AspectBatches.of(dataset, 2, seed=0), epochs=2)
+        batches = read_batches(TrainSet(dataset, AUGMENT, 0), keys, workers)
+        seen.append([sample for batch in batches for sample in batch])
     assert len(seen[0]) == len(seen[1]) == 8
     assert all(same(a, b) for a, b in zip(*seen, strict=True))
 

@@ -65,7 +65,7 @@ PARSED = {
 }
 """Commands that are not run: their options and files are looked at instead."""
 
-SMALLER = ("workers=0", "accelerator=cpu", "pretrained=false", "pictures_every=0", "precision=32")
+SMALLER = ("workers=0", "accelerator=cpu", "pretrained=false", "sheets_every=0", "precision=32")
 """Settings of every training run here; its network is of `SPECS`, its length one epoch."""
 
 
@@ -108,7 +108,7 @@ def parse_own(words: list[str], loose: bool) -> None:
             raise
         return
     if verb.name == "train":
-        from instancefcn.training.config import parse_assignments
+        from instancefcn.cli.train import parse_assignments
         from instancefcn.training.setup import make_config
 
         named = {"model": options["model"]} if options["model"] else {}

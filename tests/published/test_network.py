@@ -22,11 +22,11 @@ from instancefcn.export import graph_of
 from instancefcn.inference.explain import explain
 from instancefcn.models import zoo
 from instancefcn.models.head import Classes
+from instancefcn.models.starting_weights import start_from
 from instancefcn.published.caffe_resnet import CaffeResNet101
 from instancefcn.published.checkpoint import load_any_checkpoint
 from instancefcn.published.network import CHAINERCV, MXNET, Published, PublishedFCIS, PublishedSpec
 from instancefcn.published.resizing import published_size, resize_published
-from instancefcn.training.setup import start_from
 
 CLASSES = Classes(("cat", "dog", "hen"), (1, 2, 3))
 SIZE = (75, 130)
@@ -313,7 +313,7 @@ def test_what_needs_another_network_says_so() -> None:
     with pytest.raises(ConfigError, match="--explain"):
         explain(predictor, torch.zeros((3, 8, 8), dtype=torch.uint8), predictor)
     with pytest.raises(ConfigError, match="init"):
-        start_from(predictor, predictor)
+        start_from(predictor, net)
 
 
 def test_restated_overlap_is_ours() -> None:

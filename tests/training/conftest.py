@@ -49,13 +49,10 @@ def tiny_train(
 ) -> Train:
     """`train` with small settings: 6 pictures in batches of 2, no reading processes. The plot of the curves
     takes longer than all the rest and is left out, except for a test that asks for the fixture `curves`."""
-    from instancefcn.training import evaluator
-    from instancefcn.training import run as run_module
-    from instancefcn.training.run import train
+    from instancefcn.training import loop
 
     if "curves" not in request.fixturenames:
-        for module in (evaluator, run_module):
-            monkeypatch.setattr(module, "plot_curves", lambda rows, path: None)
+        monkeypatch.setattr(loop, "plot_curves", lambda rows, path: None)
 
     def run(out: Path, **settings: Any) -> Path:
         small = {
@@ -69,11 +66,11 @@ def tiny_train(
             "learning_rate": 0.1,
             "warmup": 2,
             "accelerator": "cpu",
-            "pictures_every": 0,
+            "sheets_every": 0,
             "evaluate_every": 0,
             "log_every": 1,
         }
-        return train(out=out, **(small | settings))
+        return loop.train(out=out, **(small | settings))
 
     return run
 

@@ -20,7 +20,7 @@ from typing import Any
 import tiny_command  # noqa: F401  (the tiny models)
 from instancefcn.evaluation.run import evaluate
 from instancefcn.models.fcis import FCIS
-from instancefcn.training.run import train
+from instancefcn.training.loop import train
 from runs import PowerFailure
 
 RANK = int(os.environ["SLURM_PROCID"])

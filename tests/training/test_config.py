@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instancefcn.cli.train import parse_assignments
 from instancefcn.errors import ConfigError
+from instancefcn.settings import nest
 from instancefcn.training.config import (
     TrainConfig,
     load_config,
-    nest,
-    parse_assignments,
     resolve,
     resume_config,
 )
@@ -180,7 +180,7 @@ def test_a_resumed_run_may_share_its_batches_out_anew() -> None:
     assert fewer.effective_batch == 24
     assert fewer.scaled_learning_rate == saved.scaled_learning_rate
     assert resume_config(saved, {"batch_size": 1, "nodes": 2}).nodes == 2
-    with pytest.raises(ConfigError, match=r"batches of 8 pictures .* Give batch_size=4"):
+    with pytest.raises(ConfigError, match=r"batches of 8 images .* Give batch_size=4"):
         resume_config(saved, {"devices": 2})
     with pytest.raises(ConfigError, match="cannot be shared out over 3 devices"):
         resume_config(saved, {"devices": 3})

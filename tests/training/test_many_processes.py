@@ -19,7 +19,7 @@ from instancefcn.data.loader import AspectBatches
 from instancefcn.evaluation.run import evaluate
 from instancefcn.models.fcis import FCIS
 from instancefcn.training.log import read_log
-from instancefcn.training.run import train
+from instancefcn.training.loop import train
 from runs import PowerFailure
 
 pytestmark = pytest.mark.distributed
@@ -122,11 +122,11 @@ def seen(place: Path, rank: int) -> dict[str, Any]:
 def distance(one: Path, other: Path) -> float:
     """The largest difference between the weights, averages and moments of two runs."""
     states = [torch.load(run / "last.ckpt", weights_only=True) for run in (one, other)]
-    assert states[0]["global_step"] == states[1]["global_step"]
+    assert states[0]["step"] == states[1]["step"]
     values = []
     for state in states:
-        moments = state["optimizer_states"][0]["state"].values()
-        tensors = [*state["state_dict"].values(), *state["average"]["weights"].values()]
+        moments = state["optimizer"]["state"].values()
+        tensors = [*state["network"].values(), *state["average"].values()]
         values.append([*tensors, *(v for moment in moments for v in moment.values() if torch.is_tensor(v))])
     return max(float((a - b).abs().max()) for a, b in zip(*values, strict=True))
 
@@ -190,7 +190,7 @@ def test_a_killed_run_goes_on_with_more_processes(place: Path, alone: Path) -> N
 def test_a_killed_run_goes_on_with_fewer_processes(place: Path, alone: Path) -> None:
     assert [seen(place, rank)["killed"][0] for rank in range(2)] == ["PowerFailure"] * 2
     killed = torch.load(place / "killed" / "last.ckpt", weights_only=True)
-    assert killed["global_step"] == 6
+    assert killed["step"] == 6
     train(place / "data", out=place / "killed", resume=True, devices=1, batch_size=4)
     assert distance(place / "killed", alone) < TOLERANCE
 
@@ -199,7 +199,7 @@ def test_a_resumed_run_keeps_its_batches(place: Path) -> None:
     for rank in range(2):
         name, text = seen(place, rank)["other batch"]
         assert name == "ConfigError"
-        assert "batches of 4 pictures" in text
+        assert "batches of 4 images" in text
         assert "Give batch_size=2" in text
 
 
@@ -238,7 +238,7 @@ def test_an_error_of_another_process_is_reported_by_the_first(place: Path) -> No
 def test_the_death_of_a_process_does_not_leave_the_other_waiting(place: Path) -> None:
     name, text = seen(place, 0)["left alone"]
     assert name == "TrainingError"
-    assert "another process of this run has ended" in text
+    assert "another process has ended" in text
 
 
 def test_only_the_first_process_speaks(place: Path) -> None:

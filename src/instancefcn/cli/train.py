@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from instancefcn.errors import ConfigError, InstanceFCNError
-
-GRACE = 5.0
-"""Seconds for which other processes than the first keep an error to themselves: the first may have the same,
-and its end makes the launcher end them."""
 
 
 def train(
@@ -47,17 +45,15 @@ def train(
 
     Stop with Ctrl-C; --resume continues exactly where it stopped.
     """
-    # torch and lightning take seconds to import: only a real run pays for them.
-    from instancefcn.training.config import parse_assignments
-
     settings = parse_assignments(set_ or [])
     for key in sorted(settings.keys() & {"data", "model", "out"}):
         raise ConfigError(f"--set {key}=... is not possible: give it as instancefcn train DATA --model --out")
     if epochs is not None:
         settings["epochs"] = epochs
-    from instancefcn.processes import StoppedElsewhere, is_first
-    from instancefcn.training.keeper import Interrupted
-    from instancefcn.training.run import train as run
+    # torch takes seconds to import: only a real run pays for it.
+    from instancefcn.processes import GRACE, StoppedElsewhere, is_first
+    from instancefcn.training.interruption import Interrupted
+    from instancefcn.training.loop import train as run
 
     main = is_first()
     try:
@@ -71,14 +67,33 @@ def train(
         raise typer.Exit(128 + stop.signal) from None
     except InstanceFCNError:
         if not main:
-            time.sleep(GRACE)
+            time.sleep(GRACE)  # its end makes the launcher end this process
         raise
     if not main:
         return
     if json_:
-        import json
-
         metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
         typer.echo(json.dumps({"checkpoint": str(best), **metrics}))
     else:
         typer.echo(str(best))
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """`["epochs=3", "augment.flip=0"]` as a nested dict; values are JSON, or else plain text.
+
+    Raises:
+        ConfigError: no equals sign.
+    """
+    from instancefcn.settings import nest
+
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {assignment!r} is not of the form key=value")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = {"True": True, "False": False, "None": None}.get(text, text)
+        values[key.strip()] = value
+    return nest(values)

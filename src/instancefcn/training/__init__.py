@@ -1,1 +1,1 @@
-"""Training: one validated config, a Lightning module, exact resume."""
+"""Training: one validated config, one loop, exact resume."""

@@ -1,127 +1,102 @@
-"""Every setting of a training run, in one validated object that refuses typing errors."""
+"""Every setting of a training run, in one validated object that refuses unknown names."""
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from instancefcn.data.text_files import read_json
 from instancefcn.errors import ConfigError
 from instancefcn.files import write_json
 from instancefcn.limits import MAX_INPUT
+from instancefcn.settings import Section, explain, merge, nest
 
 REFERENCE_BATCH = 16
-"""`learning_rate` is meant for this many pictures a step; it is scaled linearly to the batch really used."""
+"""`learning_rate` is meant for this many images a step; it is scaled linearly to the batch in use."""
 
 SHARES = ("batch_size", "devices", "nodes")
-"""How the pictures of a batch are shared out. A resumed run may change them while their product stays."""
+"""How the images of a batch are shared out. A resumed run may change them while their product stays."""
 CHANGEABLE = frozenset(
-    {"epochs", "workers", "evaluate_every", "pictures_every", "patience", "save_every_minutes", "log_every"}
+    {"epochs", "workers", "evaluate_every", "sheets_every", "patience", "save_every_minutes", "log_every"}
 )
-"""Others that a resumed run may change. Only `epochs` has a say in the weights: the schedule stretches."""
+"""Others that a resumed run may change. Only `epochs` affects the weights: the schedule stretches."""
+ELSEWHERE = {
+    "lr": "learning_rate",
+    "lr0": "learning_rate",
+    "rate": "learning_rate",
+    "batch": "batch_size",
+    "imgsz": "short_side",
+    "size": "short_side",
+    "amp": "precision",
+    "num_workers": "workers",
+}
+"""What other programs call some settings."""
 
-
-class Section(BaseModel):
-    """A group of settings: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        kind = cls.model_fields[str(info.field_name)].annotation
-        values = value if isinstance(value, list | tuple) else (value,)
-        if any(isinstance(one, bool) for one in values) and bool not in (kind, *get_args(kind)):
-            raise ValueError("true and false are no value of it")
-        return value
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Side = Annotated[int, Field(ge=32, le=MAX_INPUT)]
 
 
 class AugmentConfig(Section):
-    """How training pictures are varied. Strengths and chances lie between 0 (off) and 1."""
+    """How training images are varied. Strengths and chances lie between 0 (off) and 1."""
 
-    flip: float = Field(default=0.5, ge=0, le=1, description="chance of a horizontal flip")
-    turn: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="chance of a turn by 0 to 3 quarters: pictures without an up and down",
-    )
-    colour: float = Field(
-        default=0.2, ge=0, le=1, description="strength of the change of brightness, contrast and saturation"
-    )
-    crop: float = Field(
-        default=0.0, ge=0, le=1, description="chance of a random crop that keeps at least one object"
-    )
+    flip: Share = Field(default=0.5, description="chance of a horizontal flip")
+    turn: Share = Field(default=0.0, description="chance of 0 to 3 quarter turns: images without up and down")
+    colour: Share = Field(default=0.2, description="strength of change in brightness, contrast, saturation")
+    crop: Share = Field(default=0.0, description="chance of a random crop that keeps at least one object")
 
 
 class TrainConfig(Section):
     """All settings of a run; `resolve` fills in what a model prefers. Saved as config.json beside the run.
 
-    Sides are in pixels of the network's input: a picture is scaled so that its short side has the wanted
-    length, unless its long side would pass the limit. In training the short side is drawn uniformly from
-    `train_short` = (least, greatest), or from the few values of `train_sides`.
+    Sides are in pixels of the network's input: an image is scaled to the wanted short side, or less where its
+    long side would pass the limit. In training the short side is drawn uniformly from `train_short` =
+    (minimum, maximum), or from the few values of `train_sides`.
     """
 
     model: str = "fcis_lite"
     data: str
     out: str
-    seed: int = Field(
-        default=0, ge=0, lt=2**32, description="of weights, order, changes of pictures and sampling"
-    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of weights, order, augmentation and sampling")
 
-    epochs: int = Field(default=12, ge=1, description="how often every picture is seen")
-    batch_size: int = Field(
+    epochs: Count = Field(default=12, description="how often every image is seen")
+    batch_size: Count = Field(
         default=4,
-        ge=1,
         le=4096,
-        description="pictures of a device in one pass; a step sees batch_size x devices x nodes x accumulate",
+        description="images a device; a step sees batch_size x devices x nodes x accumulate",
     )
-    accumulate: int = Field(default=1, ge=1, description="batches whose gradients are averaged for one step")
+    accumulate: Count = Field(default=1, description="batches whose gradients are averaged for one step")
     optimizer: Literal["adamw", "sgd"] = "sgd"
-    learning_rate: float = Field(default=0.01, gt=0, description=f"for a batch of {REFERENCE_BATCH} pictures")
-    backbone_rate: float = Field(
-        default=1.0, ge=0, description="multiplier of the learning rate of the backbone"
-    )
+    learning_rate: float = Field(default=0.01, gt=0, description=f"for a batch of {REFERENCE_BATCH} images")
+    backbone_rate: float = Field(default=1.0, ge=0, description="the backbone's learning rate, as a multiple")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD only")
     weight_decay: float = Field(default=5e-4, ge=0, description="none on biases and normalisation layers")
     schedule: Literal["cosine", "step"] = "cosine"
-    warmup: int = Field(
-        default=250, ge=0, description="steps over which the rate rises linearly, at most a third of a run"
-    )
+    warmup: int = Field(default=250, ge=0, description="steps of rising rate, at most a third of a run")
     milestones: tuple[float, ...] = Field(
         default=(2 / 3,), description="step schedule: parts of the run after which the rate falls to a tenth"
     )
-    clip_norm: float = Field(default=10.0, ge=0, description="greatest norm of the whole gradient; 0 is off")
+    clip_norm: float = Field(default=10.0, ge=0, description="maximum norm of the whole gradient; 0 is off")
     ema_decay: float = Field(default=0.999, ge=0, lt=1, description="of the averaged weights; 0 is off")
     precision: Literal["32", "bf16-mixed", "16-mixed"] = Field(
         default="32",
-        description="of training: `16-mixed` on a GPU, `bf16-mixed` also on a processor with AVX-512 (faster "
-        "from AVX-512 BF16 or AMX on); val is looked at in 32 bits",
+        description="of training: `16-mixed` on a GPU, `bf16-mixed` also on a CPU with AVX-512 (faster from "
+        "AVX-512 BF16 or AMX on); validation runs in 32 bits",
     )
 
-    short_side: int = Field(default=600, ge=32, le=MAX_INPUT, description="of a picture at test time")
-    long_side: int = Field(default=1000, ge=32, le=MAX_INPUT, description="limit at test time")
+    short_side: Side = Field(default=600, description="of an image at test time")
+    long_side: Side = Field(default=1000, description="limit at test time")
     train_short: tuple[int, int] = Field(
-        default=(600, 600), description="least and greatest short side in training; follows short_side"
+        default=(600, 600), description="minimum and maximum short side in training; follows short_side"
     )
     train_sides: tuple[int, ...] = Field(
         default=(), description="short sides to draw from, instead of the range train_short (InstanceFCN)"
     )
-    train_long: int = Field(
-        default=1000, ge=32, le=MAX_INPUT, description="limit of the long side in training; follows long_side"
+    train_long: Side = Field(
+        default=1000, description="limit of the long side in training; follows long_side"
     )
     augment: AugmentConfig = AugmentConfig()
 
@@ -131,11 +106,9 @@ class TrainConfig(Section):
     k: int | None = Field(
         default=None, ge=1, le=64, description="parts of a window along a side; 1 is translation invariant"
     )
-    joint: bool | None = Field(
-        default=None, description="false: one set of maps for classes, another for masks (ablation)"
-    )
+    joint: bool | None = Field(default=None, description="false: maps of their own for classes and for masks")
     fused: bool | None = Field(
-        default=None, description="score maps from C3, C4 and C5 together, or (false) from C5 alone"
+        default=None, description="score maps from C3, C4 and C5 together, or C5 alone"
     )
     mask_weight: float | None = Field(
         default=None, gt=0, description="of the mask loss against the others; the model's own when left out"
@@ -143,24 +116,19 @@ class TrainConfig(Section):
     pretrained: bool | str = Field(
         default=True, description="backbone from ImageNet's weights; a safetensors file; or false"
     )
-    init: str | None = Field(
-        default=None, description="checkpoint to start from instead of the backbone's weights alone"
-    )
+    init: str | None = Field(default=None, description="checkpoint to start from, instead of `pretrained`")
 
-    workers: int = Field(default=-1, ge=-1, le=256, description="processes that read pictures; -1 chooses")
-    devices: int = Field(
-        default=1, ge=1, le=1024, description="of each machine; torchrun and srun say it themselves"
-    )
-    nodes: int = Field(default=1, ge=1, le=1024, description="machines; torchrun and srun say it themselves")
+    workers: int = Field(default=-1, ge=-1, le=256, description="processes that read images; -1 chooses")
+    devices: Count = Field(default=1, le=1024, description="of each machine; torchrun and srun say it")
+    nodes: Count = Field(default=1, le=1024, description="machines; torchrun and srun say it")
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = Field(
-        default="auto",
-        description="an NVIDIA GPU where there is one, else the processor; `mps` is not tested",
+        default="auto", description="`auto`: an NVIDIA GPU if there is one, else the CPU; `mps` is not tested"
     )
-    evaluate_every: int = Field(default=1, ge=0, description="epochs; 0 never before the end")
-    pictures_every: int = Field(default=2, ge=0, description="epochs; 0 is off")
+    evaluate_every: int = Field(default=1, ge=0, description="epochs; 0 only at the end")
+    sheets_every: int = Field(default=2, ge=0, description="epochs between sheets of predictions; 0 is off")
     patience: int = Field(default=0, ge=0, description="evaluations without a gain before stopping; 0 is off")
     save_every_minutes: float = Field(default=10.0, gt=0)
-    log_every: int = Field(default=20, ge=1, description="batches between two lines of log.csv")
+    log_every: Count = Field(default=20, description="batches between two lines of log.csv")
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -169,33 +137,31 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _sides_fit(self) -> Self:
-        least, greatest = self.train_short
-        if not 32 <= least <= greatest:
-            raise ValueError(
-                f"train_short must be (least, greatest) with 32 <= least <= greatest, got {self.train_short}"
-            )
+        minimum, maximum = self.train_short
+        if not 32 <= minimum <= maximum:
+            raise ValueError(f"train_short needs 32 <= minimum <= maximum, got {self.train_short}")
         if any(side < 32 or side > self.train_long for side in self.train_sides):
             raise ValueError(f"train_sides must lie between 32 and train_long, got {self.train_sides}")
-        if self.train_long < greatest or self.long_side < self.short_side:
+        if self.train_long < maximum or self.long_side < self.short_side:
             raise ValueError(
                 f"a long side is shorter than its short side (short_side {self.short_side}, long_side "
-                f"{self.long_side}; train_short up to {greatest}, train_long {self.train_long}): raise "
+                f"{self.long_side}; train_short up to {maximum}, train_long {self.train_long}): raise "
                 "long_side or train_long"
             )
         if any(not 0 < part < 1 for part in self.milestones):
             raise ValueError(f"milestones are parts of the run between 0 and 1, got {self.milestones}")
         if not self.out:
-            raise ValueError("out is empty: say where the run is to be kept")
+            raise ValueError("out is empty: name the folder of the run")
         return self
 
     @property
     def global_batch(self) -> int:
-        """Pictures that all devices see at once."""
+        """Images that all devices see at once."""
         return self.batch_size * self.devices * self.nodes
 
     @property
     def effective_batch(self) -> int:
-        """Pictures that one optimizer step has seen, over all devices."""
+        """Images that one optimizer step has seen, over all devices."""
         return self.global_batch * self.accumulate
 
     @property
@@ -218,11 +184,10 @@ def resolve(settings: Mapping[str, Any], preferred: Mapping[str, Any] | None = N
     Raises:
         ConfigError: unknown key (the nearest is suggested) or value out of range; everything wrong is listed.
     """
-    merged = _merge(nest(preferred or {}), nest(settings))
     try:
-        return TrainConfig.model_validate(merged)
+        return TrainConfig.model_validate(merge(nest(preferred or {}), nest(settings)))
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise ConfigError(explain(error, TrainConfig, ELSEWHERE)) from None
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -248,9 +213,9 @@ def resume_config(saved: TrainConfig, settings: Mapping[str, Any]) -> TrainConfi
         ConfigError: a setting that must stay was given another value.
     """
     old = saved.model_dump(mode="json")
-    wanted = resolve(_merge(old, nest(settings)))
+    wanted = resolve(merge(old, nest(settings)))
     changed = wanted.model_dump(mode="json")
-    _same_batches(saved, wanted)
+    _check_same_batches(saved, wanted)
     wrong = [
         f"{key} was {old[key]!r} and is now {changed[key]!r}"
         for key in old
@@ -258,116 +223,26 @@ def resume_config(saved: TrainConfig, settings: Mapping[str, Any]) -> TrainConfi
     ]
     if wrong:
         raise ConfigError(
-            "a resumed run must go on as it began, but " + "; ".join(wrong) + ". Only these may change: "
+            "a resumed run must keep its settings, but " + "; ".join(wrong) + ". Only these may change: "
             f"{', '.join(sorted(CHANGEABLE))}; and {', '.join(SHARES)} together. Start a new run in another "
             "folder for other settings"
         )
     return wanted
 
 
-def _same_batches(saved: TrainConfig, wanted: TrainConfig) -> None:
-    """Raise ConfigError unless the pictures of a batch are the same, however they are shared out."""
+def _check_same_batches(saved: TrainConfig, wanted: TrainConfig) -> None:
+    """Raise ConfigError unless a batch of all devices has as many images as before, however it is shared."""
     if wanted.global_batch == saved.global_batch:
         return
     devices = wanted.devices * wanted.nodes
     fits, rest = divmod(saved.global_batch, devices)
-    mend = (
+    fix = (
         f"Give batch_size={fits}"
         if not rest
         else f"It cannot be shared out over {devices} devices: use a number that divides it"
     )
     terms = [" x ".join(f"{name} {getattr(c, name)}" for name in SHARES) for c in (wanted, saved)]
     raise ConfigError(
-        f"a resumed run must go on with batches of {saved.global_batch} pictures ({terms[1]}), but "
-        f"{terms[0]} is {wanted.global_batch}. {mend}"
+        f"a resumed run must keep its batches of {saved.global_batch} images ({terms[1]}), but "
+        f"{terms[0]} is {wanted.global_batch}. {fix}"
     )
-
-
-def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """`["epochs=3", "augment.flip=0"]` as a nested dict; values are JSON, or else plain text.
-
-    Raises:
-        ConfigError: no equals sign.
-    """
-    values: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {assignment!r} is not of the form key=value")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = {"True": True, "False": False, "None": None}.get(text, text)
-        values[key.strip()] = value
-    return nest(values)
-
-
-def nest(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as nested dicts."""
-    nested: dict[str, Any] = {}
-    for key, value in settings.items():
-        section, dot, rest = key.partition(".")
-        inner = nest({rest: value}) if dot else nest(value) if isinstance(value, Mapping) else value
-        if isinstance(inner, dict) and isinstance(nested.get(section), dict):
-            inner = _merge(nested[section], inner)
-        nested[section] = inner
-    return nested
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _explain(error: ValidationError) -> str:
-    """Pydantic's findings in plain words, with the nearest name for every unknown key."""
-    names = _all_keys(TrainConfig)
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown setting {key!r}{_suggest(key, names)}")
-        elif problem["type"] == "missing":
-            lines.append(f"setting {key!r} is missing")
-        else:
-            said = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"setting {key!r} = {problem['input']!r}: {said}" if key else said)
-    return "; ".join(dict.fromkeys(lines))
-
-
-_ELSEWHERE = {
-    "lr": "learning_rate",
-    "lr0": "learning_rate",
-    "rate": "learning_rate",
-    "batch": "batch_size",
-    "imgsz": "short_side",
-    "size": "short_side",
-    "amp": "precision",
-    "num_workers": "workers",
-}
-"""What other programs call some settings."""
-
-
-def _suggest(key: str, names: Sequence[str]) -> str:
-    if key in _ELSEWHERE:
-        return f"; did you mean {_ELSEWHERE[key]!r}?"
-    last = {name.rpartition(".")[2]: name for name in names}
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    near = near or [
-        last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1, cutoff=0.5)
-    ]
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
-
-
-def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name, field in section.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            keys += _all_keys(inner, f"{prefix}{name}.")
-        else:
-            keys.append(prefix + name)
-    return keys

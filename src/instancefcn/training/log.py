@@ -1,4 +1,4 @@
-"""What a run writes down while it learns: log.csv, TensorBoard events and curves.png."""
+"""What a run writes down while it trains: log.csv, TensorBoard events and curves.png."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RunLog:
         self._board: Any = None
 
     def begin(self) -> None:
-        """The run goes on: write log.csv as it should stand now. Nothing is written before."""
+        """The run starts or continues: write log.csv as it should be now. Nothing is written before."""
         self._board = _tensorboard(self.path.parent / "tensorboard", self._step)
         self._rewrite()
 
@@ -69,11 +69,11 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a log.csv, without their empty cells; none when there is no such file. A last row that a
+    """The rows of a log.csv, without their empty cells; empty when there is no such file. A last row that a
     killed process or a full disk cut off is left out.
 
     Raises:
-        ConfigError: it is no log of a run.
+        ConfigError: it is not the log of a run.
     """
     if not path.is_file():
         return []
@@ -84,9 +84,11 @@ def read_log(path: Path) -> list[dict[str, float]]:
             for row in csv.DictReader(io.StringIO(whole, newline=""))
         ]
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise ConfigError(f"{path}: is no log of a run ({error}): move it away") from error
+        raise ConfigError(f"{path}: is not the log of a run ({error}): move it away") from error
     if not all({"step", "epoch", "seconds"} <= row.keys() for row in rows):
-        raise ConfigError(f"{path}: is no log of a run (rows without step, epoch or seconds): move it away")
+        raise ConfigError(
+            f"{path}: is not the log of a run (rows without step, epoch or seconds): move it away"
+        )
     return rows
 
 
@@ -128,7 +130,7 @@ def plot_curves(rows: list[dict[str, float]], path: Path) -> None:
 
 
 def smooth(values: list[float], share: float = 0.9) -> list[float]:
-    """Exponential average with the bias of its start taken out."""
+    """Exponential average without the bias of its start."""
     smoothed, total, weight = [], 0.0, 0.0
     for value in values:
         total = share * total + (1 - share) * value

@@ -1,155 +1,107 @@
-"""Telling the person in front of the screen how the run goes."""
+"""Telling the person in front of the screen how the run is going."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from typing import Any, TextIO
-
-import lightning as L
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from instancefcn.training.log import RunLog
-from instancefcn.training.module import TrainModule
-from instancefcn.training.stream import RunLoader
+
+EVERY_SECONDS = 15.0
+"""Between two plain lines."""
 
 
-class Progress(L.Callback):
+class Progress:
     """A progress bar on a terminal, otherwise a plain line every few seconds; and the rows of log.csv.
 
     Args:
-        book: where the numbers go; None on all processes but the first.
-        every_steps: batches between two rows of the log.
-        every_seconds: time between two plain lines.
+        log: where the rows go; None in all processes but the first, which then keep silent.
+        total, epoch_length: batches of the whole run, and of an epoch.
+        seen: batches that earlier attempts have trained on.
+        every: batches between two rows of the log.
+        row: what the next row is a mean of, for a run that resumes.
     """
 
     def __init__(
         self,
-        loader: RunLoader,
-        book: RunLog | None,
-        every_steps: int,
-        every_seconds: float = 15.0,
-        file: TextIO | None = None,
+        log: RunLog | None,
+        total: int,
+        epoch_length: int,
+        seen: int,
+        every: int,
+        row: dict[str, Any] | None = None,
     ) -> None:
-        self.loader, self.book, self.every_steps, self.every_seconds = (
-            loader,
-            book,
-            every_steps,
-            every_seconds,
-        )
-        self.file = file or sys.stderr
+        self.log, self.total, self.epoch_length, self.every = log, total, epoch_length, every
+        self.row: dict[str, Any] = row or {"sums": {}, "count": 0}
+        self._first = seen
+        self._start = self._said = time.monotonic()
+        self._paused = 0.0
         self._bar: Any = None
-        self._task: Any = None
-        self._sums: dict[str, float] = {}
-        self._count = 0
-        self._start = self._said = self._train_seconds = self._mark = 0.0
-        self._first = 0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clocks and, on a terminal, the bar."""
-        self._start = self._said = self._mark = time.monotonic()
-        self._first = self.loader.seen
-        if self.book is not None and self.file.isatty():
-            self._bar, self._task = _bar(len(self.loader.batches), self.loader.seen)
+        if log is not None and sys.stderr.isatty():
+            self._bar = _bar(total, seen)
             self._bar.start()
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the next row of the log is a mean of."""
-        return {"sums": dict(self._sums), "count": self._count}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with that row."""
-        self._sums, self._count = dict(state_dict["sums"]), int(state_dict["count"])
 
     @property
     def seconds(self) -> float:
         """Seconds of the whole run, earlier attempts and evaluations included."""
-        before = self.book.seconds_before if self.book is not None else 0.0
+        before = self.log.seconds_before if self.log is not None else 0.0
         return before + time.monotonic() - self._start
 
     def say(self, text: str) -> None:
         """Print a line, above the bar when there is one."""
-        if self.book is None:
-            return
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False)
-        else:
-            print(text, file=self.file, flush=True)
+        elif self.log is not None:
+            print(text, file=sys.stderr, flush=True)
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """The time of evaluations is not the time of steps."""
-        self._mark = self._mark or time.monotonic()
+    def batch(self, seen: int, step: int, rate: float, losses: Mapping[str, float]) -> None:
+        """One more batch: gather its losses; show and log them when it is time.
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Gather the losses; show and write them when it is time. Runs before the other callbacks."""
-        assert isinstance(pl_module, TrainModule)
-        self.loader.seen = batch_idx + 1
-        now = time.monotonic()
-        self._train_seconds += now - self._mark
-        self._mark = now
-        if self.book is None:
+        Args:
+            seen: batches so far.
+            step: optimizer steps so far.
+            rate: the last step's learning rate.
+            losses: means over all processes by name, and their sum as "loss".
+        """
+        if self.log is None:
             return
-        self._count += 1
-        for name, value in pl_module.losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        last = self.loader.seen == len(self.loader.batches)
+        sums, epoch, last = self.row["sums"], seen / self.epoch_length, seen == self.total
+        self.row["count"] += 1
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value
+        now = time.monotonic()
         if self._bar is not None:
-            self._bar.update(
-                self._task,
-                completed=self.loader.seen,
-                loss=f"{pl_module.losses['loss']:.3f}",
-                epoch=self._epoch(),
-            )
-        elif now - self._said >= self.every_seconds or last:
+            self._bar.update(self._bar.task_ids[0], completed=seen, loss=f"{losses['loss']:.3f}", epoch=epoch)
+        elif now - self._said >= EVERY_SECONDS or last:
             self._said = now
-            self.say(self._line(pl_module))
-        if self.loader.seen % self.every_steps == 0 or last:
-            means = {name: round(value / self._count, 6) for name, value in self._sums.items()}
-            self.book.add(
-                trainer.global_step, self._epoch(), self.seconds, {"learning_rate": pl_module.rate, **means}
+            pace = (seen - self._first) / max(now - self._start - self._paused, 1e-9)
+            terms = "  ".join(f"{name} {value:.3f}" for name, value in losses.items() if name != "loss")
+            self.say(
+                f"batch {seen}/{self.total}  epoch {epoch:.2f}  loss {losses['loss']:.3f}  ({terms})  "
+                f"lr {rate:.2e}  {pace:.2f} batches/s  {duration((self.total - seen) / pace)} left"
             )
-            self._sums, self._count = {}, 0
+        if seen % self.every == 0 or last:
+            means = {name: round(value / self.row["count"], 6) for name, value in sums.items()}
+            self.log.add(step, epoch, self.seconds, {"learning_rate": rate, **means})
+            self.row = {"sums": {}, "count": 0}
 
-    def pause(self) -> None:
-        """Time from now to `go_on` is no training time."""
-        self._train_seconds += time.monotonic() - self._mark
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time inside the block is not training time."""
+        start = time.monotonic()
+        yield
+        self._paused += time.monotonic() - start
 
-    def go_on(self) -> None:
-        """Training goes on."""
-        self._mark = time.monotonic()
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the bar away."""
-        self._close()
-
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """Take the bar away."""
-        self._close()
-
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Remove the bar and close the log."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        if self.book is not None:
-            self.book.close()
-
-    def _epoch(self) -> float:
-        """Epochs done, with the fraction."""
-        return self.loader.seen / self.loader.batches.epoch_length
-
-    def _line(self, module: TrainModule) -> str:
-        done, total = self.loader.seen, len(self.loader.batches)
-        pace = (done - self._first) / max(self._train_seconds, 1e-9)
-        terms = "  ".join(f"{name} {value:.3f}" for name, value in module.losses.items() if name != "loss")
-        return (
-            f"batch {done}/{total}  epoch {self._epoch():.2f}  loss {module.losses['loss']:.3f}  ({terms})  "
-            f"lr {module.rate:.2e}  {pace:.2f} batches/s  {duration((total - done) / pace)} left"
-        )
+        if self.log is not None:
+            self.log.close()
 
 
 def duration(seconds: float) -> str:
@@ -159,25 +111,19 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _bar(total: int, done: int) -> tuple[Any, Any]:
+def _bar(total: int, done: int) -> Any:
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    bar = Progress(
-        TextColumn("epoch {task.fields[epoch]:.1f}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+    bar = progress.Progress(
+        progress.TextColumn("epoch {task.fields[epoch]:.1f}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("loss {task.fields[loss]}"),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-    return bar, bar.add_task("training", total=total, completed=done, loss="-", epoch=0.0)
+    bar.add_task("training", total=total, completed=done, loss="-", epoch=0.0)
+    return bar

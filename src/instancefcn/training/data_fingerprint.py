@@ -1,11 +1,11 @@
-"""Whether a resumed run still finds the data it began with."""
+"""What a run trains on, written down, so that a resumed run can tell whether its data changed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,19 @@ from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.errors import CheckpointError, DataError
 from instancefcn.files import write_json
 
-RECORD = "data.json"
-"""The file in a run's folder that says what the run learns from."""
+FINGERPRINT = "data.json"
+"""The file in a run's folder."""
 
 
-def record_data(path: Path, splits: Mapping[str, Dataset]) -> None:
-    """Write down the classes and pictures of every split, each picture with a digest of its size, its file's
-    length and its annotations.
+def write_fingerprint(path: Path, splits: Mapping[str, Dataset]) -> None:
+    """Write the classes and images of every split, for each image a digest of its size, its file's length and
+    its annotations.
     """
     write_json(path, {name: _describe(split) for name, split in splits.items()}, indent=None)
 
 
-def check_same_data(path: Path, splits: Mapping[str, Dataset]) -> None:
-    """Compare the splits with what `record_data` wrote; nothing is compared when there is no such file.
+def check_fingerprint(path: Path, splits: Mapping[str, Dataset]) -> None:
+    """Compare the splits with what `write_fingerprint` wrote; nothing is compared when there is no file.
 
     Raises:
         DataError: what changed, by split.
@@ -46,18 +46,18 @@ def check_same_data(path: Path, splits: Mapping[str, Dataset]) -> None:
         raise CheckpointError(f"{path} is damaged ({error}): restore it, or start a new run") from error
     if problems:
         raise DataError(
-            "the data changed since the run began, and a resumed run must go on as it began. Put back what"
-            " was there, or start a new run in another folder. " + "; ".join(problems)
+            "the data changed since the run began, and a resumed run needs the same. Restore them, or start a"
+            " new run in another folder. " + "; ".join(problems)
         )
 
 
 def _describe(split: Dataset) -> dict[str, Any]:
     classes = [[name, id_] for name, id_ in zip(split.class_names, split.category_ids, strict=True)]
-    return {"classes": classes, "pictures": {str(p.path): _digest(p) for p in split.images}}
+    return {"classes": classes, "images": {str(image.path): _digest(image) for image in split.images}}
 
 
-def _digest(picture: ImageRecord) -> str:
-    content = (picture.id, picture.height, picture.width, os.path.getsize(picture.path), picture.annotations)
+def _digest(image: ImageRecord) -> str:
+    content = (image.id, image.height, image.width, os.path.getsize(image.path), image.annotations)
     return hashlib.blake2b(repr(content).encode(), digest_size=8).hexdigest()
 
 
@@ -67,18 +67,16 @@ def _differences(before: dict[str, Any] | None, now: dict[str, Any] | None) -> l
     found = []
     if before["classes"] != now["classes"]:
         found.append(f"the classes were {before['classes']} and are {now['classes']}")
-    old, new = before["pictures"], now["pictures"]
+    old, new = before["images"], now["images"]
     for what, names in (
         ("gone", [name for name in old if name not in new]),
         ("new", [name for name in new if name not in old]),
         ("changed (file or annotations)", [name for name in new if name in old and new[name] != old[name]]),
     ):
         if names:
-            found.append(f"{len(names)} of {len(old)} pictures {what}: {_some(names)}")
+            found.append(
+                f"{len(names)} of {len(old)} images {what}: {', '.join(names[:3])}{', ..' * (len(names) > 3)}"
+            )
     if not found and list(old) != list(new):
-        found.append("the pictures stand in another order")
+        found.append("the images are in another order")
     return found
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", .." if len(names) > 3 else "")

@@ -86,8 +86,8 @@ def test_a_disk_that_really_is_full(
         stop_at(patch, 5, fill)
         with pytest.raises(TrainingError, match=r"cannot be written \(No space left on device\)") as caught:
             tiny_train(run, **settings)
-    assert "last.ckpt holds the run as it was saved before" in str(caught.value)
-    assert state(run)["global_step"] == 3
+    assert "last.ckpt holds the run as it was last saved" in str(caught.value)
+    assert state(run)["step"] == 3
     ballast.unlink()
     tiny_train(run, resume=True, **settings)
     assert_same_run(tmp_path / "whole", run)
@@ -105,8 +105,8 @@ def test_a_image_that_vanishes_is_named_and_the_run_goes_on_when_it_is_back(
         with pytest.raises(DataError, match=r"images/train_000\d\.png: cannot be read") as caught:
             tiny_train(run, **settings)
     assert "Traceback" not in str(caught.value)
-    assert "changed under the run. last.ckpt holds the run" in str(caught.value)
-    assert state(run)["global_step"] >= 3
+    assert "changed during the run. last.ckpt holds the run" in str(caught.value)
+    assert state(run)["step"] >= 3
     with pytest.raises(DataError, match="problems in the data"):
         tiny_train(run, resume=True, **settings)
     (data / "away").rename(data / "images")
@@ -120,7 +120,7 @@ def test_a_val_image_that_vanishes(
     stop_at(monkeypatch, 4, (data / "images" / "val_0001.png").unlink)
     with pytest.raises(DataError, match=r"val_0001\.png: cannot be read .*\n.*last\.ckpt holds the run"):
         tiny_train(tmp_path / "run", data=data, evaluate_every=2)
-    assert state(tmp_path / "run")["global_step"] == 3
+    assert state(tmp_path / "run")["step"] == 3
 
 
 def test_a_resumed_run_refuses_other_annotations(tiny_train: Train, data: Path, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_resumed_run_refuses_other_annotations(tiny_train: Train, data: Path, 
     content["annotations"][0]["iscrowd"] = 1
     shutil.copy(data / "train.json", data / "kept.txt")
     (data / "train.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"train: 1 of 6 pictures changed .*train_0000\.png"):
+    with pytest.raises(DataError, match=r"train: 1 of 6 images changed .*train_0000\.png"):
         tiny_train(run, data=data, epochs=2, resume=True)
     assert (run / "last.ckpt").read_bytes() == before
     assert json.loads((run / "config.json").read_text())["epochs"] == 1
@@ -151,11 +151,13 @@ def test_a_run_that_was_killed_before_it_summed_up(tiny_train: Train, tmp_path: 
     run = tmp_path / "run"
     best = tiny_train(run)
     metrics = json.loads((run / "metrics.json").read_text())
+    (run / ".metrics-0123456789ab~.json").write_bytes(b"half")
     for damage in ((run / "metrics.json").unlink, lambda: (run / "metrics.json").write_text('{"steps": 3}')):
         damage()
         assert tiny_train(run, resume=True) == best
         again = json.loads((run / "metrics.json").read_text())
         assert {**again, "seconds": 0} == {**metrics, "seconds": 0}
+        assert not list(run.glob(".*"))
         with pytest.raises(ConfigError, match="is finished"):
             tiny_train(run, resume=True)
 
@@ -168,9 +170,9 @@ def test_a_run_that_stopped_early_stays_stopped(tiny_train: Train, tmp_path: Pat
         tiny_train(run, patience=2, resume=True, **settings)
     (run / "metrics.json").unlink()
     tiny_train(run, patience=2, resume=True, **settings)
-    assert json.loads((run / "metrics.json").read_text())["steps"] == state(run)["global_step"] == 9
+    assert json.loads((run / "metrics.json").read_text())["steps"] == state(run)["step"] == 9
     tiny_train(run, patience=4, resume=True, **settings)
-    assert state(run)["global_step"] == 15
+    assert state(run)["step"] == 15
 
 
 def test_what_a_killed_run_left_is_taken_away(tiny_train: Train, tmp_path: Path) -> None:
@@ -190,7 +192,7 @@ def test_a_checkpoint_does_not_pass_through_another_folder(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "no such folder"))
     tiny_train(tmp_path / "run", epochs=1)
-    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["step"] == 3
 
 
 def test_a_row_of_the_log_that_was_cut_off_is_left_out(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from instancefcn.data.dataset import Dataset
 from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.data.synthetic import write_shapes
 from instancefcn.errors import CheckpointError, DataError
-from instancefcn.training.same_data import check_same_data, record_data
+from instancefcn.training.data_fingerprint import check_fingerprint, write_fingerprint
 
 
 @pytest.fixture
@@ -20,18 +20,18 @@ def split(tmp_path: Path) -> Dataset:
 
 
 def test_the_same_data_pass(split: Dataset, tmp_path: Path) -> None:
-    check_same_data(tmp_path / "data.json", {"train": split})  # an older run has no record
-    record_data(tmp_path / "data.json", {"train": split})
-    check_same_data(tmp_path / "data.json", {"train": open_dataset(tmp_path / "data", "train")})
+    check_fingerprint(tmp_path / "data.json", {"train": split})  # an older run has no record
+    write_fingerprint(tmp_path / "data.json", {"train": split})
+    check_fingerprint(tmp_path / "data.json", {"train": open_dataset(tmp_path / "data", "train")})
 
 
 def test_what_changed_is_named(split: Dataset, tmp_path: Path) -> None:
-    record_data(tmp_path / "data.json", {"train": split})
+    write_fingerprint(tmp_path / "data.json", {"train": split})
     first, second, third, fourth = split.images
     moved = replace(first.annotations[0], area=first.annotations[0].area + 1)
     elsewhere = tmp_path / "new.png"
     elsewhere.write_bytes(b"")
-    images = (
+    pictures = (
         replace(first, annotations=(moved, *first.annotations[1:])),
         second,
         replace(third, path=elsewhere),
@@ -39,15 +39,15 @@ def test_what_changed_is_named(split: Dataset, tmp_path: Path) -> None:
     )
     renamed = ("disc", *split.class_names[1:])
     with pytest.raises(DataError) as caught:
-        check_same_data(
+        check_fingerprint(
             tmp_path / "data.json",
-            {"train": replace(split, images=images, class_names=renamed), "val": split},
+            {"train": replace(split, images=pictures, class_names=renamed), "val": split},
         )
     message = str(caught.value)
     for part in (
-        "1 of 4 pictures gone: " + str(third.path),
-        "1 of 4 pictures new: " + str(elsewhere),
-        "1 of 4 pictures changed (file or annotations): " + str(first.path),
+        "1 of 4 images gone: " + str(third.path),
+        "1 of 4 images new: " + str(elsewhere),
+        "1 of 4 images changed (file or annotations): " + str(first.path),
         "the classes were [['circle', 3]",
         "val: is new",
         "start a new run in another folder",
@@ -57,17 +57,17 @@ def test_what_changed_is_named(split: Dataset, tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_length_and_another_order_count(split: Dataset, tmp_path: Path) -> None:
-    record_data(tmp_path / "data.json", {"train": split})
+    write_fingerprint(tmp_path / "data.json", {"train": split})
     with pytest.raises(DataError, match="another order"):
-        check_same_data(tmp_path / "data.json", {"train": split.subset((1, 0, 2, 3))})
+        check_fingerprint(tmp_path / "data.json", {"train": split.subset((1, 0, 2, 3))})
     with split.images[3].path.open("ab") as file:
         file.write(b"more")
-    with pytest.raises(DataError, match=r"1 of 4 pictures changed .*train_0003\.png"):
-        check_same_data(tmp_path / "data.json", {"train": split})
+    with pytest.raises(DataError, match=r"1 of 4 images changed .*train_0003\.png"):
+        check_fingerprint(tmp_path / "data.json", {"train": split})
 
 
 def test_a_damaged_record(split: Dataset, tmp_path: Path) -> None:
     for content in ("{", "[]", '{"train": {}}'):
         (tmp_path / "data.json").write_text(content)
         with pytest.raises(CheckpointError, match="is damaged"):
-            check_same_data(tmp_path / "data.json", {"train": split})
+            check_fingerprint(tmp_path / "data.json", {"train": split})
