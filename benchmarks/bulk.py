@@ -6,14 +6,14 @@
 One worker with one thread, everything on this machine. Seconds of the processor are counted for every process
 of Ray (Linux only), so that other work on the machine matters little; the wall's seconds stand beside them.
 
-* Throughput: the same pictures through `Predictor.files` with run-length encodings, and through `bulk` into
+* Throughput: the same images through `Predictor.files` with run-length encodings, and through `bulk` into
   Parquet, after the model is there and warm.
-* Scheduling: pictures of 16 x 16 pixels and a network that finds nothing: more chunks of one picture give
-  what a chunk costs, larger chunks what a picture costs in the pipeline (fetch, decode, row).
-* Storage: bytes of an empty chunk's two files, and beyond it bytes of a picture and of an instance.
-* Listing: seconds and memory of a list of many pictures, without asking a disk or store for it.
+* Scheduling: images of 16 x 16 pixels and a network that finds nothing: more chunks of one image give
+  what a chunk costs, larger chunks what an image costs in the pipeline (fetch, decode, row).
+* Storage: bytes of an empty chunk's two files, and beyond it bytes of an image and of an instance.
+* Listing: seconds and memory of a list of many images, without asking a disk or store for it.
 
-`--plan` computes what so many pictures take from figures measured earlier: workers of one core each, and a
+`--plan` computes what so many images take from figures measured earlier: workers of one core each, and a
 price of one core's hour, which is yours to put in.
 """
 
@@ -49,7 +49,7 @@ from instancefcn.models.checkpoint import locate
 
 LISTED = 200_000
 FEW, MANY, LARGE = 20, 220, 33
-"""Chunks of a short and a long run, and pictures of a large chunk."""
+"""Chunks of a short and a long run, and images of a large chunk."""
 
 
 @dataclass
@@ -135,7 +135,7 @@ class Nothing:
 
 
 class OpenWarm:
-    """The job's model after one picture, or none; leaves the process and its seconds so far."""
+    """The job's model after one image, or none; leaves the process and its seconds so far."""
 
     def __init__(self, image: Path | None) -> None:
         self.image = image
@@ -150,7 +150,7 @@ class OpenWarm:
 
 
 def throughput(paths: list[Path], model: str, out: Path) -> dict[str, float]:
-    """Seconds a picture, plainly and in bulk, and the bytes of the results."""
+    """Seconds an image, plainly and in bulk, and the bytes of the results."""
     predictor = load(model, device="cpu")
     predictor(paths[0])
     start, own = time.perf_counter(), time.process_time()
@@ -166,11 +166,11 @@ def throughput(paths: list[Path], model: str, out: Path) -> dict[str, float]:
     warm = json.loads((out / "warm.json").read_text())[1]
     empty = Folder(str(out / "empty"))
     write_chunk(empty, 0, [])
-    footer = sum((out / "empty" / part_name(name, 0)).stat().st_size for name in ("pictures", "instances"))
-    size = {name: sum(p.stat().st_size for p in (out / name).iterdir()) for name in ("pictures", "instances")}
+    footer = sum((out / "empty" / part_name(name, 0)).stat().st_size for name in ("images", "instances"))
+    size = {name: sum(p.stat().st_size for p in (out / name).iterdir()) for name in ("images", "instances")}
     beyond = sum(size.values()) - job.chunks * footer
     return {
-        "pictures": len(paths),
+        "images": len(paths),
         "instances": summary.instances,
         "plain cpu": plain_cpu / len(paths),
         "plain wall": plain_wall / len(paths),
@@ -178,13 +178,13 @@ def throughput(paths: list[Path], model: str, out: Path) -> dict[str, float]:
         "start cpu": warm,
         "bulk wall with start": bulk.wall / len(paths),
         "chunk bytes": footer,
-        "picture bytes": beyond / len(paths),
+        "image bytes": beyond / len(paths),
         "instance bytes": beyond / max(summary.instances, 1),
     }
 
 
 def empty_run(folder: Path, chunks: int, chunk: int) -> dict[str, float]:
-    """Seconds of a job of tiny pictures and no network."""
+    """Seconds of a job of tiny images and no network."""
     source = folder / f"in-{chunks}-{chunk}"
     source.mkdir()
     for number in range(chunks * chunk):
@@ -197,15 +197,15 @@ def empty_run(folder: Path, chunks: int, chunk: int) -> dict[str, float]:
 
 
 def scheduling(folder: Path) -> dict[str, float]:
-    """Seconds of a chunk and of a picture in it."""
+    """Seconds of a chunk and of an image in it."""
     empty_run(folder, 2, 1)  # what is done once in a process
     short, long, large = empty_run(folder, FEW, 1), empty_run(folder, MANY, 1), empty_run(folder, FEW, LARGE)
     rows = {f"chunk {who}": (long[who] - short[who]) / (MANY - FEW) for who in short}
-    return rows | {"picture worker": (large["worker"] - short["worker"]) / (FEW * (LARGE - 1))}
+    return rows | {"image worker": (large["worker"] - short["worker"]) / (FEW * (LARGE - 1))}
 
 
 def listed(count: int = LISTED) -> dict[str, float]:
-    """Seconds and bytes a picture of keeping and cutting a list."""
+    """Seconds and bytes an image of keeping and cutting a list."""
     import resource
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -223,14 +223,14 @@ def listed(count: int = LISTED) -> dict[str, float]:
 
 
 def plan(report: dict[str, dict[str, float]], images: int, workers: int, price: float) -> None:
-    """Print what `pictures` take with one worker a core."""
+    """Print what `images` take with one worker a core."""
     real, overhead, keeping = report["throughput"], report["scheduling"], report["listing"]
     chunks = -(-images // LARGEST_CHUNK)
     work = images * real["bulk worker cpu"] / 3600
     driver = chunks * (overhead["chunk driver"] + overhead["chunk ray"]) + images * keeping["cpu"]
     hours = max(work / workers, driver / 3600)
-    stored = images * real["picture bytes"] + chunks * real["chunk bytes"]
-    print(f"{images:,} pictures in {chunks:,} chunks of {LARGEST_CHUNK}")
+    stored = images * real["image bytes"] + chunks * real["chunk bytes"]
+    print(f"{images:,} images in {chunks:,} chunks of {LARGEST_CHUNK}")
     print(f"  {work:,.0f} core hours; {workers} workers need {hours:,.1f} hours")
     print(f"  {work * price:,.0f} at {price:g} a core hour")
     print(f"  {stored / 1e9:,.1f} GB of results in {2 * chunks:,} files")
@@ -257,7 +257,7 @@ def main() -> None:
         plan(json.loads(words.earlier.read_text()), words.plan, words.workers, words.price)
         return
     if words.images is None:
-        parser.error("name a folder of pictures, or --from a file of figures")
+        parser.error("name a folder of images, or --from a file of figures")
     torch.set_num_threads(1)
     report: dict[str, dict[str, float]] = {"listing": listed()}
     with tempfile.TemporaryDirectory() as name, connected(None, 1):
@@ -268,7 +268,7 @@ def main() -> None:
     for part, figures in report.items():
         print(part)
         for what, value in figures.items():
-            unit = "" if what in ("pictures", "instances") or "bytes" in what else " s"
+            unit = "" if what in ("images", "instances") or "bytes" in what else " s"
             print(f"  {what:<28}{value:12.6g}{unit}")
     if words.json:
         words.json.write_text(json.dumps(report, indent=2) + "\n")

@@ -14,13 +14,13 @@ from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
 
 DEADLY = (777, 80)
-"""Width and height of the picture that kills."""
+"""Width and height of the image that kills."""
 UNWANTED = (555, 80)
-"""Of the picture that the network fails on."""
+"""Of the image that the network fails on."""
 
 
 class Moody(ColourNetwork):
-    """Finds what ColourNetwork finds, if it lives so long; `pause` seconds a picture."""
+    """Finds what ColourNetwork finds, if it lives so long; `pause` seconds an image."""
 
     def __init__(self, pause: float = 0) -> None:
         super().__init__()

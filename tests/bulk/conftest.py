@@ -1,4 +1,4 @@
-"""Pictures whose results are known, as files and in a Parquet file, and a job of them."""
+"""Images whose results are known, as files and in a Parquet file, and a job of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def encoded(number: int) -> bytes:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Ten pictures, of which the fifth is cut off."""
+    """Ten images, of which the fifth is cut off."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(10):
@@ -37,14 +37,14 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def deadly(photos: Path) -> Path:
-    """The second picture kills every process in which `bulk_models` runs on it."""
+    """The second image kills every process in which `bulk_models` runs on it."""
     coloured(*DEADLY).save(photos / "01.png")
     return photos
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """A Parquet file of ten pictures in row groups of three; the last row has none."""
+    """A Parquet file of ten images in row groups of three; the last row has none."""
     path = tmp_path / "table.parquet"
     columns = {"id": [f"p{i}" for i in range(10)], "image": [*(encoded(50 + i) for i in range(9)), None]}
     pq.write_table(pa.table(columns), path, row_group_size=3)

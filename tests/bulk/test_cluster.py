@@ -63,20 +63,20 @@ def wait_for(condition: Callable[[], Any], seconds: float = 900) -> None:
 
 
 def parts(out: Path) -> list[Path]:
-    return list(out.glob("pictures/part-*.parquet"))
+    return list(out.glob("images/part-*.parquet"))
 
 
 def test_nothing_is_lost_or_twice_when_workers_die(
     address: str, deadly: Path, table: Path, begin: Callable[..., Job], tmp_path: Path
 ) -> None:
-    """One worker is killed from outside; a picture kills every one that touches it; one is cut off."""
+    """One worker is killed from outside; an image kills every one that touches it; one is cut off."""
     out, pids = tmp_path / "out", tmp_path / "out.pids"
     job = begin(deadly, table)
 
     def kill() -> bool:
         """Kill a worker when the first chunk is done."""
         for path in pids.glob("*") if parts(out) else ():
-            with contextlib.suppress(ProcessLookupError):  # the picture was faster
+            with contextlib.suppress(ProcessLookupError):  # the image was faster
                 os.kill(int(path.name), signal.SIGKILL)
                 return True
         return False
@@ -89,12 +89,12 @@ def test_nothing_is_lost_or_twice_when_workers_die(
     assert (summary.images, summary.instances, summary.errors) == (20, 34, 3)
     assert summary.interrupted >= 3
     assert len(list(pids.iterdir())) >= 2 + 3
-    rows = pq.read_table(out / "pictures").sort_by("picture").to_pylist()
-    assert [row["picture"] for row in rows] == list(range(20))
-    assert [row["picture"] for row in rows if row["error"]] == [1, 4, 19]
+    rows = pq.read_table(out / "images").sort_by("image").to_pylist()
+    assert [row["image"] for row in rows] == list(range(20))
+    assert [row["image"] for row in rows if row["error"]] == [1, 4, 19]
     assert "the process died 2 times" in rows[1]["error"]
     found = pq.read_table(out / "instances").to_pylist()
-    pairs = sorted((row["picture"], row["number"]) for row in found)
+    pairs = sorted((row["image"], row["number"]) for row in found)
     assert pairs == [(image, n) for image in range(20) if image not in (1, 4, 19) for n in (1, 2)]
 
 
@@ -138,7 +138,7 @@ def test_the_command_finds_what_predict_finds(address: str, tmp_path: Path) -> N
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout)
     found = pq.read_table(tmp_path / "out" / "instances").sort_by(
-        [("picture", "ascending"), ("number", "ascending")]
+        [("image", "ascending"), ("number", "ascending")]
     )
     model = instancefcn.load(device="cpu")
     expected = [model(path) for path in sorted(demo.glob("t*.jpg"))]

@@ -51,7 +51,7 @@ def test_other_images_and_versions_are_refused(
     begin(photos)
     (photos / "09.png").unlink()
     monkeypatch.setattr("instancefcn.bulk.job.__version__", "99")
-    with pytest.raises(ConfigError, match=r"version of instancefcn .*; the list of pictures"):
+    with pytest.raises(ConfigError, match=r"version of instancefcn .*; the list of images"):
         begin(photos)
 
 
@@ -62,10 +62,10 @@ def test_foreign_or_damaged_folders_are_refused(photos: Path, begin: Begin, tmp_
     with pytest.raises(ConfigError, match="is damaged"):
         begin(photos)
     manifest.unlink()
-    (tmp_path / "out" / "pictures").mkdir()
-    (tmp_path / "out" / "pictures" / "part-000000.parquet").touch()
+    (tmp_path / "out" / "images").mkdir()
+    (tmp_path / "out" / "images" / "part-000000.parquet").touch()
     with pytest.raises(
-        ConfigError, match=r"holds listing\.parquet and model\.safetensors and pictures/ but no bulk\.json"
+        ConfigError, match=r"holds listing\.parquet and model\.safetensors and images/ but no bulk\.json"
     ):
         begin(photos)
 
@@ -84,7 +84,7 @@ def test_what_lay_there_before_is_not_touched(photos: Path, begin: Begin, tmp_pa
 
 def test_a_table_without_rows_holds_no_image(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "a.parquet")
-    with pytest.raises(ImageError, match=r"a\.parquet: no picture lies there"):
+    with pytest.raises(ImageError, match=r"a\.parquet: no image lies there"):
         prepare(list_images([str(tmp_path / "a.parquet")]), str(tmp_path / "out"), b"", model="m", score=0.5)
     assert not (tmp_path / "out").exists()
 
@@ -102,7 +102,7 @@ def test_the_end_counts_what_lies_there(photos: Path, begin: Begin, tmp_path: Pa
     worker = ChunkWorker(job, Power(), colours)
     for chunk in job.todo:
         worker.do(chunk)
-    left = tmp_path / "out" / "pictures" / ".part-000001-killed.parquet"
+    left = tmp_path / "out" / "images" / ".part-000001-killed.parquet"
     left.touch()
     (tmp_path / "out" / "attempts" / "000002.json").touch()
     mine = tmp_path / "out" / "instances" / "notes.txt"
@@ -112,12 +112,12 @@ def test_the_end_counts_what_lies_there(photos: Path, begin: Begin, tmp_path: Pa
     assert not left.exists()
     assert not list((tmp_path / "out" / "attempts").iterdir())
     assert mine.exists()
-    parts = tmp_path / "out" / "pictures"
+    parts = tmp_path / "out" / "images"
     (parts / "part-000007.parquet").write_bytes((parts / "part-000002.parquet").read_bytes())
-    with pytest.raises(ConfigError, match="12 rows are about 10 pictures"):
+    with pytest.raises(ConfigError, match="12 rows are about 10 images"):
         sum_up(job, 10, 1.0, 0)
     (parts / "part-000007.parquet").unlink()
-    for name in ("pictures", "instances"):
+    for name in ("images", "instances"):
         (tmp_path / "out" / name / "part-000002.parquet").unlink()
-    with pytest.raises(ConfigError, match="8 pictures, but the job has 10"):
+    with pytest.raises(ConfigError, match="8 images, but the job has 10"):
         sum_up(job, 10, 1.0, 0)

@@ -25,7 +25,7 @@ def names(*sources: Any) -> list[str]:
 def tree(tmp_path: Path) -> Path:
     for name in ("b.png", "a.jpg", "deep/c.png", "deep/er/d.png"):
         save_coloured(tmp_path / "tree" / name)
-    (tmp_path / "tree" / "notes.txt").write_text("no picture")
+    (tmp_path / "tree" / "notes.txt").write_text("no image")
     pq.write_table(pa.table({"image": [b""]}), tmp_path / "tree" / "t.parquet")
     return tmp_path / "tree"
 
@@ -44,7 +44,7 @@ def test_paths_and_addresses_mean_the_same(tree: Path, prefix: str) -> None:
     [
         ("nowhere", "there is no such file"),
         ("", "an empty source was given"),
-        ("file:///nowhere/*.jpg", "no picture and no Parquet file"),
+        ("file:///nowhere/*.jpg", "no image and no Parquet file"),
         ("tree/notes/*.jpg", "no file matches"),
         ("what://bucket/key", "neither pyarrow nor fsspec"),
     ],
@@ -63,17 +63,17 @@ def test_a_job_does_not_read_what_it_writes(tree: Path, prefix: str, out: str) -
     own = own_files(f"{tree}{out}")
     source = f"{prefix}{tree}{'/**/*' if out else ''}"
     before = list_images([source], own).digest()
-    for name in ("listing.parquet", "bulk.json", "model.safetensors", "pictures/part-000000.parquet"):
+    for name in ("listing.parquet", "bulk.json", "model.safetensors", "images/part-000000.parquet"):
         (tree / out[1:] / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / out[1:] / name).write_bytes(b"")
     assert list_images([source], own).digest() == before
-    save_coloured(tree / "pictures" / "new.png")  # only results are left out
+    save_coloured(tree / "images" / "new.png")  # only results are left out
     pq.write_table(pa.table({"image": [b""]}), tree / "deep" / "listing.parquet")
     assert {"new.png", "listing.parquet"} <= set(
         map(os.path.basename, list_images([f"{tree}/*/*"], own).file)
     )
     with pytest.raises(ImageError, match="nothing but results of this job"):
-        list_images([f"{tree}{out}/pictures/*.parquet"], own)
+        list_images([f"{tree}{out}/images/*.parquet"], own)
 
 
 def test_the_digest_knows_names_sizes_times_and_order(tree: Path) -> None:

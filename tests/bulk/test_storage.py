@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from instancefcn.bulk.storage import Folder
-from instancefcn.errors import ConfigError
+from instancefcn.errors import OutputError
 
 
 @pytest.mark.parametrize("kind", ["path", "file", "memory"])
@@ -25,5 +25,5 @@ def test_files_come_and_go(tmp_path: Path, kind: str) -> None:
 
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="choose another --out"):
+    with pytest.raises(OutputError, match="choose another --out"):
         Folder(str(tmp_path / "file")).write("name", b"")

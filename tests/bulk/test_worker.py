@@ -35,7 +35,7 @@ def mortal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows(out: Path, name: str) -> list[dict[str, Any]]:
-    return list(pq.read_table(out / name).sort_by("picture").to_pylist())
+    return list(pq.read_table(out / name).sort_by("image").to_pylist())
 
 
 def do_all(job: Job, **power: Any) -> None:
@@ -47,12 +47,12 @@ def do_all(job: Job, **power: Any) -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_results_are_those_of_the_predictor(photos: Path, begin: Begin, tmp_path: Path, batch: int) -> None:
     do_all(begin(photos), batch=batch)
-    images, instances = rows(tmp_path / "out", "pictures"), rows(tmp_path / "out", "instances")
+    images, instances = rows(tmp_path / "out", "images"), rows(tmp_path / "out", "instances")
     paths = sorted(photos.iterdir())
-    assert [(row["picture"], row["file"]) for row in images] == list(enumerate(map(str, paths)))
+    assert [(row["image"], row["file"]) for row in images] == list(enumerate(map(str, paths)))
     predictor = Predictor(FakeLoaded(), "cpu")
     for number, path in enumerate(paths):
-        own = [row for row in instances if row["picture"] == number]
+        own = [row for row in instances if row["image"] == number]
         if number == 4:
             assert "04.png" in images[4]["error"]
             assert images[4]["width"] is images[4]["instances"] is None
@@ -76,11 +76,11 @@ def test_results_are_those_of_the_predictor(photos: Path, begin: Begin, tmp_path
 
 def test_parquet_rows(table: Path, begin: Begin, tmp_path: Path) -> None:
     do_all(begin(table))
-    images = rows(tmp_path / "out", "pictures")
+    images = rows(tmp_path / "out", "images")
     assert [row["id"] for row in images] == [f"p{i}" for i in range(10)]
     assert [row["file"] for row in images] == [f"{table}#{i}" for i in range(10)]
     assert [row["width"] for row in images] == [*range(170, 179), None]
-    assert "no picture in this row" in images[9]["error"]
+    assert "no image in this row" in images[9]["error"]
 
 
 def test_parquet_files_of_hugging_face(table: Path, begin: Begin, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_parquet_files_of_hugging_face(table: Path, begin: Begin, tmp_path: Path
     structs = [None if one is None else {"bytes": one, "path": "x.png"} for one in contents]
     pq.write_table(pa.table({"image": structs}), table)
     do_all(begin(table))
-    assert [row["width"] for row in rows(tmp_path / "out", "pictures")] == [*range(170, 179), None]
+    assert [row["width"] for row in rows(tmp_path / "out", "images")] == [*range(170, 179), None]
 
 
 def test_a_damaged_row_group_costs_its_rows(table: Path, photos: Path, begin: Begin, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_damaged_row_group_costs_its_rows(table: Path, photos: Path, begin: Be
     content[start : start + size] = bytes(size)
     table.write_bytes(content)
     do_all(begin(table, photos, chunk=20))
-    errors = [row["picture"] for row in rows(tmp_path / "out", "pictures") if row["error"]]
+    errors = [row["image"] for row in rows(tmp_path / "out", "images") if row["error"]]
     assert errors == [3, 4, 5, 9, 14]
 
 
@@ -107,7 +107,7 @@ def test_a_chunk_that_is_done_is_not_done_again(photos: Path, begin: Begin, tmp_
     one = ChunkWorker(job, Power(), colours)
     first = one({"chunk": [1, 2]})
     assert first["chunk"] == [1, 2]
-    assert (first["pictures"], first["instances"], first["errors"]) == ([4, 2], [6, 4], [1, 0])
+    assert (first["images"], first["instances"], first["errors"]) == ([4, 2], [6, 4], [1, 0])
     times = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("out/*/*.parquet"))]
     calls = len(one.predictor.network.calls)
     second = one({"chunk": [1, 2]})
@@ -124,7 +124,7 @@ def test_a_image_that_kills_becomes_an_error(
         with pytest.raises(Died):
             ChunkWorker(job, Power(), colours).do(0)
     assert ChunkWorker(job, Power(), colours).do(0)["interrupted"] == 3
-    errors = [row["error"] for row in rows(tmp_path / "out", "pictures")]
+    errors = [row["error"] for row in rows(tmp_path / "out", "images")]
     assert [error is None for error in errors] == [True, False, True, True]
     assert "01.png: the process died 2 times" in errors[1]
     assert list((tmp_path / "out" / "attempts").iterdir()) == []
@@ -143,7 +143,7 @@ def test_a_machine_that_kills_everything_stops_the_job(
     for _ in range(1 + 3 * 2):
         with pytest.raises(Died):
             one.do(0)
-    with pytest.raises(ConfigError, match="3 of its pictures"):
+    with pytest.raises(ConfigError, match="3 of its images"):
         one.do(0)
 
 
@@ -152,7 +152,7 @@ def test_a_image_on_which_the_network_fails_becomes_an_error(
 ) -> None:
     coloured(*UNWANTED).save(photos / "02.png")
     do_all(begin(photos))
-    errors = [row["error"] for row in rows(tmp_path / "out", "pictures")]
+    errors = [row["error"] for row in rows(tmp_path / "out", "images")]
     assert [number for number, error in enumerate(errors) if error] == [2, 4]
     assert "02.png: the network failed (RuntimeError: shapes do not match)" in errors[2]
 
@@ -162,9 +162,9 @@ def test_a_network_that_fails_on_all_stops_the_job(
 ) -> None:
     one = ChunkWorker(begin(photos, chunk=10), Power(), colours)
     monkeypatch.setattr(one.predictor.network, "forward", lambda: None)
-    with pytest.raises(InstanceFCNError, match=r"none of its 10 pictures .* of 9 .*TypeError"):
+    with pytest.raises(InstanceFCNError, match=r"none of its 10 images .* of 9 .*TypeError"):
         one.do(0)
-    assert not (tmp_path / "out" / "pictures").exists()
+    assert not (tmp_path / "out" / "images").exists()
 
 
 def test_a_lost_device_ends_the_process(
@@ -179,7 +179,7 @@ def test_a_lost_device_ends_the_process(
 def test_images_that_all_vanish_stop_the_job(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
     photos.rename(tmp_path / "elsewhere")
-    with pytest.raises(InstanceFCNError, match=r"none of its 4 pictures .* cannot be fetched"):
+    with pytest.raises(InstanceFCNError, match=r"none of its 4 images .* cannot be fetched"):
         ChunkWorker(job, Power(), colours).do(0)
     assert begin(tmp_path / "elsewhere", out=str(tmp_path / "other")).images == 10
 
@@ -188,7 +188,7 @@ def test_a_image_that_vanishes_is_an_error(photos: Path, begin: Begin, tmp_path:
     job = begin(photos)
     (photos / "03.png").unlink()
     ChunkWorker(job, Power(), colours).do(0)
-    assert "cannot be fetched" in rows(tmp_path / "out", "pictures")[3]["error"]
+    assert "cannot be fetched" in rows(tmp_path / "out", "images")[3]["error"]
 
 
 def test_a_store_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,7 @@ def test_results_and_images_in_an_object_store(photos: Path, begin: Begin, tmp_p
         store.pipe_file(f"{tmp_path}/in/{path.name}", path.read_bytes())
     job = begin(f"memory://{tmp_path}/in/*.png", out=f"memory://{tmp_path}/results")
     do_all(job)
-    content = store.cat_file(f"{tmp_path}/results/pictures/part-000002.parquet")
+    content = store.cat_file(f"{tmp_path}/results/images/part-000002.parquet")
     files = pq.read_table(pa.BufferReader(content))["file"].to_pylist()
     assert files == [f"memory://{tmp_path}/in/{name}.png" for name in ("08", "09")]
     assert begin(f"memory://{tmp_path}/in/*.png", out=f"memory://{tmp_path}/results").todo == ()

@@ -87,18 +87,18 @@ def test_a_photograph_that_lies_on_its_side_is_turned(client: TestClient) -> Non
 @pytest.mark.parametrize(
     ("url", "body", "status", "message"),
     [
-        ("/api/predict", b"<b>no picture</b>", 422, "is no picture: JPEG, PNG, WEBP, BMP, GIF and TIFF"),
-        ("/api/predict", b"", 422, "is no picture"),
-        ("/api/predict", PNG[:200], 422, "the picture is damaged or truncated"),
-        ("/api/predict", as_file(coloured(), "PPM"), 422, "is no picture"),
-        ("/api/predict", as_file(coloured(), "EPS"), 422, "is no picture"),
+        ("/api/predict", b"<b>no image</b>", 422, "is no image: JPEG, PNG, WEBP, BMP, GIF and TIFF"),
+        ("/api/predict", b"", 422, "is no image"),
+        ("/api/predict", PNG[:200], 422, "the image is damaged or truncated"),
+        ("/api/predict", as_file(coloured(), "PPM"), 422, "is no image"),
+        ("/api/predict", as_file(coloured(), "EPS"), 422, "is no image"),
         ("/api/predict", claims(5001, 5000), 422, f"more than {MAX_PIXELS:,} pixels"),
         ("/api/predict", claims(12_000, 10_000), 422, f"more than {MAX_PIXELS:,} pixels"),
         ("/api/predict", claims(60_000, 60_000), 422, f"more than {MAX_PIXELS:,} pixels"),
         ("/api/predict?score=2", PNG, 422, "score: Input should be less than or equal to 1"),
         ("/api/propose?top=0&score=x", PNG, 422, "top: Input should be greater"),
         ("/api/predict?treshold=1&top=2", PNG, 422, "unknown in the query: top, treshold; known: score"),
-        ("/api/predict", PNG + bytes(MAX_BYTES), 413, "a picture may have 20 MB"),
+        ("/api/predict", PNG + bytes(MAX_BYTES), 413, "an image may have 20 MB"),
     ],
     ids=[
         "text",
@@ -161,11 +161,11 @@ def test_a_full_queue_says_so_and_recovers(served: Served, kept: Kept) -> None:
         ThreadPoolExecutor(2) as threads,
     ):
         first = [threads.submit(client.post, "/api/predict", content=PNG) for _ in range(2)]
-        # A third picture that came before these two would wait in their place.
+        # A third image that came before these two would wait in their place.
         _until(lambda: worker.turns._places._value == 0)
         full = client.post("/api/predict", content=PNG)
         assert full.status_code == 503
-        assert "too many pictures are waiting" in full.json()["error"]
+        assert "too many images are waiting" in full.json()["error"]
         assert full.headers["Retry-After"]
         # The other model has a queue of its own.
         assert client.post("/api/propose", content=PNG).status_code == 200
@@ -202,7 +202,7 @@ def test_downloads_hold_what_was_chosen(client: TestClient, token: str) -> None:
     red = np.asarray(coloured())[10:30, 20:50]
     assert cut.shape[2] == 4
     inside = cut[..., 3] == 255
-    assert abs(int(inside.sum()) - red.shape[0] * red.shape[1]) < 60  # the network sees a smaller picture
+    assert abs(int(inside.sum()) - red.shape[0] * red.shape[1]) < 60  # the network sees a smaller image
     assert (cut[~inside] == 0).all()
     assert (cut[inside][:, 0] == 255).mean() > 0.9
 
@@ -243,7 +243,7 @@ def test_outlines_follow_the_masks(served: Served) -> None:
     x1, y1, x2, y2 = (side / 2 for side in document["instances"][0]["box"])
     xs, ys = numbers[0::2], numbers[1::2]
     assert (min(xs), min(ys), max(xs), max(ys)) == pytest.approx((x1, y1, x2, y2), abs=1.0)
-    assert shown["picture"].startswith("data:image/jpeg;base64,")
+    assert shown["image"].startswith("data:image/jpeg;base64,")
 
 
 def _until(condition: Callable[[], Any], seconds: float = 20) -> Any:

@@ -1,7 +1,7 @@
-"""Very many pictures on a cluster, with Ray Data: listed once, cut into numbered chunks, each chunk written
+"""Very many images on a cluster, with Ray Data: listed once, cut into numbered chunks, each chunk written
 whole or not at all.
 
-`listing` finds the pictures, `job` keeps the folder of results, `worker` turns one chunk into its two Parquet
+`listing` finds the images, `job` keeps the folder of results, `worker` turns one chunk into its two Parquet
 files, and `cluster` lets Ray's actors do so. Only `cluster` needs Ray; the rest needs pyarrow.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from instancefcn.errors import ConfigError
+from instancefcn.errors import MissingPackageError
 
 
 def need_ray() -> None:
-    """Raises ConfigError where Ray Data is missing."""
+    """Raises MissingPackageError where Ray Data is missing."""
     if find_spec("ray") is None or find_spec("pyarrow") is None:
-        raise ConfigError("this needs Ray Data, which is not installed: pip install 'ray[data]' pyarrow")
+        raise MissingPackageError("this needs Ray Data, which is not installed: pip install 'ray[data]' pyarrow")

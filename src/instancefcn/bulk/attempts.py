@@ -1,4 +1,4 @@
-"""What attempts at a chunk leave behind when their process dies, so that the next find the picture."""
+"""What attempts at a chunk leave behind when their process dies, so that the next find the image."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from instancefcn.errors import ConfigError
 
 FOLDER = "attempts"
 DEATHS_OF_A_IMAGE = 2
-"""A process that dies so often while one picture is alone in it died of that picture: a machine that is taken
+"""A process that dies so often while one image is alone in it died of that image: a machine that is taken
 away does not choose the same one twice.
 """
 MOST_AT_FAULT = 8
-"""Of one chunk. When more pictures kill their process, the machine is ill."""
+"""Of one chunk. When more images kill their process, the machine is ill."""
 
 
 class AttemptLog:
     """A note beside the results while a chunk is under way.
 
-    The first attempt says only that it has begun. When it is found by a second one, pictures are done one by
+    The first attempt says only that it has begun. When it is found by a second one, images are done one by
     one, each noted before it is touched.
 
     Args:
@@ -28,7 +28,7 @@ class AttemptLog:
         chunk: its number.
 
     Raises:
-        ConfigError: more than MOST_AT_FAULT pictures have killed their process.
+        ConfigError: more than MOST_AT_FAULT images have killed their process.
     """
 
     def __init__(self, out: Folder, chunk: int) -> None:
@@ -41,7 +41,7 @@ class AttemptLog:
             self.deaths[last] = self.deaths.get(last, 0) + 1
         if len(self.at_fault) > MOST_AT_FAULT:
             raise ConfigError(
-                f"chunk {chunk}: {len(self.at_fault)} of its pictures have each killed their process"
+                f"chunk {chunk}: {len(self.at_fault)} of its images have each killed their process"
                 f" {DEATHS_OF_A_IMAGE} times; more likely a worker has too little memory, or its machine is"
                 " sick"
             )
@@ -49,11 +49,11 @@ class AttemptLog:
 
     @property
     def at_fault(self) -> set[int]:
-        """Pictures that are not to be touched again."""
+        """Images that are not to be touched again."""
         return {image for image, deaths in self.deaths.items() if deaths >= DEATHS_OF_A_IMAGE}
 
     def now_at(self, image: int) -> None:
-        """Note the picture that comes next, alone."""
+        """Note the image that comes next, alone."""
         self._write(self.interrupted + 1, image)
 
     def close(self) -> None:

@@ -88,17 +88,17 @@ def run(
         open_model: see `Worker`.
 
     Raises:
-        InstanceFCNError: a worker says that it cannot go on, or results are missing at the end.
+        InstanceFCNError: a worker says that it cannot continue, or results are missing at the end.
     """
     start = time.perf_counter()
     done = interrupted = 0
     if job.todo:
         with progress() as show:
-            show("pictures", 0, job.images_left)
+            show("images", 0, job.images_left)
             for row in _rows(job, power, min(workers, len(job.todo)), gpus, open_model):
-                done += row["pictures"]
+                done += row["images"]
                 interrupted += row["interrupted"]
-                show("pictures", done, job.images_left)
+                show("images", done, job.images_left)
     return sum_up(job, done, time.perf_counter() - start, interrupted)
 
 
@@ -126,7 +126,7 @@ def _rows(
     try:
         for row in results.iter_rows():
             if row["fault"]:
-                raise InstanceFCNError(f"{row['fault']}\nThe same command goes on where this one stopped")
+                raise InstanceFCNError(f"{row['fault']}\nRun the same command again to continue")
             yield row
     except ActorDiedError as error:  # Ray keeps what was raised at a worker's start as text alone
         raise InstanceFCNError(f"no worker can start: {str(error).strip().splitlines()[-1]}") from error

@@ -1,4 +1,4 @@
-"""The folder of a job: what it is about (`bulk.json`), its model, its list of pictures, what is done."""
+"""The folder of a job: what it is about (`bulk.json`), its model, its list of images, what is done."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from instancefcn.version import __version__
 FORMAT = 1
 MANIFEST, MODEL, LISTING = "bulk.json", "model.safetensors", "listing.parquet"
 LARGEST_CHUNK = 512
-"""Pictures of a chunk unless something else is asked for: a minute or two of one core, seconds of a GPU."""
+"""Images of a chunk unless something else is asked for: a minute or two of one core, seconds of a GPU."""
 CHUNKS_PER_WORKER = 4
 """In a small job at least so many, so that all workers end at about the same time."""
 
@@ -35,9 +35,9 @@ class Job:
 
     Attributes:
         out: the folder's path (absolute) or address.
-        sources: what the pictures are from; the listing counts them.
+        sources: what the images are from; the listing counts them.
         images: how many there are.
-        chunk: pictures of a chunk.
+        chunk: images of a chunk.
         todo: numbers of the chunks that are not done.
         score, tile: as for `Predictor.files`.
     """
@@ -57,7 +57,7 @@ class Job:
 
     @property
     def images_left(self) -> int:
-        """Pictures in the chunks that are not done."""
+        """Images in the chunks that are not done."""
         return sum(min(self.chunk, self.images - number * self.chunk) for number in self.todo)
 
 
@@ -66,10 +66,10 @@ class Summary:
     """What lies in the folder of a finished job, counted there.
 
     Attributes:
-        images: rows of `pictures/`.
+        images: rows of `images/`.
         instances: rows of `instances/`.
-        errors: pictures of which there is an error instead of results.
-        new_images: of these pictures, those that this call did.
+        errors: images of which there is an error instead of results.
+        new_images: of these images, those that this call did.
         seconds: that this call took, from the start of the cluster.
         interrupted: how often a chunk was begun and not finished: by a worker that died, or the command.
     """
@@ -83,7 +83,7 @@ class Summary:
 
 
 def own_files(out: str) -> Callable[[str], bool]:
-    """What tells the files that a job in `out` writes from pictures, by their listed paths or addresses:
+    """What tells the files that a job in `out` writes from images, by their listed paths or addresses:
     `out` may lie among the sources.
     """
 
@@ -122,12 +122,12 @@ def prepare(
         checkpoint: the model's file.
         model: its name, for people.
         score, tile: as for `Predictor.files`.
-        chunk: pictures of a chunk; None takes that of a job begun earlier, else LARGEST_CHUNK or what gives
+        chunk: images of a chunk; None takes that of a job begun earlier, else LARGEST_CHUNK or what gives
             every worker CHUNKS_PER_WORKER.
 
     Raises:
-        ImageError: a Parquet file cannot be read or holds no pictures.
-        ConfigError: `out` holds another job (other pictures, model, settings or version), or foreign results.
+        ImageError: a Parquet file cannot be read or holds no images.
+        ConfigError: `out` holds another job (other images, model, settings or version), or foreign results.
     """
     folder = Folder(out)
     wanted: dict[str, Any] = {
@@ -151,7 +151,7 @@ def prepare(
                 " choose another --out or empty it"
             )
         manifest = _begin(folder, listing, checkpoint, wanted, model, chunk, workers)
-    images, chunk = manifest["pictures"], manifest["chunk"]
+    images, chunk = manifest["images"], manifest["chunk"]
     done = {int(found[1]) for name in folder.names(IMAGES_FOLDER) if (found := PART.fullmatch(name))}
     todo = tuple(number for number in range(math.ceil(images / chunk)) if number not in done)
     return Job(absolute(out), listing.sources, images, chunk, todo, score, tile)
@@ -161,7 +161,7 @@ def sum_up(job: Job, new_images: int, seconds: float, interrupted: int) -> Summa
     """Count what lies in the folder of a finished job, and remove what dead workers left.
 
     Raises:
-        ConfigError: a picture is missing, or there twice.
+        ConfigError: an image is missing, or there twice.
     """
     folder = Folder(job.out)
     for below in _FOLDERS:
@@ -171,7 +171,7 @@ def sum_up(job: Job, new_images: int, seconds: float, interrupted: int) -> Summa
     numbers, instances, errors = count_results(folder)
     if numbers != job.images:
         raise ConfigError(
-            f"{job.out}: holds rows of {numbers} pictures, but the job has {job.images}: was something"
+            f"{job.out}: holds rows of {numbers} images, but the job has {job.images}: was something"
             " deleted or added there? The same command does what is missing"
         )
     return Summary(numbers, instances, errors, new_images, seconds, interrupted)
@@ -199,7 +199,7 @@ def _begin(
     counts = listing.counts()
     images = sum(counts)
     if not images:
-        raise ImageError(f"{', '.join(listing.sources)}: no picture lies there")
+        raise ImageError(f"{', '.join(listing.sources)}: no image lies there")
     if chunk is None:
         chunk = min(LARGEST_CHUNK, math.ceil(images / (CHUNKS_PER_WORKER * workers)))
     content = pa.BufferOutputStream()
@@ -211,7 +211,7 @@ def _begin(
     manifest = {
         **wanted,
         "chunk": chunk,
-        "pictures": images,
+        "images": images,
         "model": model,
         "sources": [source.split("?", 1)[0] for source in listing.sources],  # options may be secret
         "versions": versions(),
@@ -223,7 +223,7 @@ def _begin(
 def _read_manifest(folder: Folder, out: str) -> dict[str, Any]:
     try:
         manifest = json.loads(folder.read(MANIFEST))
-        whole = isinstance(manifest, dict) and {"chunk", "pictures"} <= manifest.keys()
+        whole = isinstance(manifest, dict) and {"chunk", "images"} <= manifest.keys()
     except (OSError, ValueError):
         whole = False
     if not whole:
@@ -234,7 +234,7 @@ def _read_manifest(folder: Folder, out: str) -> dict[str, Any]:
 _MEANINGS = {
     "format": "the format of the folder",
     "version": "the version of instancefcn",
-    "listing_sha256": "the list of pictures (files, sizes, times)",
+    "listing_sha256": "the list of images (files, sizes, times)",
     "model_sha256": "the model",
     "score": "--score",
     "tile": "--tile",

@@ -1,4 +1,4 @@
-"""All pictures of a job in an order that every restart finds again, and cutting them into chunks."""
+"""All images of a job in an order that every restart finds again, and cutting them into chunks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FOOTERS_AHEAD = 64
 SCHEMA = pa.schema(
     [("source", pa.int32()), ("file", pa.string()), ("row", pa.int64()), ("count", pa.int64())]
 )
-"""A piece of a chunk: one picture file (`row` is null, `count` 1), or `count` rows of a Parquet file from
+"""A piece of a chunk: one image file (`row` is null, `count` 1), or `count` rows of a Parquet file from
 `row` on. `source` counts what the command was given; the file system follows from it.
 """
 
@@ -58,10 +58,10 @@ class Listing:
         return digest.hexdigest()
 
     def counts(self) -> list[int]:
-        """Pictures in each file: the rows of a Parquet file, read from its end, else 1.
+        """Images in each file: the rows of a Parquet file, read from its end, else 1.
 
         Raises:
-            ImageError: a Parquet file cannot be read or holds no pictures; all such are named.
+            ImageError: a Parquet file cannot be read or holds no images; all such are named.
         """
         problems: list[str] = []
 
@@ -131,7 +131,7 @@ def list_images(sources: Sequence[str], own: Callable[[str], bool] | None = None
 
 
 def cut(listing: Listing, counts: Sequence[int], chunk: int) -> Iterator[pa.Table]:
-    """The pieces of every chunk of `chunk` pictures (fewer in the last), in SCHEMA."""
+    """The pieces of every chunk of `chunk` images (fewer in the last), in SCHEMA."""
     rows: list[tuple[int, str, int | None, int]] = []
     room = chunk
     for source, file, count in zip(listing.source, listing.file, counts, strict=True):
@@ -154,7 +154,7 @@ def cut(listing: Listing, counts: Sequence[int], chunk: int) -> Iterator[pa.Tabl
 
 
 def is_parquet(file: str) -> bool:
-    """Whether a file holds many pictures, by its suffix."""
+    """Whether a file holds many images, by its suffix."""
     return file.lower().endswith(PARQUET_SUFFIXES)
 
 
@@ -170,7 +170,7 @@ def open_parquet(filesystem: fs.FileSystem, file: str) -> pq.ParquetFile:
 
 
 def image_column(schema: pa.Schema, file: str) -> str:
-    """The name of the column of encoded pictures.
+    """The name of the column of encoded images.
 
     Raises:
         ImageError: there is no column `image` of bytes, or of a struct with `bytes`.
@@ -184,7 +184,7 @@ def image_column(schema: pa.Schema, file: str) -> str:
         name = "image"
     if kind is None or not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise ImageError(
-            f"{file}: has no column 'image' with the bytes of picture files, only {', '.join(schema.names)}"
+            f"{file}: has no column 'image' with the bytes of image files, only {', '.join(schema.names)}"
         )
     return name
 
@@ -202,7 +202,7 @@ def _local(source: str) -> Iterator[tuple[str, int, int]]:
             raise
     for found in sorted({*images, *tables}):
         status = found.stat()
-        # Arrow's strings are UTF-8: another name becomes one that is not there, a picture with an error.
+        # Arrow's strings are UTF-8: another name becomes one that is not there, an image with an error.
         yield writable_text(str(found)), status.st_size, status.st_mtime_ns
 
 
@@ -223,7 +223,7 @@ def _remote(source: str) -> list[tuple[str, int, int]]:
         raise ImageError(f"{source}: cannot be listed ({error})") from error
     files = sorted((info for info in infos if info.type == fs.FileType.File), key=lambda info: info.path)
     if not files:
-        raise ImageError(f"{source}: no picture and no Parquet file lies there")
+        raise ImageError(f"{source}: no image and no Parquet file lies there")
     return [(f"{scheme}://{info.path}", info.size or 0, info.mtime_ns or 0) for info in files]
 
 

@@ -1,4 +1,4 @@
-"""The pictures of one chunk: which they are, fetching their bytes, decoding them."""
+"""The images of one chunk: which they are, fetching their bytes, decoding them."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from instancefcn.images.decoding import decode_image
 from instancefcn.inference.predictor import FileResult
 
 LARGEST_FILE = 2**31
-"""Bytes of a picture file; MAX_PIXELS at 16 bits and with alpha are less."""
+"""Bytes of an image file; MAX_PIXELS at 16 bits and with alpha are less."""
 TRIES, PAUSE = 3, 1.0
 """How often a file is asked for that a store does not hand out, and seconds before the second time."""
 ROWS = 16
-"""Rows of a Parquet file whose pictures are in memory together."""
+"""Rows of a Parquet file whose images are in memory together."""
 
 
 class WrongImage(ImageError):
-    """Perhaps nothing is wrong with the picture: its file could not be fetched."""
+    """Perhaps nothing is wrong with the image: its file could not be fetched."""
 
 
 @dataclass(frozen=True)
 class Pick:
-    """One picture to read.
+    """One image to read.
 
     Attributes:
         head: which it is.
         filesystem: has its file, unless the other two say more.
-        content: the bytes of a picture in a Parquet file.
+        content: the bytes of an image in a Parquet file.
         error: why there is nothing to read.
     """
 
@@ -53,7 +53,7 @@ class ChunkReader:
     Args:
         out: the job's folder.
         sources: see `Job`.
-        chunk: pictures of a chunk.
+        chunk: images of a chunk.
     """
 
     def __init__(self, out: Folder, sources: Sequence[str], chunk: int) -> None:
@@ -62,7 +62,7 @@ class ChunkReader:
         self.filesystems: dict[int, fs.FileSystem] = {}
 
     def picks(self, chunk: int) -> Iterator[Pick]:
-        """The pictures of a chunk in their order."""
+        """The images of a chunk in their order."""
         number = chunk * self.chunk
         for piece in self.listing.read_row_group(chunk).to_pylist():
             filesystem = self._filesystem(piece["source"])
@@ -73,7 +73,7 @@ class ChunkReader:
             number += piece["count"]
 
     def read(self, pick: Pick) -> FileResult:
-        """Fetch and decode one picture; what is wrong with it is in the result."""
+        """Fetch and decode one image; what is wrong with it is in the result."""
         file = pick.head.file
         try:
             if pick.error is not None:
@@ -89,7 +89,7 @@ class ChunkReader:
     def _rows(
         self, number: int, filesystem: fs.FileSystem, file: str, row: int, count: int
     ) -> Iterator[Pick]:
-        """The pictures in `count` rows of a Parquet file; an error for those that are damaged."""
+        """The images in `count` rows of a Parquet file; an error for those that are damaged."""
 
         def failed(begin: int, end: int, fault: Exception) -> Iterator[Pick]:
             for at in range(begin, end):
@@ -107,9 +107,7 @@ class ChunkReader:
                 try:
                     for name, content in _contents(table, file, group, begin - first, end - first):
                         head = Head(number + done - row, f"{file}#{done}", name)
-                        error = (
-                            None if content else ImageError(f"{head.file}: there is no picture in this row")
-                        )
+                        error = None if content else ImageError(f"{head.file}: there is no image in this row")
                         yield Pick(head, content=content, error=error)
                         done += 1
                 except (OSError, pa.ArrowException) as fault:
@@ -125,7 +123,7 @@ def fetch(file: str, filesystem: fs.FileSystem) -> bytes:
     """The bytes of a listed file.
 
     Raises:
-        NotThePicture: it cannot be had, however often it is tried.
+        WrongImage: it cannot be had, however often it is tried.
         ImageError: it is too long.
     """
     for attempt in range(1, TRIES + 1):

@@ -1,4 +1,4 @@
-"""Results as Parquet: a table of pictures and one of instances, a file of each for every chunk."""
+"""Results as Parquet: a table of images and one of instances, a file of each for every chunk."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pyarrow import parquet as pq
 from instancefcn.bulk.storage import Folder
 from instancefcn.instances import Instances
 
-IMAGES_FOLDER, INSTANCES_FOLDER = "pictures", "instances"
+IMAGES_FOLDER, INSTANCES_FOLDER = "images", "instances"
 
 IMAGES = pa.schema(
     [
-        pa.field("picture", pa.int64(), nullable=False),
+        pa.field("image", pa.int64(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
         pa.field("id", pa.string()),
         pa.field("width", pa.int32()),
@@ -28,11 +28,11 @@ IMAGES = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
-"""A row a picture. Where `error` says what was wrong, width, height and instances are null."""
+"""A row an image. Where `error` says what was wrong, width, height and instances are null."""
 
 INSTANCES = pa.schema(
     [
-        pa.field("picture", pa.int64(), nullable=False),
+        pa.field("image", pa.int64(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
         pa.field("id", pa.string()),
         pa.field("number", pa.int32(), nullable=False),
@@ -56,7 +56,7 @@ width). Boxes are half-open, in pixels of the upright original.
 
 @dataclass(frozen=True)
 class Head:
-    """Which picture a row is about: its number in the job, its file, and its id where it has one."""
+    """Which image a row is about: its number in the job, its file, and its id where it has one."""
 
     image: int
     file: str
@@ -65,8 +65,8 @@ class Head:
 
 @dataclass(frozen=True)
 class ImageOutcome:
-    """What became of one picture: its size and the columns of its instances, or an error (`doubtful`: perhaps
-    not the picture's).
+    """What became of one image: its size and the columns of its instances, or an error (`doubtful`: perhaps
+    not the image's).
     """
 
     error: str | None = None
@@ -76,7 +76,7 @@ class ImageOutcome:
 
 
 def outcome_of(instances: Instances) -> ImageOutcome:
-    """The columns of one picture's instances, masks as run-length encodings."""
+    """The columns of one image's instances, masks as run-length encodings."""
     boxes = instances.boxes.tolist()
     return ImageOutcome(
         size=instances.image_size,
@@ -102,10 +102,10 @@ def part_name(folder: str, chunk: int) -> str:
 
 
 def write_chunk(out: Folder, chunk: int, rows: Iterable[tuple[Head, ImageOutcome]]) -> dict[str, int]:
-    """Write a chunk's two files. The one of pictures comes last: with it the chunk is done.
+    """Write a chunk's two files. The one of images comes last: with it the chunk is done.
 
     Returns:
-        how many "pictures", "instances" and "errors" there are.
+        how many "images", "instances" and "errors" there are.
 
     Raises:
         ConfigError: a file cannot be written.
@@ -113,7 +113,7 @@ def write_chunk(out: Folder, chunk: int, rows: Iterable[tuple[Head, ImageOutcome
     images: list[dict[str, Any]] = []
     instances: dict[str, list[Any]] = {name: [] for name in INSTANCES.names}
     for head, found in rows:
-        identity = {"picture": head.image, "file": head.file, "id": head.id}
+        identity = {"image": head.image, "file": head.file, "id": head.id}
         if found.size is None:
             images.append({**identity, "error": found.error})
             continue
@@ -145,10 +145,10 @@ def read_counts(out: Folder, chunk: int) -> dict[str, int] | None:
 
 
 def count_results(out: Folder) -> tuple[int, int, int]:
-    """Different pictures, instances and errors in all of a job's files.
+    """Different images, instances and errors in all of a job's files.
 
     Raises:
-        ConfigError: a picture is there twice, or there are more or fewer instances than pictures say.
+        ConfigError: an image is there twice, or there are more or fewer instances than images say.
     """
     from instancefcn.errors import ConfigError
 
@@ -161,20 +161,20 @@ def count_results(out: Folder) -> tuple[int, int, int]:
         )
         for name, schema in ((IMAGES_FOLDER, IMAGES), (INSTANCES_FOLDER, INSTANCES))
     }
-    images = tables[IMAGES_FOLDER].to_table(columns=["picture", "instances", "error"])
+    images = tables[IMAGES_FOLDER].to_table(columns=["image", "instances", "error"])
     counts, rows = _counts(images), tables[INSTANCES_FOLDER].count_rows()
-    different = pc.count_distinct(images["picture"]).as_py()
-    if different != counts["pictures"] or counts["instances"] != rows:
+    different = pc.count_distinct(images["image"]).as_py()
+    if different != counts["images"] or counts["instances"] != rows:
         raise ConfigError(
-            f"{out.path}: {counts['pictures']} rows are about {different} pictures, and {rows} instances lie"
+            f"{out.path}: {counts['images']} rows are about {different} images, and {rows} instances lie"
             f" where there should be {counts['instances']}: were files copied or deleted there?"
         )
-    return counts["pictures"], rows, counts["errors"]
+    return counts["images"], rows, counts["errors"]
 
 
 def _counts(images: pa.Table) -> dict[str, int]:
     return {
-        "pictures": len(images),
+        "images": len(images),
         "instances": pc.sum(images["instances"]).as_py() or 0,
         "errors": len(images) - images["error"].null_count,
     }

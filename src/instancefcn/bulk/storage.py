@@ -6,7 +6,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from instancefcn.data.paths import at_home
-from instancefcn.errors import ConfigError
+from instancefcn.errors import ConfigError, OutputError
 from instancefcn.files import atomic_write
 
 WHOLE_OBJECTS = ("s3", "gcs", "abfs")
@@ -78,7 +78,7 @@ class Folder:
         """Write or replace a file, all of it at once.
 
         Raises:
-            ConfigError: it cannot be written.
+            OutputError: it cannot be written.
         """
         path = self._at(name)
         try:
@@ -88,8 +88,8 @@ class Folder:
             else:
                 self._send(path, content)
         except OSError as error:
-            raise ConfigError(
-                f"{path}: cannot be written ({error.strerror or error}): make room, or choose another --out"
+            raise OutputError(
+                f"{path}: cannot be written ({error.strerror or error}): free some space, or choose another --out"
             ) from error
 
     def delete(self, name: str) -> None:

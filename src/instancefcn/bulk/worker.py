@@ -1,4 +1,4 @@
-"""One chunk of pictures in, its two files out: what every actor does. Knows nothing of Ray."""
+"""One chunk of images in, its two files out: what every actor does. Knows nothing of Ray."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from instancefcn.inference.predictor import FileResult, Predictor, load
 from instancefcn.inference.threaded_map import threaded_map
 
 AHEAD = 4
-"""Pictures that are read before their turn, and as many encoded behind; with large batches more."""
+"""Images that are read before their turn, and as many encoded behind; with large batches more."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Power:
     Attributes:
         threads: of the CPU.
         device: a torch device.
-        batch: pictures of the same size that run at once.
+        batch: images of the same size that run at once.
     """
 
     threads: int = 1
@@ -81,12 +81,12 @@ class ChunkWorker:
         """Do one chunk, unless its files are there.
 
         Returns:
-            "chunk", how many "pictures", "instances" and "errors", how often it was "interrupted" before, and
+            "chunk", how many "images", "instances" and "errors", how often it was "interrupted" before, and
             "seconds".
 
         Raises:
-            InstanceFCNError: no picture of the chunk could be fetched and run through the network, which says
-                more about the worker than about the pictures; or results cannot be written.
+            InstanceFCNError: no image of the chunk could be fetched and run through the network, which says
+                more about the worker than about the images; or results cannot be written.
         """
         start = time.perf_counter()
         counts, interrupted = read_counts(self.out, chunk), 0
@@ -101,7 +101,7 @@ class ChunkWorker:
         try:
             return {**self.do(chunk), "fault": ""}
         except InstanceFCNError as fault:
-            nothing = dict.fromkeys(("pictures", "instances", "errors", "interrupted"), 0)
+            nothing = dict.fromkeys(("images", "instances", "errors", "interrupted"), 0)
             return {"chunk": chunk, **nothing, "seconds": 0.0, "fault": str(fault)}
 
     def _rows(self, chunk: int, journal: AttemptLog) -> list[tuple[Head, ImageOutcome]]:
@@ -112,12 +112,12 @@ class ChunkWorker:
                 rows = self._together(chunk)
             except InstanceFCNError:
                 raise
-            except Exception:  # the network's; of which picture shows when they come one by one
+            except Exception:  # the network's; of which image shows when they come one by one
                 rows = list(self._one_by_one(chunk, None))
         doubtful = [found.error for _, found in rows if found.doubtful]
         if len(doubtful) > 1 and all(found.size is None for _, found in rows):
             raise InstanceFCNError(
-                f"chunk {chunk}: none of its {len(rows)} pictures could be done, and of {len(doubtful)} the"
+                f"chunk {chunk}: none of its {len(rows)} images could be done, and of {len(doubtful)} the"
                 f" fault is hardly theirs. The first: {doubtful[0]}"
             )
         return rows
@@ -140,7 +140,7 @@ class ChunkWorker:
         return list(zip(heads, encoded, strict=True))
 
     def _one_by_one(self, chunk: int, journal: AttemptLog | None) -> Iterator[tuple[Head, ImageOutcome]]:
-        """Every picture alone, so that one at fault is known by its number."""
+        """Every image alone, so that one at fault is known by its number."""
         for pick in self.reader.picks(chunk):
             head = pick.head
             if journal is not None and head.image in journal.at_fault:

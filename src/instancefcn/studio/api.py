@@ -1,4 +1,4 @@
-"""The HTTP API: a picture in the body of a POST, JSON in the answer; and the downloads of the page."""
+"""The HTTP API: an image in the body of a POST, JSON in the answer; and the downloads of the page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BODY_SECONDS = 60
 """How long a body may take to arrive: until then it holds a place in the queue."""
 
 _OTHERS = ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
-"""Methods that pictures are not sent by."""
+"""Methods that images are not sent by."""
 
 Score = Annotated[float, Query(ge=0, le=1)]
 Top = Annotated[int, Query(ge=1, le=1000)]
@@ -73,7 +73,7 @@ async def _segment(worker: ModelQueue, request: Request, score: float, top: int 
 
 async def _body(request: Request) -> bytes:
     """The whole body, given up as soon as it is too large or too slow."""
-    too_large = HTTPException(413, f"a picture may have {MAX_BYTES // 1_000_000} MB")
+    too_large = HTTPException(413, f"an image may have {MAX_BYTES // 1_000_000} MB")
     if "multipart" in request.headers.get("content-type", ""):
         raise HTTPException(415, "send the file itself as the body: curl --data-binary @photo.jpg URL")
     length = request.headers.get("content-length", "0")
@@ -89,9 +89,9 @@ async def _body(request: Request) -> bytes:
                 if len(body) > MAX_BYTES:
                     raise too_large
     except TimeoutError as error:
-        raise HTTPException(408, f"the picture did not arrive within {BODY_SECONDS} seconds") from error
+        raise HTTPException(408, f"the image did not arrive within {BODY_SECONDS} seconds") from error
     except ClientDisconnect as error:  # nobody is left to read this, but the log is spared a traceback
-        raise HTTPException(400, "the picture did not arrive: the connection was closed") from error
+        raise HTTPException(400, "the image did not arrive: the connection was closed") from error
     return bytes(body)
 
 
@@ -103,7 +103,7 @@ def _add_downloads(app: FastAPI, kept: Kept) -> None:
         """`kind` is "json" or "cutouts"; `keep` the places of the instances, from 0, with commas between."""
         result = kept.get(token)
         if result is None or kind not in ("json", "cutouts"):
-            raise HTTPException(404, "this result is no longer kept: drop the picture once more")
+            raise HTTPException(404, "this result is no longer kept: drop the image once more")
         try:
             chosen = sorted({int(number) for number in keep.split(",") if number})
         except ValueError as error:
@@ -129,7 +129,7 @@ def _add_refusals(app: FastAPI) -> None:
 
     @app.api_route("/api/{verb}", methods=[*_OTHERS])
     async def other_method(verb: Literal["predict", "propose"]) -> Response:
-        raise HTTPException(405, "POST the file of a picture as the body", {"Allow": "POST"})
+        raise HTTPException(405, "POST the file of an image as the body", {"Allow": "POST"})
 
     @app.api_route("/api", methods=[*_OTHERS, "POST"])
     @app.api_route("/api/{rest:path}", methods=[*_OTHERS, "POST"])

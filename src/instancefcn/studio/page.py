@@ -1,4 +1,4 @@
-"""The page: a place to drop pictures, the bundled examples, and the viewer of what was found."""
+"""The page: a place to drop images, the bundled examples, and the viewer of what was found."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLOOR = 0.05
 """Objects of classes below this score are not even sent to the page: its slider starts here."""
 
 TOP = 100
-"""The most instances of one picture on the page."""
+"""The most instances of one image on the page."""
 
 FIRST = 10
 """How many proposals the page begins with: their scores say little about how good they are."""
@@ -44,7 +44,7 @@ class Page:
         finder: finds objects of classes.
         proposer: finds objects of any class.
         kept: where results stay for the downloads.
-        examples: picture files to click.
+        examples: image files to click.
     """
 
     def __init__(self, finder: ModelQueue, proposer: ModelQueue, kept: Kept, examples: list[Path]) -> None:
@@ -64,12 +64,12 @@ class Page:
         return await self._show(path.read_bytes(), path.stem, verb)
 
     async def switched(self, token: str | None, verb: str) -> tuple[Any, Any]:
-        """The other model was chosen: run it on the picture that is there."""
+        """The other model was chosen: run it on the image that is there."""
         if token is None:
             return gr.skip(), gr.skip()
         result = self.kept.get(token)
         if result is None:
-            return _complain("this picture is no longer kept: drop it once more")
+            return _complain("this image is no longer kept: drop it once more")
         return await self._show(result.data, result.name, verb)
 
     async def _show(self, data: bytes, name: str, verb: str) -> tuple[Any, Any]:
@@ -110,7 +110,7 @@ def build_page(page: Page, verb: str) -> gr.Blocks:
         token = gr.State(None, time_to_live=HOUR)
         with gr.Row(equal_height=True):
             drop = gr.File(
-                label=f"Your picture (at most {MAX_BYTES // 1_000_000} MB)",
+                label=f"Your image (at most {MAX_BYTES // 1_000_000} MB)",
                 file_types=list(SUFFIXES),
                 height=124,
                 scale=2,

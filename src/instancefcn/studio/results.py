@@ -1,4 +1,4 @@
-"""What the page keeps of a picture between the network's run and the downloads, and what it makes of it."""
+"""What the page keeps of an image between the network's run and the downloads, and what it makes of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from instancefcn.instances import Instances
 from instancefcn.studio.service import decode_upload
 
 SHOWN_SIDE = 1280
-"""The longer side, in pixels, of the picture that the page shows. Outlines are traced at this size."""
+"""The longer side, in pixels, of the image that the page shows. Outlines are traced at this size."""
 
 KEPT_BYTES = 256_000_000
 """How much is kept for downloads. The oldest go first."""
@@ -34,7 +34,7 @@ KEPT_BYTES = 256_000_000
 
 @dataclass(frozen=True)
 class PageResult:
-    """One picture and what was found in it.
+    """One image and what was found in it.
 
     Attributes:
         name: the file's name, without its suffix.
@@ -89,9 +89,9 @@ def view(image: Tensor, instances: Instances, document: dict[str, Any]) -> dict[
         document: the same, as JSON.
 
     Returns:
-        width and height, in pixels of the picture as it is shown; the picture as a data URL (browsers cannot
+        width and height, in pixels of the image as it is shown; the image as a data URL (browsers cannot
         show every format that we read); for every instance its class, score, area (in the original's
-        pixels), colour, and outline as the "d" of an SVG path in the shown picture's pixels.
+        pixels), colour, and outline as the "d" of an SVG path in the shown image's pixels.
     """
     original = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
     scale = min(1.0, SHOWN_SIDE / max(original.size))
@@ -101,7 +101,7 @@ def view(image: Tensor, instances: Instances, document: dict[str, Any]) -> dict[
     return {
         "width": shown.width,
         "height": shown.height,
-        "picture": "data:image/jpeg;base64," + b64encode(file.getvalue()).decode("ascii"),
+        "image": "data:image/jpeg;base64," + b64encode(file.getvalue()).decode("ascii"),
         "instances": [
             {
                 "class": row["class"],
@@ -153,7 +153,7 @@ def _trace(values: NDArray[np.uint8]) -> list[NDArray[Any]]:
 
 
 def write_cutouts(file: IO[bytes], result: PageResult, keep: Sequence[int]) -> None:
-    """Write a ZIP of PNG files, one for each chosen instance: the picture inside its mask, transparent
+    """Write a ZIP of PNG files, one for each chosen instance: the image inside its mask, transparent
     elsewhere, cut to the mask's tight box.
 
     Raises:
@@ -178,7 +178,7 @@ def write_cutouts(file: IO[bytes], result: PageResult, keep: Sequence[int]) -> N
 
 def safe_name(name: str) -> str:
     """A name that is safe in a file's name and in an HTTP header."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:80] or "picture"
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:80] or "image"
 
 
 def stem(path: str | Path) -> str:

@@ -22,7 +22,7 @@ MAX_BYTES = 20_000_000
 """Largest file that is taken."""
 
 MAX_PIXELS = 25_000_000
-"""Largest picture that is decoded: masks have the picture's size, and there may be a hundred of them."""
+"""Largest image that is decoded: masks have the image's size, and there may be a hundred of them."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Pillow's names of what is decoded. Others (EPS starts a program) are not for strangers' files."""
@@ -41,7 +41,7 @@ class BusyError(InstanceFCNError):
 
 
 def decode_upload(data: bytes) -> Tensor:
-    """The picture in a file's bytes: uint8 [3, H, W], RGB, upright, as
+    """The image in a file's bytes: uint8 [3, H, W], RGB, upright, as
     `instancefcn.images.decoding.read_image` gives it.
 
     Raises:
@@ -52,13 +52,11 @@ def decode_upload(data: bytes) -> Tensor:
         with open_image(data, FORMATS, MAX_PIXELS) as image:
             return to_uint8_rgb(image)
     except UnidentifiedImageError as error:
-        raise ImageError(
-            f"this is no picture: {', '.join(FORMATS[:-1])} and {FORMATS[-1]} are read"
-        ) from error
+        raise ImageError(f"this is not a supported image file: {', '.join(FORMATS[:-1])} and {FORMATS[-1]} are read") from error
     except ImageError as error:
-        raise ImageError(f"the picture {error}") from error
+        raise ImageError(f"the image {error}") from error
     except Exception as error:  # decoders raise nearly anything on a broken file
-        raise ImageError(f"the picture {describe_error(error)}") from error
+        raise ImageError(f"the image {describe_error(error)}") from error
 
 
 class Turns:
@@ -80,7 +78,7 @@ class Turns:
             BusyError: all are taken.
         """
         if not self._places.acquire(blocking=False):
-            raise BusyError("too many pictures are waiting: try again in a minute")
+            raise BusyError("too many images are waiting: try again in a minute")
         try:
             yield
         finally:
@@ -95,7 +93,7 @@ class ModelQueue:
     """A model behind a queue of its own.
 
     Args:
-        load: gives the predictor; called once, at the first picture.
+        load: gives the predictor; called once, at the first image.
         waiting: see `Turns`.
     """
 
@@ -105,7 +103,7 @@ class ModelQueue:
         self.turns = Turns(waiting)
 
     async def segment(self, data: bytes, score: float, top: int | None = None) -> tuple[Tensor, Instances]:
-        """Decode a picture and find what is in it, when its turn comes.
+        """Decode an image and find what is in it, when its turn comes.
 
         Args:
             data: a file's bytes.
@@ -113,7 +111,7 @@ class ModelQueue:
             top: at most so many of the best.
 
         Returns:
-            the picture, uint8 [3, H, W], and the instances in its pixels.
+            the image, uint8 [3, H, W], and the instances in its pixels.
 
         Raises:
             ImageError: see `decode`.

@@ -26,7 +26,7 @@ const draw = () => {
 
   const svg = make(stage, "svg", {viewBox: `0 0 ${value.width} ${value.height}`});
   stage.style.setProperty("--ratio", value.width / value.height);
-  make(svg, "image", {href: value.picture, width: value.width, height: value.height});
+  make(svg, "image", {href: value.image, width: value.width, height: value.height});
   const tip = make(stage, "div", {class: "tip", hidden: ""});
 
   const items = value.instances.map((one, index) => {
@@ -72,15 +72,15 @@ const draw = () => {
       }
     }
   };
-  const hover = (item, inPicture = false) => {
+  const hover = (item, inImage = false) => {
     stage.classList.toggle("hovered", Boolean(item));
     for (const other of items) {
       for (const node of [other.group, other.row, other.label].filter(Boolean)) {
         node.classList.toggle("hover", other === item);
       }
     }
-    tip.hidden = !inPicture;
-    if (inPicture) tip.textContent = item.text + (off.has(item.index) ? " (off)" : "");
+    tip.hidden = !inImage;
+    if (inImage) tip.textContent = item.text + (off.has(item.index) ? " (off)" : "");
   };
   const flip = (item) => {
     if (!off.delete(item.index)) off.add(item.index);
@@ -117,7 +117,7 @@ const draw = () => {
   update();
 };
 
-// A label at the highest point of the outline, inside the picture.
+// A label at the highest point of the outline, inside the image.
 const label = (stage, item, value) => {
   const numbers = item.outline.match(/[\d.-]+/g).map(Number);
   let top = 1;
