@@ -87,11 +87,16 @@ def test_a_photograph_that_lies_on_its_side_is_turned(client: TestClient) -> Non
 @pytest.mark.parametrize(
     ("url", "body", "status", "message"),
     [
-        ("/api/predict", b"<b>no image</b>", 422, "is no image: JPEG, PNG, WEBP, BMP, GIF and TIFF"),
-        ("/api/predict", b"", 422, "is no image"),
+        (
+            "/api/predict",
+            b"<b>no image</b>",
+            422,
+            "not a supported image file: JPEG, PNG, WEBP, BMP, GIF and TIFF",
+        ),
+        ("/api/predict", b"", 422, "not a supported image file"),
         ("/api/predict", PNG[:200], 422, "the image is damaged or truncated"),
-        ("/api/predict", as_file(coloured(), "PPM"), 422, "is no image"),
-        ("/api/predict", as_file(coloured(), "EPS"), 422, "is no image"),
+        ("/api/predict", as_file(coloured(), "PPM"), 422, "not a supported image file"),
+        ("/api/predict", as_file(coloured(), "EPS"), 422, "not a supported image file"),
         ("/api/predict", claims(5001, 5000), 422, f"more than {MAX_PIXELS:,} pixels"),
         ("/api/predict", claims(12_000, 10_000), 422, f"more than {MAX_PIXELS:,} pixels"),
         ("/api/predict", claims(60_000, 60_000), 422, f"more than {MAX_PIXELS:,} pixels"),

@@ -181,7 +181,7 @@ def test_an_example_is_clicked(page: Any) -> None:
 @pytest.mark.browser
 def test_what_is_no_image_gives_a_message_and_the_next_can_come(page: Any) -> None:
     drop(page, "a.png", b"<script>no image</script>")
-    page.get_by_text("this is no image: JPEG, PNG").wait_for()
+    page.get_by_text("this is not a supported image file: JPEG, PNG").wait_for()
     drop(page, "b.png", PNG)
     shown(page, "2 of 2 shown")
 

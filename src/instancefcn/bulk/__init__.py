@@ -15,4 +15,4 @@ from instancefcn.errors import MissingPackageError
 def need_ray() -> None:
     """Raises MissingPackageError where Ray Data is missing."""
     if find_spec("ray") is None or find_spec("pyarrow") is None:
-        raise MissingPackageError("this needs Ray Data, which is not installed: pip install 'ray[data]' pyarrow")
+        raise MissingPackageError("Ray Data is not installed: pip install 'ray[data]' pyarrow")

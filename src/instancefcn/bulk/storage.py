@@ -89,7 +89,8 @@ class Folder:
                 self._send(path, content)
         except OSError as error:
             raise OutputError(
-                f"{path}: cannot be written ({error.strerror or error}): free some space, or choose another --out"
+                f"{path}: cannot be written ({error.strerror or error}): free some space, or choose another"
+                " --out"
             ) from error
 
     def delete(self, name: str) -> None:

@@ -52,7 +52,8 @@ def decode_upload(data: bytes) -> Tensor:
         with open_image(data, FORMATS, MAX_PIXELS) as image:
             return to_uint8_rgb(image)
     except UnidentifiedImageError as error:
-        raise ImageError(f"this is not a supported image file: {', '.join(FORMATS[:-1])} and {FORMATS[-1]} are read") from error
+        known = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]}"
+        raise ImageError(f"this is not a supported image file: {known} are read") from error
     except ImageError as error:
         raise ImageError(f"the image {error}") from error
     except Exception as error:  # decoders raise nearly anything on a broken file
