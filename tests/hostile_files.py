@@ -104,8 +104,8 @@ def far_jumps(width: int = 170_000_000) -> bytes:
 
 
 BOMBS: dict[str, tuple[bytes, str]] = {
-    "claims 60,000 x 60,000": (claims(60_000, 60_000), "178,956,970 pixels"),
-    "claims 4,000,000,000 x 1": (claims(2**31 - 1, 1), "178,956,970 pixels"),
+    "claims 60,000 x 60,000": (claims(60_000, 60_000), "[0-9,]{9,} pixels"),
+    "claims 4,000,000,000 x 1": (claims(2**31 - 1, 1), "[0-9,]{9,} pixels"),
     "one row of 2,000,000": (png(2_000_000, 1), "1,000,000 pixels"),
     "tags": (many_tags(), "tags"),
     "tags in EXIF": (jpeg_with_many_tags(), "tags"),
@@ -113,7 +113,7 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "scans": (many_scans(), "500 scans"),
     "comments": (many_comments(), "262,144 bytes"),
     "notes": (many_notes(), "1000 metadata"),
-    "jumps": (far_jumps(), "178,956,970 pixels|1,000,000 pixels"),
+    "jumps": (far_jumps(), "[0-9,]{9,} pixels"),
     "EPS": (encoded(Image.new("RGB", (9, 9)), "EPS"), "JPEG, PNG"),
     "text": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "JPEG, PNG"),
 }

@@ -73,7 +73,7 @@ def test_a_list_of_other_files_is_no_video(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     for text in ("#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", "ffconcat version 1.0\nfile '/etc/passwd'\n"):
         path.write_text(text)
-        with pytest.raises(ImageError, match="is no video that can be read"):
+        with pytest.raises(ImageError, match="a.mp4"):
             Video(path)
 
 
@@ -137,7 +137,7 @@ def test_a_million_vertices() -> None:
     assert area == pytest.approx(np.pi * 400**2, rel=0.01)
     problem = outline_problem([[0.0, 0.0, 1000.0, 1000.0] * 500_000], 1000, 1000)
     assert problem is not None
-    assert "more than 4,000,000 pixels long" in problem
+    assert "4,000,000 pixels" in problem
 
 
 def test_ten_thousand_parts() -> None:
@@ -378,7 +378,7 @@ def test_a_mask_of_noise() -> None:
 def test_an_outline_of_noise(tmp_path: Path) -> None:
     noise = torch.from_numpy(np.random.default_rng(0).random((1, 300, 300)) < 0.3)
     (rle,) = CroppedMasks.from_dense(noise).rles()
-    with pytest.raises(DataError, match="parts and holes, at most 5,000 are joined"):
+    with pytest.raises(DataError, match="5,000"):
         one_outline(rle, 300, 300)
 
 

@@ -2,7 +2,7 @@
 
     python tools/regression_set.py DATA
 
-DATA holds `animals7`, `coco80` and `nuclei` (docs/datasets.md). Image files are copied as they are and
+DATA holds `animals7` and `nuclei` (docs/datasets.md). Image files are copied as they are and
 renamed. Only images whose own licence is known to allow it are chosen: tests/data_sets/ATTRIBUTION.md.
 """
 
@@ -25,10 +25,6 @@ ANIMALS = {
     "turtle": ("1afc0f8f04bd6f25", "2a94e357eb1b73f8", "5c33ef328bef23a7", "5cfcb7a716a0c16a"),
 }
 """Ids, of the kind that Open Images uses, in the file names of `animals7`'s validation split."""
-COCO = {"bear": (285,), "elephant": (519208,)}
-"""Image ids of `coco80`'s validation split under CC BY 2.0."""
-CC_BY_2 = 4
-"""COCO's number of that licence."""
 NUCLEI = (
     "05040e2e959c3f56",
     "2bf594e9d06f78b4",
@@ -92,19 +88,13 @@ def read(folder: Path) -> dict[str, Any]:
     return content
 
 
-def write_animals(animals7: Path, coco80: Path, target: Path) -> None:
-    own, coco = read(animals7), read(coco80)
+def write_animals(animals7: Path, target: Path) -> None:
+    own = read(animals7)
     writer = Writer(target, [{"id": c["id"], "name": c["name"]} for c in own["categories"]])
     for kind, ids in ANIMALS.items():
         for number, id_ in enumerate(ids, start=1):
             (record,) = (i for i in own["images"] if i["file_name"].startswith(f"val_{id_}_"))
             writer.add(animals7, own, record, f"{kind}_{number}")
-    for kind, numbers in COCO.items():
-        for number, image_id in enumerate(numbers, start=1):
-            (record,) = (i for i in coco["images"] if i["id"] == image_id)
-            if record["license"] != CC_BY_2:
-                raise SystemExit(f"{coco80}: image {image_id} is not under CC BY 2.0")
-            writer.add(coco80, coco, record, f"{kind}_{number}")
     writer.write("val")
     writer.write("half", every=2)  # for instancefcn-objects, which takes a second per image
 
@@ -122,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     data = parser.parse_args().data
-    write_animals(data / "animals7", data / "coco80", TARGET / "animals")
+    write_animals(data / "animals7", TARGET / "animals")
     write_nuclei(data / "nuclei", TARGET / "nuclei")
     size = sum(path.stat().st_size for path in TARGET.rglob("*") if path.is_file())
     print(f"{TARGET.relative_to(ROOT)}: {size / 1e6:.2f} MB")

@@ -17,6 +17,7 @@ from torchvision.ops import box_iou, nms
 
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.models import sampling
 from instancefcn.models.fcis import DELTA_STD
 from instancefcn.models.rpn import AnchorSpec, RPNSpec, anchor_labels, rank, sample_anchors, thin
 from instancefcn.models.sampling import SamplingSpec, assign_rois, mask_targets
@@ -156,8 +157,9 @@ def foreground_masks(golden: Golden) -> tuple[Tensor, Tensor, Tensor]:
     return rois, box_iou(rois, objects(golden).boxes).argmax(1), masks
 
 
-def test_mask_targets_of_whole_pixel_rois(golden: Golden) -> None:
-    """They round a RoI before they read its mask: of rounded RoIs the targets are equal."""
+def test_mask_targets_of_whole_pixel_rois(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They round a RoI before they read its mask, and cut the reading at 0.4: so done, the targets are equal."""
+    monkeypatch.setattr(sampling, "MASK_TARGET_THRESHOLD", 0.4)
     rois, matched, expected = foreground_masks(golden)
     found = mask_targets(rois.round(), matched, objects(golden), 21)
     assert torch.equal(found, expected)

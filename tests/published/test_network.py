@@ -310,7 +310,7 @@ def test_what_needs_another_network_says_so() -> None:
     predictor: Any = SimpleNamespace(network=net)
     with pytest.raises(ConfigError, match="fcis_resnet101"):
         graph_of(predictor, dynamic=False, instances=1)
-    with pytest.raises(ConfigError, match="--explain"):
+    with pytest.raises(ConfigError, match="explain"):
         explain(predictor, torch.zeros((3, 8, 8), dtype=torch.uint8), predictor)
     with pytest.raises(ConfigError, match="init"):
         start_from(predictor, net)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from instancefcn.data.synthetic import write_shapes
-from instancefcn.errors import ConfigError, DataError, TrainingError
+from instancefcn.errors import ConfigError, DataError, OutputError, TrainingError
 from instancefcn.files import atomic_write
 from instancefcn.training.log import read_log
 from runs import assert_same_run, state, stop_at
@@ -143,7 +143,7 @@ def test_a_place_that_cannot_be_written_shows_before_the_data_are_read(
     tiny_train: Train, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"file/run: cannot be written \(.*file is a file\)"):
+    with pytest.raises(OutputError, match=r"file/run: cannot be written \(.*file is a file\)"):
         tiny_train(tmp_path / "file" / "run", data=tmp_path / "no such data")
 
 

@@ -36,7 +36,7 @@ def test_train_resume_evaluate(tiny_data: Path, tmp_path: Path) -> None:
     }
     train(tiny_data, "tiny", out=tmp_path / "run", **settings)
     best = train(tiny_data, out=tmp_path / "run", resume=True, epochs=2)
-    loaded = checkpoint.load_any_checkpoint(best)
+    loaded = checkpoint.load_checkpoint(best)
     assert loaded.class_names == ("object",)
     assert loaded.metadata["model"]["kind"] == "instance_fcn"
     summary = json.loads((tmp_path / "run" / "metrics.json").read_text())
