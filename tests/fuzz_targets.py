@@ -371,7 +371,7 @@ class Targets:
     def _checkpoint(self, data: bytes, _: random.Random) -> None:
         from instancefcn.inference.predictor import Predictor
 
-        loaded = checkpoint.load_any_checkpoint(self._file("best.safetensors", data))
+        loaded = checkpoint.load_checkpoint(self._file("best.safetensors", data))
         assert all(bool(tensor.isfinite().all()) for tensor in loaded.network.state_dict().values())
         if max(loaded.preprocessing.short_side, loaded.preprocessing.long_side) > 512:
             return  # slow, not wrong
