@@ -105,7 +105,7 @@ def test_a_copy_with_errors_ends_with_status_1(run: Run, tmp_path: Path) -> None
 def test_train_says_what_is_doubtful_and_goes_on(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from instancefcn.training import run as run_module
+    from instancefcn.training import loop
 
     class Reached(Exception):
         pass
@@ -113,7 +113,7 @@ def test_train_says_what_is_doubtful_and_goes_on(
     def stop(*args: object) -> None:
         raise Reached
 
-    monkeypatch.setattr(run_module, "_Run", stop)
+    monkeypatch.setattr(loop, "Run", stop)
     sick = clean(tmp_path / "data")
     first(bbox=[0, 0, 150, 24])(sick)
     result = run("train", sick.write(), "--out", "run")
