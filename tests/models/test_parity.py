@@ -158,7 +158,7 @@ def foreground_masks(golden: Golden) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def test_mask_targets_of_whole_pixel_rois(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They round a RoI before they read its mask, and cut the reading at 0.4: so done, the targets are equal."""
+    """They round a RoI before they read its mask and cut the reading at 0.4; then the targets are equal."""
     monkeypatch.setattr(sampling, "MASK_TARGET_THRESHOLD", 0.4)
     rois, matched, expected = foreground_masks(golden)
     found = mask_targets(rois.round(), matched, objects(golden), 21)
