@@ -1,4 +1,4 @@
-"""The networks as graphs: one picture in, a fixed count of objects out, each step as in their `forward`.
+"""The networks as graphs: one image in, a fixed count of objects out, each step as in their `forward`.
 
 What is different is only form. Lists that would be of any length are padded; boxes that do not count stay
 where they are with a score of 0; nothing depends on Python's knowledge of a value.

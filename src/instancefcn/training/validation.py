@@ -1,4 +1,4 @@
-"""Measuring a network on the validation split while its run goes on, and remembering the best."""
+"""Measuring a network on the validation split while its run continues, and remembering the best."""
 
 from __future__ import annotations
 
