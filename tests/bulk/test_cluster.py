@@ -121,7 +121,7 @@ def test_what_a_worker_says_reaches_the_user(
 ) -> None:
     job = begin(photos)
     photos.rename(tmp_path / "elsewhere")
-    with connected(address, 2), pytest.raises(InstanceFCNError, match=r"(?s)none of its .* goes on") as error:
+    with connected(address, 2), pytest.raises(InstanceFCNError, match=r"(?s)chunk 0: .*00\.png") as error:
         run(job, Power(), 1, open_model=bulk_models.colours)
     assert "Traceback" not in str(error.value)
 
