@@ -5,8 +5,8 @@
 For training on several data sets at once; `--objects` makes one class "object" of all categories, for general
 weights. OUT must not exist. Images are hard links where the file system allows it, else copies.
 
-An image record with `"coverage": "some"` says that prominent objects of the image are not annotated. The whole
-of such an image becomes a region to ignore: its objects teach, its background does not.
+An image record with `"coverage": "some"` says that prominent objects of the image are not annotated. The
+whole of such an image becomes a region to ignore: its objects teach, its background does not.
 """
 
 from __future__ import annotations

@@ -190,8 +190,8 @@ FCIS_FINE = replace(
     },
 )
 
-# For objects of any size: the maps of fcis_fine with anchors from 12 to 320 pixels. It costs a fifth more than
-# fcis_lite in a step, and `fcis-objects` is of it.
+# For objects of any size: the maps of fcis_fine with anchors from 12 to 320 pixels. A step costs a fifth more
+# than one of fcis_lite.
 FCIS_WIDE = replace(
     FCIS_FINE,
     name="fcis_wide",
