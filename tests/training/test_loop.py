@@ -138,6 +138,18 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_progress_is_shown(
+    tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("instancefcn.console.EVERY", 0.0)
+    tiny_train(tmp_path / "run")
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("training: ")]
+    assert [line.split(",")[0] for line in lines] == [f"training: {batch}/6" for batch in range(1, 7)]
+    losses = [row["loss"] for row in read_log(tmp_path / "run" / "log.csv") if "loss" in row]
+    notes = [f"epoch {i / 3:.2f}, loss {loss:.3f}, learning rate" for i, loss in enumerate(losses, 1)]
+    assert [note for note, line in zip(notes, lines, strict=True) if note in line] == notes
+
+
 def test_reading_processes_change_nothing(tiny_train: Train, tmp_path: Path) -> None:
     tiny_train(tmp_path / "none", workers=0)
     tiny_train(tmp_path / "two", workers=2)
@@ -266,7 +278,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(
 @pytest.fixture
 def half_precision(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The settings of float16, which is meant for GPUs, on the CPU."""
-    monkeypatch.setattr("instancefcn.training.loop.choose_device", lambda *_: torch.device("cpu"))
+    monkeypatch.setattr("instancefcn.training.setup.choose_device", lambda *_: torch.device("cpu"))
     return {"precision": "16-mixed", "epochs": 3}
 
 

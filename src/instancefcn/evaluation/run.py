@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from instancefcn import processes
-from instancefcn.console import Progress, progress
+from instancefcn.console import progress
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.formats.layouts import describe_layout, open_dataset
 from instancefcn.errors import DataError, InstanceFCNError, OutputError
@@ -114,7 +114,7 @@ def _predict(predictor: Predictor, dataset: Dataset, show: bool) -> tuple[dict[i
             predictor.run([pixels])
     # Nothing is read ahead: on a CPU it would take the network's time, which is measured.
     results = predictor.files([image.path for image in dataset.images], score=0.0)
-    with closing(results), progress() if show else nullcontext(Progress()) as report:
+    with closing(results), progress(show) as report:
         report(f"evaluating {dataset.name}", 0, len(dataset))
         for done, (image, result) in enumerate(zip(dataset.images, results, strict=True), 1):
             if result.error is not None:

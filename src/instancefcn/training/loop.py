@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
+from instancefcn.console import Progress, duration, progress
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.formats.layouts import describe_layout
 from instancefcn.data.loader import AspectBatches, Sample, TrainSet
@@ -42,11 +43,9 @@ from instancefcn.training import setup
 from instancefcn.training.checkpoints import LAST, check_network, read_run, save_run
 from instancefcn.training.config import TrainConfig, load_config
 from instancefcn.training.data_fingerprint import FINGERPRINT, check_fingerprint, write_fingerprint
-from instancefcn.training.devices import AUTOCAST, choose_device
 from instancefcn.training.interruption import Interrupted, explained, resume_command, stop_signals
 from instancefcn.training.log import RunLog, plot_curves
 from instancefcn.training.optimizer import averaged, build_optimizer, learning_rate_factor, set_learning_rate
-from instancefcn.training.progress import Progress, duration
 from instancefcn.training.resumable_loader import read_batches, run_batches
 from instancefcn.training.validation import DETECTIONS, PROPOSALS, BestSoFar, figures_of, predictions_of
 
@@ -90,7 +89,7 @@ def train(
     given = {"data": str(Path(data).resolve()), "out": str(folder.resolve()), **settings}
     config = setup.make_config(folder, resume, with_started(given | ({"model": model} if model else {})))
     check_output_folder(folder)
-    backend = "nccl" if choose_device(config).type == "cuda" else "gloo"
+    backend = "nccl" if setup.choose_device(config).type == "cuda" else "gloo"
     return together(_train, config.devices, config.nodes, backend, config, folder, resume)
 
 
@@ -98,7 +97,7 @@ def _train(local_rank: int, config: TrainConfig, folder: Path, resume: bool) -> 
     """A whole run, in one of its processes."""
     checkpoint = agreed(lambda: read_run(folder / LAST)) if resume else None
     splits = agreed(lambda: _read_data(config, folder, resume))
-    run = agreed(lambda: Run(config, choose_device(config, local_rank), folder, splits, checkpoint))
+    run = agreed(lambda: Run(config, setup.choose_device(config, local_rank), folder, splits, checkpoint))
     checkpoint = None  # as large as all that trains
     with explained(folder, config.data):
         return run.train()
@@ -130,6 +129,7 @@ class Run:
         step: optimizer steps taken.
         rate: learning rate of the last step (multiplier 1).
         best: the best evaluation so far.
+        log: the rows of log.csv; None in all processes but the first.
     """
 
     def __init__(
@@ -159,33 +159,37 @@ class Run:
         self.total = config.epochs * self.epoch_length
         self.total_steps = -(-self.total // config.accumulate)
         self.seen, self.step, self.rate, self.best = 0, 0, 0.0, BestSoFar()
-        self.row: dict[str, Any] | None = None
         if checkpoint is not None:
             self._restore(checkpoint)
+        row = checkpoint["row"] if checkpoint is not None else None
+        epoch = self.seen / self.epoch_length
+        self.log = RunLog(folder, self.step, epoch, row) if self.rank == 0 else None
 
     def train(self) -> Path:
         """Train to the end, or to a signal; return the best weights."""
-        config, total, epoch_length = self.config, self.total, self.epoch_length
-        log = RunLog(self.folder, self.step, self.seen / epoch_length) if self.rank == 0 else None
+        config, total, epoch_length, log = self.config, self.total, self.epoch_length, self.log
         over = self.seen >= total or self.best.in_vain(config.patience)
         if over:
             self._refuse_finished()
         if log is not None:
             self._open_folder()
         if over:  # killed before it wrote all that it leaves
-            return self._finish(log, log.seconds_before if log is not None else 0.0)
-        if log is not None:
-            log.begin()
-        progress = Progress(log, total, epoch_length, self.seen, config.log_every, self.row)
-        progress.say(self._headline())
-        if self.new:
-            progress.say(f"not in {config.init}, so new: {', '.join(self.new)}")
+            return self._finish()
 
         train_set = TrainSet(self.splits["train"], setup.make_augment(config), config.seed)
         keys = run_batches(self.epoch_batches, config.epochs, self.seen)
         model = self.network.train()
         saved, due = time.monotonic(), False
-        with closing(progress), stop_signals(self.rank == 0) as stop_asked, warnings.catch_warnings():
+        with (
+            log.writing() if log is not None else nullcontext(),
+            progress(self.rank == 0) as show,
+            stop_signals(self.rank == 0) as stop_asked,
+            warnings.catch_warnings(),
+        ):
+            show.line(self._headline())
+            if self.new:
+                show.line(f"not in {config.init}, so new: {', '.join(self.new)}")
+            show("training", self.seen, total)
             if self.world > 1:
                 # Of filters of one channel or one pixel: the strides differ, the order in memory does not.
                 warnings.filterwarnings("ignore", "(?s)Grad strides do not match bucket view strides")
@@ -199,21 +203,20 @@ class Run:
                 if stepping:
                     self._step(batch, losses)
                 self.seen += 1
-                progress.batch(self.seen, self.step, self.rate, losses)
+                self._report(losses, show)
 
                 # Evaluate after every few epochs, and after the last.
                 epoch, rest = divmod(self.seen, epoch_length)
                 last = self.seen == total
                 if rest == 0 and "val" in self.splits and (last or _is_turn(epoch, config.evaluate_every)):
-                    with progress.paused():
-                        self._evaluate(epoch, last, progress)
+                    self._evaluate(epoch, last, show)
 
                 # Save and stop when it is time, but right after a step: no gradient is ever lost.
                 late = time.monotonic() - saved >= 60 * config.save_every_minutes
                 asked, late = self._agree(stop_asked(), late)
                 due = due or late or rest == 0 or asked > 0
                 if due and stepping:
-                    self._save(progress)
+                    self._save()
                     saved, due = time.monotonic(), False
                 if stepping and (asked or self.best.in_vain(config.patience)):
                     break
@@ -225,7 +228,7 @@ class Run:
                 f"stopped by {signal.Signals(asked).name} after batch {self.seen} of {total}; everything is "
                 f"saved. Resume with: {resume_command(self.folder, config.data)}",
             )
-        return self._finish(log, progress.seconds)
+        return self._finish()
 
     # -- a step
 
@@ -245,7 +248,7 @@ class Run:
         first = self.rank * len(batch)
         generators = [image_generator(config.seed, self.seen, first + i) for i in range(len(batch))]
         # Without autocast's cache, the gradients of a weight that is used twice are summed in float32.
-        kind, mixed = AUTOCAST[config.precision], config.precision != "32"
+        kind, mixed = setup.AUTOCAST[config.precision], config.precision != "32"
         with torch.autocast(device.type, kind, enabled=mixed, cache_enabled=False):
             terms: dict[str, Tensor] = model(images, targets, generators=generators)
             own = torch.stack([term.float() for term in terms.values()])
@@ -283,6 +286,16 @@ class Run:
         if self.average is not None:
             self.average.update_parameters(self.network)
 
+    def _report(self, losses: dict[str, float], show: Progress) -> None:
+        """Show how the run stands; log the mean losses of every few batches."""
+        epoch = self.seen / self.epoch_length
+        note = f"epoch {epoch:.2f}, loss {losses['loss']:.3f}, learning rate {self.rate:.1e}"
+        show("training", self.seen, self.total, note)
+        if self.log is not None:
+            self.log.gather(losses)
+            if self.seen % self.config.log_every == 0 or self.seen == self.total:
+                self.log.add_means(self.step, epoch, self.rate)
+
     def _not_finite(self, what: str, losses: dict[str, float], guilty: Sequence[Sample]) -> TrainingError:
         """The error, which names the `guilty` images of all processes; every process must call this."""
         images = ["".join(f"\n  {sample.record.path}" for sample in guilty)] * self.world
@@ -310,7 +323,7 @@ class Run:
         """The network to evaluate and export: the average when there is one."""
         return self.network if self.average is None else self.average.module
 
-    def _evaluate(self, epoch: int, last: bool, progress: Progress) -> None:
+    def _evaluate(self, epoch: int, last: bool, show: Progress) -> None:
         """Measure the weights on val, each process its share of the images; keep them when they are the best.
         In full precision, as `eval` and `predict` run: bfloat16 moves AP50 by up to a point.
         """
@@ -323,33 +336,31 @@ class Run:
         metrics = json.loads(json.dumps(evaluate_predictions(val, found))) if self.rank == 0 else None
         metrics = from_first(metrics)
         figures, best = figures_of(metrics, self.figures), self.best
-        if progress.log is not None:
+        if self.log is not None:
             said = "  ".join(f"{name} {'-' if x is None else f'{x:.3f}'}" for name, x in figures.items())
             before = (
                 f"best {self.goal} before {best.figure:.3f} in epoch {best.epoch}; " if best.epoch else ""
             )
-            progress.say(f"epoch {epoch}: {said}  ({before}took {duration(time.monotonic() - started)})")
-            row = {f"val/{name.replace(' ', '_')}": x for name, x in figures.items() if x is not None}
-            progress.log.add(
-                self.step, epoch, progress.seconds, {name: round(x, 5) for name, x in row.items()}
-            )
-            plot_curves(progress.log.rows, self.folder / "curves.png")
+            show.line(f"epoch {epoch}: {said}  ({before}took {duration(time.monotonic() - started)})")
+            row = {name: round(x, 5) for name, x in figures.items() if x is not None}
+            self.log.add(self.step, epoch, {f"val/{name.replace(' ', '_')}": x for name, x in row.items()})
+            plot_curves(self.log.rows, self.folder / "curves.png")
             if config.sheets_every and (last or _is_turn(epoch, config.sheets_every)):
                 write_comparison(val, found, self.folder / "sheets" / f"epoch_{epoch:03}.png")
         if best.judge(figures[self.goal], metrics, epoch) and self.rank == 0:
             self._export("best.safetensors", metrics)
         if not last and best.in_vain(config.patience):
             vain = f"in {best.without_gain} evaluations"
-            progress.say(f"stopping early: {self.goal} has not risen above {best.figure:.3f} {vain}")
+            show.line(f"stopping early: {self.goal} has not risen above {best.figure:.3f} {vain}")
 
     # -- a save
 
-    def _save(self, progress: Progress) -> None:
+    def _save(self) -> None:
         """Write last.safetensors and last.ckpt, in the first process.
 
         last.ckpt comes last: whenever the process ends, everything that it says was done has been written.
         """
-        if self.rank != 0:
+        if self.log is None:
             return
         self._export("last.safetensors", None)
         state = {
@@ -362,7 +373,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best": asdict(self.best),
-            "row": progress.row,
+            "row": self.log.unfinished,
         }
         save_run(self.folder / LAST, state)
 
@@ -383,7 +394,7 @@ class Run:
             self.best = BestSoFar(**checkpoint["best"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{self.folder / LAST} does not fit this run: {error}") from error
-        self.seen, self.step, self.rate, self.row = (checkpoint[k] for k in ("seen", "step", "rate", "row"))
+        self.seen, self.step, self.rate = (checkpoint[key] for key in ("seen", "step", "rate"))
         epochs = load_config(self.folder / "config.json").epochs
         if self.config.epochs < epochs and self.seen >= self.total:
             raise ConfigError(
@@ -431,11 +442,11 @@ class Run:
             f"{config.effective_batch} images a step"
         )
 
-    def _finish(self, log: RunLog | None, seconds: float) -> Path:
+    def _finish(self) -> Path:
         """Write what a finished run leaves, and return its best weights."""
         best, kept = self.best, self.best.epoch > 0
         path = self.folder / ("best.safetensors" if kept else "last.safetensors")
-        if log is not None:
+        if self.log is not None:
             summary = {
                 "best_epoch": best.epoch if kept else None,
                 f"best_{self.goal.replace(' ', '_')}": best.figure if kept else None,
@@ -443,11 +454,11 @@ class Run:
                 "final": best.last,
                 "epochs": self.config.epochs,
                 "steps": self.step,
-                "seconds": round(seconds, 1),
+                "seconds": round(self.log.seconds, 1),
                 "seed": self.config.seed,
                 "versions": versions(),
             }
-            plot_curves(log.rows, self.folder / "curves.png")
+            plot_curves(self.log.rows, self.folder / "curves.png")
             write_json(self.folder / METRICS, summary)
             print(f"finished: {path}", file=sys.stderr, flush=True)
         if self.world > 1:
