@@ -30,6 +30,10 @@ def train(
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="How often every image is seen.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Length of the whole run by the clock, instead of epochs; the schedule fits."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
     set_: Annotated[
         list[str] | None,
@@ -48,8 +52,9 @@ def train(
     settings = parse_assignments(set_ or [])
     for key in sorted(settings.keys() & {"data", "model", "out"}):
         raise ConfigError(f"--set {key}=... is not possible: give it as instancefcn train DATA --model --out")
-    if epochs is not None:
-        settings["epochs"] = epochs
+    settings |= {
+        name: value for name, value in (("epochs", epochs), ("minutes", minutes)) if value is not None
+    }
     # torch takes seconds to import: only a real run pays for it.
     from instancefcn.processes import GRACE, StoppedElsewhere, is_first
     from instancefcn.training.interruption import Interrupted

@@ -20,9 +20,19 @@ REFERENCE_BATCH = 16
 SHARES = ("batch_size", "devices", "nodes")
 """How the images of a batch are shared out. A resumed run may change them while their product stays."""
 CHANGEABLE = frozenset(
-    {"epochs", "workers", "evaluate_every", "sheets_every", "patience", "save_every_minutes", "log_every"}
+    {
+        "epochs",
+        "minutes",
+        "workers",
+        "evaluate_every",
+        "sheets_every",
+        "patience",
+        "save_every_minutes",
+        "log_every",
+    }
 )
-"""Others that a resumed run may change. Only `epochs` affects the weights: the schedule stretches."""
+"""Others that a resumed run may change. Only `epochs` and `minutes` affect the weights: the schedule
+stretches."""
 ELSEWHERE = {
     "lr": "learning_rate",
     "lr0": "learning_rate",
@@ -62,7 +72,14 @@ class TrainConfig(Section):
     out: str
     seed: int = Field(default=0, ge=0, lt=2**32, description="of weights, order, augmentation and sampling")
 
-    epochs: Count = Field(default=12, description="how often every image is seen")
+    epochs: Count = Field(default=12, description="how often every image is seen, unless minutes are given")
+    minutes: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e6,
+        description="of the whole run by the clock, evaluations too, instead of epochs: the number of steps "
+        "follows from the machine's pace",
+    )
     batch_size: Count = Field(
         default=4,
         le=4096,
@@ -127,7 +144,7 @@ class TrainConfig(Section):
     evaluate_every: int = Field(default=1, ge=0, description="epochs; 0 only at the end")
     sheets_every: int = Field(default=2, ge=0, description="epochs between sheets of predictions; 0 is off")
     patience: int = Field(default=0, ge=0, description="evaluations without a gain before stopping; 0 is off")
-    save_every_minutes: float = Field(default=10.0, gt=0)
+    save_every_minutes: float = Field(default=2.0, gt=0)
     log_every: Count = Field(default=20, description="batches between two lines of log.csv")
 
     @field_validator("precision", mode="before")

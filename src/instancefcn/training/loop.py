@@ -40,6 +40,7 @@ from instancefcn.processes import agreed, from_first, gathered, is_first, togeth
 from instancefcn.provenance import git_revision, versions
 from instancefcn.safe_text import plain
 from instancefcn.training import setup
+from instancefcn.training.budget import TRIAL, Budget
 from instancefcn.training.checkpoints import LAST, check_network, read_run, save_run
 from instancefcn.training.config import TrainConfig, load_config
 from instancefcn.training.data_fingerprint import FINGERPRINT, check_fingerprint, write_fingerprint
@@ -157,27 +158,25 @@ class Run:
         self.epoch_batches = AspectBatches.of(split, config.batch_size, config.seed, self.rank, self.world)
         self.epoch_length = len(self.epoch_batches)
         self.total = config.epochs * self.epoch_length
-        self.total_steps = -(-self.total // config.accumulate)
         self.seen, self.step, self.rate, self.best = 0, 0, 0.0, BestSoFar()
         if checkpoint is not None:
             self._restore(checkpoint)
         row = checkpoint["row"] if checkpoint is not None else None
         epoch = self.seen / self.epoch_length
         self.log = RunLog(folder, self.step, epoch, row) if self.rank == 0 else None
+        self.budget = Budget(config.minutes, self.seen) if config.minutes else None
 
     def train(self) -> Path:
         """Train to the end, or to a signal; return the best weights."""
-        config, total, epoch_length, log = self.config, self.total, self.epoch_length, self.log
-        over = self.seen >= total or self.best.in_vain(config.patience)
-        if over:
-            self._refuse_finished()
+        config, log = self.config, self.log
+        over = self._is_over()
         if log is not None:
             self._open_folder()
         if over:  # killed before it wrote all that it leaves
             return self._finish()
 
         train_set = TrainSet(self.splits["train"], setup.make_augment(config), config.seed)
-        keys = run_batches(self.epoch_batches, config.epochs, self.seen)
+        keys = run_batches(self.epoch_batches, config.epochs if self.budget is None else None, self.seen)
         model = self.network.train()
         saved, due = time.monotonic(), False
         with (
@@ -189,7 +188,7 @@ class Run:
             show.line(self._headline())
             if self.new:
                 show.line(f"not in {config.init}, so new: {', '.join(self.new)}")
-            show("training", self.seen, total)
+            show("training", self.seen, self.total)
             if self.world > 1:
                 # Of filters of one channel or one pixel: the strides differ, the order in memory does not.
                 warnings.filterwarnings("ignore", "(?s)Grad strides do not match bucket view strides")
@@ -197,7 +196,9 @@ class Run:
                 model.broadcast_buffers = False  # none ever changes
             for batch in read_batches(train_set, keys, setup.reading_processes(config)):
                 # Forward and backward; after every `accumulate` batches, and after the last, a step.
-                stepping = (self.seen + 1) % config.accumulate == 0 or self.seen + 1 == total
+                self._fit_total(self.budget)
+                last = self.seen + 1 == self.total
+                stepping = last or (self.seen + 1) % config.accumulate == 0
                 with nullcontext() if stepping or self.world == 1 else model.no_sync():
                     losses = self._backward(model, batch)
                 if stepping:
@@ -206,27 +207,27 @@ class Run:
                 self._report(losses, show)
 
                 # Evaluate after every few epochs, and after the last.
-                epoch, rest = divmod(self.seen, epoch_length)
-                last = self.seen == total
-                if rest == 0 and "val" in self.splits and (last or _is_turn(epoch, config.evaluate_every)):
-                    self._evaluate(epoch, last, show)
+                evaluating = "val" in self.splits and (last or self._is_turn(config.evaluate_every))
+                if evaluating:
+                    self._evaluate(last, show)
 
                 # Save and stop when it is time, but right after a step: no gradient is ever lost.
                 late = time.monotonic() - saved >= 60 * config.save_every_minutes
                 asked, late = self._agree(stop_asked(), late)
-                due = due or late or rest == 0 or asked > 0
+                epoch_ends = self.budget is None and self.seen % self.epoch_length == 0
+                due = due or late or epoch_ends or last or asked > 0
                 if due and stepping:
                     self._save()
                     saved, due = time.monotonic(), False
-                if stepping and (asked or self.best.in_vain(config.patience)):
+                if stepping and (last or asked or self.best.in_vain(config.patience)):
                     break
         if asked and not last:
             if self.world > 1:
                 dist.barrier()  # the files are there when any process stops
             raise Interrupted(
                 asked,
-                f"stopped by {signal.Signals(asked).name} after batch {self.seen} of {total}; everything is "
-                f"saved. Resume with: {resume_command(self.folder, config.data)}",
+                f"stopped by {signal.Signals(asked).name} after batch {self.seen} of {self.total}; "
+                f"everything is saved. Resume with: {resume_command(self.folder, config.data)}",
             )
         return self._finish()
 
@@ -269,7 +270,7 @@ class Run:
         Raises:
             TrainingError: the gradient is not finite; the weights are as before.
         """
-        config, total = self.config, self.total_steps
+        config, total = self.config, -(-self.total // self.config.accumulate)
         self.scaler.unscale_(self.optimizer)
         norm = clip_grad_norm_(self.network.parameters(), config.clip_norm or math.inf)
         # With float16 an overflow is expected at times: the scaler skips that step and lowers its scale.
@@ -323,7 +324,11 @@ class Run:
         """The network to evaluate and export: the average when there is one."""
         return self.network if self.average is None else self.average.module
 
-    def _evaluate(self, epoch: int, last: bool, show: Progress) -> None:
+    def _is_turn(self, every: int) -> bool:
+        """Whether so many epochs are over once more; 0 is never."""
+        return every > 0 and self.seen % (every * self.epoch_length) == 0
+
+    def _evaluate(self, last: bool, show: Progress) -> None:
         """Measure the weights on val, each process its share of the images; keep them when they are the best.
         In full precision, as `eval` and `predict` run: bfloat16 moves AP50 by up to a point.
         """
@@ -336,6 +341,7 @@ class Run:
         metrics = json.loads(json.dumps(evaluate_predictions(val, found))) if self.rank == 0 else None
         metrics = from_first(metrics)
         figures, best = figures_of(metrics, self.figures), self.best
+        epoch = -(-self.seen // self.epoch_length)
         if self.log is not None:
             said = "  ".join(f"{name} {'-' if x is None else f'{x:.3f}'}" for name, x in figures.items())
             before = (
@@ -343,15 +349,51 @@ class Run:
             )
             show.line(f"epoch {epoch}: {said}  ({before}took {duration(time.monotonic() - started)})")
             row = {name: round(x, 5) for name, x in figures.items() if x is not None}
-            self.log.add(self.step, epoch, {f"val/{name.replace(' ', '_')}": x for name, x in row.items()})
+            self.log.add(
+                self.step,
+                self.seen / self.epoch_length,
+                {f"val/{name.replace(' ', '_')}": x for name, x in row.items()},
+            )
             plot_curves(self.log.rows, self.folder / "curves.png")
-            if config.sheets_every and (last or _is_turn(epoch, config.sheets_every)):
+            if config.sheets_every and (last or self._is_turn(config.sheets_every)):
                 write_comparison(val, found, self.folder / "sheets" / f"epoch_{epoch:03}.png")
         if best.judge(figures[self.goal], metrics, epoch) and self.rank == 0:
             self._export("best.safetensors", metrics)
         if not last and best.in_vain(config.patience):
             vain = f"in {best.without_gain} evaluations"
             show.line(f"stopping early: {self.goal} has not risen above {best.figure:.3f} {vain}")
+        if self.budget is not None:
+            self.budget.evaluation = time.monotonic() - started
+            self.budget.pause(self.budget.evaluation)
+
+    # -- a budget of minutes
+
+    def _fit_total(self, budget: Budget | None) -> None:
+        """How many batches the budget allows, at the pace of the first process."""
+        if budget is None:
+            return
+        total = torch.zeros(1, dtype=torch.int64, device=self.device)
+        if self.rank == 0:
+            if budget.evaluation is None and "val" in self.splits and self.spent() > budget.seconds / 2:
+                self._time_evaluation(budget)
+            total[0] = budget.total(self.seen, self.spent())
+        if self.world > 1:
+            dist.broadcast(total, 0)
+        self.total = int(total)
+
+    def spent(self) -> float:
+        """Seconds of the budget that are spent, as the first process counts them."""
+        return self.log.seconds if self.log is not None else 0.0
+
+    def _time_evaluation(self, budget: Budget) -> None:
+        """How long the last evaluation will take, from a few images."""
+        val, started = self.splits["val"], time.monotonic()
+        few = val.subset(range(min(TRIAL, len(val))))
+        predictions_of(self.result, few, self.spec.preprocessing(), self.device, self.config.batch_size)
+        self.network.train()
+        took = time.monotonic() - started
+        budget.evaluation = took * len(val) / max(1, len(few))
+        budget.pause(took)
 
     # -- a save
 
@@ -396,7 +438,7 @@ class Run:
             raise CheckpointError(f"{self.folder / LAST} does not fit this run: {error}") from error
         self.seen, self.step, self.rate = (checkpoint[key] for key in ("seen", "step", "rate"))
         epochs = load_config(self.folder / "config.json").epochs
-        if self.config.epochs < epochs and self.seen >= self.total:
+        if not self.config.minutes and self.config.epochs < epochs and self.seen >= self.total:
             raise ConfigError(
                 f"{self.folder} has done {self.seen / self.epoch_length:.4g} of its {epochs} epochs "
                 f"and cannot end after {self.config.epochs}: give more epochs, or another folder"
@@ -434,9 +476,10 @@ class Run:
         total = sum(p.numel() for p in self.network.parameters())
         trained = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
         start = f"resuming after batch {self.seen}" if self.seen else "starting"
+        length = f"{config.minutes:g} minutes, epochs" if config.minutes else f"{config.epochs} epochs"
         return (
             f"{start}: {config.model} ({total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained), "
-            f"{len(split)} images of {len(split.class_names)} classes, {config.epochs} epochs of "
+            f"{len(split)} images of {len(split.class_names)} classes, {length} of "
             f"{self.epoch_length} batches of {config.batch_size} x {self.world} on {self.device}; "
             f"{config.optimizer}, learning rate {config.scaled_learning_rate:.2e} for "
             f"{config.effective_batch} images a step"
@@ -452,7 +495,7 @@ class Run:
                 f"best_{self.goal.replace(' ', '_')}": best.figure if kept else None,
                 "best": best.metrics,
                 "final": best.last,
-                "epochs": self.config.epochs,
+                "epochs": round(self.seen / self.epoch_length, 2),
                 "steps": self.step,
                 "seconds": round(self.log.seconds, 1),
                 "seed": self.config.seed,
@@ -465,20 +508,34 @@ class Run:
             dist.barrier()  # the files are there when any process returns
         return path
 
-    def _refuse_finished(self) -> None:
-        """Raises ConfigError when a run without anything left to train has also written what it leaves."""
+    def _is_over(self) -> bool:
+        """Whether nothing is left to train; what a finished run leaves may still have to be written.
+
+        Raises:
+            ConfigError: that has been written, too.
+        """
+        config = self.config
         try:
             summary = json.loads((self.folder / METRICS).read_text(encoding="utf-8"))
-            finished = summary["steps"] == self.step
+            finished = from_first(summary["steps"] == self.step)
         except (OSError, ValueError, KeyError, TypeError):
-            finished = False
-        if from_first(finished):
-            why, more = f"its {self.config.epochs} epochs are done", "epochs"
-            if self.best.in_vain(self.config.patience):
-                why, more = f"{self.goal} did not rise in {self.best.without_gain} evaluations", "patience"
+            finished = from_first(False)
+        if self.best.in_vain(config.patience):
+            why, more = f"{self.goal} did not rise in {self.best.without_gain} evaluations", "patience"
+        elif config.minutes:  # without a summary, the last batches are trained once more
+            minutes = load_config(self.folder / "config.json").minutes if finished else None
+            if minutes is None or config.minutes > minutes:
+                return False
+            why, more = f"its {minutes:g} minutes are over", "minutes"
+        elif self.seen >= self.total:
+            why, more = f"its {config.epochs} epochs are done", "epochs"
+        else:
+            return False
+        if finished:
             raise ConfigError(
                 f"{self.folder} is finished: {why}. Give more {more} to continue, or another folder"
             )
+        return True
 
 
 def image_generator(seed: int, batch: int, place: int) -> torch.Generator:
@@ -487,7 +544,3 @@ def image_generator(seed: int, batch: int, place: int) -> torch.Generator:
     """
     digest = hashlib.blake2b(f"{seed}/{batch}/{place}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-
-
-def _is_turn(epoch: int, every: int) -> bool:
-    return every > 0 and epoch % every == 0
