@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import bulk_models
 from instancefcn.bulk.cluster import connected, run
 from instancefcn.bulk.job import Job
-from instancefcn.bulk.worker import Power
+from instancefcn.bulk.worker import Resources
 from instancefcn.errors import InstanceFCNError
 
 pytestmark = [
@@ -84,7 +84,7 @@ def test_nothing_is_lost_or_twice_when_workers_die(
     killer = threading.Thread(target=wait_for, args=(kill,), daemon=True)
     killer.start()
     with connected(address, 2):
-        summary = run(job, Power(), 2, open_model=bulk_models.slow_colours)
+        summary = run(job, Resources(), 2, open_model=bulk_models.slow_colours)
     killer.join()
     assert (summary.images, summary.instances, summary.errors) == (20, 34, 3)
     assert summary.interrupted >= 3
@@ -111,7 +111,7 @@ def test_a_killed_command_goes_on_where_it_stopped(
     job = begin(photos)
     assert 0 < len(job.todo) < 3
     with connected(address, 2):
-        summary = run(job, Power(), 1, open_model=bulk_models.colours)
+        summary = run(job, Resources(), 1, open_model=bulk_models.colours)
     assert (summary.images, summary.instances, summary.errors) == (10, 18, 1)
     assert summary.new_images == job.images_left < 10
 
@@ -122,7 +122,7 @@ def test_what_a_worker_says_reaches_the_user(
     job = begin(photos)
     photos.rename(tmp_path / "elsewhere")
     with connected(address, 2), pytest.raises(InstanceFCNError, match=r"(?s)chunk 0: .*00\.png") as error:
-        run(job, Power(), 1, open_model=bulk_models.colours)
+        run(job, Resources(), 1, open_model=bulk_models.colours)
     assert "Traceback" not in str(error.value)
 
 
