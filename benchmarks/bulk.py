@@ -1,9 +1,9 @@
 """What `instancefcn bulk` costs beside plain prediction, and what its results take on disk.
 
-    python benchmarks/bulk.py PICTURES [--count 48] [--model fcis-animals7] [--json FILE]
+    python benchmarks/bulk.py IMAGES [--count 48] [--model fcis-animals7] [--json FILE]
     python benchmarks/bulk.py --from FILE --plan 10000000 --workers 256 --price 0.04
 
-One worker with one thread, everything on this machine. Seconds of the processor are counted for every process
+One worker with one thread, everything on this machine. CPU seconds are counted for every process
 of Ray (Linux only), so that other work on the machine matters little; the wall's seconds stand beside them.
 
 * Throughput: the same images through `Predictor.files` with run-length encodings, and through `bulk` into
@@ -54,7 +54,7 @@ FEW, MANY, LARGE = 20, 220, 33
 
 @dataclass
 class Used:
-    """Seconds of the processor: of this process, of Ray's own without the workers, and of every process
+    """CPU seconds: of this process, of Ray's own without the workers, and of every process
     since its birth; and of the wall.
     """
 
@@ -102,7 +102,7 @@ def used() -> Iterator[Used]:
 
 
 def _descendants() -> dict[int, tuple[str, float]]:
-    """(command, seconds of the processor) of every process below this one, by id."""
+    """(command, CPU seconds) of every process below this one, by id."""
     tick = os.sysconf("SC_CLK_TCK")
     parents: dict[int, int] = {}
     found: dict[int, tuple[str, float]] = {}

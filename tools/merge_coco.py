@@ -1,8 +1,8 @@
-"""Join COCO-format folders into one: pictures linked under new names, categories joined by name.
+"""Join COCO-format folders into one: images linked under new names, categories joined by name.
 
     python tools/merge_coco.py OUT FOLDER... [--splits train val]
 
-For training on several data sets at once. OUT must not exist. Pictures are hard links where the file system
+For training on several data sets at once. OUT must not exist. Images are hard links where the file system
 allows it, else copies.
 """
 
@@ -27,7 +27,7 @@ def category_ids(documents: Iterable[dict[str, Any]]) -> dict[str, int]:
 
 
 def merge(documents: dict[Path, dict[str, Any]], images: Path, ids: dict[str, int]) -> dict[str, Any]:
-    """One COCO document of those of one split by their folders, whose pictures it links into `images`; `ids`
+    """One COCO document of those of one split by their folders, whose images it links into `images`; `ids`
     from `category_ids`.
     """
     document: dict[str, Any] = {"images": [], "annotations": []}
@@ -74,7 +74,7 @@ def main() -> None:
         for image in document["images"]:
             image["file_name"] = f"{split}/{image['file_name']}"
         write_json(arguments.out / f"{split}.json", document)
-        print(f"{split}: {len(document['images'])} pictures, {len(document['annotations'])} objects")
+        print(f"{split}: {len(document['images'])} images, {len(document['annotations'])} objects")
 
 
 if __name__ == "__main__":

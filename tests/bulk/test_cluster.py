@@ -98,7 +98,7 @@ def test_nothing_is_lost_or_twice_when_workers_die(
     assert pairs == [(image, n) for image in range(20) if image not in (1, 4, 19) for n in (1, 2)]
 
 
-def test_a_killed_command_goes_on_where_it_stopped(
+def test_a_killed_command_resumes_where_it_stopped(
     address: str, photos: Path, begin: Callable[..., Job], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"

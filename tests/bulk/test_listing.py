@@ -112,7 +112,7 @@ def test_parquet_files_without_images_are_named_all_at_once(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
-def test_a_name_that_is_not_utf8_is_a_image_with_an_error(photos: Path) -> None:
+def test_a_name_that_is_not_utf8_is_an_image_with_an_error(photos: Path) -> None:
     (photos / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
     listing = list_images([str(photos)])
     files = [row["file"] for table in cut(listing, listing.counts(), 4) for row in table.to_pylist()]

@@ -116,7 +116,7 @@ def test_a_chunk_that_is_done_is_not_done_again(photos: Path, begin: Begin, tmp_
     assert len(one.predictor.network.calls) == calls
 
 
-def test_a_image_that_kills_becomes_an_error(
+def test_an_image_that_kills_becomes_an_error(
     deadly: Path, begin: Begin, tmp_path: Path, mortal: None
 ) -> None:
     job = begin(deadly)
@@ -147,7 +147,7 @@ def test_a_machine_that_kills_everything_stops_the_job(
         one.do(0)
 
 
-def test_a_image_on_which_the_network_fails_becomes_an_error(
+def test_an_image_on_which_the_network_fails_becomes_an_error(
     photos: Path, begin: Begin, tmp_path: Path
 ) -> None:
     coloured(*UNWANTED).save(photos / "02.png")
@@ -184,7 +184,7 @@ def test_images_that_all_vanish_stop_the_job(photos: Path, begin: Begin, tmp_pat
     assert begin(tmp_path / "elsewhere", out=str(tmp_path / "other")).images == 10
 
 
-def test_a_image_that_vanishes_is_an_error(photos: Path, begin: Begin, tmp_path: Path) -> None:
+def test_an_image_that_vanishes_is_an_error(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
     (photos / "03.png").unlink()
     ChunkWorker(job, Resources(), colours).do(0)
