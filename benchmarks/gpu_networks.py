@@ -96,7 +96,7 @@ def score_of_rank(probabilities: Tensor, rank: int) -> float:
     return float(foreground.topk(min(rank, foreground.numel())).values[-1])
 
 
-def least_score(network: FCIS, images: list[Tensor], device: torch.device) -> float:
+def lowest_score(network: FCIS, images: list[Tensor], device: torch.device) -> float:
     """The threshold that lets about `PAIRS` pairs per image through."""
     seen: list[Tensor] = []
     original = network.class_logits
@@ -179,8 +179,8 @@ def inference(
 ) -> dict[str, Any]:
     """Stages and throughput of one of our networks, in all forms."""
     network, images = build(name, classes, device), random_images(batch, size, device)
-    minimum = least_score(network, images, device)
-    found: dict[str, Any] = {"least score": minimum}
+    minimum = lowest_score(network, images, device)
+    found: dict[str, Any] = {"lowest score": minimum}
 
     def run() -> Any:
         with torch.inference_mode(), cast(device):

@@ -134,9 +134,14 @@ def test_the_command_finds_what_predict_finds(address: str, tmp_path: Path) -> N
 
     demo = Path(str(files("instancefcn"))) / "assets" / "demo"
     words = ["bulk", f"{demo}/t*.jpg", "--out", str(tmp_path / "out"), "--address", address, "--json"]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code == 0, result.output
-    summary = json.loads(result.stdout)
+
+    def bulk() -> dict[str, Any]:
+        """The summary: the last line, as Ray's threads may print after the job, when memory is short."""
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, result.output
+        return dict(json.loads(result.stdout.splitlines()[-1]))
+
+    summary = bulk()
     found = pq.read_table(tmp_path / "out" / "instances").sort_by(
         [("image", "ascending"), ("number", "ascending")]
     )
@@ -147,5 +152,6 @@ def test_the_command_finds_what_predict_finds(address: str, tmp_path: Path) -> N
     assert found["class"].to_pylist() == [name for one in expected for name in one.names]
     assert found["rle"].to_pylist() == [rle["counts"] for one in expected for rle in one.rles()]
     assert found["score"].to_pylist() == pytest.approx([float(s) for one in expected for s in one.scores])
-    again = CliRunner().invoke(app, words)
-    assert json.loads(again.stdout) | {"seconds": 0} == summary | {"seconds": 0, "new_images": 0}
+    # Ray may have ended a worker for want of memory in the first call; the second one has none to end.
+    nothing = {"seconds": 0, "new_images": 0, "interrupted": 0}
+    assert bulk() | {"seconds": 0} == summary | nothing
