@@ -102,7 +102,7 @@ def test_a_copy_with_errors_ends_with_status_1(run: Run, tmp_path: Path) -> None
     assert "copy: 0 repairs, listed in repairs.json; now 1 error, " in result.stdout
 
 
-def test_train_says_what_is_doubtful_and_goes_on(
+def test_train_says_what_is_doubtful_and_continues(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from instancefcn.training import loop

@@ -96,7 +96,7 @@ def test_wrong_use_ends_with_status_2(run: Run, shapes_folder: Path, words: list
     assert not Path("run").exists()
 
 
-def test_a_signal_ends_with_its_status_and_says_how_to_go_on(
+def test_a_signal_ends_with_its_status_and_says_how_to_resume(
     run: Run, shapes_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import os

@@ -1,4 +1,4 @@
-"""What attempts at a chunk leave behind when their process dies, so that the next find the image."""
+"""Records of unfinished attempts at a chunk, which tell which image kills the process that works on it."""
 
 from __future__ import annotations
 
@@ -8,56 +8,55 @@ from typing import Any
 from instancefcn.bulk.storage import Folder
 from instancefcn.errors import ConfigError
 
-FOLDER = "attempts"
-DEATHS_OF_A_IMAGE = 2
-"""A process that dies so often while one image is alone in it died of that image: a machine that is taken
-away does not choose the same one twice.
+ATTEMPTS_FOLDER = "attempts"
+MAX_DEATHS = 2
+"""An image is at fault when this many processes died while it was alone in them: a machine that is taken away
+does not hit the same image twice.
 """
-MOST_AT_FAULT = 8
-"""Of one chunk. When more images kill their process, the machine is ill."""
+MAX_AT_FAULT = 8
+"""Images of one chunk. When more kill their process, the machine is the likely cause."""
 
 
 class AttemptLog:
-    """A note beside the results while a chunk is under way.
+    """A file beside the results that exists while a chunk is in progress.
 
-    The first attempt says only that it has begun. When it is found by a second one, images are done one by
-    one, each noted before it is touched.
+    The first attempt records only that it has begun. A later attempt that finds this record works on one
+    image at a time, and records each before it starts on it.
 
     Args:
         out: the job's folder.
-        chunk: its number.
+        chunk: index of the chunk.
 
     Raises:
-        ConfigError: more than MOST_AT_FAULT images have killed their process.
+        ConfigError: more than MAX_AT_FAULT images have killed their process.
     """
 
     def __init__(self, out: Folder, chunk: int) -> None:
-        self.out, self.name = out, f"{FOLDER}/{chunk:06d}.json"
-        note = self._read()
-        self.interrupted: int = note.get("begun", 0)
-        """How often the chunk was begun before."""
-        self.deaths: dict[int, int] = {int(image): n for image, n in note.get("deaths", {}).items()}
-        if (last := note.get("at")) is not None:
+        self.out, self.name = out, f"{ATTEMPTS_FOLDER}/{chunk:06d}.json"
+        record = self._read()
+        self.interrupted: int = record.get("begun", 0)
+        """How many earlier attempts did not finish."""
+        self.deaths: dict[int, int] = {int(image): n for image, n in record.get("deaths", {}).items()}
+        if (last := record.get("at")) is not None:
             self.deaths[last] = self.deaths.get(last, 0) + 1
-        if len(self.at_fault) > MOST_AT_FAULT:
+        if len(self.at_fault) > MAX_AT_FAULT:
             raise ConfigError(
                 f"chunk {chunk}: {len(self.at_fault)} of its images have each killed their process"
-                f" {DEATHS_OF_A_IMAGE} times; more likely a worker has too little memory, or its machine is"
-                " sick"
+                f" {MAX_DEATHS} times. More likely a worker has too little memory, or its machine is faulty"
             )
         self._write(self.interrupted + 1, None)
 
     @property
     def at_fault(self) -> set[int]:
-        """Images that are not to be touched again."""
-        return {image for image, deaths in self.deaths.items() if deaths >= DEATHS_OF_A_IMAGE}
+        """Images to skip."""
+        return {image for image, deaths in self.deaths.items() if deaths >= MAX_DEATHS}
 
-    def now_at(self, image: int) -> None:
-        """Note the image that comes next, alone."""
+    def start(self, image: int) -> None:
+        """Record that this image, alone, is next."""
         self._write(self.interrupted + 1, image)
 
     def close(self) -> None:
-        """The chunk is done: nobody needs the note any more."""
+        """Delete the record: the chunk is done."""
         self.out.delete(self.name)
 
     def _read(self) -> dict[str, Any]:
@@ -66,5 +65,5 @@ class AttemptLog:
         return dict(json.loads(self.out.read(self.name)))
 
     def _write(self, begun: int, at: int | None) -> None:
-        note = {"begun": begun, "at": at, "deaths": self.deaths}
-        self.out.write(self.name, json.dumps(note).encode())
+        record = {"begun": begun, "at": at, "deaths": self.deaths}
+        self.out.write(self.name, json.dumps(record).encode())

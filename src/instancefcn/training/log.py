@@ -113,12 +113,10 @@ def read_log(path: Path) -> list[dict[str, float]]:
             {name: float(cell) for name, cell in row.items() if name and cell}
             for row in csv.DictReader(io.StringIO(whole, newline=""))
         ]
+        if not all({"step", "epoch", "seconds"} <= row.keys() for row in rows):
+            raise ValueError("rows without step, epoch or seconds")
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise ConfigError(f"{path}: is not the log of a run ({error}): move it away") from error
-    if not all({"step", "epoch", "seconds"} <= row.keys() for row in rows):
-        raise ConfigError(
-            f"{path}: is not the log of a run (rows without step, epoch or seconds): move it away"
-        )
     return rows
 
 

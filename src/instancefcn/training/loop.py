@@ -159,9 +159,7 @@ class Run:
         self.epoch_length = len(self.epoch_batches)
         self.total = config.epochs * self.epoch_length
         self.seen, self.step, self.rate, self.best = 0, 0, 0.0, BestSoFar()
-        if checkpoint is not None:
-            self._restore(checkpoint)
-        row = checkpoint["row"] if checkpoint is not None else None
+        row = self._restore(checkpoint) if checkpoint is not None else None
         epoch = self.seen / self.epoch_length
         self.log = RunLog(folder, self.step, epoch, row) if self.rank == 0 else None
         self.budget = Budget(config.minutes, self.seen) if config.minutes else None
@@ -344,10 +342,10 @@ class Run:
         epoch = -(-self.seen // self.epoch_length)
         if self.log is not None:
             said = "  ".join(f"{name} {'-' if x is None else f'{x:.3f}'}" for name, x in figures.items())
-            before = (
-                f"best {self.goal} before {best.figure:.3f} in epoch {best.epoch}; " if best.epoch else ""
-            )
-            show.line(f"epoch {epoch}: {said}  ({before}took {duration(time.monotonic() - started)})")
+            took = f"took {duration(time.monotonic() - started)}"
+            if best.epoch:
+                took = f"best {self.goal} before {best.figure:.3f} in epoch {best.epoch}; {took}"
+            show.line(f"epoch {epoch}: {said}  ({took})")
             row = {name: round(x, 5) for name, x in figures.items() if x is not None}
             self.log.add(
                 self.step,
@@ -419,8 +417,8 @@ class Run:
         }
         save_run(self.folder / LAST, state)
 
-    def _restore(self, checkpoint: dict[str, Any]) -> None:
-        """Continue from what `_save` wrote, on any number of processes.
+    def _restore(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """Continue from what `_save` wrote, on any number of processes; returns the log's unfinished row.
 
         Raises:
             CheckpointError: it is of another network, or damaged.
@@ -443,6 +441,7 @@ class Run:
                 f"{self.folder} has done {self.seen / self.epoch_length:.4g} of its {epochs} epochs "
                 f"and cannot end after {self.config.epochs}: give more epochs, or another folder"
             )
+        return dict(checkpoint["row"])
 
     def _export(self, name: str, metrics: dict[str, Any] | None) -> None:
         """Write the present (averaged) weights as a model file."""
