@@ -115,6 +115,11 @@ class TrainConfig(Section):
     train_long: Side = Field(
         default=1000, description="limit of the long side in training; follows long_side"
     )
+    window: int = Field(
+        default=0,
+        ge=0,
+        description="side of random crops of larger training images, px of the image; 0 is off",
+    )
     augment: AugmentConfig = AugmentConfig()
 
     sampling: Literal["ohem", "random"] | None = Field(
@@ -126,6 +131,12 @@ class TrainConfig(Section):
     joint: bool | None = Field(default=None, description="false: maps of their own for classes and for masks")
     fused: bool | None = Field(
         default=None, description="score maps from C3, C4 and C5 together, or C5 alone"
+    )
+    anchor_sides: tuple[float, ...] = Field(
+        default=(), description="square roots of the anchors' areas, px; the model's own when empty"
+    )
+    anchor_ratios: tuple[float, ...] = Field(
+        default=(), description="height / width of anchors; the model's own when empty"
     )
     mask_weight: float | None = Field(
         default=None, gt=0, description="of the mask loss against the others; the model's own when left out"

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -51,6 +51,7 @@ from instancefcn.training.resumable_loader import read_batches, run_batches
 from instancefcn.training.validation import DETECTIONS, PROPOSALS, BestSoFar, figures_of, predictions_of
 
 METRICS = "metrics.json"
+PLAN = "plan.json"
 
 
 def train(
@@ -61,7 +62,8 @@ def train(
     Args:
         data: a folder or YAML file of any layout in docs/data.md, such as train.json (COCO), perhaps
             val.json, and images/.
-        model: a name from `models.zoo`; "fcis_lite" when left out (a resumed run keeps its own).
+        model: a name from `models.zoo`, trained with its own recipe; left out, the run follows a plan that is
+            made from the data (a resumed run keeps its own settings).
         out: folder of the run; see the list below. Must not hold a run unless `resume`.
         resume: continue the run in `out`, exactly as if it had never stopped.
         settings: fields of `TrainConfig`; `augment={"flip": 0}` or `**{"augment.flip": 0}` for nested ones.
@@ -73,9 +75,9 @@ def train(
     Images are read by other processes, which import the calling script again, and so do the processes of
     `devices` above 1: call this from a function or below `if __name__ == "__main__":`, or set workers=0.
 
-    Written to `out`: config.json, data.json (what the run trains on, so that a resumed run can tell a
-    change), last.ckpt (to resume), last.safetensors, best.safetensors, metrics.json, log.csv, curves.png,
-    sheets/, tensorboard/.
+    Written to `out`: config.json, plan.json (the plan, with reasons), data.json (what the run trains on, so
+    that a resumed run can tell a change), last.ckpt (to resume), last.safetensors, best.safetensors,
+    metrics.json, log.csv, curves.png, sheets/, tensorboard/.
 
     Raises:
         DataError: the dataset has problems (all of them are listed), or it is not what the resumed run began
@@ -88,16 +90,22 @@ def train(
     """
     folder = Path(out)
     given = {"data": str(Path(data).resolve()), "out": str(folder.resolve()), **settings}
-    config = setup.make_config(folder, resume, with_started(given | ({"model": model} if model else {})))
+    given = with_started(given | ({"model": model} if model else {}))
+    config = setup.make_config(folder, resume, given)
     check_output_folder(folder)
     backend = "nccl" if setup.choose_device(config).type == "cuda" else "gloo"
-    return together(_train, config.devices, config.nodes, backend, config, folder, resume)
+    asked = None if model or resume else given
+    return together(_train, config.devices, config.nodes, backend, config, folder, resume, asked)
 
 
-def _train(local_rank: int, config: TrainConfig, folder: Path, resume: bool) -> Path:
-    """A whole run, in one of its processes."""
+def _train(
+    local_rank: int, config: TrainConfig, folder: Path, resume: bool, asked: Mapping[str, Any] | None
+) -> Path:
+    """A whole run, in one of its processes; with the settings that the user `asked` for it follows a plan."""
     checkpoint = agreed(lambda: read_run(folder / LAST)) if resume else None
     splits = agreed(lambda: _read_data(config, folder, resume))
+    if asked is not None:
+        config = agreed(lambda: _follow_plan(config, folder, asked, splits["train"]))
     run = agreed(lambda: Run(config, setup.choose_device(config, local_rank), folder, splits, checkpoint))
     checkpoint = None  # as large as all that trains
     with explained(folder, config.data):
@@ -116,6 +124,17 @@ def _read_data(config: TrainConfig, folder: Path, resume: bool) -> dict[str, Dat
     if resume:
         check_fingerprint(folder / FINGERPRINT, splits)
     return splits
+
+
+def _follow_plan(config: TrainConfig, folder: Path, asked: Mapping[str, Any], train: Dataset) -> TrainConfig:
+    """The config with what the data ask for; the first process prints and writes the plan."""
+    config, plan = setup.follow_plan(config, asked, train)
+    if is_first():
+        print(plan, file=sys.stderr, flush=True)
+        with writable():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / PLAN, plan.as_json())
+    return config
 
 
 class Run:

@@ -22,11 +22,13 @@ from instancefcn.limits import MAX_INPUT
 from instancefcn.models import zoo
 from instancefcn.models.checkpoint import bundled_models
 from instancefcn.models.head import Classes
+from instancefcn.models.rpn import AnchorSpec
 from instancefcn.models.starting_weights import start_from
 from instancefcn.published.checkpoint import load_any_checkpoint
-from instancefcn.settings import nest
+from instancefcn.settings import merge, nest
 from instancefcn.training.checkpoints import LAST
 from instancefcn.training.config import TrainConfig, load_config, resolve, resume_config
+from instancefcn.training.plan import GENERAL, MODEL, Plan, make_plan
 
 RESULTS = ("best.safetensors", "last.safetensors", "metrics.json")
 """What a run leaves beside `LAST`."""
@@ -50,7 +52,7 @@ def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> Trai
             f"{folder} holds the {left[0]} of a run that cannot be resumed (there is no {LAST}): "
             "give another --out"
         )
-    model = settings.setdefault("model", "fcis_lite")
+    model = settings.setdefault("model", MODEL)
     if model in bundled_models():
         raise ConfigError(
             f"{model} is a trained network, not an architecture: to start from its weights, give --set "
@@ -61,7 +63,33 @@ def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> Trai
     preferred |= _training_sides(preferred, settings)
     if isinstance(spec, zoo.ModelSpec):  # written down: a resumed run keeps it when the model's own changes
         preferred |= {"sampling": spec.sampling.method}
+    if settings.get("accelerator", "auto") in ("auto", "cpu") and bfloat16_is_native("cpu"):
+        preferred |= {"precision": "bf16-mixed"}
+    if settings.get("minutes") is not None:
+        preferred |= {"evaluate_every": 0, "sheets_every": 0}
     return resolve(settings, preferred)
+
+
+def follow_plan(config: TrainConfig, settings: Mapping[str, Any], train: Dataset) -> tuple[TrainConfig, Plan]:
+    """The config of a run whose model the user did not choose: what the data ask for.
+
+    Args:
+        config: from `make_config`.
+        settings: what the user said, which comes before the plan.
+        train: the images to train on.
+    """
+    plan = make_plan(
+        train,
+        minutes=config.minutes,
+        batch_size=config.effective_batch,
+        bfloat16=bfloat16_is_native(choose_device(config).type),
+        general=GENERAL in bundled_models(),
+    )
+    settings, planned = nest(settings), plan.settings()
+    if {"short_side", "long_side"} & settings.keys():
+        settings = _training_sides(planned, settings) | settings
+    preferred = merge(config.model_dump(), nest(planned))
+    return resolve(settings, preferred), plan.without(settings)
 
 
 def _training_sides(preferred: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,6 +162,11 @@ def network_spec(config: TrainConfig) -> zoo.AnySpec:
         fused=config.fused,
         mask_weight=config.mask_weight,
     )
+    if isinstance(changed, zoo.ModelSpec):
+        anchors, stride = changed.anchors, changed.anchors.stride
+        scales = tuple(side / stride for side in config.anchor_sides) or anchors.scales
+        ratios = config.anchor_ratios or anchors.ratios
+        changed = replace(changed, anchors=AnchorSpec(scales, ratios, stride))
     return replace(changed, short_side=config.short_side, long_side=config.long_side)
 
 
@@ -169,6 +202,7 @@ def make_augment(config: TrainConfig) -> Augment:
         contrast=change.colour,
         saturation=change.colour,
         crop=change.crop,
+        window=config.window,
         choices=config.train_sides,
         fits=spec.windows.fitting_sides if isinstance(spec, zoo.ProposalModelSpec) else None,
     )
@@ -208,6 +242,20 @@ def convolves_in_bfloat16() -> bool:
     """
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return supported is None or bool(supported())  # a build without oneDNN: not known to be slow
+
+
+def bfloat16_is_native(kind: str) -> bool:
+    """Whether devices of a kind have instructions for bfloat16 (CPUs: AVX-512 BF16 or AMX), which halve the
+    time of a step.
+    """
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpu = torch.cpu
+    return (
+        kind == "cpu"
+        and convolves_in_bfloat16()
+        and (cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+    )
 
 
 def reading_processes(config: TrainConfig) -> int:
