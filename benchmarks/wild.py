@@ -1,4 +1,4 @@
-"""Small sets that people made for themselves: what `instancefcn train FOLDER` reaches on each in some minutes.
+"""Small sets that people made for themselves: what `instancefcn train FOLDER` reaches on each in minutes.
 
     python benchmarks/wild.py DATA... --out RUNS [--minutes 5] [--threads 1] [--seeds 0]
         [--networks fcis mask_rcnn] [--model fcis_lite] [--set KEY=VALUE ...] [--json FILE]
