@@ -139,7 +139,7 @@ def test_a_machine_that_kills_everything_stops_the_job(
     job = begin(photos, chunk=10)
     one = ChunkWorker(job, Resources(), colours)
     monkeypatch.setattr(one.predictor.network, "forward", die)
-    monkeypatch.setattr("instancefcn.bulk.attempts.MAX_AT_FAULT", 2)
+    monkeypatch.setattr("instancefcn.bulk.worker.MAX_AT_FAULT", 2)
     for _ in range(1 + 3 * 2):
         with pytest.raises(Died):
             one.do(0)

@@ -14,9 +14,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet as pq
 
-from instancefcn.bulk.attempts import ATTEMPTS_FOLDER
 from instancefcn.bulk.listing import SCHEMA, Listing, cut, path_on
-from instancefcn.bulk.shards import IMAGES_FOLDER, INSTANCES_FOLDER, PART, count_results
+from instancefcn.bulk.shards import ATTEMPTS_FOLDER, IMAGES_FOLDER, INSTANCES_FOLDER, PART, count_results
 from instancefcn.bulk.storage import Folder, absolute, open_filesystem
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.version import __version__

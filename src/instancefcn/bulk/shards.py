@@ -16,7 +16,8 @@ from instancefcn.bulk.storage import Folder
 from instancefcn.errors import ConfigError
 from instancefcn.instances import Instances
 
-IMAGES_FOLDER, INSTANCES_FOLDER = "images", "instances"
+IMAGES_FOLDER, INSTANCES_FOLDER, ATTEMPTS_FOLDER = "images", "instances", "attempts"
+"""Subfolders of a job's folder: the results, and the records of chunks in progress."""
 
 IMAGES = pa.schema(
     [

@@ -262,7 +262,7 @@ class Run:
         config, device = self.config, self.device
         images = [sample.image.to(device, non_blocking=True) for sample in batch]
         targets = [sample.target.to(device) for sample in batch]
-        # What is drawn for an image (RoIs, say) depends on its place in the run alone, not on the process.
+        # What is drawn for an image (RoIs, say) depends on its index in the run alone, not on the process.
         first = self.rank * len(batch)
         generators = [image_generator(config.seed, self.seen, first + i) for i in range(len(batch))]
         # Without autocast's cache, the gradients of a weight that is used twice are summed in float32.
@@ -556,9 +556,9 @@ class Run:
         return True
 
 
-def image_generator(seed: int, batch: int, place: int) -> torch.Generator:
-    """A generator for the image at a place of a batch, counted over all processes. Its seed is well mixed:
+def image_generator(seed: int, batch: int, index: int) -> torch.Generator:
+    """A generator for the image at `index` in a batch, counted over all processes. Its seed is well mixed:
     neighbouring batches have nothing in common.
     """
-    digest = hashlib.blake2b(f"{seed}/{batch}/{place}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}/{batch}/{index}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
