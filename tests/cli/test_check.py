@@ -29,13 +29,15 @@ def test_warnings_do_not_change_the_status(run: Run, tmp_path: Path) -> None:
     assert "warning  box-mask  1\n  - data/train: annotation 1 (train0.png)" in result.stdout
 
 
-def test_errors_end_with_status_1_and_are_all_listed(run: Run, tmp_path: Path) -> None:
+def test_errors_end_with_status_1_and_are_grouped(run: Run, tmp_path: Path) -> None:
     sick = clean(tmp_path / "data")
     for annotation in sick.train["annotations"][:9]:
         annotation["category_id"] = 9
     result = run("check", sick.write(), "--out", "found")
     assert result.exit_code == 1
-    assert result.stdout.count("category_id 9 is unknown") == 9
+    assert result.stdout.count("category_id 9 is unknown") == 5
+    assert "  .. and 4 more like it\n" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("9 errors, ")
     assert json.loads(Path("found/report.json").read_text())["severities"]["error"] == 9
     with Image.open("found/suspicious.png") as sheet:
         assert sheet.width > sheet.height

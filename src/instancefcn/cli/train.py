@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from instancefcn.cli.options import CrowdsAsObjects, SkipBad
 from instancefcn.errors import ConfigError, InstanceFCNError
 
 
@@ -41,6 +42,8 @@ def train(
             "--set", metavar="KEY=VALUE", help="Any other setting, such as batch_size=8 or augment.flip=0."
         ),
     ] = None,
+    crowds_as_objects: CrowdsAsObjects = False,
+    skip_bad: SkipBad = False,
     json_: Annotated[
         bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")
     ] = False,
@@ -55,6 +58,9 @@ def train(
     settings |= {
         name: value for name, value in (("epochs", epochs), ("minutes", minutes)) if value is not None
     }
+    for key, chosen in (("crowds_as_objects", crowds_as_objects), ("skip_bad", skip_bad)):
+        if chosen:  # a resumed run keeps its own
+            settings[key] = True
     # torch takes seconds to import: only a real run pays for it.
     from instancefcn.processes import GRACE, StoppedElsewhere, is_first
     from instancefcn.training.interruption import Interrupted

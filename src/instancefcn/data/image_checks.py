@@ -16,6 +16,7 @@ from PIL import Image
 from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.errors import ImageError, Problem
 from instancefcn.images.decoding import SIDEWAYS, check_samples, stored_turn, turn_of
+from instancefcn.images.embedded import image_bytes
 from instancefcn.images.opening import describe_error, open_image
 from instancefcn.limits import MAX_FILE_BYTES
 
@@ -107,7 +108,7 @@ def inspect_image(image: ImageRecord) -> Inspection:
     try:
         if image.path.stat().st_size > MAX_FILE_BYTES:
             raise ImageError(f"has more than {MAX_FILE_BYTES / 2**30:g} GB")
-        content = image.path.read_bytes()
+        content = image_bytes(image.path)
         with open_image(content) as opened:
             asked = stored_turn(opened)
             turn = turn_of(opened)

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from instancefcn.errors import ImageError
+from instancefcn.images.embedded import image_bytes, is_embedded
 from instancefcn.limits import (
     MAX_FILE_BYTES,
     MAX_LENGTH,
@@ -46,7 +47,7 @@ def open_image(
     """Open an image whose header asks for no more than `instancefcn.limits` allows; decode no pixels yet.
 
     Args:
-        source: the file, or its bytes.
+        source: the file (also a LabelMe file with the image inside), or its bytes.
         formats: the formats to try, by Pillow's names.
         max_pixels: a limit below MAX_PIXELS.
 
@@ -54,6 +55,8 @@ def open_image(
         ImageError: it asks for too much.
         Exception: whatever the decoders raise; `describe_error` explains it.
     """
+    if not isinstance(source, bytes) and is_embedded(Path(source)):
+        source = image_bytes(Path(source))
     with BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
         length = file.seek(0, SEEK_END)
         if length > MAX_FILE_BYTES:

@@ -146,6 +146,14 @@ class TrainConfig(Section):
     )
     init: str | None = Field(default=None, description="checkpoint to start from, instead of `pretrained`")
 
+    crowds_as_objects: bool = Field(
+        default=False, description="take every crowd (iscrowd 1) as one object, as CVAT's brush masks are"
+    )
+    skip_bad: bool = Field(
+        default=False,
+        description="leave out what cannot be used; listed in skipped.json",
+    )
+
     workers: int = Field(default=-1, ge=-1, le=256, description="processes that read images; -1 chooses")
     devices: Count = Field(default=1, le=1024, description="of each machine; torchrun and srun say it")
     nodes: Count = Field(default=1, le=1024, description="machines; torchrun and srun say it")

@@ -76,8 +76,8 @@ def train(
     `devices` above 1: call this from a function or below `if __name__ == "__main__":`, or set workers=0.
 
     Written to `out`: config.json, plan.json (the plan, with reasons), data.json (what the run trains on, so
-    that a resumed run can tell a change), last.ckpt (to resume), last.safetensors, best.safetensors,
-    metrics.json, log.csv, curves.png, sheets/, tensorboard/.
+    that a resumed run can tell a change), skipped.json (what `skip_bad` left out), last.ckpt (to resume),
+    last.safetensors, best.safetensors, metrics.json, log.csv, curves.png, sheets/, tensorboard/.
 
     Raises:
         DataError: the dataset has problems (all of them are listed), or it is not what the resumed run began
@@ -119,8 +119,13 @@ def _read_data(config: TrainConfig, folder: Path, resume: bool) -> dict[str, Dat
     first = is_first()
     if first:
         print(describe_layout(config.data), file=sys.stderr, flush=True)
-    splits, doubts = setup.read_splits(config, check=first)
-    print(plain("".join(f"{line}\n" for line in doubts)), end="", file=sys.stderr, flush=True)
+    splits, report = setup.read_splits(config, check=first)
+    if first and report is not None:
+        lines = "".join(f"{line}\n" for line in setup.doubts(report))
+        print(plain(lines), end="", file=sys.stderr, flush=True)
+        if config.skip_bad:
+            with writable():
+                write_json(folder / setup.SKIPPED, [finding.as_json() for finding in report.skipped])
     if resume:
         check_fingerprint(folder / FINGERPRINT, splits)
     return splits

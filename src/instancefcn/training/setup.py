@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Any
 
 import torch
 
-from instancefcn.console import progress
+from instancefcn.console import Progress, progress
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.doctor.examine import examine
-from instancefcn.data.doctor.report import brief
+from instancefcn.data.doctor.examine import Report, examine
+from instancefcn.data.doctor.report import brief, left_out
 from instancefcn.data.formats.layouts import open_datasets, splits_of
 from instancefcn.data.transforms import Augment
-from instancefcn.errors import ConfigError, DataError
+from instancefcn.errors import ConfigError
 from instancefcn.limits import MAX_INPUT
 from instancefcn.models import zoo
 from instancefcn.models.checkpoint import bundled_models
@@ -30,6 +31,8 @@ from instancefcn.training.checkpoints import LAST
 from instancefcn.training.config import TrainConfig, load_config, resolve, resume_config
 from instancefcn.training.plan import GENERAL, MODEL, Plan, make_plan
 
+SKIPPED = "skipped.json"
+"""What `skip_bad` left out of the data, in a run's folder."""
 RESULTS = ("best.safetensors", "last.safetensors", "metrics.json")
 """What a run leaves beside `LAST`."""
 AUTOCAST = {"32": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -119,15 +122,15 @@ NOT_MEASURED = (
 )
 
 
-def read_splits(config: TrainConfig, check: bool = True) -> tuple[dict[str, Dataset], list[str]]:
+def read_splits(config: TrainConfig, check: bool = True) -> tuple[dict[str, Dataset], Report | None]:
     """Let the dataset doctor look at "train" and, if there is one, "val".
 
     Args:
         check: False only reads, where another process looks.
 
     Returns:
-        the splits, and what to tell the user about doubtful things. For a class-agnostic model all objects
-        are of one class.
+        the splits, and the doctor's report, if it looked. For a class-agnostic model all objects are of one
+        class.
 
     Raises:
         DataError: every error of both splits.
@@ -135,21 +138,35 @@ def read_splits(config: TrainConfig, check: bool = True) -> tuple[dict[str, Data
     data = Path(config.data)
     names = ("train", "val") if "val" in splits_of(data) else ("train",)
     spec = network_spec(config)
-    doubts: list[str] = []
-    if check:
-        with progress() as show:
-            report = examine(data, names, model=spec, progress=partial(show, "checking images"))
-        if report.errors:
-            raise DataError([finding.message for finding in report.errors])
-        found, doubts = [split.dataset for split in report.splits], brief(report)
-        if len(found) == 1:
-            others = ", ".join(name for name in splits_of(data) if name != "train")
-            doubts.append(NOT_MEASURED + (f"; or rename one of those: {others}" if others else ""))
+    report = None
+    if check or config.skip_bad:  # what is left out must be known in every process
+        with progress() if check else nullcontext(Progress()) as show:
+            report = examine(
+                data,
+                names,
+                model=spec,
+                crowds_as_objects=config.crowds_as_objects,
+                skip_bad=config.skip_bad,
+                progress=partial(show, "checking images"),
+            )
+        report.raise_errors()
+        found = [split.dataset for split in report.splits]
     else:
         found = open_datasets(data, names, check_images=False)
+        if config.crowds_as_objects:
+            found = [split.crowds_as_objects() for split in found]
     if isinstance(spec, zoo.ProposalModelSpec):
         found = [split.as_objects() for split in found]
-    return dict(zip(names, found, strict=True)), doubts
+    return dict(zip(names, found, strict=True)), report
+
+
+def doubts(report: Report) -> list[str]:
+    """What to tell the user about the data of a run, as lines of text."""
+    lines = [*left_out(report), *brief(report)]
+    if len(report.splits) == 1:
+        others = ", ".join(name for name in splits_of(report.data) if name != "train")
+        lines.append(NOT_MEASURED + (f"; or rename one of those: {others}" if others else ""))
+    return lines
 
 
 def network_spec(config: TrainConfig) -> zoo.AnySpec:
