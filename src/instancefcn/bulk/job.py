@@ -39,7 +39,7 @@ class Job:
         images: how many there are.
         chunk: images of a chunk.
         todo: numbers of the chunks that are not done.
-        score, tile: as for `Predictor.files`.
+        score, tile, max_objects: as for `Predictor.files`.
     """
 
     out: str
@@ -49,6 +49,7 @@ class Job:
     todo: tuple[int, ...]
     score: float
     tile: int | None
+    max_objects: int | None = None
 
     @property
     def chunks(self) -> int:
@@ -69,6 +70,7 @@ class Summary:
         images: rows of `images/`.
         instances: rows of `instances/`.
         errors: images of which there is an error instead of results.
+        limited: images in which the maximum number of objects was reached: they may hold more.
         new_images: of these images, those that this call did.
         seconds: that this call took, from the start of the cluster.
         interrupted: how often a chunk was begun and not finished: by a worker that died, or the command.
@@ -77,6 +79,7 @@ class Summary:
     images: int
     instances: int
     errors: int
+    limited: int
     new_images: int
     seconds: float
     interrupted: int
@@ -111,6 +114,7 @@ def prepare(
     model: str,
     score: float,
     tile: int | None = None,
+    max_objects: int | None = None,
     chunk: int | None = None,
     workers: int = 1,
 ) -> Job:
@@ -121,7 +125,7 @@ def prepare(
         out: path or address of the folder.
         checkpoint: the model's file.
         model: its name, for people.
-        score, tile: as for `Predictor.files`.
+        score, tile, max_objects: as for `Predictor.files`.
         chunk: images of a chunk; None takes that of a job begun earlier, else LARGEST_CHUNK or what gives
             every worker CHUNKS_PER_WORKER.
 
@@ -137,6 +141,7 @@ def prepare(
         "model_sha256": hashlib.sha256(checkpoint).hexdigest(),
         "score": score,
         "tile": tile,
+        "max_objects": max_objects,
     }
     if folder.exists(MANIFEST):
         manifest = _read_manifest(folder, out)
@@ -154,7 +159,7 @@ def prepare(
     images, chunk = manifest["images"], manifest["chunk"]
     done = {int(found[1]) for name in folder.names(IMAGES_FOLDER) if (found := PART.fullmatch(name))}
     todo = tuple(number for number in range(math.ceil(images / chunk)) if number not in done)
-    return Job(absolute(out), listing.sources, images, chunk, todo, score, tile)
+    return Job(absolute(out), listing.sources, images, chunk, todo, score, tile, max_objects)
 
 
 def sum_up(job: Job, new_images: int, seconds: float, interrupted: int) -> Summary:
@@ -168,13 +173,13 @@ def sum_up(job: Job, new_images: int, seconds: float, interrupted: int) -> Summa
         for name in folder.names(below):
             if _LEFT.fullmatch(name):
                 folder.delete(f"{below}/{name}")
-    numbers, instances, errors = count_results(folder)
+    numbers, instances, errors, limited = count_results(folder)
     if numbers != job.images:
         raise ConfigError(
             f"{job.out}: holds rows of {numbers} images, but the job has {job.images}: was something"
             " deleted or added there? The same command does what is missing"
         )
-    return Summary(numbers, instances, errors, new_images, seconds, interrupted)
+    return Summary(numbers, instances, errors, limited, new_images, seconds, interrupted)
 
 
 _TOP = re.compile(rf"({'|'.join(map(re.escape, (MANIFEST, MODEL, LISTING)))})(\.part)?")
@@ -238,6 +243,7 @@ _MEANINGS = {
     "model_sha256": "the model",
     "score": "--score",
     "tile": "--tile",
+    "max_objects": "--max-objects",
     "chunk": "--chunk",
 }
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from instancefcn.cli.options import MaxObjects
+
 
 def eval_(
     data: Annotated[
@@ -16,13 +18,16 @@ def eval_(
         str, typer.Option(help="A bundled model, a checkpoint, or the folder of a training run.")
     ],
     split: Annotated[str, typer.Option(help="Name of the split; no other needs to exist.")] = "val",
+    max_objects: MaxObjects = None,
     json_: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the figures as JSON."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for curves of precision and recall, and sheets of images."),
+        typer.Option(
+            help="Folder for detections (COCO results), curves of precision and recall, and sheets of images."
+        ),
     ] = None,
 ) -> None:
     """Measure a model: mask and box AP (COCO), mAP^r (VOC), recall of proposals, and AP of each class.
@@ -39,7 +44,7 @@ def eval_(
     main = processes.is_first()
     problems: list[OutputError] = []
     try:
-        metrics = evaluate(data, model, split=split, out=out, share=True)
+        metrics = evaluate(data, model, split=split, out=out, max_objects=max_objects, share=True)
     except processes.StoppedElsewhere:
         return  # the first process reports the error
     except NotWritten as error:
@@ -60,4 +65,4 @@ def eval_(
     if problems:
         raise typer.Exit(1)
     if out is not None:
-        typer.echo(plain(f"\nCurves and sheets are in {out}"))
+        typer.echo(plain(f"\nDetections, curves and sheets are in {out}"))

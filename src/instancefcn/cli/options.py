@@ -11,7 +11,8 @@ SourceArguments = Annotated[
     typer.Argument(
         metavar="SOURCE...",
         help="Image files, folders (the images directly in them), quoted patterns such as 'photos/**/*.jpg', "
-        "https://... addresses, video files, or 'webcam' ('webcam:1' for the second).",
+        "https://... addresses, video files, or 'webcam' ('webcam:1' for the second). Or one COCO file: "
+        "results have its image ids and category ids.",
         show_default=False,
     ),
 ]
@@ -49,6 +50,16 @@ Tile = Annotated[
         min=32,
         help="Segment large images by overlapping tiles of this side. Objects on a seam come out once and "
         "whole.",
+        show_default=False,
+    ),
+]
+MaxObjects = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Maximum number of objects in an image, the best; the model's own limit, which follows its "
+        "training data, when left out. Images that reach the limit are named.",
         show_default=False,
     ),
 ]

@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from instancefcn.errors import CheckpointError, ConfigError, TrainingError
 from instancefcn.evaluation.review import write_comparison
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.files import check_output_folder, remove_leftovers, writable, write_json
+from instancefcn.folder_lock import only_writer
 from instancefcn.models import zoo
 from instancefcn.models.checkpoint import save_checkpoint, spec_to_json
 from instancefcn.models.head import Classes
@@ -82,6 +83,7 @@ def train(
             with, or it changed during the run.
         ConfigError: a setting is wrong, or `out` cannot be used.
         CheckpointError: there is nothing to resume.
+        OutputError: `out` cannot be written to, or another process is writing to it.
         TrainingError: a loss is not finite, or a file of the run cannot be written.
         Interrupted: SIGINT or SIGTERM came; the run was saved.
         StoppedElsewhere: in all but the first process of torchrun or srun, when that raises an error.
@@ -96,12 +98,14 @@ def train(
 
 def _train(local_rank: int, config: TrainConfig, folder: Path, resume: bool) -> Path:
     """A whole run, in one of its processes."""
-    checkpoint = agreed(lambda: read_run(folder / LAST)) if resume else None
-    splits = agreed(lambda: _read_data(config, folder, resume))
-    run = agreed(lambda: Run(config, choose_device(config, local_rank), folder, splits, checkpoint))
-    checkpoint = None  # as large as all that trains
-    with explained(folder, config.data):
-        return run.train()
+    with ExitStack() as stack:
+        agreed(lambda: stack.enter_context(only_writer(folder)) if is_first() else None)
+        checkpoint = agreed(lambda: read_run(folder / LAST)) if resume else None
+        splits = agreed(lambda: _read_data(config, folder, resume))
+        run = agreed(lambda: Run(config, choose_device(config, local_rank), folder, splits, checkpoint))
+        checkpoint = None  # as large as all that trains
+        with explained(folder, config.data):
+            return run.train()
 
 
 def _read_data(config: TrainConfig, folder: Path, resume: bool) -> dict[str, Dataset]:
@@ -144,12 +148,14 @@ class Run:
         many = config.devices * config.nodes > 1
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if many else (0, 1)
         torch.manual_seed(config.seed)
-        self.spec = setup.network_spec(config)
+        self.spec = setup.spec_for(config, splits, None if checkpoint is None else checkpoint["model"])
         self.figures = PROPOSALS if isinstance(self.spec, zoo.ProposalModelSpec) else DETECTIONS
         self.goal = next(iter(self.figures))
         split = splits["train"]
         self.classes = Classes(split.class_names, split.category_ids)
-        self.network, self.new = setup.build_network(config, self.classes, fresh=checkpoint is None)
+        self.network, self.new = setup.build_network(
+            config, self.spec, self.classes, fresh=checkpoint is None
+        )
         self.network.to(memory_format=torch.channels_last).to(device)
         self.optimizer = build_optimizer(self.network.parameter_groups(config.backbone_rate), config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "16-mixed")
