@@ -318,7 +318,7 @@ def test_a_limit_that_is_reached_is_said(run: Run, photos: Path, tmp_path: Path)
     assert result.exit_code == 0, result.output
     assert [json.loads(line)["limit_reached"] for line in result.stdout.splitlines()] == [1, 1]
     assert result.stderr.count("the limit of 1 objects is reached") == 2
-    assert "2 images reached the limit of objects" in result.stderr
+    assert "images that reached the limit of objects and may hold more: 2;" in result.stderr
     whole = json.loads((tmp_path / "results" / "predictions.json").read_text())
     assert [image["limit_reached"] for image in whole["images"]] == [1, 1]
     result = run("predict", *images, "--out", "others", "--max-objects", "3", "--json")

@@ -182,7 +182,7 @@ def test_a_limit_below_the_objects_is_said(tmp_path: Path, predictor: Predictor)
     folder = write_split(tmp_path / "data")
     metrics = evaluate(folder, predictor, max_objects=1)
     assert (metrics["max_objects"], metrics["limited_images"]) == (1, 2)
-    assert "2 images may hold more than the limit of 1 objects" in table(metrics)
+    assert "Images that may hold more than the limit of 1 objects: 2;" in table(metrics)
     assert metrics["proposals"]["AR@10"] == pytest.approx(0.5)
     metrics = evaluate(folder, predictor, max_objects=2)  # all are found, but there may be more
     assert metrics["limited_images"] == 2

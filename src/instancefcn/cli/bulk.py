@@ -86,8 +86,8 @@ def bulk(
     )
     if summary.limited:
         typer.echo(
-            f"{summary.limited} images reached the limit of objects and may hold more: a new job with a"
-            " larger --max-objects finds them",
+            f"images that reached the limit of objects and may hold more: {summary.limited}; raise the limit"
+            " with --max-objects, in a new job",
             err=True,
         )
     if summary.interrupted:

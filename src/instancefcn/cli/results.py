@@ -67,11 +67,12 @@ def print_results(
     where = f"; written to {out}" if out is not None and read else ""
     seconds = time.perf_counter() - start
     progress.line(one_line(f"{found['objects']} objects in {' and '.join(parts)}, {seconds:.1f} s{where}"))
-    if limited := [f"{found[kind]} {kind[5:]}" for kind in ("full images", "full frames") if found[kind]]:
-        progress.line(
-            f"{' and '.join(limited)} reached the limit of objects and may hold more: raise it with"
-            " --max-objects"
-        )
+    for kind in ("images", "frames"):
+        if limited := found[f"full {kind}"]:
+            progress.line(
+                f"{kind} that reached the limit of objects and may hold more: {limited}; raise the limit with"
+                " --max-objects"
+            )
     if read < found["images"] + found["frames"]:
         raise typer.Exit(1)
 

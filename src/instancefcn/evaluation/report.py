@@ -33,8 +33,8 @@ def table(metrics: dict[str, Any]) -> str:
         )
     if metrics.get("limited_images"):
         lines.append(
-            f"{metrics['limited_images']} images may hold more than the limit of {metrics['max_objects']}"
-            " objects: raise it with --max-objects."
+            f"Images that may hold more than the limit of {metrics['max_objects']} objects:"
+            f" {metrics['limited_images']}; raise the limit with --max-objects."
         )
     at_half, at_seven = (format_figure(metrics["voc"][name]) for name in ("mAP50", "mAP70"))
     lines += [
