@@ -38,7 +38,7 @@ class Job:
         images: number of images.
         chunk: images per chunk.
         todo: indices of the chunks that are not done.
-        score, tile: as for `Predictor.files`.
+        score, tile, max_objects: as for `Predictor.files`.
     """
 
     out: str
@@ -48,6 +48,7 @@ class Job:
     todo: tuple[int, ...]
     score: float
     tile: int | None
+    max_objects: int | None = None
 
     @property
     def chunks(self) -> int:
@@ -68,6 +69,7 @@ class Summary:
         images: rows of `images/`.
         instances: rows of `instances/`.
         errors: images with an error instead of results.
+        limited: images in which the maximum number of objects was reached: they may hold more.
         new_images: images that this call processed.
         seconds: duration of this call, from the start of the cluster.
         interrupted: attempts at a chunk that did not finish, because the worker or the command was stopped.
@@ -76,6 +78,7 @@ class Summary:
     images: int
     instances: int
     errors: int
+    limited: int
     new_images: int
     seconds: float
     interrupted: int
@@ -109,6 +112,7 @@ def prepare(
     model: str,
     score: float,
     tile: int | None = None,
+    max_objects: int | None = None,
     chunk: int | None = None,
     workers: int = 1,
 ) -> Job:
@@ -119,7 +123,7 @@ def prepare(
         out: path or address of the folder.
         checkpoint: content of the model file.
         model: its name, for people who read the manifest.
-        score, tile: as for `Predictor.files`.
+        score, tile, max_objects: as for `Predictor.files`.
         chunk: images per chunk; None takes that of the job in `out`, or for a new job DEFAULT_CHUNK, or less
             so that each worker gets CHUNKS_PER_WORKER chunks.
 
@@ -135,6 +139,7 @@ def prepare(
         "model_sha256": hashlib.sha256(checkpoint).hexdigest(),
         "score": score,
         "tile": tile,
+        "max_objects": max_objects,
     }
     if folder.exists(MANIFEST):
         manifest = _read_manifest(folder, out)
@@ -152,7 +157,7 @@ def prepare(
     images, chunk = manifest["images"], manifest["chunk"]
     done = {int(found[1]) for name in folder.names(IMAGES_FOLDER) if (found := PART.fullmatch(name))}
     todo = tuple(number for number in range(math.ceil(images / chunk)) if number not in done)
-    return Job(absolute(out), listing.sources, images, chunk, todo, score, tile)
+    return Job(absolute(out), listing.sources, images, chunk, todo, score, tile, max_objects)
 
 
 def summarise(job: Job, new_images: int, seconds: float, interrupted: int) -> Summary:
@@ -166,13 +171,13 @@ def summarise(job: Job, new_images: int, seconds: float, interrupted: int) -> Su
         for name in folder.names(below):
             if _LEFTOVER.fullmatch(name):
                 folder.delete(f"{below}/{name}")
-    numbers, instances, errors = count_results(folder)
+    numbers, instances, errors, limited = count_results(folder)
     if numbers != job.images:
         raise ConfigError(
             f"{job.out}: holds rows for {numbers} images, but the job has {job.images}: were files deleted or"
             " added there? The same command adds what is missing"
         )
-    return Summary(numbers, instances, errors, new_images, seconds, interrupted)
+    return Summary(numbers, instances, errors, limited, new_images, seconds, interrupted)
 
 
 _JOB_FILE = re.compile(rf"({'|'.join(map(re.escape, (MANIFEST, MODEL, LISTING)))})(\.part)?")
@@ -236,6 +241,7 @@ _MEANINGS = {
     "model_sha256": "the model",
     "score": "--score",
     "tile": "--tile",
+    "max_objects": "--max-objects",
     "chunk": "--chunk",
 }
 

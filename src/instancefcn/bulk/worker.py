@@ -186,7 +186,10 @@ class ChunkWorker:
             return ImageOutcome(said, doubtful=True)
 
     def _segment(self, read: Iterable[FileResult], batch: int) -> Iterator[FileResult]:
-        return self.predictor.decoded(read, score=self.job.score, batch_size=batch, tile=self.job.tile)
+        job = self.job
+        return self.predictor.decoded(
+            read, score=job.score, batch_size=batch, tile=job.tile, max_objects=job.max_objects
+        )
 
 
 class AttemptLog:

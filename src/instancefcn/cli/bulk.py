@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.options import Batch, Model, Score, Tile
+from instancefcn.cli.options import Batch, MaxObjects, Model, Score, Tile
 
 
 def bulk(
@@ -25,6 +25,7 @@ def bulk(
     ],
     model: Model = "fcis-animals7",
     score: Score = 0.5,
+    max_objects: MaxObjects = None,
     tile: Tile = None,
     workers: Annotated[
         int | None,
@@ -63,6 +64,7 @@ def bulk(
         out,
         model,
         score=score,
+        max_objects=max_objects,
         tile=tile,
         workers=workers,
         cpus=cpus,
@@ -82,5 +84,11 @@ def bulk(
         f"{summary.images} images, {summary.instances} objects, {summary.errors} errors in {out};"
         f" {summary.new_images} of the images in {summary.seconds:.1f} s{rate}"
     )
+    if summary.limited:
+        typer.echo(
+            f"images that reached the limit of objects and may hold more: {summary.limited}; raise the limit"
+            " with --max-objects, in a new job",
+            err=True,
+        )
     if summary.interrupted:
         typer.echo(f"chunks were begun {summary.interrupted} times without being finished", err=True)

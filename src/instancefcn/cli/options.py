@@ -11,7 +11,8 @@ SourceArguments = Annotated[
     typer.Argument(
         metavar="SOURCE...",
         help="Image files, folders (the images directly in them), quoted patterns such as 'photos/**/*.jpg', "
-        "https://... addresses, video files, or 'webcam' ('webcam:1' for the second).",
+        "https://... addresses, video files, or 'webcam' ('webcam:1' for the second). Or one COCO file: "
+        "results have its image ids and category ids.",
         show_default=False,
     ),
 ]
@@ -63,6 +64,16 @@ SkipBad = Annotated[
     typer.Option(
         "--skip-bad",
         help="Leave out annotations and images that cannot be used; all of them are listed.",
+    ),
+]
+MaxObjects = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Maximum number of objects in an image, the best; the model's own limit, which follows its "
+        "training data, when left out. Images that reach the limit are named.",
+        show_default=False,
     ),
 ]
 Explain = Annotated[

@@ -54,4 +54,5 @@ def propose(
             resume=resume,
             progress=show,
         )
-        print_results(results, show, json_, out if kinds_of(save) or explain else None)
+        where = out if kinds_of(save) or explain else None
+        print_results(results, show, json_, where, ranked=True)

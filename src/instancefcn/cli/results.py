@@ -20,8 +20,16 @@ if TYPE_CHECKING:
     from instancefcn.instances import Instances
 
 
+LIMIT = "the limit of {} objects is reached, there may be more"
+
+
 def print_results(
-    results: Generator[FileResult, None, None], progress: Progress, as_json: bool, out: Path | None
+    results: Generator[FileResult, None, None],
+    progress: Progress,
+    as_json: bool,
+    out: Path | None,
+    *,
+    ranked: bool = False,
 ) -> None:
     """Print each result as it comes, then their sum.
 
@@ -29,6 +37,7 @@ def print_results(
         progress: what prints on standard error.
         as_json: also print one JSON object per result on standard output.
         out: the folder that results are written to; None when nothing is written.
+        ranked: the results are as many of a ranking as were asked for: that is no limit to speak of.
 
     Raises:
         typer.Exit: with status 1, at the end, when an image or video was unreadable.
@@ -44,8 +53,11 @@ def print_results(
             else:
                 found[f"read {kind}s"] += 1
                 found["objects"] += len(result.instances)
+                full = not ranked and result.instances.limit_reached is not None
+                found[f"full {kind}s"] += full
                 if result.frame is None and result.image is not None:
-                    progress.line(one_line(describe(result)))
+                    limit = f"; {LIMIT.format(result.instances.limit_reached)}" if full else ""
+                    progress.line(one_line(describe(result) + limit))
             if as_json:
                 typer.echo(json.dumps(result_as_json(result)))
     parts = [f"{found['read images']} of {found['images']} images"] if found["images"] else []
@@ -55,6 +67,12 @@ def print_results(
     where = f"; written to {out}" if out is not None and read else ""
     seconds = time.perf_counter() - start
     progress.line(one_line(f"{found['objects']} objects in {' and '.join(parts)}, {seconds:.1f} s{where}"))
+    for kind in ("images", "frames"):
+        if limited := found[f"full {kind}"]:
+            progress.line(
+                f"{kind} that reached the limit of objects and may hold more: {limited}; raise the limit with"
+                " --max-objects"
+            )
     if read < found["images"] + found["frames"]:
         raise typer.Exit(1)
 

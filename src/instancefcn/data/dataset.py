@@ -66,6 +66,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def most_objects(self) -> int:
+        """The maximum number of annotated objects in an image, without crowds."""
+        return max((sum(not a.crowd for a in image.annotations) for image in self.images), default=0)
+
     def subset(self, indices: Sequence[int]) -> Dataset:
         """The dataset with only the images at `indices`."""
         return replace(self, images=tuple(self.images[i] for i in indices))

@@ -31,6 +31,11 @@ def table(metrics: dict[str, Any]) -> str:
             f"Only the best {MAX_DETECTIONS} of a class count in an image, and some images hold more: perfect"
             f" predictions would have {format_figure(most)}."
         )
+    if metrics.get("limited_images"):
+        lines.append(
+            f"Images that may hold more than the limit of {metrics['max_objects']} objects:"
+            f" {metrics['limited_images']}; raise the limit with --max-objects."
+        )
     at_half, at_seven = (format_figure(metrics["voc"][name]) for name in ("mAP50", "mAP70"))
     lines += [
         "",

@@ -76,6 +76,10 @@ class Predictor:
         loaded: what `instancefcn.published.checkpoint.load_any_checkpoint` returns.
         device: a torch device, or None: the first GPU when there is one, else the CPU.
 
+    Attributes:
+        class_names, category_ids: of the model's classes, by label.
+        max_objects: maximum number of objects in an image, or in a tile of one, unless a call gives another.
+
     Raises:
         ConfigError: `device` is not a valid device, or cannot be used here.
     """
@@ -89,6 +93,7 @@ class Predictor:
             raise ConfigError(f"device {self.device} cannot be used: {said}. Use 'cpu'") from error
         self.class_names: tuple[str, ...] = tuple(loaded.class_names)
         self.category_ids: tuple[int, ...] = tuple(loaded.category_ids)
+        self.max_objects: int = getattr(self.network, "max_instances", 100)
         self.preprocessing = loaded.preprocessing
         self.metadata: dict[str, Any] = dict(loaded.metadata)
 
@@ -104,11 +109,20 @@ class Predictor:
         score: float = ...,
         batch_size: int = ...,
         tile: int | None = ...,
+        max_objects: int | None = ...,
+        classes: Sequence[str] | None = ...,
     ) -> list[Instances]: ...
 
     @overload
     def __call__(
-        self, images: ImageInput, *, score: float = ..., batch_size: int = ..., tile: int | None = ...
+        self,
+        images: ImageInput,
+        *,
+        score: float = ...,
+        batch_size: int = ...,
+        tile: int | None = ...,
+        max_objects: int | None = ...,
+        classes: Sequence[str] | None = ...,
     ) -> Instances: ...
 
     def __call__(
@@ -118,6 +132,8 @@ class Predictor:
         score: float = DEFAULT_SCORE,
         batch_size: int = 4,
         tile: int | None = None,
+        max_objects: int | None = None,
+        classes: Sequence[str] | None = None,
     ) -> Instances | list[Instances]:
         """Segment one image or a list of them.
 
@@ -129,6 +145,9 @@ class Predictor:
             batch_size: how many images of a list (or tiles of an image) run at once, where they have the same
                 size.
             tile: segment large images by overlapping tiles of this side in pixels (see `inference.tiling`).
+            max_objects: maximum number of objects in an image, the best; None for the model's own limit,
+                which with `tile` holds for each tile. Results that reach it say so in `limit_reached`.
+            classes: names of the classes to look for; None for all.
 
         Returns:
             one `Instances`, or a list of them in the order of the list; boxes and masks in the pixels of the
@@ -138,12 +157,13 @@ class Predictor:
             ImageError: an image is unreadable. A list fails as a whole; `files` reports it and continues.
             ConfigError: a setting is out of range.
         """
-        _at_least_one(batch_size=batch_size)
+        _at_least_one(batch_size=batch_size, max_objects=max_objects)
+        settings = score, batch_size, tile, max_objects, classes
         if not isinstance(images, (list, tuple)):
-            return self._segment([images], score, batch_size, tile)[0]
+            return self._segment([images], *settings)[0]
         step = _together(batch_size, tile)
         starts = range(0, len(images), step)
-        chunks = (self._segment(images[i : i + step], score, batch_size, tile) for i in starts)
+        chunks = (self._segment(images[i : i + step], *settings) for i in starts)
         return [instances for chunk in chunks for instances in chunk]
 
     def files(
@@ -154,7 +174,8 @@ class Predictor:
         batch_size: int = 1,
         ahead: int = 0,
         tile: int | None = None,
-        top: int | None = None,
+        max_objects: int | None = None,
+        classes: Sequence[str] | None = None,
     ) -> Generator[FileResult, None, None]:
         """Segment files one after another; an unreadable one gives a result with an error.
 
@@ -165,7 +186,7 @@ class Predictor:
             ahead: how many images are read ahead, in threads, while the network runs; 0 reads each when it is
                 needed.
             tile: segment large images by overlapping tiles of this side in pixels (see `inference.tiling`).
-            top: maximum number of instances in an image; the network's own limit when None.
+            max_objects, classes: as for the model itself, `__call__`.
 
         Raises:
             ConfigError: with the first result, when a setting is out of range or `paths` is a single path;
@@ -178,7 +199,14 @@ class Predictor:
             closing(known) as weighed,
             closing(threaded_map(_try_read, weighed, ahead, pixels=itemgetter(1))) as read,
         ):
-            yield from self.decoded(read, score=score, batch_size=batch_size, tile=tile, top=top)
+            yield from self.decoded(
+                read,
+                score=score,
+                batch_size=batch_size,
+                tile=tile,
+                max_objects=max_objects,
+                classes=classes,
+            )
 
     def decoded(
         self,
@@ -187,23 +215,24 @@ class Predictor:
         score: float = DEFAULT_SCORE,
         batch_size: int = 1,
         tile: int | None = None,
-        top: int | None = None,
+        max_objects: int | None = None,
+        classes: Sequence[str] | None = None,
     ) -> Generator[FileResult, None, None]:
         """Segment images that have been read (or could not be): fill in the results' instances.
 
         Args:
             read: results without instances, in any number, drawn batch by batch.
-            score, batch_size, tile, top: as for `files`.
+            score, batch_size, tile, max_objects, classes: as for `files`.
         """
         import time
 
-        _at_least_one(batch_size=batch_size, top=top)
+        _at_least_one(batch_size=batch_size, max_objects=max_objects)
         read = iter(read)
         while chunk := list(islice(read, _together(batch_size, tile))):
             images = [one.image for one in chunk if one.image is not None]
             start = time.perf_counter()
             try:
-                results = iter(self._run(images, score, batch_size, tile, top))
+                results = iter(self._run(images, score, batch_size, tile, max_objects, classes))
             except ImageError as error:  # too large for its tiles
                 yield from (replace(one, error=ImageError(f"{one.path}: {error}")) for one in chunk)
                 continue
@@ -215,34 +244,42 @@ class Predictor:
                     found = replace(next(results), source=str(one.path))
                     yield replace(one, instances=found, seconds=seconds)
 
-    def run(self, images: Sequence[Tensor], score: float = 0.0, top: int | None = None) -> list[Instances]:
+    def run(
+        self,
+        images: Sequence[Tensor],
+        score: float = 0.0,
+        max_objects: int | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> list[Instances]:
         """Segment one batch of decoded images.
 
         Args:
             images: uint8 [3, H, W] each, RGB, sizes mixed.
             score: only instances with at least this score are returned.
-            top: maximum number of instances in an image; the network's own limit when None.
+            max_objects, classes: as for the model itself, `__call__`.
 
         Returns:
             one `Instances` per image, on the CPU.
 
         Raises:
-            ConfigError: `score` is out of range.
+            ConfigError: `score` is out of range, or a class is unknown.
         """
         if not 0 <= score <= 1:
             raise ConfigError(f"the score threshold must lie between 0 and 1, got {score}")
+        options: dict[str, Any] = {} if max_objects is None else {"max_instances": max_objects}
+        if classes is not None and len(labels := self.labels_of(classes)) < len(self.class_names):
+            options["classes"] = labels
         if not images:
             return []
         with stage("resize"):
             inputs = [self.preprocessing(image) for image in images]
         found: dict[int, Instances] = {}
-        limit = {} if top is None else {"max_instances": top}
         for indices in group_by_shape(inputs):
             sizes = [(images[i].shape[1], images[i].shape[2]) for i in indices]
             batch = [inputs[i].to(self.device) for i in indices]
             with torch.inference_mode():
                 # What is below the score has no effect on the rest: the network may skip it.
-                results = self.network(batch, image_sizes=sizes, min_score=score, **limit)
+                results = self.network(batch, image_sizes=sizes, min_score=score, **options)
             found.update(zip(indices, results, strict=True))
         return [found[index].to("cpu").filter(score) for index in range(len(images))]
 
@@ -252,20 +289,68 @@ class Predictor:
         score: float,
         batch_size: int,
         tile: int | None,
-        top: int | None = None,
+        max_objects: int | None,
+        classes: Sequence[str] | None,
     ) -> list[Instances]:
         if tile is None:
-            return self.run(images, score, top)
+            return self.run(images, score, max_objects, classes)
+        return [self._tiled(image, score, batch_size, tile, max_objects, classes) for image in images]
+
+    def _tiled(
+        self,
+        image: Tensor,
+        score: float,
+        batch_size: int,
+        tile: int,
+        max_objects: int | None,
+        classes: Sequence[str] | None,
+    ) -> Instances:
         from instancefcn.models.instance_fcn import InstanceFCN
 
-        # For objects the network's own limit suits a tile too; of proposals each object has many.
-        limit = PER_TILE if isinstance(self.network, InstanceFCN) else None
-        return [segment_tiled(self.run, image, tile, score, batch_size, limit)[:top] for image in images]
+        # The model's own limit suits a tile too, but a larger one means that objects are dense.
+        per_tile = None if max_objects is None else max(max_objects, self.max_objects)
+        reached: list[int] = []
+
+        def run(tiles: Sequence[Tensor], least: float) -> list[Instances]:
+            results = self.run(tiles, least, per_tile, classes)
+            for one in results:
+                # What a tile leaves out below the score could only have been a piece.
+                if one.limit_reached is not None and float(one.scores[-1]) >= score:
+                    reached.append(one.limit_reached)
+            return results
+
+        # Of proposals each object has many.
+        proposals = PER_TILE if isinstance(self.network, InstanceFCN) else None
+        found = segment_tiled(run, image, tile, score, batch_size, proposals)
+        if max_objects is not None and len(found) >= max_objects:
+            return replace(found[:max_objects], limit_reached=max_objects)
+        return replace(found, limit_reached=max(reached, default=None))
+
+    def labels_of(self, classes: Sequence[str]) -> list[int]:
+        """The labels of classes by their names, ascending. Raises ConfigError for an unknown name or none."""
+        if isinstance(classes, str):
+            classes = [classes]
+        unknown = [name for name in classes if name not in self.class_names]
+        if unknown or not classes:
+            problem = (
+                f"no class of the model is {', '.join(map(repr, unknown))}"
+                if unknown
+                else "no class is named"
+            )
+            raise ConfigError(f"classes: {problem}; it knows {', '.join(self.class_names)}")
+        return [label for label, name in enumerate(self.class_names) if name in classes]
 
     def _segment(
-        self, images: Sequence[ImageInput], score: float, batch_size: int, tile: int | None
+        self,
+        images: Sequence[ImageInput],
+        score: float,
+        batch_size: int,
+        tile: int | None,
+        max_objects: int | None,
+        classes: Sequence[str] | None,
     ) -> list[Instances]:
-        found = self._run([_decode(image) for image in images], score, batch_size, tile)
+        decoded = [_decode(image) for image in images]
+        found = self._run(decoded, score, batch_size, tile, max_objects, classes)
         sources = [str(image) if isinstance(image, (str, Path)) else None for image in images]
         return [replace(one, source=source) for one, source in zip(found, sources, strict=True)]
 

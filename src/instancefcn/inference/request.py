@@ -8,6 +8,7 @@ from pathlib import Path
 
 from instancefcn.errors import ConfigError
 from instancefcn.files import check_output_folder
+from instancefcn.inference.coco_source import read_coco_source
 from instancefcn.inference.sources import Sources, find_sources
 
 KINDS = ("overlay", "coco", "yolo", "labelme", "cutouts", "labelmap", "csv")
@@ -22,6 +23,7 @@ class Request:
     Attributes:
         save: of KINDS.
         top: the maximum number of proposals in an image, which are outlined without names; None for objects.
+        classes: names; the model has yet to be asked whether it knows them.
     """
 
     out: Path
@@ -33,6 +35,8 @@ class Request:
     frames: int | None
     resume: bool
     top: int | None = None
+    max_objects: int | None = None
+    classes: tuple[str, ...] | None = None
 
     @property
     def writes(self) -> bool:
@@ -55,11 +59,23 @@ def kinds_of(save: str | Iterable[str]) -> tuple[str, ...]:
     return kinds
 
 
+def names_of(classes: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    """The names in `classes`, each once; None for all classes."""
+    if classes is None:
+        return None
+    names = classes.split(",") if isinstance(classes, str) else classes
+    return tuple(dict.fromkeys(name for name in (part.strip() for part in names) if name))
+
+
 def find_and_check(sources: str | Path | Iterable[str | Path], request: Request) -> Sources:
     """The sources, after everything that can be checked without the model."""
-    found = find_sources([sources] if isinstance(sources, str | Path) else sources, request.out)
-    for name, value in (("batch", request.batch), ("frames", request.frames), ("top", request.top)):
-        if value is not None and value < 1:
+    given = [sources] if isinstance(sources, str | Path) else list(sources)
+    if (coco := read_coco_source(given)) is not None:
+        found = Sources(coco[1], coco=coco[0])
+    else:
+        found = find_sources(given, request.out)
+    for name in ("batch", "frames", "top", "max_objects"):
+        if (value := getattr(request, name)) is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
     if request.explain and request.tile is not None:
         raise ConfigError("explain shows what the network sees of a whole image: leave out tile")

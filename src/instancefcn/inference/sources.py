@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from instancefcn.data.paths import IMAGE_SUFFIXES, at_home, is_there
 from instancefcn.errors import ImageError
+from instancefcn.inference.coco_source import CocoSource
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts", ".mts", ".3gp"}
@@ -33,11 +34,13 @@ class Sources:
         images: files, and URLs as strings.
         videos: video files.
         webcam: index of a webcam, or None. It is the only source.
+        coco: the COCO file that names the images, or None.
     """
 
     images: tuple[Path | str, ...] = ()
     videos: tuple[Path, ...] = ()
     webcam: int | None = None
+    coco: CocoSource | None = None
 
 
 def find_sources(sources: Iterable[str | Path], out: Path | None = None) -> Sources:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from fastapi import FastAPI, HTTPException, Query, Request
@@ -13,8 +14,9 @@ from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 
-from instancefcn.errors import ImageError, InstanceFCNError
+from instancefcn.errors import ConfigError, ImageError, InstanceFCNError
 from instancefcn.inference.predictor import DEFAULT_SCORE
+from instancefcn.inference.request import names_of
 from instancefcn.inference.writers import prediction
 from instancefcn.studio.results import Kept, safe_name, write_cutouts
 from instancefcn.studio.service import MAX_BYTES, BusyError, ModelQueue, Turns
@@ -27,6 +29,7 @@ _OTHERS = ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
 
 Score = Annotated[float, Query(ge=0, le=1)]
 Top = Annotated[int, Query(ge=1, le=1000)]
+MaxObjects = Annotated[int | None, Query(ge=1, le=1000)]
 
 
 def build_api(finder: ModelQueue, proposer: ModelQueue, kept: Kept) -> FastAPI:
@@ -44,9 +47,14 @@ def build_api(finder: ModelQueue, proposer: ModelQueue, kept: Kept) -> FastAPI:
     app.add_exception_handler(AnyHTTPException, _as_json)
 
     @app.post("/api/predict")
-    async def predict(request: Request, score: Score = DEFAULT_SCORE) -> Response:
-        _refuse_others(request, "score")
-        return await _segment(finder, request, score, None)
+    async def predict(
+        request: Request,
+        score: Score = DEFAULT_SCORE,
+        max_objects: MaxObjects = None,
+        classes: str | None = None,
+    ) -> Response:
+        _refuse_others(request, "score", "max_objects", "classes")
+        return await _segment(finder, request, score, max_objects, names_of(classes))
 
     @app.post("/api/propose")
     async def propose(request: Request, score: Score = 0.0, top: Top = 100) -> Response:
@@ -64,10 +72,16 @@ def _refuse_others(request: Request, *known: str) -> None:
         raise HTTPException(422, f"unknown in the query: {', '.join(unknown)}; known: {', '.join(known)}")
 
 
-async def _segment(worker: ModelQueue, request: Request, score: float, top: int | None) -> Response:
+async def _segment(
+    worker: ModelQueue,
+    request: Request,
+    score: float,
+    max_objects: int | None,
+    classes: Sequence[str] | None = None,
+) -> Response:
     with worker.turns.place():
         data = await _body(request)
-        _, instances = await worker.segment(data, score, top)
+        _, instances = await worker.segment(data, score, max_objects, classes)
         return JSONResponse(await asyncio.to_thread(prediction, None, instances))
 
 
@@ -149,4 +163,5 @@ async def _as_json(request: Request, error: Exception) -> Response:
         return JSONResponse({"error": "; ".join(problems)}, 422)
     if isinstance(error, BusyError):
         return JSONResponse({"error": str(error)}, 503, {"Retry-After": "10"})
-    return JSONResponse({"error": str(error)}, 422 if isinstance(error, ImageError) else 500)
+    asked = isinstance(error, ImageError | ConfigError)
+    return JSONResponse({"error": str(error)}, 422 if asked else 500)

@@ -20,7 +20,7 @@ FLOOR = 0.05
 """Objects of classes below this score are not even sent to the page: its slider starts here."""
 
 TOP = 100
-"""The most instances of one image on the page."""
+"""The most proposals of one image on the page; for objects the model's own limit holds."""
 
 FIRST = 10
 """How many proposals the page begins with: their scores say little about how good they are."""
@@ -77,9 +77,12 @@ class Page:
         worker = self.workers[verb]
         try:
             with worker.turns.place():
-                image, found = await worker.segment(data, FLOOR if verb == "predict" else 0.0, TOP)
+                floor, top = (FLOOR, None) if verb == "predict" else (0.0, TOP)
+                image, found = await worker.segment(data, floor, top)
         except InstanceFCNError as error:
             return _complain(str(error))
+        if verb == "predict" and (limit := found.filter(DEFAULT_SCORE).limit_reached):
+            gr.Info(f"The limit of {limit} objects is reached: there may be more.", title="Limit")
         document = await asyncio.to_thread(prediction, name, found)
         token = self.kept.add(PageResult(name, data, document))
         scores = found.scores.tolist()

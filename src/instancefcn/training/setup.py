@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -187,17 +188,39 @@ def network_spec(config: TrainConfig) -> zoo.AnySpec:
     return replace(changed, short_side=config.short_side, long_side=config.long_side)
 
 
-def build_network(config: TrainConfig, classes: Classes, fresh: bool) -> tuple[Any, list[str]]:
+HEADROOM = 1.25
+"""Room for objects in an image, as a multiple of the maximum in the data: other images may hold more."""
+
+
+def spec_for(
+    config: TrainConfig, splits: Mapping[str, Dataset], begun: Mapping[str, Any] | None
+) -> zoo.AnySpec:
+    """The model with room for all objects of an image, by the data.
+
+    Args:
+        begun: the model of the run that is resumed, as `spec_to_json` gave it, whose room is kept.
+    """
+    if begun is not None:
+        room = begun.get("head", {}).get("instances", 0)
+    else:
+        room = math.ceil(HEADROOM * max(split.most_objects for split in splits.values()))
+    return zoo.with_room(network_spec(config), room)
+
+
+def build_network(
+    config: TrainConfig, spec: zoo.AnySpec, classes: Classes, fresh: bool
+) -> tuple[Any, list[str]]:
     """The network of a run.
 
     Args:
+        spec: what `spec_for` returned.
         fresh: with the weights to start from; a resumed run has its own.
 
     Returns:
         the network, and the names of the tensors that are not in the checkpoint `init`.
     """
     network = zoo.build(
-        network_spec(config),
+        spec,
         class_names=classes.names,
         category_ids=classes.ids,
         pretrained=config.pretrained if fresh and config.init is None else False,
