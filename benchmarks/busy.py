@@ -3,8 +3,8 @@
     python benchmarks/busy.py [--repeats 7] [--size 384 512] [--batch 4] [--load N] [--json FILE]
 
 Three processes take turns: one thread; all cores as OpenMP and malloc are by themselves; and all cores as the
-command line sets them (cpu_settings.py). Each figure is a median. First the machine is left as it is (quiet, if
-nothing else runs); then --load other processes compute all the time, by default one per core.
+command line sets them (cpu_settings.py). Each figure is a median. First the machine is left as it is (quiet,
+if nothing else runs); then --load other processes compute all the time, by default one per core.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ class Job:
         chunk: images of a chunk.
         todo: numbers of the chunks that are not done.
         score, tile: as for `Predictor.files`.
+        precision: "32" or "bf16".
     """
 
     out: str
@@ -49,6 +50,7 @@ class Job:
     todo: tuple[int, ...]
     score: float
     tile: int | None
+    precision: str = "32"
 
     @property
     def chunks(self) -> int:
@@ -111,6 +113,8 @@ def prepare(
     model: str,
     score: float,
     tile: int | None = None,
+    precision: str = "32",
+    keep_precision: bool = False,
     chunk: int | None = None,
     workers: int = 1,
 ) -> Job:
@@ -122,6 +126,8 @@ def prepare(
         checkpoint: the model's file.
         model: its name, for people.
         score, tile: as for `Predictor.files`.
+        precision: "32" or "bf16".
+        keep_precision: a job begun earlier has its own.
         chunk: images of a chunk; None takes that of a job begun earlier, else LARGEST_CHUNK or what gives
             every worker CHUNKS_PER_WORKER.
 
@@ -137,10 +143,13 @@ def prepare(
         "model_sha256": hashlib.sha256(checkpoint).hexdigest(),
         "score": score,
         "tile": tile,
+        "precision": precision,
     }
     if folder.exists(MANIFEST):
         manifest = _read_manifest(folder, out)
         chunk = manifest["chunk"] if chunk is None else chunk
+        if keep_precision:
+            wanted["precision"] = manifest.get("precision")
         _refuse_changes(manifest, {**wanted, "chunk": chunk}, out)
     else:
         foreign = [name for name in (LISTING, MODEL) if folder.exists(name)]
@@ -154,7 +163,7 @@ def prepare(
     images, chunk = manifest["images"], manifest["chunk"]
     done = {int(found[1]) for name in folder.names(IMAGES_FOLDER) if (found := PART.fullmatch(name))}
     todo = tuple(number for number in range(math.ceil(images / chunk)) if number not in done)
-    return Job(absolute(out), listing.sources, images, chunk, todo, score, tile)
+    return Job(absolute(out), listing.sources, images, chunk, todo, score, tile, manifest["precision"])
 
 
 def sum_up(job: Job, new_images: int, seconds: float, interrupted: int) -> Summary:
@@ -238,6 +247,7 @@ _MEANINGS = {
     "model_sha256": "the model",
     "score": "--score",
     "tile": "--tile",
+    "precision": "--precision",
     "chunk": "--chunk",
 }
 

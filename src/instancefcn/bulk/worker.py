@@ -42,16 +42,16 @@ class Power:
     batch: int = 1
 
 
-OpenModel = Callable[[Folder, str], Predictor]
-"""From the job's folder and a device to the predictor."""
+OpenModel = Callable[[Folder, str, str], Predictor]
+"""From the job's folder, a device and a precision to the predictor."""
 
 
-def open_model(out: Folder, device: str) -> Predictor:
+def open_model(out: Folder, device: str, precision: str) -> Predictor:
     """The job's own copy of its model."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / MODEL
         path.write_bytes(out.read(MODEL))
-        return load(path, device=device)
+        return load(path, device=device, precision=precision)
 
 
 class ChunkWorker:
@@ -68,7 +68,7 @@ class ChunkWorker:
         self.job, self.power = job, power
         self.out = Folder(job.out)
         self.reader = ChunkReader(self.out, job.sources, job.chunk)
-        self.predictor = open_model(self.out, power.device)
+        self.predictor = open_model(self.out, power.device, job.precision)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Ray Data's way to call it: a batch of chunks in, a row a chunk out: what `do` returns, and "fault",

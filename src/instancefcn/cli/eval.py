@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from instancefcn.cli.options import Precision
+
 
 def eval_(
     data: Annotated[
@@ -16,6 +18,7 @@ def eval_(
         str, typer.Option(help="A bundled model, a checkpoint, or the folder of a training run.")
     ],
     split: Annotated[str, typer.Option(help="Name of the split; no other needs to exist.")] = "val",
+    precision: Precision = "auto",
     json_: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the figures as JSON."),
@@ -39,7 +42,7 @@ def eval_(
     main = processes.is_first()
     problems: list[OutputError] = []
     try:
-        metrics = evaluate(data, model, split=split, out=out, share=True)
+        metrics = evaluate(data, model, split=split, precision=precision, out=out, share=True)
     except processes.StoppedElsewhere:
         return  # the first process reports the error
     except NotWritten as error:

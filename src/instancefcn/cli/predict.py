@@ -14,6 +14,7 @@ from instancefcn.cli.options import (
     Frames,
     Json,
     Model,
+    Precision,
     Resume,
     Save,
     Score,
@@ -34,6 +35,7 @@ def predict(
     explain: Explain = False,
     frames: Frames = None,
     device: Device = None,
+    precision: Precision = "auto",
     resume: Resume = False,
 ) -> None:
     """Segment images and videos: find, name and outline every object.
@@ -57,6 +59,7 @@ def predict(
             explain=explain,
             frames=frames,
             device=device,
+            precision=precision,
             resume=resume,
             progress=show,
         )

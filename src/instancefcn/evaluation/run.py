@@ -43,6 +43,7 @@ def evaluate(
     model: str | Path | Predictor,
     *,
     split: str = "val",
+    precision: str = "auto",
     out: Path | str | None = None,
     share: bool = False,
 ) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def evaluate(
         data: a folder or YAML file of any layout in docs/data.md, such as SPLIT.json (COCO) with images/.
         model: name of a bundled model, checkpoint, run folder, or what `instancefcn.load` returned.
         split: name of the split; no other needs to exist.
+        precision: "32", "bf16" or "auto", see `load`. A loaded model keeps its own.
         out: a folder for metrics.json, precision-recall curves, recall of proposals, and sheets of the worst
             and of typical images; None writes nothing.
         share: share the images among the processes that torchrun or srun started, all of which must call
@@ -62,7 +64,8 @@ def evaluate(
         {"mask": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "box": likewise, "voc": {"mAP50", "mAP70"},
         "proposals": {"AR@10", "AR@100", "AR@1000", "ARs", "ARm", "ARl", "box": {the same six}},
         "attainable": the AP of perfect predictions, below 1 where images hold more than 100 objects of a
-        class; "per_class": {name: {"mask": {...}, "box": {...}}}, "images", "seconds_per_image"}. Figures
+        class; "per_class": {name: {"mask": {...}, "box": {...}}}, "images", "precision" ("32" or "bf16"),
+        "seconds_per_image"}. Figures
         are 0 to 1, or None where the data holds no such object. Those of proposals are of masks unless under
         "box", and ignore classes. The seconds cover resizing, network, voting and masks, not decoding.
 
@@ -78,7 +81,7 @@ def evaluate(
         def prepare() -> tuple[Predictor, Dataset]:
             if rank == 0 and out is not None:
                 check_output_folder(out)
-            predictor = model if isinstance(model, Predictor) else load(model)
+            predictor = model if isinstance(model, Predictor) else load(model, precision=precision)
             return predictor, _dataset(data, split, predictor.class_names, check=rank == 0)
 
         predictor, dataset = processes.agreed(prepare)
@@ -88,7 +91,9 @@ def evaluate(
         total = sum(processes.gathered({rank: seconds}).values())
 
         def score() -> dict[str, Any] | None:
-            return _score(dataset, found, total, None if out is None else Path(out)) if rank == 0 else None
+            if rank != 0:
+                return None
+            return _score(dataset, found, predictor.precision, total, None if out is None else Path(out))
 
         return processes.from_first(processes.agreed(score))
 
@@ -127,10 +132,11 @@ def _predict(predictor: Predictor, dataset: Dataset, show: bool) -> tuple[dict[i
 
 
 def _score(
-    dataset: Dataset, found: Mapping[int, Predictions], seconds: float, out: Path | None
+    dataset: Dataset, found: Mapping[int, Predictions], precision: str, seconds: float, out: Path | None
 ) -> dict[str, Any]:
     """The figures; with `out`, also their files."""
     metrics, masks, proposals = _measure(dataset, found)
+    metrics["precision"] = precision
     metrics["seconds_per_image"] = round(seconds / max(len(dataset), 1), 4)
     if out is None:
         return metrics
@@ -146,7 +152,7 @@ def _score(
 
 
 def evaluate_predictions(dataset: Dataset, found: Mapping[int, Predictions]) -> dict[str, Any]:
-    """What `evaluate` returns, without the seconds, for existing predictions.
+    """What `evaluate` returns, without precision and seconds, for existing predictions.
 
     Args:
         found: image id to instances in that image's pixels, with the dataset's classes.

@@ -142,6 +142,7 @@ class _Pipeline:
             for number, path in enumerate(paths):
                 if number in before:
                     result = restored(before.pop(number), path, self.request.out, *self.known)
+                    result = replace(result, precision=self.predictor.precision)
                     assert result.instances is not None
                     for writer in writers:
                         writer.collect(number, path, result.instances)
@@ -223,6 +224,7 @@ class _Pipeline:
             "tile": request.tile,
             "explain": request.explain,
             "top": request.top,
+            "precision": self.predictor.precision,
         }
         if not request.resume and (request.out / NAME).exists():
             self.progress.line(
