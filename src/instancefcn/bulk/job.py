@@ -39,6 +39,7 @@ class Job:
         chunk: images per chunk.
         todo: indices of the chunks that are not done.
         score, tile, max_objects: as for `Predictor.files`.
+        precision: "32" or "bf16".
     """
 
     out: str
@@ -49,6 +50,7 @@ class Job:
     score: float
     tile: int | None
     max_objects: int | None = None
+    precision: str = "32"
 
     @property
     def chunks(self) -> int:
@@ -113,6 +115,8 @@ def prepare(
     score: float,
     tile: int | None = None,
     max_objects: int | None = None,
+    precision: str = "32",
+    keep_precision: bool = False,
     chunk: int | None = None,
     workers: int = 1,
 ) -> Job:
@@ -124,6 +128,8 @@ def prepare(
         checkpoint: content of the model file.
         model: its name, for people who read the manifest.
         score, tile, max_objects: as for `Predictor.files`.
+        precision: "32" or "bf16".
+        keep_precision: a job begun earlier keeps its own precision.
         chunk: images per chunk; None takes that of the job in `out`, or for a new job DEFAULT_CHUNK, or less
             so that each worker gets CHUNKS_PER_WORKER chunks.
 
@@ -140,10 +146,13 @@ def prepare(
         "score": score,
         "tile": tile,
         "max_objects": max_objects,
+        "precision": precision,
     }
     if folder.exists(MANIFEST):
         manifest = _read_manifest(folder, out)
         chunk = manifest["chunk"] if chunk is None else chunk
+        if keep_precision:
+            wanted["precision"] = manifest.get("precision")
         _refuse_changes(manifest, {**wanted, "chunk": chunk}, out)
     else:
         foreign = [name for name in (LISTING, MODEL) if folder.exists(name)]
@@ -157,7 +166,17 @@ def prepare(
     images, chunk = manifest["images"], manifest["chunk"]
     done = {int(found[1]) for name in folder.names(IMAGES_FOLDER) if (found := PART.fullmatch(name))}
     todo = tuple(number for number in range(math.ceil(images / chunk)) if number not in done)
-    return Job(absolute(out), listing.sources, images, chunk, todo, score, tile, max_objects)
+    return Job(
+        absolute(out),
+        listing.sources,
+        images,
+        chunk,
+        todo,
+        score,
+        tile,
+        max_objects,
+        manifest["precision"],
+    )
 
 
 def summarise(job: Job, new_images: int, seconds: float, interrupted: int) -> Summary:
@@ -242,6 +261,7 @@ _MEANINGS = {
     "score": "--score",
     "tile": "--tile",
     "max_objects": "--max-objects",
+    "precision": "--precision",
     "chunk": "--chunk",
 }
 

@@ -28,6 +28,7 @@ def predict_bulk(
     cpus: int = 1,
     gpus: float = 0,
     batch: int = 1,
+    precision: str = "auto",
     chunk: int | None = None,
     address: str | None = None,
 ) -> Summary:
@@ -39,6 +40,8 @@ def predict_bulk(
         out: folder or address for the results, which all workers must reach.
         model: name of a bundled model, checkpoint file, or folder of a run.
         score, max_objects, tile, batch: as for `predict`.
+        precision: "32", "bf16" or "auto", see `load`. All workers run what "auto" is on this machine, also
+            when the job is continued elsewhere.
         workers: processes that each hold the model; None for as many as fit.
         cpus: cores per worker.
         gpus: GPUs per worker, also a fraction; 0 uses the CPU.
@@ -57,6 +60,8 @@ def predict_bulk(
         InstanceFCNError: a worker cannot continue.
     """
     need_ray()
+    import torch
+
     from instancefcn.bulk.job import own_files, prepare
     from instancefcn.bulk.listing import list_images
 
@@ -64,13 +69,14 @@ def predict_bulk(
     listing = list_images(sources, own_files(out))
     from instancefcn.bulk.cluster import capacity, connected, run
     from instancefcn.bulk.worker import Resources
+    from instancefcn.inference.predictor import precision_of
     from instancefcn.models.checkpoint import locate
     from instancefcn.published.checkpoint import load_any_checkpoint
 
-    load_any_checkpoint(model)
+    resources = Resources(cpus, "cuda" if gpus else "cpu", batch)
+    runs = precision_of(load_any_checkpoint(model), precision, torch.device(resources.device))
     checkpoint = locate(model).read_bytes()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    resources = Resources(cpus, "cuda" if gpus else "cpu", batch)
     # Objects of a store cannot be locked.
     lock = nullcontext() if "://" in out else only_writer(at_home(out))
     with lock, connected(address, max(cores, cpus * (workers or 1))):
@@ -83,6 +89,8 @@ def predict_bulk(
             score=score,
             tile=tile,
             max_objects=max_objects,
+            precision=runs,
+            keep_precision=precision == "auto",
             chunk=chunk,
             workers=workers,
         )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.options import Batch, MaxObjects, Model, Score, Tile
+from instancefcn.cli.options import Batch, MaxObjects, Model, Precision, Score, Tile
 
 
 def bulk(
@@ -37,6 +37,7 @@ def bulk(
         typer.Option(min=0, help="GPUs per worker, also a fraction such as 0.5; 0 uses the CPU."),
     ] = 0,
     batch: Batch = 1,
+    precision: Precision = "auto",
     chunk: Annotated[
         int | None,
         typer.Option(min=1, help="Images per result file; 512, or fewer in small jobs.", show_default=False),
@@ -70,6 +71,7 @@ def bulk(
         cpus=cpus,
         gpus=gpus,
         batch=batch,
+        precision=precision,
         chunk=chunk,
         address=address,
     )

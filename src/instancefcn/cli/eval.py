@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.options import CrowdsAsObjects, MaxObjects, SkipBad
+from instancefcn.cli.options import CrowdsAsObjects, MaxObjects, Precision, SkipBad
 
 
 def eval_(
@@ -21,6 +21,7 @@ def eval_(
     crowds_as_objects: CrowdsAsObjects = False,
     skip_bad: SkipBad = False,
     max_objects: MaxObjects = None,
+    precision: Precision = "auto",
     json_: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the figures as JSON."),
@@ -50,6 +51,7 @@ def eval_(
             data,
             model,
             split=split,
+            precision=precision,
             out=out,
             crowds_as_objects=crowds_as_objects,
             skip_bad=skip_bad,

@@ -23,6 +23,7 @@ from instancefcn.cli.export import export
 from instancefcn.cli.predict import predict
 from instancefcn.cli.propose import propose
 from instancefcn.cli.train import train
+from instancefcn.cpu_settings import set_up_cpu
 from instancefcn.errors import InstanceFCNError
 from instancefcn.files import WRITE_ERRORS
 from instancefcn.version import __version__
@@ -67,7 +68,7 @@ def _common(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    set_up_cpu()  # before a verb loads torch
 
 
 app.command()(demo)

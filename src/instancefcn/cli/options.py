@@ -39,6 +39,14 @@ Json = Annotated[
     ),
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Images that run at once (useful on a GPU).")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|32|bf16",
+        help="Of the convolutions: float32 or bfloat16; 'auto' takes bfloat16 on a CPU that computes it "
+        "natively.",
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(help="'cpu', 'cuda' or 'cuda:1'; a GPU is used when there is one.", show_default=False),

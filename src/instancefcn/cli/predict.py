@@ -15,6 +15,7 @@ from instancefcn.cli.options import (
     Json,
     MaxObjects,
     Model,
+    Precision,
     Resume,
     Save,
     Score,
@@ -44,6 +45,7 @@ def predict(
     explain: Explain = False,
     frames: Frames = None,
     device: Device = None,
+    precision: Precision = "auto",
     resume: Resume = False,
 ) -> None:
     """Segment images and videos: find, name and outline every object.
@@ -69,6 +71,7 @@ def predict(
             explain=explain,
             frames=frames,
             device=device,
+            precision=precision,
             resume=resume,
             progress=show,
         )

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.options import Device, Explain, Frames, Json, Resume, Save, SourceArguments, Tile
+from instancefcn.cli.options import (
+    Device,
+    Explain,
+    Frames,
+    Json,
+    Precision,
+    Resume,
+    Save,
+    SourceArguments,
+    Tile,
+)
 
 
 def propose(
@@ -28,6 +38,7 @@ def propose(
     explain: Explain = False,
     frames: Frames = None,
     device: Device = None,
+    precision: Precision = "auto",
     resume: Resume = False,
 ) -> None:
     """Propose masks of objects of any class, best first (InstanceFCN).
@@ -51,6 +62,7 @@ def propose(
             explain=explain,
             frames=frames,
             device=device,
+            precision=precision,
             resume=resume,
             progress=show,
         )

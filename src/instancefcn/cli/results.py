@@ -101,4 +101,4 @@ def result_as_json(result: FileResult) -> dict[str, Any]:
     head = {"file": str(result.path)} | ({} if result.frame is None else {"frame": result.frame})
     if result.instances is None:
         return {**head, "error": str(result.error)}
-    return {**head, **prediction(str(result.path), result.instances)}
+    return {**head, "precision": result.precision, **prediction(str(result.path), result.instances)}

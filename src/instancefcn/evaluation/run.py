@@ -48,6 +48,7 @@ def evaluate(
     model: str | Path | Predictor,
     *,
     split: str = "val",
+    precision: str = "auto",
     out: Path | str | None = None,
     crowds_as_objects: bool = False,
     skip_bad: bool = False,
@@ -61,6 +62,7 @@ def evaluate(
         data: a folder or YAML file of any layout in docs/data.md, such as SPLIT.json (COCO) with images/.
         model: name of a bundled model, checkpoint, run folder, or what `instancefcn.load` returned.
         split: name of the split; no other needs to exist.
+        precision: "32", "bf16" or "auto", see `load`. A loaded model keeps its own.
         out: a folder for metrics.json, detections.json (COCO results with the dataset's own image ids and
             category ids), precision-recall curves, recall of proposals, and sheets of the worst and of
             typical images; None writes nothing.
@@ -77,9 +79,9 @@ def evaluate(
         {"mask": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "box": likewise, "voc": {"mAP50", "mAP70"},
         "proposals": {"AR@10", "AR@100", "AR@1000", "ARs", "ARm", "ARl", "box": {the same six}},
         "attainable": the AP of perfect predictions, below 1 where images hold more than 100 objects of a
-        class; "per_class": {name: {"mask": {...}, "box": {...}}}, "images", "seconds_per_image",
-        "max_objects": the limit, "limited_images": how many images may hold more; with `skip_bad` "skipped",
-        the number of problems left out}. Figures are 0 to 1, or None where the data holds no such object.
+        class; "per_class": {name: {"mask": {...}, "box": {...}}}, "images", "precision" ("32" or "bf16"),
+        "seconds_per_image", "max_objects": the limit, "limited_images": how many images may hold more; with
+        `skip_bad` "skipped", the number of problems left out}. Figures are 0 to 1, or None where the data holds no such object.
         Those of proposals are of masks unless under "box", and ignore classes. The seconds cover resizing,
         network, voting and masks, not decoding. An image may hold more objects than the limit when as many
         are annotated, or when all within it score at least 0.5.
@@ -96,7 +98,7 @@ def evaluate(
         def prepare() -> tuple[Predictor, Dataset, Sequence[Finding] | None]:
             if rank == 0 and out is not None:
                 check_output_folder(out)
-            predictor = model if isinstance(model, Predictor) else load(model)
+            predictor = model if isinstance(model, Predictor) else load(model, precision=precision)
             dataset, report = _dataset(data, split, predictor, crowds_as_objects, skip_bad, say=rank == 0)
             return predictor, dataset, report.skipped if report is not None and skip_bad else None
 
@@ -111,6 +113,7 @@ def evaluate(
                 return None
             limit = predictor.max_objects if max_objects is None else max_objects
             known: dict[str, Any] = {
+                "precision": predictor.precision,
                 "seconds_per_image": round(total / max(len(dataset), 1), 4),
                 "max_objects": limit,
                 "limited_images": limited_images(dataset, found, limit),
@@ -208,7 +211,7 @@ def _score(
 
 
 def evaluate_predictions(dataset: Dataset, found: Mapping[int, Predictions]) -> dict[str, Any]:
-    """What `evaluate` returns, without the seconds, for existing predictions.
+    """What `evaluate` returns, without precision and seconds, for existing predictions.
 
     Args:
         found: image id to instances in that image's pixels, with the dataset's classes.

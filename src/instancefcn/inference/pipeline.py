@@ -167,6 +167,7 @@ class _Pipeline:
             for number, path in enumerate(paths):
                 if number in before:
                     result = restored(before.pop(number), path, self.request.out, *self.known)
+                    result = replace(result, precision=self.predictor.precision)
                     assert result.instances is not None
                     for writer in writers:
                         writer.collect(number, path, result.instances)
@@ -250,6 +251,7 @@ class _Pipeline:
             "top": request.top,
             "max_objects": request.max_objects,
             "classes": None if request.classes is None else sorted(request.classes),
+            "precision": self.predictor.precision,
         }
         if self.coco is not None:
             asked["ids"] = [*self.coco.image_ids, *self.known[1]]

@@ -26,6 +26,7 @@ def predict(
     explain: bool = False,
     frames: int | None = None,
     device: str | None = None,
+    precision: str = "auto",
     resume: bool = False,
     max_objects: int | None = None,
     classes: str | Iterable[str] | None = None,
@@ -51,6 +52,7 @@ def predict(
         explain: also draw the score maps of the best object of every image, in `out/explained`.
         frames: maximum number of frames of a video or webcam; None for all.
         device: "cpu", "cuda" or "cuda:1"; None takes a GPU when there is one. A loaded model keeps its own.
+        precision: "32", "bf16" or "auto", see `load`. A loaded model keeps its own.
         resume: continue the same call that was stopped: images whose results are complete are not segmented
             again, and their results come without the image.
         max_objects: maximum number of objects in an image, the best; None for the model's own limit (with
@@ -78,7 +80,11 @@ def predict(
     found = find_and_check(sources, request)
     from instancefcn.inference import pipeline, predictor
 
-    loaded = model if isinstance(model, predictor.Predictor) else predictor.load(model, device=device)
+    loaded = (
+        model
+        if isinstance(model, predictor.Predictor)
+        else predictor.load(model, device=device, precision=precision)
+    )
     if request.classes is not None:
         loaded.labels_of(request.classes)
     return pipeline.run(loaded, found, request, progress or Progress())
@@ -96,6 +102,7 @@ def propose(
     explain: bool = False,
     frames: int | None = None,
     device: str | None = None,
+    precision: str = "auto",
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Generator[FileResult, None, None]:
@@ -104,7 +111,7 @@ def propose(
     Args:
         model: an InstanceFCN, named or loaded as for `predict`.
         top: maximum number of proposals in an image.
-        sources, out, score, save, tile, explain, frames, device, resume, progress: see `predict`.
+        sources, out, score, save, tile, explain, frames, device, precision, resume, progress: see `predict`.
 
     Yields:
         one result per image or frame, as `predict` does.
@@ -118,7 +125,11 @@ def propose(
     from instancefcn.inference import pipeline, predictor
     from instancefcn.models.instance_fcn import InstanceFCN
 
-    loaded = model if isinstance(model, predictor.Predictor) else predictor.load(model, device=device)
+    loaded = (
+        model
+        if isinstance(model, predictor.Predictor)
+        else predictor.load(model, device=device, precision=precision)
+    )
     if not isinstance(loaded.network, InstanceFCN):
         raise ConfigError(
             f"{model} finds objects of classes, not proposals: use predict, or an InstanceFCN as the model"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from instancefcn.bfloat16 import chosen_precision
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.geometry.resizing import group_by_shape
 from instancefcn.images.decoding import to_uint8_rgb
@@ -52,6 +53,7 @@ class FileResult:
         seconds: time per image of its batch, without reading the file.
         frame: index of the frame in its video; None for an image.
         files: what was written for this image alone.
+        precision: of the convolutions, "32" or "bf16".
     """
 
     path: Path | str
@@ -61,6 +63,7 @@ class FileResult:
     seconds: float = 0.0
     frame: int | None = None
     files: tuple[Path, ...] = ()
+    precision: str = "32"
 
     @property
     def brightest(self) -> int | None:
@@ -75,17 +78,24 @@ class Predictor:
     Args:
         loaded: what `instancefcn.published.checkpoint.load_any_checkpoint` returns.
         device: a torch device, or None: the first GPU when there is one, else the CPU.
+        precision: of the convolutions, see `load`. All that follows them is float32.
+
+    Attributes:
+        precision: "32" or "bf16", which runs.
 
     Attributes:
         class_names, category_ids: of the model's classes, by label.
         max_objects: maximum number of objects in an image, or in a tile of one, unless a call gives another.
 
     Raises:
-        ConfigError: `device` is not a valid device, or cannot be used here.
+        ConfigError: `device` or `precision` is not valid, or cannot be used here.
     """
 
-    def __init__(self, loaded: Loaded, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self, loaded: Loaded, device: torch.device | str | None = None, precision: str = "32"
+    ) -> None:
         self.device = _device(device)
+        self.precision = precision_of(loaded, precision, self.device)
         try:
             self.network = loaded.network.eval().to(self.device)
         except (RuntimeError, AssertionError) as error:  # a build of PyTorch without CUDA asserts
@@ -99,7 +109,8 @@ class Predictor:
 
     def __repr__(self) -> str:
         sides = f"{self.preprocessing.short_side}/{self.preprocessing.long_side} px"
-        return f"Predictor({len(self.class_names)} classes, {sides}, on {self.device})"
+        kind = "bfloat16" if self.precision == "bf16" else "float32"
+        return f"Predictor({len(self.class_names)} classes, {sides}, on {self.device}, {kind})"
 
     @overload
     def __call__(
@@ -242,7 +253,7 @@ class Predictor:
                     yield one
                 else:
                     found = replace(next(results), source=str(one.path))
-                    yield replace(one, instances=found, seconds=seconds)
+                    yield replace(one, instances=found, seconds=seconds, precision=self.precision)
 
     def run(
         self,
@@ -277,7 +288,8 @@ class Predictor:
         for indices in group_by_shape(inputs):
             sizes = [(images[i].shape[1], images[i].shape[2]) for i in indices]
             batch = [inputs[i].to(self.device) for i in indices]
-            with torch.inference_mode():
+            mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+            with torch.inference_mode(), mixed:
                 # What is below the score has no effect on the rest: the network may skip it.
                 results = self.network(batch, image_sizes=sizes, min_score=score, **options)
             found.update(zip(indices, results, strict=True))
@@ -355,20 +367,40 @@ class Predictor:
         return [replace(one, source=source) for one, source in zip(found, sources, strict=True)]
 
 
-def load(model: str | Path = DEFAULT_MODEL, *, device: torch.device | str | None = None) -> Predictor:
+def load(
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    device: torch.device | str | None = None,
+    precision: str = "auto",
+) -> Predictor:
     """Load a model for use.
 
     Args:
         model: the name of a bundled model, a checkpoint file, or the folder of a run (its best checkpoint).
         device: a torch device such as "cpu" or "cuda:1"; None takes a GPU when there is one.
+        precision: of the convolutions: "32" for float32; "bf16" for bfloat16; "auto" for bfloat16 on a CPU
+            that computes it natively (AVX-512 BF16 or AMX), else float32. With "auto" converted weights run
+            in float32.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged.
-        ConfigError: `device` is not a valid device, or cannot be used here.
+        ConfigError: `device` or `precision` is not valid, or cannot be used here.
     """
     from instancefcn.published.checkpoint import load_any_checkpoint
 
-    return Predictor(load_any_checkpoint(model), device)
+    return Predictor(load_any_checkpoint(model), device, precision)
+
+
+def precision_of(loaded: Loaded, precision: str, device: torch.device) -> str:
+    """The precision that runs, "32" or "bf16", where `precision` is asked for, see `load`.
+
+    Raises:
+        ConfigError: `precision` is not valid, or cannot be used there.
+    """
+    from instancefcn.published.network import PublishedFCIS
+
+    converted = isinstance(loaded.network, PublishedFCIS)
+    return "32" if converted and precision == "auto" else chosen_precision(precision, device)
 
 
 def _at_least_one(**settings: int | None) -> None:
