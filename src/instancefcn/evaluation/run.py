@@ -81,10 +81,12 @@ def evaluate(
         "attainable": the AP of perfect predictions, below 1 where images hold more than 100 objects of a
         class; "per_class": {name: {"mask": {...}, "box": {...}}}, "images", "precision" ("32" or "bf16"),
         "seconds_per_image", "max_objects": the limit, "limited_images": how many images may hold more; with
-        `skip_bad` "skipped", the number of problems left out}. Figures are 0 to 1, or None where the data holds no such object.
-        Those of proposals are of masks unless under "box", and ignore classes. The seconds cover resizing,
-        network, voting and masks, not decoding. An image may hold more objects than the limit when as many
-        are annotated, or when all within it score at least 0.5.
+        `skip_bad` "skipped", the number of problems left out}.
+
+        Figures are 0 to 1, or None where the data holds no such object. Those of proposals are of masks
+        unless under "box", and ignore classes. The seconds cover resizing, network, voting and masks, not
+        decoding. An image may hold more objects than the limit when as many are annotated, or when all within
+        it score at least 0.5.
 
     Raises:
         DataError: the split is missing or damaged, or has classes that the model does not know.

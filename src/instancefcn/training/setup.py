@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from instancefcn.bfloat16 import bfloat16_is_native, convolves_in_bfloat16
 from instancefcn.console import Progress, progress
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.doctor.examine import Report, examine
@@ -273,29 +274,6 @@ def choose_device(config: TrainConfig, local_rank: int = 0) -> torch.device:
             "machine to resume"
         )
     return torch.device("cuda", local_rank) if kind == "gpu" else torch.device(kind)
-
-
-def convolves_in_bfloat16() -> bool:
-    """Whether oneDNN computes convolutions in bfloat16 on this CPU.
-
-    Where it does not, PyTorch's own take over: a step of `fcis_lite` takes twenty times as long as with 32.
-    """
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return supported is None or bool(supported())  # a build without oneDNN: not known to be slow
-
-
-def bfloat16_is_native(kind: str) -> bool:
-    """Whether devices of a kind have instructions for bfloat16 (CPUs: AVX-512 BF16 or AMX), which halve the
-    time of a step.
-    """
-    if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    cpu = torch.cpu
-    return (
-        kind == "cpu"
-        and convolves_in_bfloat16()
-        and (cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
-    )
 
 
 def reading_processes(config: TrainConfig) -> int:
