@@ -36,6 +36,14 @@ def convert(
             help="Hold out this share of train's images as the split val, such as 0.2.",
         ),
     ] = None,
+    split_parts: Annotated[
+        bool,
+        typer.Option(
+            "--split-parts",
+            help="Make every separate part of an annotation an object of its own: for masks that hold all "
+            "objects of an image.",
+        ),
+    ] = False,
     json_: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON on standard output.")
     ] = False,
@@ -47,12 +55,15 @@ def convert(
     """
     from instancefcn.console import progress
     from instancefcn.data.conversion import convert as run
+    from instancefcn.safe_text import plain
 
     with progress() as show:
-        done = run(data, out, to.value, show, val_share)
+        done = run(data, out, to.value, show, val_share, split_parts=split_parts)
     if json_:
         typer.echo(json.dumps({"to": to.value, "out": str(out), **asdict(done)}))
         return
+    for note in done.notes:
+        typer.echo(f"note: {plain(note)}")
     typer.echo(f"{out}: {to.value}, from {done.source}")
     for split, counts in done.splits.items():
         typer.echo(f"  {split}: {counts['images']} images, {counts['annotations']} annotations")

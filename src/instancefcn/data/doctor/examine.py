@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.doctor import classes, images, objects, sizes
+from instancefcn.data.doctor import classes, images, objects, reading, sizes
 from instancefcn.data.doctor.checked_data import CheckedData, Finding, Split
-from instancefcn.data.formats.layouts import read_split, splits_of
+from instancefcn.data.doctor.merged_objects import merged_objects
+from instancefcn.data.formats.layouts import read_split, splits_of, unread_files
 from instancefcn.data.image_checks import inspect_images
 from instancefcn.errors import DataError, Problem
 from instancefcn.models.zoo import AnySpec, spec_of
@@ -44,6 +45,8 @@ CHECKS = (
     Check("zero-area", objects.zero_area),
     Check("class-names", classes.class_names),
     Check("no-objects", classes.no_objects),
+    Check("merged-objects", merged_objects),
+    Check("reading", reading.notes),
     Check("self-intersection", objects.self_intersection),
     Check("box-mask", objects.box_against_mask),
     Check("area-mask", objects.area_against_mask),
@@ -57,6 +60,7 @@ CHECKS = (
     Check("empty-image", classes.empty_images),
     Check("crowd", classes.crowds),
     Check("object-size", sizes.unsuitable_sizes),
+    Check("unread-file", reading.unread_files),
 )
 """In the order of the report: first what prevents training."""
 
@@ -118,7 +122,10 @@ def examine(
         Split(name, dataset, tuple(problems), tuple(next(inspections) for _ in dataset.images))
         for name, dataset, problems in read
     )
-    report = Report(str(data), checked, tuple(findings_of(CheckedData(checked, spec))), 0.0)
+    unread = unread_files(data, [dataset for _, dataset, _ in read])
+    if splits is not None:  # other splits may use the files
+        unread = [path for path in unread if not path.exists()]
+    report = Report(str(data), checked, tuple(findings_of(CheckedData(checked, spec, tuple(unread)))), 0.0)
     return replace(report, seconds=time.perf_counter() - start)
 
 
