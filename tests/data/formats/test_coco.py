@@ -146,7 +146,7 @@ del_ = object()
         (edit("images.0.file_name", "deep/../../secret.jpg"), ["image 5 (deep/../../secret.jpg)"]),
         (edit("images.0.file_name", "..\\secret.jpg"), ["image 5 (..\\secret.jpg)"]),
         (edit("images.0.file_name", "/etc/hostname"), ["image 5 (/etc/hostname)"]),
-        (edit("images.0.file_name", "C:\\a.jpg"), ["image 5 (C:\\a.jpg)"]),
+        (edit("images.0.file_name", "C:\\z.jpg"), ["image 5 (C:\\z.jpg)"]),
         (edit("images.0.file_name", "."), ["image 5 (.)"]),
         (edit("images.0.file_name", ""), ["image 5", "file_name"]),
         (edit("images.0.file_name", 3), ["image 5 (3)", "file_name"]),

@@ -99,7 +99,7 @@ def test_voc_errors_all_at_once(voc: Path) -> None:
         for kind in ("Object", "Class") if name != "unmasked" else ():
             folder = root / f"Segmentation{kind}"
             shutil.copy(folder / "otter.png", folder / f"{name}.png")
-    Image.new("RGB", (9, 9)).save(root / "SegmentationObject" / "coloured.png")
+    Image.new("RGB", size_of("otter")[::-1], (1, 2, 3)).save(root / "SegmentationClass" / "coloured.png")
     Image.new("L", (9, 9)).save(root / "SegmentationClass" / "small.png")
     classes = np.array(Image.open(root / "SegmentationClass" / "otter.png"))
     classes[classes == 1] = 21
@@ -111,7 +111,7 @@ def test_voc_errors_all_at_once(voc: Path) -> None:
         ("train.txt: ../../secret", "../../secret.jpg"),
         ("SegmentationObject/unmasked.png", "unmasked"),
         ("SegmentationClass/unmasked.png", "unmasked"),
-        ("SegmentationObject/coloured.png", "RGB"),
+        ("SegmentationClass/coloured.png", "1,2,3"),
         ("SegmentationClass/small.png", "9 x 9"),
         ("SegmentationClass/wrong.png: object 2", "21"),
     ]

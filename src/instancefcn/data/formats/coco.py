@@ -1,20 +1,4 @@
-"""COCO JSON: polygons, compressed and uncompressed RLEs, and crowds.
-
-    data/                                     what `write_coco` writes
-      train.json, val.json                    one file per split
-      images/a.jpg                            file_name starts in images/
-
-    data/                                     Roboflow
-      train/_annotations.coco.json
-      train/a.jpg                             valid/ is the split val
-
-    data/                                     CVAT, and COCO itself
-      annotations/instances_train2017.json
-      train2017/a.jpg                         or train/, images/train/, images/
-
-A YAML file names the files of any other layout, with paths that start in the YAML file's folder:
-
-    train: {annotations: labels/first.json, images: photos/2024}
+"""COCO JSON: polygons, compressed and uncompressed RLEs, and crowds. `coco_layouts` finds the files.
 
 An annotation file holds three lists:
 
@@ -29,25 +13,16 @@ Everything wrong with a file and its images is collected and raised together. A 
 
 from __future__ import annotations
 
-import mmap
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from instancefcn.data.dataset import Annotation, Dataset, ImageRecord, too_many_pixels
-from instancefcn.data.formats.gathering import (
-    OnProgress,
-    annotation_from_outline,
-    capped_problems,
-    list_found,
-    sort_splits,
-)
+from instancefcn.data.formats.gathering import annotation_from_outline, capped_problems
 from instancefcn.data.formats.output import OutputFolder
 from instancefcn.data.image_checks import box_problem, image_problems
 from instancefcn.data.paths import ImageFinder, is_there
-from instancefcn.data.text_files import read_json, read_yaml
+from instancefcn.data.text_files import read_json
 from instancefcn.errors import DataError, ImageError, Problem
 from instancefcn.files import write_json
 from instancefcn.geometry.outlines import extent, normalised, outline_problem, without_bad_polygons
@@ -61,191 +36,6 @@ FIELDS = {
     "categories": {"id", "name"},
 }
 """The fields of COCO's records that a Dataset keeps."""
-_USUAL_FILES = ("train.json", "val.json")
-_ROBOFLOW_FILE = "_annotations.coco.json"
-_COCO_PREFIX = "instances_"
-_NAMES_OF_VAL = ("valid", "validation")
-_YAML_ENTRY = "{annotations: FILE.json, images: FOLDER}"
-
-
-# Layouts
-
-
-class CocoFolder:
-    """A folder with SPLIT.json and images/."""
-
-    title = "COCO JSON"
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    @classmethod
-    def at(cls, data: Path) -> CocoFolder | None:
-        """The layout of the folder `data`, or None if it has no COCO file."""
-        if any(is_coco(data / name) for name in _USUAL_FILES):
-            return cls(data)
-        has_images = (data / "images").is_dir()
-        return cls(data) if has_images and any(is_coco(p) for p in data.glob("*.json")) else None
-
-    def splits(self) -> list[str]:
-        """The names of the annotation files."""
-        files = [p for p in self.root.glob("*.json") if p.name in _USUAL_FILES or is_coco(p)]
-        return sort_splits([p.stem for p in files])
-
-    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
-        """The usable part of a split, and the problems of the rest.
-
-        Raises:
-            DataError: the split's files do not exist.
-        """
-        return parse_coco(*self.paths(split), name=name)
-
-    def paths(self, split: str) -> tuple[Path, Path]:
-        """The annotation file and the folder of images. Raises DataError if one does not exist."""
-        annotations, images = self.root / f"{split}.json", self.root / "images"
-        problems = []
-        if not annotations.is_file():
-            problems.append(f"{self.root}: has no {split}.json; {list_found('splits', self.splits())}")
-        if not images.is_dir():
-            folders = sorted(p.name for p in self.root.iterdir() if p.is_dir())
-            problems.append(
-                f"{self.root}: has no folder images/; {list_found('folders', folders)}. If the images lie "
-                f"elsewhere, write a YAML file with a line 'train: {_YAML_ENTRY}' and give that file instead"
-            )
-        if problems:
-            raise DataError(problems)
-        return annotations, images
-
-
-class CocoExport:
-    """A folder as Roboflow, CVAT or COCO itself lay it out.
-
-    Args:
-        files: the annotation file and the folder of images of each split.
-    """
-
-    title = "exported COCO JSON"
-
-    def __init__(self, files: Mapping[str, tuple[Path, Path]]) -> None:
-        self.files = dict(files)
-
-    @classmethod
-    def at(cls, data: Path) -> CocoExport | None:
-        """The layout of the folder `data`, or None if it is another one."""
-        files = _roboflow_files(data) or _coco_files(data)
-        return cls(files) if files else None
-
-    def splits(self) -> list[str]:
-        """Split names without COCO's years; "valid" is "val"."""
-        return sort_splits(list(self.files))
-
-    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
-        """The usable part of a split, and the problems of the rest."""
-        return parse_coco(*self.paths(split), name=name)
-
-    def paths(self, split: str) -> tuple[Path, Path]:
-        """The annotation file and the folder of images."""
-        return self.files[split]
-
-
-class CocoYaml:
-    """A YAML file that names the annotation file and the folder of images of every split.
-
-    Args:
-        file: the YAML file; the paths in it start in its folder.
-        content: what it holds.
-    """
-
-    title = "COCO JSON named by a YAML file"
-
-    def __init__(self, file: Path, content: Mapping[str, Any]) -> None:
-        # YAML reads a name such as 2017 as a number.
-        self.file, self.content = file, {str(key): value for key, value in content.items()}
-
-    @classmethod
-    def at(cls, file: Path) -> CocoYaml:
-        """Read the YAML file.
-
-        Raises:
-            DataError: it is not a YAML file of this kind.
-        """
-        if file.suffix.lower() not in (".yaml", ".yml"):
-            raise DataError(f"{file}: is neither a folder nor a .yaml file: give the dataset's folder")
-        try:
-            content: Any = read_yaml(file)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file}: is not a valid YAML file ({error}): correct it") from error
-        if not isinstance(content, dict):
-            raise DataError(f"{file}: must have lines such as 'train: {_YAML_ENTRY}'")
-        return cls(file, content)
-
-    def splits(self) -> list[str]:
-        """The keys."""
-        return sort_splits(list(self.content))
-
-    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
-        """The usable part of a split, and the problems of the rest.
-
-        Raises:
-            DataError: the YAML file does not name the split's files.
-        """
-        return parse_coco(*self.paths(split), name=name)
-
-    def paths(self, split: str) -> tuple[Path, Path]:
-        """The annotation file and the folder of images. Raises DataError if the YAML file lacks them."""
-        if split not in self.content:
-            raise DataError(f"{self.file}: has no {split!r}; {list_found('splits', self.splits())}")
-        entry = self.content[split]
-        if not isinstance(entry, dict) or not all(
-            isinstance(entry.get(k), str) for k in ("annotations", "images")
-        ):
-            raise DataError(f"{self.file}: {split} must be {_YAML_ENTRY}")
-        if unknown := sorted(set(map(str, entry)) - {"annotations", "images"}):
-            raise DataError(
-                f"{self.file}: {split} has the unknown keys {', '.join(unknown)}: "
-                "keep only annotations and images"
-            )
-        return self.file.parent / entry["annotations"], self.file.parent / entry["images"]
-
-
-def is_coco(path: Path) -> bool:
-    """Whether a file names COCO's lists. A damaged file may pass: reading it reports what is wrong."""
-    if not path.is_file():
-        return False
-    if path.stat().st_size == 0:
-        return path.name in _USUAL_FILES
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        listed = content.find(b'"images"') >= 0 and content.find(b'"categories"') >= 0
-        return listed or (path.name in _USUAL_FILES and content.find(b'"shapes"') < 0)
-
-
-def _roboflow_files(data: Path) -> dict[str, tuple[Path, Path]]:
-    files = sorted(data.glob(f"*/{_ROBOFLOW_FILE}"))
-    names = _split_names([file.parent.name for file in files])
-    return {names[file.parent.name]: (file, file.parent) for file in files}
-
-
-def _coco_files(data: Path) -> dict[str, tuple[Path, Path]]:
-    files = [file for file in sorted(data.glob("annotations/*.json")) if is_coco(file)]
-    # COCO also has captions_, person_keypoints_ and other files for the same images.
-    files = [file for file in files if file.name.startswith(_COCO_PREFIX)] or files
-    written = {file: file.stem.removeprefix(_COCO_PREFIX) for file in files}
-    names = _split_names(list(written.values()))
-    return {names[raw]: (file, _image_folder(data, raw, names[raw])) for file, raw in written.items()}
-
-
-def _image_folder(data: Path, written: str, split: str) -> Path:
-    """The folder of a split's images; if there is none, the one that COCO would have."""
-    folders = [data / inner / name for name in (written, split) for inner in (".", "images")]
-    return next((folder for folder in (*folders, data / "images") if folder.is_dir()), data / written)
-
-
-def _split_names(written: list[str]) -> dict[str, str]:
-    """Split names by their names in files: train for train2017, unless two names would become equal."""
-    short = {name: re.sub(r"(?<=\D)\d{4}$", "", name) for name in written}
-    short = {name: "val" if plain.lower() in _NAMES_OF_VAL else plain for name, plain in short.items()}
-    counts = Counter(short.values())
-    return {name: plain if counts[plain] == 1 else name for name, plain in short.items()}
 
 
 # Reading
@@ -304,7 +94,8 @@ def parse_coco(
     reader = CocoReader(annotations, problems)
     names = reader.categories(content["categories"])
     ids = tuple(sorted(names))
-    records = reader.images(content["images"], ImageFinder(images))
+    finder = ImageFinder(images)
+    records = reader.images(content["images"], finder)
     outlines = reader.annotations(
         content["annotations"], {id_: label for label, id_ in enumerate(ids)}, records
     )
@@ -319,7 +110,7 @@ def parse_coco(
             problems.append(problem)
         else:
             usable.append(image)
-    return Dataset(name, tuple(usable), tuple(names[i] for i in ids), ids), problems
+    return Dataset(name, tuple(usable), tuple(names[i] for i in ids), ids, finder.notes()), problems
 
 
 def _load(path: Path, problems: list[str]) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -31,16 +31,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
-from instancefcn.data.formats.gathering import (
-    OnProgress,
-    annotation_from_outline,
-    folders_of_splits,
-    gather,
-    has_splits,
-)
+from instancefcn.data.formats.gathering import OnProgress, annotation_from_outline, gather
 from instancefcn.data.formats.index_masks import annotations_of, crops_of
 from instancefcn.data.formats.output import Losses, OutputFolder
-from instancefcn.data.paths import ImageFinder, folders_in, images_below, is_hidden
+from instancefcn.data.formats.split_names import (
+    folders_of_splits,
+    has_splits,
+    looks_like_split,
+    split_of,
+)
+from instancefcn.data.paths import ImageFinder, files_below, folders_in, images_below
 from instancefcn.data.text_files import read_json
 from instancefcn.errors import DataError, ImageError
 from instancefcn.geometry.outlines import Segmentation, outline_problem, to_rle, united
@@ -66,6 +66,8 @@ class LabelmeFolder:
     Splits are train/ and val/, in the folder or in one of its folders, such as images/. Images without a
     JSON file are not annotated and are left out. The classes are the sorted labels of all splits.
     """
+
+    reads = (".json",)
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -125,11 +127,9 @@ class LabelmeFolder:
         return tuple(names)
 
 
-def _json_files(folder: Path) -> Iterator[Path]:
-    """The JSON files of a folder and its subfolders, sorted, without hidden ones."""
-    for path in sorted(folder.rglob("*.json")):
-        if not is_hidden(path, folder):
-            yield path
+def _json_files(folder: Path) -> list[Path]:
+    """The JSON files of a folder and its subfolders, see `files_below`."""
+    return files_below(folder, {".json"})
 
 
 def _holds_shapes(folder: Path) -> bool:
@@ -344,14 +344,14 @@ def write_labelme(splits: Mapping[str, Dataset], output: OutputFolder) -> None:
     of the type "mask", other RLEs become polygons along the edges of their pixels.
 
     Raises:
-        DataError: there are several splits, none of them train or val: they would be read back as one.
+        DataError: no split is train, val or test, and several would be read back as one, or one not at all.
     """
-    if not splits.keys() & {"train", "val"}:
-        if len(splits) > 1:
+    if not any(map(split_of, splits)):
+        if len(splits) > 1 or looks_like_split(next(iter(splits))):
             raise DataError(
-                f"the splits {', '.join(splits)} would be read back as one, because LabelMe's splits are the "
-                "folders train/ and val/: rename them, or name them in a YAML file (train: {..}, val: {..}) "
-                "and convert that"
+                f"the splits {', '.join(splits)} would not be read back, because LabelMe's splits are the "
+                "folders train/, val/ and test/: rename them, or name them in a YAML file (train: {..}, "
+                "val: {..}) and convert that"
             )
         output.losses.note("a single split other than val is read back as train", of="splits")
     class_names = next(iter(splits.values())).class_names
