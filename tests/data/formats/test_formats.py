@@ -351,7 +351,7 @@ def test_labelme_errors_all_at_once(labelme: Path) -> None:
         "int": 3,
     }
     edit_labelme(labelme, lambda c: c["shapes"].extend(bad.values()))
-    (labelme / "train" / "other.json").write_text("{}")
+    (labelme / "train" / "other.json").write_text('{"shapes": 3}')
     (labelme / "train" / "text.json").write_text("{")
     dataset, problems = read_split(labelme, "train")
     assert len(dataset.images[0].annotations) == 3
@@ -368,7 +368,7 @@ def test_labelme_errors_all_at_once(labelme: Path) -> None:
 )
 def test_labelme_paths(labelme: Path, name: str) -> None:
     shutil.copy(labelme / "train" / "otter.jpg", labelme.parent / "secret.jpg")
-    edit_labelme(labelme, lambda c: c.update(imagePath=name))
+    edit_labelme(labelme, lambda c: c.update(imagePath=name, imageData=None))
     with pytest.raises(DataError, match=r"otter\.json") as caught:
         read_split(labelme, "train")
     (problem,) = caught.value.problems
