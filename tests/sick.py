@@ -119,6 +119,15 @@ def _tiny(sick: Sick) -> None:
         annotation.update(rectangle(*annotation["bbox"][:2], 4, 4))
 
 
+def _in_parts(sick: Sick) -> None:
+    """Every rectangle of train becomes three."""
+    for annotation in sick.train["annotations"]:
+        x, y, _, height = annotation["bbox"]
+        parts = [rectangle(x + shift, y, 8, height) for shift in (0, 10, 20)]
+        outline = [polygon for part in parts for polygon in part["segmentation"]]
+        annotation.update(segmentation=outline, area=3 * 8 * height)
+
+
 def _without_train_objects(sick: Sick) -> None:
     sick.train["annotations"] = []
 
@@ -187,6 +196,10 @@ SICK: list[tuple[str, str, Callable[[Sick], Any], bool]] = [
     ("crowd", "warning", _brushed, False),
     ("crowd", "note", lambda sick: sick.val["annotations"][0].update(iscrowd=1), False),
     ("object-size", "warning", _tiny, False),
+    ("merged-objects", "warning", _in_parts, True),
+    ("reading", "warning", lambda sick: sick.val["images"][0].update(file_name="C:\\mine\\val0.png"), True),
+    ("unread-file", "note", lambda sick: (sick.folder / "images" / "a.heic").touch(), True),
+    ("unread-file", "warning", lambda sick: (sick.folder / "more").symlink_to("nowhere"), True),
 ]
 
 

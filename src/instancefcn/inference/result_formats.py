@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from instancefcn.data.formats.labelme import RESULT_VERSION
 from instancefcn.data.paths import shortened
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write, write_json
@@ -101,7 +102,8 @@ class YoloLabels(Writer):
 
 class LabelMe(Writer):
     """`labelme/NAME.json`, which refers LabelMe to the image file (the image of a URL is stored inside). One
-    polygon per part; the parts of one object share a group; holes are joined to their part.
+    polygon per part; the parts of one object share a group; holes are joined to their part. The version marks
+    it as a result, which is not read as annotations until a person saves it in LabelMe.
     """
 
     def write(self, item: ResultItem) -> list[Path]:
@@ -124,7 +126,7 @@ class LabelMe(Writer):
                 )
         inside = None if isinstance(item.source, Path) else _png_text(item.image)
         whole: dict[str, Any] = {
-            "version": "5.5.0",
+            "version": RESULT_VERSION,
             "flags": {},
             "shapes": shapes,
             "imagePath": relative_path(item.source, path.parent) if inside is None else f"{item.name}.png",
