@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from instancefcn.bulk import need_ray
+from instancefcn.safe_text import one_line
 
 if TYPE_CHECKING:
     from instancefcn.bulk.job import Summary
@@ -57,6 +58,8 @@ def predict_bulk(
 
     # Errors in the sources and the model show before a cluster is started.
     listing = list_images(sources, own_files(out))
+    if listing.left_out:
+        print(one_line(listing.left_out), file=sys.stderr, flush=True)
     from instancefcn.bulk.cluster import connected, room, run
     from instancefcn.bulk.worker import Power
     from instancefcn.models.checkpoint import locate

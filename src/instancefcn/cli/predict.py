@@ -14,6 +14,7 @@ from instancefcn.cli.options import (
     Frames,
     Json,
     Model,
+    Page,
     Resume,
     Save,
     Score,
@@ -33,6 +34,7 @@ def predict(
     tile: Tile = None,
     explain: Explain = False,
     frames: Frames = None,
+    page: Page = None,
     device: Device = None,
     resume: Resume = False,
 ) -> None:
@@ -56,6 +58,7 @@ def predict(
             tile=tile,
             explain=explain,
             frames=frames,
+            page=page,
             device=device,
             resume=resume,
             progress=show,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.options import Device, Explain, Frames, Json, Resume, Save, SourceArguments, Tile
+from instancefcn.cli.options import Device, Explain, Frames, Json, Page, Resume, Save, SourceArguments, Tile
 
 
 def propose(
@@ -27,6 +27,7 @@ def propose(
     tile: Tile = None,
     explain: Explain = False,
     frames: Frames = None,
+    page: Page = None,
     device: Device = None,
     resume: Resume = False,
 ) -> None:
@@ -50,6 +51,7 @@ def propose(
             tile=tile,
             explain=explain,
             frames=frames,
+            page=page,
             device=device,
             resume=resume,
             progress=show,

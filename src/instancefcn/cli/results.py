@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from instancefcn.console import Progress
+from instancefcn.images.pages import split_page
 from instancefcn.safe_text import one_line
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def print_results(
             else:
                 found[f"read {kind}s"] += 1
                 found["objects"] += len(result.instances)
-                if result.frame is None and result.image is not None:
+                if result.frame is None and (result.image is not None or result.large is not None):
                     progress.line(one_line(describe(result)))
             if as_json:
                 typer.echo(json.dumps(result_as_json(result)))
@@ -68,6 +69,8 @@ def describe(result: FileResult) -> str:
     brightest = result.brightest
     if brightest is not None and brightest < DARK:
         text += f"; nearly black, at most {brightest} of 255: see docs/predict.md, Dark images"
+    if result.pages > 1 and split_page(result.path)[0] == result.path:
+        text += f"; has {result.pages} pages, page 1 is used: --page N or --page all reads others"
     return text
 
 

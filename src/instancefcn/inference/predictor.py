@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -19,8 +20,10 @@ from torch import Tensor
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.geometry.resizing import group_by_shape
 from instancefcn.images.decoding import to_uint8_rgb
-from instancefcn.images.download import read_file_or_url
+from instancefcn.images.download import decode_file_or_url, is_url, read_file_or_url
+from instancefcn.images.large import LargeImage, open_large
 from instancefcn.images.opening import open_image
+from instancefcn.images.pages import split_page
 from instancefcn.inference.threaded_map import threaded_map
 from instancefcn.inference.tiling import PER_TILE, segment_tiled
 from instancefcn.instances import Instances
@@ -44,11 +47,13 @@ class FileResult:
     """The result of one image file, URL, or frame of a video.
 
     Attributes:
-        path: the file; a URL or "webcam" as a string.
+        path: the file; a URL, "webcam" or a page such as "stack.tif#page2" as a string.
         image: uint8 [3, H, W], RGB, upright; None when it could not be read, or when a resumed call had
             segmented it before.
         instances: what was found; None when there is an error.
         error: why it could not be read, or that it has too many tiles; else None.
+        pages: how many pages or frames the file has; one of them was read.
+        large: the image on the disk, if it was segmented by tiles without being decoded at once.
         seconds: time per image of its batch, without reading the file.
         frame: index of the frame in its video; None for an image.
         files: what was written for this image alone.
@@ -61,6 +66,13 @@ class FileResult:
     seconds: float = 0.0
     frame: int | None = None
     files: tuple[Path, ...] = ()
+    pages: int = 1
+    large: LargeImage | None = None
+
+    @property
+    def pixels(self) -> Tensor | LargeImage | None:
+        """What there is of the image."""
+        return self.large if self.image is None else self.image
 
     @property
     def brightest(self) -> int | None:
@@ -176,7 +188,9 @@ class Predictor:
         known = threaded_map(_weighed, paths, ahead) if ahead else ((path, 0) for path in paths)
         with (
             closing(known) as weighed,
-            closing(threaded_map(_try_read, weighed, ahead, pixels=itemgetter(1))) as read,
+            closing(
+                threaded_map(partial(_try_read, tile is not None), weighed, ahead, pixels=itemgetter(1))
+            ) as read,
         ):
             yield from self.decoded(read, score=score, batch_size=batch_size, tile=tile, top=top)
 
@@ -200,16 +214,16 @@ class Predictor:
         _at_least_one(batch_size=batch_size, top=top)
         read = iter(read)
         while chunk := list(islice(read, _together(batch_size, tile))):
-            images = [one.image for one in chunk if one.image is not None]
+            images = [pixels for one in chunk if (pixels := one.pixels) is not None]
             start = time.perf_counter()
             try:
                 results = iter(self._run(images, score, batch_size, tile, top))
-            except ImageError as error:  # too large for its tiles
+            except ImageError as error:  # too large for its tiles, or a damaged part
                 yield from (replace(one, error=ImageError(f"{one.path}: {error}")) for one in chunk)
                 continue
             seconds = (time.perf_counter() - start) / max(len(images), 1)
             for one in chunk:
-                if one.image is None:
+                if one.pixels is None:
                     yield one
                 else:
                     found = replace(next(results), source=str(one.path))
@@ -248,14 +262,14 @@ class Predictor:
 
     def _run(
         self,
-        images: Sequence[Tensor],
+        images: Sequence[Tensor | LargeImage],
         score: float,
         batch_size: int,
         tile: int | None,
         top: int | None = None,
     ) -> list[Instances]:
         if tile is None:
-            return self.run(images, score, top)
+            return self.run([image for image in images if isinstance(image, Tensor)], score, top)
         from instancefcn.models.instance_fcn import InstanceFCN
 
         # For objects the network's own limit suits a tile too; of proposals each object has many.
@@ -265,7 +279,8 @@ class Predictor:
     def _segment(
         self, images: Sequence[ImageInput], score: float, batch_size: int, tile: int | None
     ) -> list[Instances]:
-        found = self._run([_decode(image) for image in images], score, batch_size, tile)
+        decoded = [_decode(image, tile is not None) for image in images]
+        found = self._run(decoded, score, batch_size, tile)
         sources = [str(image) if isinstance(image, (str, Path)) else None for image in images]
         return [replace(one, source=source) for one, source in zip(found, sources, strict=True)]
 
@@ -306,9 +321,10 @@ def _device(device: torch.device | str | None) -> torch.device:
         raise ConfigError(f"{device!r} is not a valid device: use 'cpu', 'cuda' or 'cuda:1'") from error
 
 
-def _decode(image: Any) -> Tensor:
+def _decode(image: Any, by_tiles: bool) -> Tensor | LargeImage:
     if isinstance(image, (str, Path)):
-        return read_file_or_url(image)
+        large = open_large(image) if by_tiles and not is_url(image) else None
+        return read_file_or_url(image) if large is None else large
     if isinstance(image, (Image.Image, np.ndarray, Tensor)):
         return to_uint8_rgb(image)
     raise ImageError(
@@ -320,18 +336,22 @@ def _decode(image: Any) -> Tensor:
 def _weighed(path: Path | str) -> tuple[Path | str, int]:
     """A file and its number of pixels, 0 where its header does not say."""
     try:
-        with open_image(Path(path)) as image:
+        file, page = split_page(path)
+        with open_image(Path(file), page=page) as image:
             return path, image.width * image.height
     except Exception:  # reading it reports what is wrong; a URL is not fetched twice
         return path, 0
 
 
-def _try_read(weighed: tuple[Any, int]) -> FileResult:
+def _try_read(by_tiles: bool, weighed: tuple[Any, int]) -> FileResult:
     path, _ = weighed
     if not isinstance(path, (str, Path)):
         kind = type(path).__name__
         raise ConfigError(f"files() takes paths and URLs, not {kind}: call the model itself on an image")
     try:
-        return FileResult(path, read_file_or_url(path), None, None)
+        if by_tiles and not is_url(path) and (large := open_large(path)) is not None:
+            return FileResult(path, None, None, None, large=large)
+        image, pages = decode_file_or_url(path)
+        return FileResult(path, image, None, None, pages=pages)
     except ImageError as error:
         return FileResult(path, None, None, error)
