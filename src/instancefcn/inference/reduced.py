@@ -16,7 +16,7 @@ from instancefcn.instances import Instances
 
 OVERLAY_PIXELS = 25_000_000
 """Maximum pixels of the copy."""
-BAND_BYTES = 2**26
+BAND_BYTES = 2**24
 """Bytes of the image that are read at once."""
 
 
