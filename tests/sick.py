@@ -77,6 +77,12 @@ def _turned(orientation: int) -> Callable[[Sick], None]:
     return apply
 
 
+def _animate(sick: Sick) -> None:
+    with Image.open(sick.image("val0.png")) as image:
+        frames = [image.convert("RGB"), Image.new("RGB", image.size)]
+    frames[0].save(sick.image("val0.png"), save_all=True, append_images=frames[1:])
+
+
 def _truncate(sick: Sick) -> None:
     path = sick.image("val0.png")
     path.write_bytes(path.read_bytes()[:900])
@@ -165,6 +171,7 @@ SICK: list[tuple[str, str, Callable[[Sick], Any], bool]] = [
     ("size-mismatch", "error", lambda sick: sick.val["images"][0].update(width=170), True),
     ("size-mismatch", "error", lambda sick: sick.val["images"][0].update(width=320, height=240), True),
     ("size-mismatch", "error", lambda sick: sick.image("val0.png").write_bytes(_small()), False),
+    ("several-pages", "warning", _animate, False),
     ("duplicate-id", "error", first(id=2), True),
     ("unknown-category", "error", first(category_id=9), True),
     ("unknown-image", "error", first(image_id=77), True),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from instancefcn.bulk import need_ray
 from instancefcn.data.paths import at_home
 from instancefcn.folder_lock import only_writer
+from instancefcn.safe_text import one_line
 
 if TYPE_CHECKING:
     from instancefcn.bulk.job import Summary
@@ -67,6 +68,8 @@ def predict_bulk(
 
     # Errors in the sources and the model are reported before a cluster is started.
     listing = list_images(sources, own_files(out))
+    if listing.left_out:
+        print(one_line(listing.left_out), file=sys.stderr, flush=True)
     from instancefcn.bulk.cluster import capacity, connected, run
     from instancefcn.bulk.worker import Resources
     from instancefcn.inference.predictor import precision_of

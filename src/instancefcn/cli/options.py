@@ -91,6 +91,15 @@ Frames = Annotated[
     int | None,
     typer.Option(min=1, help="Stop a video or webcam after this many frames.", show_default=False),
 ]
+Page = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|all",
+        help="Page or frame of image files that have several (the first by default), or 'all'; results are "
+        "named IMAGE#page2.",
+        show_default=False,
+    ),
+]
 Resume = Annotated[
     bool,
     typer.Option(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from instancefcn.console import Progress
+from instancefcn.images.pages import split_page
 from instancefcn.safe_text import one_line
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def print_results(
                 found["objects"] += len(result.instances)
                 full = not ranked and result.instances.limit_reached is not None
                 found[f"full {kind}s"] += full
-                if result.frame is None and result.image is not None:
+                if result.frame is None and (result.image is not None or result.large is not None):
                     limit = f"; {LIMIT.format(result.instances.limit_reached)}" if full else ""
                     progress.line(one_line(describe(result) + limit))
             if as_json:
@@ -86,6 +87,8 @@ def describe(result: FileResult) -> str:
     brightest = result.brightest
     if brightest is not None and brightest < DARK:
         text += f"; nearly black, at most {brightest} of 255: see docs/predict.md, Dark images"
+    if result.pages > 1 and split_page(result.path)[0] == result.path:
+        text += f"; has {result.pages} pages, page 1 is used: --page N or --page all reads others"
     return text
 
 

@@ -17,6 +17,7 @@ from instancefcn.safe_text import shown
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+    | {".avif", ".jp2", ".j2k", ".heic", ".heif"}
 )
 LONGEST_NAME = 150
 """Maximum bytes of a result's name. Writers add a number, a class and a suffix; file systems allow 255."""

@@ -10,6 +10,7 @@ import numpy as np
 from instancefcn.evaluation.coco import MAX_DETECTIONS, NAMES, RECALLS, THRESHOLDS, CocoResult, Kind
 from instancefcn.evaluation.proposals import AR_NAMES, ProposalResult
 from instancefcn.files import atomic_write
+from instancefcn.images.fonts import families, legible
 
 INK, FAINT = "#222222", "#b8bec8"
 
@@ -64,6 +65,14 @@ def plot_precision_recall(result: CocoResult, class_names: tuple[str, ...], path
     """Write precision against recall as a PNG: each class at mask IoU 0.5, and the mean over the classes at
     several IoUs.
     """
+    import matplotlib
+
+    names = tuple(legible(name, f"class {label}") for label, name in enumerate(class_names, 1))
+    with matplotlib.rc_context({"font.family": families(names)}), atomic_write(path) as temporary:
+        _precision_recall(result, names).savefig(temporary, dpi=130)
+
+
+def _precision_recall(result: CocoResult, class_names: tuple[str, ...]) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -100,8 +109,7 @@ def plot_precision_recall(result: CocoResult, class_names: tuple[str, ...], path
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall")
         _finish(axes, "lower left", "AP")
     left.set_ylabel("precision")
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+    return figure
 
 
 def plot_recall(result: ProposalResult, path: Path) -> None:

@@ -21,13 +21,14 @@ from instancefcn.images.download import path_of
 from instancefcn.inference.coco_source import CocoSource
 from instancefcn.inference.explain import Explanation, explain, write_explanation
 from instancefcn.inference.predictor import FileResult, Predictor
+from instancefcn.inference.reduced import reduced
 from instancefcn.inference.request import Request
-from instancefcn.inference.result_formats import ResultItem, Table, Writer
+from instancefcn.inference.result_formats import LabelMap, ResultItem, Table, Writer
 from instancefcn.inference.resume_log import NAME, Done, ResumeLog, done_of, identity, restored
-from instancefcn.inference.sources import Sources
+from instancefcn.inference.sources import Sources, describe_left_out, unread_error
 from instancefcn.inference.threaded_map import threaded_map
 from instancefcn.inference.video import FrameResults, Movie, Video, video_name
-from instancefcn.inference.writers import WRITERS, CocoResults, Outlines, finish, write_item
+from instancefcn.inference.writers import WRITERS, CocoResults, Outlines, Overlays, finish, write_item
 from instancefcn.safe_text import one_line
 
 AHEAD = 4
@@ -51,6 +52,8 @@ def _run(
     predictor: Predictor, sources: Sources, request: Request, progress: Progress
 ) -> Generator[FileResult, None, None]:
     pipeline = _Pipeline(predictor, request, progress, sources.coco)
+    if others := describe_left_out(sources.left_out):
+        progress.line(one_line(others))
     videos: list[Path | int] = [*sources.videos, *([] if sources.webcam is None else [sources.webcam])]
     paths = [*map(path_of, sources.images), *(Path("webcam") if isinstance(v, int) else v for v in videos)]
     first = len(sources.images)
@@ -60,6 +63,8 @@ def _run(
     numbers = count(first)
     for source, name in zip(videos, names[first:], strict=True):
         yield from pipeline.video(source, name, numbers)
+    for path in sources.unread:
+        yield FileResult(path, None, None, unread_error(path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,14 +235,34 @@ class _Pipeline:
     def _write(self, work: _Work, writers: Sequence[Writer]) -> FileResult:
         """Write one result, if there is one, and note the files in it."""
         result = work.result
-        if result.image is None or result.instances is None:
+        if result.instances is None or result.pixels is None:
             return result
+        if result.image is None:
+            return self._write_large(work, writers)
         item = ResultItem(work.number, work.name, result.path, result.image, result.instances, result.frame)
         files = write_item(writers, item)
         if work.explanation is not None:
             files.append(self.request.out / "explained" / f"{item.name}.png")
             with writable():
                 write_explanation(files[-1], item.image, item.instances, work.explanation, 0)
+        return replace(result, files=tuple(files))
+
+    def _write_large(self, work: _Work, writers: Sequence[Writer]) -> FileResult:
+        """As `_write`, for an image that does not fit into memory: a smaller overlay, no label map."""
+        result = work.result
+        files: list[Path] = []
+        assert result.large is not None
+        assert result.instances is not None
+        small, seen = reduced(result.large, result.instances)
+        for writer in writers:
+            if isinstance(writer, LabelMap):
+                self.progress.line(one_line(f"{result.path}: is too large for a label map: left out"))
+                continue
+            found = seen if isinstance(writer, (Overlays, Outlines)) else result.instances
+            item = ResultItem(
+                work.number, work.name, result.path, small, found, result.frame, large=result.large
+            )
+            files += write_item([writer], item)
         return replace(result, files=tuple(files))
 
     def _open_log(self, paths: Sequence[Path | str]) -> ResumeLog:

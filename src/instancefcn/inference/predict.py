@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from instancefcn.console import Progress
 from instancefcn.errors import ConfigError
-from instancefcn.inference.request import Request, find_and_check, kinds_of, names_of
+from instancefcn.inference.request import Request, find_and_check, kinds_of, names_of, page_of
 
 if TYPE_CHECKING:
     from instancefcn.inference.predictor import FileResult, Predictor
@@ -25,6 +25,7 @@ def predict(
     tile: int | None = None,
     explain: bool = False,
     frames: int | None = None,
+    page: int | str | None = None,
     device: str | None = None,
     precision: str = "auto",
     resume: bool = False,
@@ -51,6 +52,8 @@ def predict(
         tile: segment large images by overlapping tiles of this side, in pixels (at least 32).
         explain: also draw the score maps of the best object of every image, in `out/explained`.
         frames: maximum number of frames of a video or webcam; None for all.
+        page: of image files with several pages or frames, from 1, or "all"; results are named IMAGE#page2.
+            None reads the first page.
         device: "cpu", "cuda" or "cuda:1"; None takes a GPU when there is one. A loaded model keeps its own.
         precision: "32", "bf16" or "auto", see `load`. A loaded model keeps its own.
         resume: continue the same call that was stopped: images whose results are complete are not segmented
@@ -74,6 +77,7 @@ def predict(
     """
     request = Request(
         *(Path(out), kinds_of(save), score, batch, tile, explain, frames, resume),
+        page=page_of(page),
         max_objects=max_objects,
         classes=names_of(classes),
     )
@@ -101,6 +105,7 @@ def propose(
     tile: int | None = None,
     explain: bool = False,
     frames: int | None = None,
+    page: int | str | None = None,
     device: str | None = None,
     precision: str = "auto",
     resume: bool = False,
@@ -111,7 +116,8 @@ def propose(
     Args:
         model: an InstanceFCN, named or loaded as for `predict`.
         top: maximum number of proposals in an image.
-        sources, out, score, save, tile, explain, frames, device, precision, resume, progress: see `predict`.
+        sources, out, score, save, tile, explain, frames, page, device, precision, resume, progress: see
+            `predict`.
 
     Yields:
         one result per image or frame, as `predict` does.
@@ -120,7 +126,7 @@ def propose(
         ConfigError: also when the model finds objects of classes.
         ImageError, CheckpointError, OutputError, MissingPackageError: see `predict`.
     """
-    request = Request(Path(out), kinds_of(save), score, 1, tile, explain, frames, resume, top)
+    request = Request(Path(out), kinds_of(save), score, 1, tile, explain, frames, resume, top, page_of(page))
     found = find_and_check(sources, request)
     from instancefcn.inference import pipeline, predictor
     from instancefcn.models.instance_fcn import InstanceFCN

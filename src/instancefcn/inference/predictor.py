@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -20,8 +21,10 @@ from instancefcn.bfloat16 import chosen_precision
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.geometry.resizing import group_by_shape
 from instancefcn.images.decoding import to_uint8_rgb
-from instancefcn.images.download import read_file_or_url
+from instancefcn.images.download import decode_file_or_url, is_url, read_file_or_url
+from instancefcn.images.large import LargeImage, open_large
 from instancefcn.images.opening import open_image
+from instancefcn.images.pages import split_page
 from instancefcn.inference.threaded_map import threaded_map
 from instancefcn.inference.tiling import PER_TILE, segment_tiled
 from instancefcn.instances import Instances
@@ -45,11 +48,13 @@ class FileResult:
     """The result of one image file, URL, or frame of a video.
 
     Attributes:
-        path: the file; a URL or "webcam" as a string.
+        path: the file; a URL, "webcam" or a page such as "stack.tif#page2" as a string.
         image: uint8 [3, H, W], RGB, upright; None when it could not be read, or when a resumed call had
             segmented it before.
         instances: what was found; None when there is an error.
         error: why it could not be read, or that it has too many tiles; else None.
+        pages: how many pages or frames the file has; one of them was read.
+        large: the image on the disk, if it was segmented by tiles without being decoded at once.
         seconds: time per image of its batch, without reading the file.
         frame: index of the frame in its video; None for an image.
         files: what was written for this image alone.
@@ -64,6 +69,13 @@ class FileResult:
     frame: int | None = None
     files: tuple[Path, ...] = ()
     precision: str = "32"
+    pages: int = 1
+    large: LargeImage | None = None
+
+    @property
+    def pixels(self) -> Tensor | LargeImage | None:
+        """What there is of the image."""
+        return self.large if self.image is None else self.image
 
     @property
     def brightest(self) -> int | None:
@@ -208,7 +220,9 @@ class Predictor:
         known = threaded_map(_weighed, paths, ahead) if ahead else ((path, 0) for path in paths)
         with (
             closing(known) as weighed,
-            closing(threaded_map(_try_read, weighed, ahead, pixels=itemgetter(1))) as read,
+            closing(
+                threaded_map(partial(_try_read, tile is not None), weighed, ahead, pixels=itemgetter(1))
+            ) as read,
         ):
             yield from self.decoded(
                 read,
@@ -240,16 +254,16 @@ class Predictor:
         _at_least_one(batch_size=batch_size, max_objects=max_objects)
         read = iter(read)
         while chunk := list(islice(read, _together(batch_size, tile))):
-            images = [one.image for one in chunk if one.image is not None]
+            images = [pixels for one in chunk if (pixels := one.pixels) is not None]
             start = time.perf_counter()
             try:
                 results = iter(self._run(images, score, batch_size, tile, max_objects, classes))
-            except ImageError as error:  # too large for its tiles
+            except ImageError as error:  # too large for its tiles, or a damaged part
                 yield from (replace(one, error=ImageError(f"{one.path}: {error}")) for one in chunk)
                 continue
             seconds = (time.perf_counter() - start) / max(len(images), 1)
             for one in chunk:
-                if one.image is None:
+                if one.pixels is None:
                     yield one
                 else:
                     found = replace(next(results), source=str(one.path))
@@ -297,7 +311,7 @@ class Predictor:
 
     def _run(
         self,
-        images: Sequence[Tensor],
+        images: Sequence[Tensor | LargeImage],
         score: float,
         batch_size: int,
         tile: int | None,
@@ -305,12 +319,13 @@ class Predictor:
         classes: Sequence[str] | None,
     ) -> list[Instances]:
         if tile is None:
-            return self.run(images, score, max_objects, classes)
+            whole = [image for image in images if isinstance(image, Tensor)]
+            return self.run(whole, score, max_objects, classes)
         return [self._tiled(image, score, batch_size, tile, max_objects, classes) for image in images]
 
     def _tiled(
         self,
-        image: Tensor,
+        image: Tensor | LargeImage,
         score: float,
         batch_size: int,
         tile: int,
@@ -361,7 +376,7 @@ class Predictor:
         max_objects: int | None,
         classes: Sequence[str] | None,
     ) -> list[Instances]:
-        decoded = [_decode(image) for image in images]
+        decoded = [_decode(image, tile is not None) for image in images]
         found = self._run(decoded, score, batch_size, tile, max_objects, classes)
         sources = [str(image) if isinstance(image, (str, Path)) else None for image in images]
         return [replace(one, source=source) for one, source in zip(found, sources, strict=True)]
@@ -423,9 +438,10 @@ def _device(device: torch.device | str | None) -> torch.device:
         raise ConfigError(f"{device!r} is not a valid device: use 'cpu', 'cuda' or 'cuda:1'") from error
 
 
-def _decode(image: Any) -> Tensor:
+def _decode(image: Any, by_tiles: bool) -> Tensor | LargeImage:
     if isinstance(image, (str, Path)):
-        return read_file_or_url(image)
+        large = open_large(image) if by_tiles and not is_url(image) else None
+        return read_file_or_url(image) if large is None else large
     if isinstance(image, (Image.Image, np.ndarray, Tensor)):
         return to_uint8_rgb(image)
     raise ImageError(
@@ -437,18 +453,22 @@ def _decode(image: Any) -> Tensor:
 def _weighed(path: Path | str) -> tuple[Path | str, int]:
     """A file and its number of pixels, 0 where its header does not say."""
     try:
-        with open_image(Path(path)) as image:
+        file, page = split_page(path)
+        with open_image(Path(file), page=page) as image:
             return path, image.width * image.height
     except Exception:  # reading it reports what is wrong; a URL is not fetched twice
         return path, 0
 
 
-def _try_read(weighed: tuple[Any, int]) -> FileResult:
+def _try_read(by_tiles: bool, weighed: tuple[Any, int]) -> FileResult:
     path, _ = weighed
     if not isinstance(path, (str, Path)):
         kind = type(path).__name__
         raise ConfigError(f"files() takes paths and URLs, not {kind}: call the model itself on an image")
     try:
-        return FileResult(path, read_file_or_url(path), None, None)
+        if by_tiles and not is_url(path) and (large := open_large(path)) is not None:
+            return FileResult(path, None, None, None, large=large)
+        image, pages = decode_file_or_url(path)
+        return FileResult(path, image, None, None, pages=pages)
     except ImageError as error:
         return FileResult(path, None, None, error)

@@ -19,6 +19,7 @@ import torch
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write, remove_leftovers, writable
 from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.images.pages import split_page
 from instancefcn.inference.predictor import FileResult, Predictor
 from instancefcn.inference.sources import RESULT_FOLDERS
 from instancefcn.inference.writers import below_one_folder
@@ -172,7 +173,7 @@ class ResumeLog:
 def stamp_of(path: Path | str) -> list[int] | None:
     """Length of a file in bytes and time of its last change in nanoseconds; None without a file (a URL)."""
     try:
-        status = os.stat(path)
+        status = os.stat(split_page(path)[0])
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]

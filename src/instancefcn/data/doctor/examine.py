@@ -37,6 +37,7 @@ CHECKS = (
     Check("unreadable-image", images.unreadable),
     Check("exif-rotation", images.rotation),
     Check("size-mismatch", images.wrong_size),
+    Check("several-pages", images.several_pages),
     Check("duplicate-id", objects.duplicate_ids),
     Check("unknown-category", objects.labels),
     Check("unknown-image", None),

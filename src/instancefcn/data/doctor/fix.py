@@ -44,8 +44,8 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True, "exact": True},
 }
-"""How to encode pixels again with (almost) no loss. "exact" keeps colours at alpha 0, which are read like any
-others."""
+"""How to encode pixels again with (almost) no loss. "exact" keeps colours at alpha 0, as the original
+has them."""
 _KEPT_TAGS = frozenset({270, 271, 272, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853})
 """TIFF tags that do not describe how pixels are stored: description, camera, resolution, program, date,
 author, rights, EXIF and GPS data. Other tags, such as width and height, belong to the old file."""
