@@ -29,7 +29,8 @@ def export_model(
     *,
     format: Format = "onnx",
     dynamic: bool = False,
-    instances: int = 100,
+    dynamic_batch: bool = False,
+    instances: int | None = None,
     out: str | Path | None = None,
 ) -> Exported:
     """Write a model as one file that takes an image and gives boxes, scores, labels and masks.
@@ -41,7 +42,10 @@ def export_model(
         model: name of a bundled model, checkpoint file, folder of a run, or what `load` returned for the CPU.
         format: "onnx", or "torch-export" for a file that `torch.export.load` reads.
         dynamic: height and width are free (FCIS only); else they are the model's short and long side.
-        instances: number of objects in the results; unused ones have score 0.
+        dynamic_batch: any number of images of one size at once (ONNX only); the results of each are those
+            that it has alone.
+        instances: number of objects in the results; unused ones have score 0. None for the maximum number
+            that the model finds in an image, or 100 proposals.
         out: the file; None names it after the model, in the current folder.
 
     Raises:
@@ -55,5 +59,7 @@ def export_model(
     # A folder's name has no suffix: lr0.01 and lr0.02 are two runs.
     path = Path(out or (source.name if source.is_dir() else source.stem) + SUFFIXES[format])
     predictor = model if isinstance(model, Predictor) else load(model, device="cpu")
-    rows = exporting.export(predictor, path, format, dynamic=dynamic, instances=instances)
+    rows = exporting.export(
+        predictor, path, format, dynamic=dynamic, dynamic_batch=dynamic_batch, instances=instances
+    )
     return Exported(path, rows)
