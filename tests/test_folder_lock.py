@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from instancefcn.errors import OutputError
-from instancefcn.folder_lock import only_writer
+from instancefcn.folder_lock import check_not_locked, only_writer
 
 HOLDER = """
 import sys, time
@@ -30,11 +30,14 @@ def test_another_process_is_refused_until_the_holder_is_killed(tmp_path: Path) -
             assert holder.stdout.readline() == b"held\n"
             with pytest.raises(OutputError) as caught, only_writer(tmp_path):
                 pass
+            with pytest.raises(OutputError, match=f"process {holder.pid}"):
+                check_not_locked(tmp_path)
             assert f"process {holder.pid} on {socket.gethostname()}" in str(caught.value)
             assert str(tmp_path) in str(caught.value)
         finally:
             holder.kill()
     assert [path.name for path in tmp_path.iterdir()] == [".instancefcn.lock"]  # what a crash leaves
+    check_not_locked(tmp_path)
     with only_writer(tmp_path):
         pass
     assert not list(tmp_path.iterdir())

@@ -50,6 +50,13 @@ def only_writer(folder: Path | str) -> Iterator[None]:
                 folder.rmdir()
 
 
+def check_not_locked(folder: Path | str) -> None:
+    """Raises OutputError when another process is writing to a folder, which need not exist."""
+    path = Path(folder) / NAME
+    if path.exists():
+        os.close(_opened(path))
+
+
 def _opened(path: Path) -> int:
     """The file, open and locked. Raises OutputError when another process has locked it."""
     while True:

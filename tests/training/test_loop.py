@@ -493,6 +493,8 @@ def test_two_runs_in_one_folder(tiny_train: Train, tmp_path: Path, monkeypatch: 
 
     stop_at(monkeypatch, 2, second)
     tiny_train(run, epochs=1)
-    assert [error.code for error in refused] == ["output"]
-    assert state(run)["seen"] == 3
+    stop_at(monkeypatch, 2, second)  # when there is a run to resume
+    tiny_train(run, epochs=2, resume=True)
+    assert [error.code for error in refused] == ["output", "output"]
+    assert state(run)["seen"] == 6
     assert not list(run.glob(".*"))

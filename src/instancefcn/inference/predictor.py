@@ -287,10 +287,11 @@ class Predictor:
             one `Instances` per image, on the CPU.
 
         Raises:
-            ConfigError: `score` is out of range, or a class is unknown.
+            ConfigError: `score` or `max_objects` is out of range, or a class is unknown.
         """
         if not 0 <= score <= 1:
             raise ConfigError(f"the score threshold must lie between 0 and 1, got {score}")
+        _at_least_one(max_objects=max_objects)
         options: dict[str, Any] = {} if max_objects is None else {"max_instances": max_objects}
         if classes is not None and len(labels := self.labels_of(classes)) < len(self.class_names):
             options["classes"] = labels

@@ -21,6 +21,7 @@ from instancefcn.data.doctor.report import brief, left_out
 from instancefcn.data.formats.layouts import open_datasets, splits_of
 from instancefcn.data.transforms import Augment
 from instancefcn.errors import ConfigError
+from instancefcn.folder_lock import check_not_locked
 from instancefcn.limits import MAX_INPUT
 from instancefcn.models import zoo
 from instancefcn.models.checkpoint import bundled_models
@@ -46,11 +47,13 @@ def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> Trai
 
     Raises:
         ConfigError: a setting is wrong, or the folder already holds a run.
+        OutputError: the folder holds a run that another process is training.
     """
     settings = nest(settings)
     if resume:
         return resume_config(load_config(folder / "config.json"), settings)
     if (folder / LAST).exists():
+        check_not_locked(folder)
         raise ConfigError(f"{folder} already holds a run: give --resume to continue it, or another --out")
     if left := [name for name in RESULTS if (folder / name).exists()]:
         raise ConfigError(
