@@ -71,6 +71,35 @@ class Gate:
         return found is not None and secrets.compare_digest(found.value.encode(), self.token.encode())
 
 
+class BodyLimit:
+    """Refuses requests below a path whose body is too large or of unknown length, before any of it is read.
+
+    Args:
+        app: what lies behind.
+        path: where the limit holds.
+        most: bytes.
+    """
+
+    def __init__(self, app: ASGIApp, path: str, most: int) -> None:
+        self.app, self.path, self.most = app, path, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limited = (
+            scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(self.path)
+        )
+        if not limited or (refusal := self._refusal(Headers(scope=scope).get("content-length"))) is None:
+            await self.app(scope, receive, send)
+        else:
+            await refusal(scope, receive, send)
+
+    def _refusal(self, length: str | None) -> JSONResponse | None:
+        if length is None or not (length.isascii() and length.isdecimal()):
+            return JSONResponse({"error": "the request needs a Content-Length"}, 411)
+        if len(length) > 12 or int(length) > self.most:
+            return JSONResponse({"error": f"a request may have {self.most // 1_000_000} MB"}, 413)
+        return None
+
+
 def _name(host: str) -> str:
     """A Host header without its port and the brackets of an address."""
     if host.startswith("["):

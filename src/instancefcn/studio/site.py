@@ -19,9 +19,9 @@ from instancefcn.errors import ConfigError
 from instancefcn.inference.predictor import DEFAULT_MODEL, load
 from instancefcn.inference.sources import find_images
 from instancefcn.studio.api import build_api
-from instancefcn.studio.gate import Gate
+from instancefcn.studio.gate import BodyLimit, Gate
 from instancefcn.studio.label.opening import open_labels
-from instancefcn.studio.label.routes import build_routes
+from instancefcn.studio.label.routes import MAX_BODY, build_routes
 from instancefcn.studio.label.session import Session
 from instancefcn.studio.results import Kept
 from instancefcn.studio.service import MAX_BYTES, SUFFIXES, ModelQueue
@@ -74,6 +74,7 @@ def build_app(
     app = build_api(finder, proposer, Kept())
     if session is not None:
         app.include_router(build_routes(session))
+        app.add_middleware(BodyLimit, path="/api/label/", most=MAX_BODY)
     assets = Path(str(files("instancefcn") / "studio" / "assets"))
     demo = Path(str(files("instancefcn") / "assets" / "demo"))
     examples = {path.name: path for path in find_images([demo])}

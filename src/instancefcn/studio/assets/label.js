@@ -544,7 +544,8 @@ export class Label {
     context.scale(view.scale, view.scale);
     const unit = 1 / view.scale;
     context.lineJoin = "round";
-    for (const [one, fill] of [[selected, 0.18], [lit, 0.42]]) {
+    // What is not accepted yet is filled; an object's edge should be judged on the image itself.
+    for (const [one, fill] of [[selected, 0], [lit, lit?.id ? 0.12 : 0.42]]) {
       if (!one || view.hidden) continue;
       const colour = this.colour(one.id ? one.class : this.classOf(one));
       context.fillStyle = colour;
@@ -578,5 +579,4 @@ export const startLabel = async () => {
   addEventListener("pagehide", () => navigator.sendBeacon(`/api/label/leave?client=${client}`));
   $("#take").addEventListener("click", () => label.lease(true).catch((error) => toast(error.message, true)));
   await label.start();
-  window.labelling = label;  // for the browser's console
 };

@@ -59,9 +59,10 @@ export class Panels {
     const picture = make("img", {alt: "", width: 40, height: 40, loading: "lazy"});
     // A list that is scrolled quickly asks for no thumbnail on its way.
     setTimeout(() => { if (row.isConnected) picture.src = `/api/label/images/${id}/thumb.jpg`; }, 120);
-    // Long names are cut at their beginning; the mark keeps their punctuation where it is.
-    row.append(picture, make("span", {class: "name", text: `\u200e${name}`, title: name}));
-    if (count) row.append(make("span", {class: "number", text: count}));
+    const slash = name.lastIndexOf("/");
+    row.append(picture, make("span", {class: "name", title: name},
+      make("span", {text: name.slice(slash + 1)}),
+      make("span", {class: "quiet", text: [name.slice(0, Math.max(0, slash)), count ? plural(count, "object") : ""].filter(Boolean).join(" · ")})));
     if (done) row.append(icon("check"));
     row.setAttribute("aria-label", `${name}, ${plural(count, "object")}${done ? ", labelled" : ""}`);
   }
@@ -165,8 +166,8 @@ export class Panels {
     const {label} = this;
     const objects = [...label.objects.values()], suggestions = label.visible();
     this.rows = [...objects, ...suggestions];
-    const crowd = suggestions.length ? `, ${plural(suggestions.length, "suggestion")}` : "";
-    $("#object-count").textContent = label.image ? `${objects.length}${crowd}` : "";
+    const more = suggestions.length ? ` + ${suggestions.length} suggested` : "";
+    $("#object-count").textContent = label.image ? `${objects.length}${more}` : "";
     this.objectList.set(this.rows.length, this.rows.indexOf(label.selected()));
     this.foot();
   }

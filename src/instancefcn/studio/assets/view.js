@@ -39,7 +39,6 @@ export class View {
     this.drawn = null;  // the view that the shapes' canvas shows
     this.stale = true;
     this.hidden = false;
-    this.frames = [];
     new ResizeObserver(() => this.resize()).observe(stage);
     this.resize();
   }
@@ -82,17 +81,24 @@ export class View {
     this.draw();
   }
 
+  /** The part of the stage, beside the tools, that the whole image is fitted into: left, top, width, height. */
+  free() {
+    const margin = Math.min(20, this.width / 20), left = 60;
+    return [left, margin, this.width - left - margin, this.height - 2 * margin];
+  }
+
   fitting() {
-    const margin = Math.min(24, this.width / 20);
-    return Math.min((this.width - 2 * margin) / this.image.width, (this.height - 2 * margin) / this.image.height);
+    const [, , width, height] = this.free();
+    return Math.min(width / this.image.width, height / this.image.height);
   }
 
   fit() {
     if (!this.image || !this.width) return;
     this.placed = true;
     this.scale = this.fitting();
-    this.x = (this.width - this.scale * this.image.width) / 2;
-    this.y = (this.height - this.scale * this.image.height) / 2;
+    const [left, top, width, height] = this.free();
+    this.x = left + (width - this.scale * this.image.width) / 2;
+    this.y = top + (height - this.scale * this.image.height) / 2;
     this.draw();
   }
 
@@ -144,10 +150,7 @@ export class View {
     if (this.waiting) return;
     this.waiting = requestAnimationFrame(() => {
       this.waiting = 0;
-      const start = performance.now();
       this.frame();
-      this.frames.push(performance.now() - start);
-      if (this.frames.length > 240) this.frames.shift();
     });
   }
 
@@ -161,6 +164,7 @@ export class View {
       this.shapes.clearRect(0, 0, this.shapes.canvas.width, this.shapes.canvas.height);
       return;
     }
+    this.stage.dataset.view = `${this.scale} ${this.x} ${this.y}`;
     this.drawPicture();
     this.placeShapes();
     this.top.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);

@@ -23,8 +23,8 @@ TILE = 1024
 THUMB = 96
 """Longer side of a thumbnail, in pixels."""
 
-KEPT_BYTES = 320_000_000
-"""Decoded images that stay in memory: four of 24 megapixels."""
+KEPT_BYTES = 160_000_000
+"""Decoded images that stay in memory: two of 24 megapixels."""
 
 KEPT_THUMBS = 2000
 

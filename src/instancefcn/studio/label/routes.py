@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, Header, HTTPException, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -24,6 +24,7 @@ MAX_BODY = 20_000_000
 MAX_MINUTES = 24 * 60
 
 CandidateCount = Annotated[int, Query(ge=1, le=20)]
+Id = Annotated[int, Field(ge=-(2**53), le=2**53)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Client = Annotated[str, Header(alias="X-Client", min_length=8, max_length=64)]
 ClassName = Annotated[str, StringConstraints(max_length=100)]
@@ -63,32 +64,32 @@ class Shape(Body):
 
 class Add(Body):
     do: Literal["add", "dismiss"]
-    class_: int = Field(alias="class")
+    class_: Id = Field(alias="class")
     shape: Shape
 
 
 class Reshape(Body):
     do: Literal["reshape"]
-    id: int
+    id: Id
     shape: Shape
 
 
 class Paint(Body):
     do: Literal["paint"]
-    id: int
+    id: Id
     stroke: Stroke
     erase: bool
 
 
 class Reclass(Body):
     do: Literal["class"]
-    id: int
-    class_: int = Field(alias="class")
+    id: Id
+    class_: Id = Field(alias="class")
 
 
 class Remove(Body):
     do: Literal["delete", "restore"]
-    id: int
+    id: Id
 
 
 class Done(Body):
@@ -121,15 +122,6 @@ class Take(Body):
     take: bool = False
 
 
-async def _small(request: Request) -> None:
-    """Refuse a body that is too large, or whose length nobody says, before it is read."""
-    length = request.headers.get("content-length")
-    if length is None or not length.isdecimal():
-        raise HTTPException(411, "the request needs a Content-Length")
-    if len(length) > 12 or int(length) > MAX_BODY:
-        raise HTTPException(413, f"a request may have {MAX_BODY // 1_000_000} MB")
-
-
 def build_routes(session: Session) -> APIRouter:
     """The routes of one sitting. Errors are raised; the application answers them as JSON."""
     router = APIRouter(prefix="/api/label")
@@ -146,7 +138,7 @@ def _add_looking(router: APIRouter, session: Session) -> None:
     # They never change while the page is open, and no other computer may keep them.
     kept = {"Cache-Control": "private, max-age=3600"}
 
-    async def jpeg(image: int, make: Any) -> Response:
+    async def jpeg(image: Id, make: Any) -> Response:
         path = session.labels.path(store.image(image))
         data = await asyncio.wrap_future(decoding.submit(make, path))
         if data is None:
@@ -162,33 +154,33 @@ def _add_looking(router: APIRouter, session: Session) -> None:
         return await run(store.images)
 
     @router.get("/images/{image}")
-    async def opened(image: int) -> dict[str, Any]:
+    async def opened(image: Id) -> dict[str, Any]:
         return await run(session.open, image)
 
     @router.get("/images/{image}/suggestions")
-    async def suggestions(image: int) -> dict[str, Any]:
+    async def suggestions(image: Id) -> dict[str, Any]:
         return await run(session.suggestions, image)
 
     @router.get("/images/{image}/deleted")
-    async def deleted(image: int) -> list[dict[str, Any]]:
+    async def deleted(image: Id) -> list[dict[str, Any]]:
         return await run(session.deleted, image)
 
     @router.get("/images/{image}/whole.jpg")
-    async def whole(image: int) -> Response:
+    async def whole(image: Id) -> Response:
         return await jpeg(image, pixels.whole)
 
     @router.get("/images/{image}/thumb.jpg")
-    async def thumb(image: int) -> Response:
+    async def thumb(image: Id) -> Response:
         return await jpeg(image, pixels.thumb)
 
     @router.get("/images/{image}/tiles/{column}/{row}.jpg")
-    async def tile(image: int, column: int, row: int) -> Response:
+    async def tile(image: Id, column: int, row: int) -> Response:
         if min(column, row) < 0:
             raise HTTPException(404, "there is no such tile")
         return await jpeg(image, partial(pixels.tile, column=column, row=row))
 
     @router.get("/next")
-    async def next_image(after: int, least_sure: bool = False) -> dict[str, Any]:
+    async def next_image(after: Id, least_sure: bool = False) -> dict[str, Any]:
         return {"image": await run(session.next, after, least_sure)}
 
     @router.get("/check")
@@ -199,7 +191,7 @@ def _add_looking(router: APIRouter, session: Session) -> None:
 def _add_changing(router: APIRouter, session: Session) -> None:
     run = asyncio.to_thread
 
-    @router.post("/lease", dependencies=[Depends(_small)])
+    @router.post("/lease")
     async def lease(body: Take, client: Client) -> dict[str, bool]:
         return {"held": session.lease.hold(client, body.take)}
 
@@ -212,10 +204,10 @@ def _add_changing(router: APIRouter, session: Session) -> None:
         if not session.lease.hold(client):
             raise TakenError("these labels are open in another tab: close it, or take over here")
 
-    writing = [Depends(_small), Depends(holder)]
+    writing = [Depends(holder)]
 
     @router.post("/images/{image}/changes", dependencies=writing)
-    async def change(image: int, body: Changed) -> dict[str, Any]:
+    async def change(image: Id, body: Changed) -> dict[str, Any]:
         actions = [action.model_dump(by_alias=True, exclude_none=True) for action in body.actions]
         return await run(session.change, image, actions)
 
@@ -232,7 +224,7 @@ def _add_changing(router: APIRouter, session: Session) -> None:
         return {"id": await run(session.add_class, body.name)}
 
     @router.post("/classes/{id}", dependencies=writing)
-    async def rename_class(id: int, body: Name) -> None:
+    async def rename_class(id: Id, body: Name) -> None:
         await run(session.rename_class, id, body.name)
 
     @router.post("/train", dependencies=writing)
@@ -253,13 +245,13 @@ def _add_model(router: APIRouter, session: Session) -> None:
 
     @router.get("/images/{image}/point")
     async def at_point(
-        image: int,
+        image: Id,
         x: Annotated[float, Query(allow_inf_nan=False)],
         y: Annotated[float, Query(allow_inf_nan=False)],
         count: CandidateCount = 5,
     ) -> list[dict[str, Any]]:
         return await run(session.at_point, image, x, y, count)
 
-    @router.post("/images/{image}/box", dependencies=[Depends(_small)])
-    async def in_box(image: int, body: Box, client: Client) -> dict[str, Any] | None:
+    @router.post("/images/{image}/box")
+    async def in_box(image: Id, body: Box, client: Client) -> dict[str, Any] | None:
         return await run(session.in_box, image, body.box, body.positive, body.negative)

@@ -180,7 +180,7 @@ class Session:
     def at_point(self, image: int, x: float, y: float, count: int) -> list[Found]:
         """The best candidates at a point of an image, best first; none outside it."""
         row = self._sized(image)
-        if not (0 <= x < row["width"] and 0 <= y < row["height"]):
+        if not _on((x, y), row):
             return []
         return self.suggester.at_point(image, x, y, count)
 
@@ -197,7 +197,8 @@ class Session:
         y1, y2 = sorted(min(max(y, 0.0), float(row["height"])) for y in (box[1], box[3]))
         if x2 - x1 < 1 or y2 - y1 < 1:
             raise DataError("the box is smaller than a pixel of the image: drag a larger one")
-        return self.suggester.in_box(image, (x1, y1, x2, y2), positive, negative)
+        on = [[p for p in clicks if _on(p, row)] for clicks in (positive, negative)]
+        return self.suggester.in_box(image, (x1, y1, x2, y2), *on)
 
     def _sized(self, image: int) -> Row:
         """The row of an image that has been opened."""
@@ -417,6 +418,11 @@ class Session:
         with writable():
             self.exporter.now()
         self.trainer.start(minutes)
+
+
+def _on(point: Point, image: Row) -> bool:
+    """Whether a point lies on an image."""
+    return bool(0 <= point[0] < image["width"] and 0 <= point[1] < image["height"])
 
 
 def _colour(index: int) -> str:

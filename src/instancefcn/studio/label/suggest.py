@@ -23,7 +23,7 @@ from instancefcn.studio.label.pixels import Pixels
 from instancefcn.studio.label.shapes import rings_of_mask
 from instancefcn.studio.label.store import Row
 
-KEPT_MAPS = 6
+KEPT_MAPS = 4
 """Images whose maps stay in memory."""
 
 FLOOR = 0.05
@@ -67,7 +67,7 @@ class Reader(Protocol):
     def in_box(
         self, maps: Any, box: Sequence[float], positive: Sequence[Point], negative: Sequence[Point]
     ) -> Candidate: ...
-    def proposals(self, maps: Any) -> Sequence[Candidate]: ...
+    def proposals(self, maps: Any, *, score: float, count: int) -> Sequence[Candidate]: ...
 
 
 def load_reader(model: str) -> Reader:
@@ -277,7 +277,7 @@ class Suggester:
         maps = self._look(model, image)
         if self._labels.store.suggestions(image, model) is not None:
             return
-        best = [one for one in self._reader(model).proposals(maps) if one.score >= FLOOR][:TOP]
+        best = self._reader(model).proposals(maps, score=FLOOR, count=TOP)
         found = self._found(model, best)
         self._labels.store.suggest(image, model, doubt([one["score"] for one in found]), found)
 
