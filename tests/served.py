@@ -72,7 +72,7 @@ def serving(application: Any) -> Iterator[str]:
     import uvicorn
 
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off"))
     thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[listener]),))
     thread.start()
     while not server.started:

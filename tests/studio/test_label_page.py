@@ -21,7 +21,7 @@ from served import Served, serving, watched
 
 pytestmark = pytest.mark.browser
 
-RED, GREEN, BLUE = (50, 45), (125, 70), (65, 110)
+RED, GREEN, BLUE = (40, 45), (125, 70), (65, 110)
 """Inside the rectangles of image 0."""
 
 
@@ -106,7 +106,7 @@ def test_hover_click_and_step(sitting: Sitting) -> None:
     sitting.press("[")
     sitting.page.locator("#hint", has_text="1 of 2 here").wait_for()
     sitting.click(*RED)
-    assert sitting.until(sitting.boxes) == [[20, 20, 50, 70]]  # the smaller one: its left half
+    assert sitting.until(sitting.boxes) == [[20, 20, 49, 70]]  # the smaller one: its left half
     sitting.press("Control+z")
     sitting.until(lambda: sitting.boxes() == [])
     sitting.hover(150, 140)

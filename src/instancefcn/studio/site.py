@@ -167,7 +167,7 @@ def _run(app: FastAPI, listener: socket.socket, host: str, token: str) -> None:
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}" + (f"/?token={token}" if token else "")
     print(f"{address}  (Ctrl-C ends it)", flush=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off")).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -51,12 +51,17 @@ export const startKeys = (label) => {
     else if (command || typing) return;
     else if (event.target.closest("#stage") && arrows[key]) cross(label, "move", arrows[key], event.shiftKey ? 40 : 8);
     // A button or slider that has the focus keeps its own keys.
-    else if (event.target.matches("button, input") && ["Enter", " ", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"].includes(event.key)) return;
+    else if (event.target.matches("button") && ["Enter", " "].includes(key)) return;
+    else if (event.target.matches("input") && /^(Arrow|Page|Home|End)/.test(key)) return;
     else if (key === " ") { label.holding = true; $("#stage").style.cursor = "grab"; }
     else if (/^\d$/.test(key)) label.panels.digit(Number(key));
     else if (plain[key] && !(event.altKey)) plain[key]();
     else return;
     event.preventDefault();
+  });
+  // After a click on a button the keys are for the image again.
+  $("#label").addEventListener("click", (event) => {
+    if (event.detail && event.target.closest("button, [type=range]") && !document.querySelector("dialog[open]")) $("#stage").focus({preventScroll: true});
   });
   document.addEventListener("keyup", (event) => {
     if (event.key === " ") { label.holding = false; $("#stage").style.cursor = ""; }

@@ -43,7 +43,7 @@ export class Label {
     this.held = true;
     this.overview = null;
     this.session = null;    // box and points of the selected object: {id, box, positive, negative}
-    this.queue = Promise.resolve();
+    this.tasks = this.loading = Promise.resolve();
     this.view = new View($("#stage"), {shapes: () => this.shapes(), top: (context) => this.paint(context)});
     this.tools = toolsOf(this);
     this.tool = "find";
@@ -110,6 +110,18 @@ export class Label {
   }
 
   async open(id) {
+    this.wanted = id;
+    await this.tasks;  // what was done to the image before goes to that image
+    if (this.wanted !== id) return;
+    await this.load(id);
+  }
+
+  load(id) {
+    this.loading = this.fetch(id);
+    return this.loading;
+  }
+
+  async fetch(id) {
     this.tools[this.tool].cancel();
     const turn = this.turn = {};
     Object.assign(this, {image: null, selection: null, lit: null, session: null, suggestions: [], ready: false});
@@ -184,15 +196,15 @@ export class Label {
 
   here() { return this.image?.id ?? this.broken ?? 0; }
 
-  async next() {
+  next() { return this.task(() => this.goNext()); }
+
+  async goNext() {
     const {image} = await get(`/api/label/next?after=${this.here()}&least_sure=${this.leastSure}`);
-    if (image === null) {
-      toast("All images are labelled");
-      announce("All images are labelled");
-      this.step(1);
-    } else {
-      await this.open(image);
-    }
+    if (image !== null) { await this.load(image); return; }
+    toast("All images are labelled");
+    announce("All images are labelled");
+    const index = this.places.get(this.here()) + 1;
+    if (this.images[index]) await this.load(this.images[index][0]);
   }
 
   /** Go through the list in its order. */
@@ -245,21 +257,18 @@ export class Label {
     this.soon = setTimeout(() => this.refresh().catch(() => {}), 150);
   }
 
-  /** One after the other: the second of two strokes changes what the first left. */
-  send(path, value) {
-    const sent = this.queue.then(() => post(path, value));
-    this.queue = sent.catch(() => {});
-    return sent.catch((error) => {
+  /** One after the other, as fast hands want it: the second of two strokes changes what the first left. */
+  task(work) {
+    this.tasks = this.tasks.then(() => this.loading).then(work).catch((error) => {
       if (error.status === 409) { this.held = false; $("#taken").hidden = false; }
       toast(error.message, true);
-      throw error;
     });
+    return this.tasks;
   }
 
-  /** Do something to the image that is shown. Returns the ids of the objects that it left. */
+  /** Do something to the image that is shown, in a task. Returns the ids of the objects that it left. */
   async act(actions) {
-    const answer = await this.send(`/api/label/images/${this.image.id}/changes`, {actions});
-    return this.apply(answer);
+    return this.apply(await post(`/api/label/images/${this.image.id}/changes`, {actions}));
   }
 
   apply(answer) {
@@ -285,17 +294,18 @@ export class Label {
     return answer.objects.map((one) => one.id);
   }
 
-  async travel(way) {
+  travel(way) {
     this.tools[this.tool].cancel();
-    const answer = await this.send(`/api/label/${way}`).catch(() => undefined);
-    if (answer === undefined) return;
-    if (answer === null) { this.say(`Nothing to ${way}`); return; }
-    this.session = null;
-    if (answer.image !== null && answer.image !== this.image?.id) await this.open(answer.image);
-    const left = this.apply(answer);
-    if (left.length === 1) this.selection = left[0];
-    this.changed();
-    this.say(`${way === "undo" ? "Undone" : "Redone"}: ${answer.what}`);
+    return this.task(async () => {
+      const answer = await post(`/api/label/${way}`);
+      if (answer === null) { this.say(`Nothing to ${way}`); return; }
+      this.session = null;
+      if (answer.image !== null && answer.image !== this.image?.id) await this.load(answer.image);
+      const left = this.apply(answer);
+      if (left.length === 1) this.selection = left[0];
+      this.changed();
+      this.say(`${way === "undo" ? "Undone" : "Redone"}: ${answer.what}`);
+    });
   }
 
   // -- under the pointer
@@ -350,24 +360,25 @@ export class Label {
   }
 
   /** One question at a time; the latest place is asked for next. */
-  async ask(p) {
+  ask(p) {
     if (!this.ready || this.tool !== "find" || !this.image) return;
-    if (this.asking) { this.later = p; return; }
-    this.asking = true;
-    const turn = this.turn, [x, y] = p;
-    const inside = x >= 0 && y >= 0 && x < this.image.width && y < this.image.height;
-    try {
-      const found = inside ? await get(`/api/label/images/${this.image.id}/point?x=${x.toFixed(1)}&y=${y.toFixed(1)}&count=${CANDIDATES}`) : [];
-      if (turn !== this.turn) return;
-      this.asked = {candidates: found.map(drawable)};
-      if (this.pointer && !this.lit?.stepped && !this.band) this.light(this.pointer, this.asked.candidates);
-    } catch {
-      this.asked = null;
-    } finally {
-      this.asking = false;
-      const later = this.later;
+    this.later = p;
+    this.asking ??= this.keepAsking().finally(() => { this.asking = null; });
+  }
+
+  async keepAsking() {
+    while (this.later && this.image) {
+      const p = this.later, turn = this.turn, [x, y] = p;
       this.later = null;
-      if (later) this.ask(later);
+      const inside = x >= 0 && y >= 0 && x < this.image.width && y < this.image.height;
+      try {
+        const found = inside ? await get(`/api/label/images/${this.image.id}/point?x=${x.toFixed(1)}&y=${y.toFixed(1)}&count=${CANDIDATES}`) : [];
+        if (turn !== this.turn) return;
+        this.asked = {p, candidates: found.map(drawable)};
+        if (this.pointer && !this.lit?.stepped && !this.band) this.light(this.pointer, this.asked.candidates);
+      } catch {
+        this.asked = null;
+      }
     }
   }
 
@@ -410,24 +421,36 @@ export class Label {
   /** A click: select the object that is lit up, or accept the suggestion. */
   take(p) {
     if (p && !this.lit?.stepped) this.light(p, this.asked?.candidates ?? []);
-    const one = this.item();
-    if (!one) { this.select(null); return; }
-    if (one.id) { this.select(one.id); return; }
-    this.add({rle: one.rle}, this.classOf(one));
+    const shown = this.item();
+    return this.task(async () => {
+      let one = shown;
+      if (!one && p && this.ready) {  // clicked before the model has answered for this place
+        await this.asking;
+        if (this.asked?.p !== p) { this.ask(p); await this.asking; }
+        this.light(p, this.asked?.candidates ?? []);
+        one = this.item();
+      }
+      if (!one) this.select(null);
+      else if (one.id) this.select(one.id);
+      else await this.added({rle: one.rle}, this.classOf(one));
+    });
   }
 
-  async add(shape, class_ = this.active) {
+  add(shape) { return this.task(() => this.added(shape, this.active)); }
+
+  async added(shape, class_) {
     if (!this.image) return;
-    const ids = await this.act([{do: "add", class: class_, shape}]).catch(() => []);
+    const ids = await this.act([{do: "add", class: class_, shape}]);
     if (ids.length) this.select(ids[0]);
   }
 
-  async fromBox(box) {
-    if (!this.image) return;
-    const one = await this.mask(box, [], []);
-    if (!one) return;
-    await this.add({rle: one.rle}, this.classOf(one));
-    if (this.selection) this.session = {id: this.selection, box, positive: [], negative: []};
+  fromBox(box) {
+    return this.task(async () => {
+      const one = this.image && await this.mask(box, [], []);
+      if (!one) return;
+      await this.added({rle: one.rle}, this.classOf(one));
+      if (this.selection) this.session = {id: this.selection, box, positive: [], negative: []};
+    });
   }
 
   async mask(box, positive, negative) {
@@ -435,18 +458,15 @@ export class Label {
     const clip = (v, side) => Math.min(side, Math.max(0, v));
     const inside = [clip(box[0], width), clip(box[1], height), clip(box[2], width), clip(box[3], height)];
     if (inside[2] - inside[0] < 1 || inside[3] - inside[1] < 1) return null;
-    try {
-      const one = await post(`/api/label/images/${id}/box`, {box: inside, positive, negative});
-      if (!one) this.say("The model sees no object there: draw it with the brush (B) or as a polygon (P)");
-      return one;
-    } catch (error) {
-      toast(error.message, true);
-      return null;
-    }
+    const one = await post(`/api/label/images/${id}/box`, {box: inside, positive, negative});
+    if (!one) this.say("The model sees no object there: draw it with the brush (B) or as a polygon (P)");
+    return one;
   }
 
   /** Add to the selected object what is at p, or take it away. */
-  async refine(p, add) {
+  refine(p, add) { return this.task(() => this.refined(p, add)); }
+
+  async refined(p, add) {
     const object = this.selected();
     if (!object) { this.say("Select an object first"); return; }
     const session = this.session?.id === object.id ? this.session : {id: object.id, box: object.box, positive: [], negative: []};
@@ -459,57 +479,63 @@ export class Label {
     session.box = box;
     const one = await this.mask(box, session.positive, session.negative);
     if (!one) return;
-    await this.act([{do: "reshape", id: object.id, shape: {rle: one.rle}}]).catch(() => {});
+    await this.act([{do: "reshape", id: object.id, shape: {rle: one.rle}}]);
     this.session = session;
   }
 
-  async reshape(object, rings) {
-    await this.act([{do: "reshape", id: object.id, shape: {rings}}]).catch(() => {});
-  }
+  reshape(object, rings) { return this.task(() => this.act([{do: "reshape", id: object.id, shape: {rings}}])); }
 
-  async stroke(stroke, erase) {
-    if (!this.image) return;
-    const object = this.selected();
-    if (!object) { await this.add({stroke}); return; }
-    this.session = null;
-    await this.act([{do: "paint", id: object.id, stroke, erase}]).catch(() => {});
+  stroke(stroke, erase) {
+    return this.task(async () => {
+      const object = this.selected();
+      this.session = null;
+      if (object) await this.act([{do: "paint", id: object.id, stroke, erase}]);
+      else await this.added({stroke}, this.active);
+    });
   }
 
   /** Delete the selected object, or send away the suggestion that is lit up. */
-  async remove() {
-    const one = this.selected() ?? this.item();
-    if (!one || !this.image) return;
-    if (one.id) await this.act([{do: "delete", id: one.id}]).catch(() => {});
-    else if (this.suggestions.includes(one)) await this.act([{do: "dismiss", class: this.classOf(one), shape: {rle: one.rle}}]).catch(() => {});
+  remove() {
+    const lit = this.item();
+    return this.task(async () => {
+      const one = this.selected() ?? lit;
+      if (!one || !this.image) return;
+      if (one.id) await this.act([{do: "delete", id: one.id}]);
+      else if (this.suggestions.includes(one)) await this.act([{do: "dismiss", class: this.classOf(one), shape: {rle: one.rle}}]);
+    });
   }
 
-  async setClass(id) {
-    this.active = id;
-    this.panels.classes();
-    const object = this.selected();
-    if (object && object.class !== id) await this.act([{do: "class", id: object.id, class: id}]).catch(() => {});
-    else this.changed();
-    announce(`Class ${this.className(id)}`);
+  restore(id) { return this.task(() => this.act([{do: "restore", id}])); }
+
+  setClass(id) {
+    return this.task(async () => {
+      this.active = id;
+      this.panels.classes();
+      const object = this.selected();
+      if (object && object.class !== id) await this.act([{do: "class", id: object.id, class: id}]);
+      else this.changed();
+      announce(`Class ${this.className(id)}`);
+    });
   }
 
   /** Accept all suggestions that are shown; the image is labelled; go on. */
-  async accept() {
-    if (!this.image) { await this.next(); return; }
-    if (!this.image.done) {
-      const actions = this.visible().map((one) => ({do: "add", class: this.classOf(one), shape: {rle: one.rle}}));
-      try {
+  accept() {
+    return this.task(async () => {
+      if (this.image && !this.image.done) {
+        const actions = this.visible().map((one) => ({do: "add", class: this.classOf(one), shape: {rle: one.rle}}));
         await this.act([...actions, {do: "done", done: true}]);
-      } catch {
-        return;
       }
-    }
-    await this.next();
+      await this.goNext();
+    });
   }
 
   /** The image counts as labelled, or no longer. */
-  async flipDone() {
-    if (this.image) await this.act([{do: "done", done: !this.image.done}]).catch(() => {});
-    if (this.image && !this.image.done && this.looking) this.wait(this.turn);
+  flipDone() {
+    return this.task(async () => {
+      if (!this.image) return;
+      await this.act([{do: "done", done: !this.image.done}]);
+      if (!this.image.done && this.looking) this.wait(this.turn);
+    });
   }
 
   // -- tools

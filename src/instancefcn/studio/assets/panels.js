@@ -1,6 +1,6 @@
 // The lists, the classes, the slider and the training beside the image.
 import {$, announce, duration, icon, make, plural, toast} from "./dom.js";
-import {get} from "./api.js";
+import {get, post} from "./api.js";
 import {VirtualList} from "./list.js";
 
 const FIRST = 10;  // so many proposals are shown at first: their scores say little about how good they are
@@ -35,7 +35,7 @@ export class Panels {
     $("#redo").addEventListener("click", () => label.travel("redo"));
     $("#help").addEventListener("click", () => $("#keys").showModal());
     $("#train").addEventListener("click", () => this.train());
-    $("#stop").addEventListener("click", () => label.send("/api/label/train/stop").then(() => label.refresh()).catch(() => {}));
+    $("#stop").addEventListener("click", () => label.task(async () => { await post("/api/label/train/stop"); await label.refresh(); }));
     $("#check").addEventListener("click", () => this.check());
     $("#deleted").addEventListener("click", () => this.bin());
     $("#new-class").addEventListener("submit", (event) => { event.preventDefault(); this.newClass(); });
@@ -107,31 +107,41 @@ export class Panels {
 
   classes() {
     const {label} = this, box = $("#classes");
-    if (document.activeElement?.closest?.("#classes .renaming")) return;
-    const focused = document.activeElement?.closest?.("#classes button")?.dataset.id;
-    box.replaceChildren(...label.overview.classes.map((one, index) => {
-      const button = make("button", {
-        type: "button", role: "radio", "aria-checked": String(one.id === label.active), "data-id": one.id,
-        title: "Double-click renames", style: {"--colour": one.colour},
-        on: {click: () => label.setClass(one.id), dblclick: () => this.rename(one, button)},
-      }, make("span", {class: "swatch"}), make("span", {class: "name", text: one.name}), make("span", {class: "number", text: one.objects}));
-      if (index < 10) button.append(make("kbd", {text: (index + 1) % 10}));
-      return button;
-    }));
-    if (focused) $(`#classes button[data-id="${focused}"]`)?.focus();
+    const {classes} = label.overview, key = classes.map((one) => one.id).join();
+    if ($("#classes .renaming")) return;
+    if (this.classKey !== key) {
+      this.classKey = key;
+      box.replaceChildren(...classes.map(({id, colour}, index) => {
+        const button = make("button", {
+          type: "button", role: "radio", "data-id": id, title: "Double-click renames", style: {"--colour": colour},
+          on: {click: () => label.setClass(id), dblclick: () => this.rename(id, button)},
+        }, make("span", {class: "swatch"}), make("span", {class: "name"}), make("span", {class: "number"}));
+        if (index < 10) button.append(make("kbd", {text: (index + 1) % 10}));
+        return button;
+      }));
+    }
+    // In place: a row that is clicked twice must stay.
+    classes.forEach((one, index) => {
+      const button = box.children[index];
+      button.setAttribute("aria-checked", String(one.id === label.active));
+      $(".name", button).textContent = one.name;
+      $(".number", button).textContent = one.objects;
+    });
   }
 
-  rename(one, button) {
+  rename(id, button) {
+    const one = {id, name: this.label.className(id)};
     const field = make("input", {maxlength: 100, class: "renaming", "aria-label": `New name of ${one.name}`});
     field.value = one.name;
     let over = false;
     const finish = async (keep) => {
       if (over) return;
       over = true;
-      field.remove();
+      field.replaceWith(button);
       const name = field.value.trim();
-      if (keep && name && name !== one.name) await this.label.send(`/api/label/classes/${one.id}`, {name}).catch(() => {});
-      await this.label.refresh().catch(() => {});
+      if (keep && name && name !== one.name) {
+        await this.label.task(async () => { await post(`/api/label/classes/${id}`, {name}); await this.label.refresh(); });
+      }
       this.classes();
     };
     field.addEventListener("keydown", (event) => {
@@ -147,11 +157,14 @@ export class Panels {
   async newClass() {
     const field = $("#class-name"), name = field.value.trim();
     if (!name) return;
-    const answer = await this.label.send("/api/label/classes", {name}).catch(() => null);
-    if (!answer) return;
+    let id;
+    await this.label.task(async () => {
+      ({id} = await post("/api/label/classes", {name}));
+      await this.label.refresh();
+    });
+    if (id === undefined) return;
     field.value = "";
-    await this.label.refresh();
-    await this.label.setClass(answer.id);
+    await this.label.setClass(id);
     $("#stage").focus();
   }
 
@@ -265,13 +278,11 @@ export class Panels {
     if (label.overview.training?.state === "running") { label.say("A training is running"); return; }
     const minutes = Number($("#minutes").value);
     if (!(minutes > 0)) { toast("Say for how many minutes", true); return; }
-    try {
-      await label.send("/api/label/train", {minutes});
+    await label.task(async () => {
+      await post("/api/label/train", {minutes});
       announce("Training has begun");
-    } catch {
-      return;
-    }
-    await label.refresh();
+      await label.refresh();
+    });
   }
 
   training(before) {
@@ -328,7 +339,7 @@ export class Panels {
       toast(error.message, true);
       return;
     }
-    const rows = gone.map((one) => make("button", {on: {click: () => label.act([{do: "restore", id: one.id}]).catch(() => {})}},
+    const rows = gone.map((one) => make("button", {on: {click: () => label.restore(one.id)}},
       make("b", {text: label.className(one.class)}), `${Math.round(one.area).toLocaleString("en")} pixels: have it back`));
     $("#bin .findings").replaceChildren(...(rows.length ? rows : [make("p", {class: "quiet", text: "Nothing was deleted here."})]));
     $("#bin").showModal();
