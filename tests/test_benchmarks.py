@@ -34,6 +34,7 @@ EVERY = {
     "extent.py": "my-data --model runs/first",
     "finetune.py": "my-data --out out --classes circle square --init runs/first --epochs 1 --short-side 96",
     "growth.py": f"--repeats 1 --point '{POINT}'",
+    "labelling.py": "my-data --model runs/objects --images 1 --objects 2",
     "micrographs.py": "nuclei --model runs/nuclei --tune-on 1",
     "ops.py": "--repeats 1",
     "outlines.py": "my-data --model runs/first --mask-thresholds 0.4 0.5",
@@ -52,7 +53,7 @@ ELSEWHERE = {
 OWN_PROCESS = {
     "peers.py": "measures the peak of memory, in which the tests' own would stand",
 }
-QUICK = ("accuracy_plot.py", "propose.py")
+QUICK = ("accuracy_plot.py", "labelling.py", "propose.py")
 """Those that `make test` runs."""
 WRITES = EVERY.keys() - {"accuracy_plot.py", "growth.py"}
 """They print figures, and write them with --json."""
