@@ -1,9 +1,9 @@
 """What `instancefcn bulk` costs beside plain prediction, and what its results take on disk.
 
-    python benchmarks/bulk.py PICTURES [--count 48] [--model fcis-animals7] [--json FILE]
+    python benchmarks/bulk.py IMAGES [--count 48] [--model fcis-animals7] [--json FILE]
     python benchmarks/bulk.py --from FILE --plan 10000000 --workers 256 --price 0.04
 
-One worker with one thread, everything on this machine. Seconds of the processor are counted for every process
+One worker with one thread, everything on this machine. CPU seconds are counted for every process
 of Ray (Linux only), so that other work on the machine matters little; the wall's seconds stand beside them.
 
 * Throughput: the same images through `Predictor.files` with run-length encodings, and through `bulk` into
@@ -35,11 +35,11 @@ import torch
 from PIL import Image
 
 from instancefcn.bulk.cluster import connected, run
-from instancefcn.bulk.job import LARGEST_CHUNK, prepare
+from instancefcn.bulk.job import DEFAULT_CHUNK, prepare
 from instancefcn.bulk.listing import Listing, cut, list_images
 from instancefcn.bulk.shards import outcome_of, part_name, write_chunk
 from instancefcn.bulk.storage import Folder
-from instancefcn.bulk.worker import Power
+from instancefcn.bulk.worker import Resources
 from instancefcn.bulk.worker import open_model as open_own
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.inference.predictor import load
@@ -54,7 +54,7 @@ FEW, MANY, LARGE = 20, 220, 33
 
 @dataclass
 class Used:
-    """Seconds of the processor: of this process, of Ray's own without the workers, and of every process
+    """CPU seconds: of this process, of Ray's own without the workers, and of every process
     since its birth; and of the wall.
     """
 
@@ -102,7 +102,7 @@ def used() -> Iterator[Used]:
 
 
 def _descendants() -> dict[int, tuple[str, float]]:
-    """(command, seconds of the processor) of every process below this one, by id."""
+    """(command, CPU seconds) of every process below this one, by id."""
     tick = os.sysconf("SC_CLK_TCK")
     parents: dict[int, int] = {}
     found: dict[int, tuple[str, float]] = {}
@@ -162,7 +162,7 @@ def throughput(paths: list[Path], model: str, out: Path) -> dict[str, float]:
     listing = list_images([str(path) for path in paths])
     job = prepare(listing, str(out), locate(model).read_bytes(), model=model, score=0.5, chunk=chunk)
     with used() as bulk:
-        summary = run(job, Power(), 1, open_model=OpenWarm(paths[0]))
+        summary = run(job, Resources(), 1, open_model=OpenWarm(paths[0]))
     warm = json.loads((out / "warm.json").read_text())[1]
     empty = Folder(str(out / "empty"))
     write_chunk(empty, 0, [])
@@ -192,7 +192,7 @@ def empty_run(folder: Path, chunks: int, chunk: int) -> dict[str, float]:
     out = str(folder / f"out-{chunks}-{chunk}")
     job = prepare(list_images([str(source)]), out, b"", model="none", score=0.5, chunk=chunk)
     with used() as found:
-        run(job, Power(), 1, open_model=OpenWarm(None))
+        run(job, Resources(), 1, open_model=OpenWarm(None))
     return {"worker": found.worker(Path(out)), "driver": found.driver, "ray": found.ray, "wall": found.wall}
 
 
@@ -225,12 +225,12 @@ def listed(count: int = LISTED) -> dict[str, float]:
 def plan(report: dict[str, dict[str, float]], images: int, workers: int, price: float) -> None:
     """Print what `images` take with one worker a core."""
     real, overhead, keeping = report["throughput"], report["scheduling"], report["listing"]
-    chunks = -(-images // LARGEST_CHUNK)
+    chunks = -(-images // DEFAULT_CHUNK)
     work = images * real["bulk worker cpu"] / 3600
     driver = chunks * (overhead["chunk driver"] + overhead["chunk ray"]) + images * keeping["cpu"]
     hours = max(work / workers, driver / 3600)
     stored = images * real["image bytes"] + chunks * real["chunk bytes"]
-    print(f"{images:,} images in {chunks:,} chunks of {LARGEST_CHUNK}")
+    print(f"{images:,} images in {chunks:,} chunks of {DEFAULT_CHUNK}")
     print(f"  {work:,.0f} core hours; {workers} workers need {hours:,.1f} hours")
     print(f"  {work * price:,.0f} at {price:g} a core hour")
     print(f"  {stored / 1e9:,.1f} GB of results in {2 * chunks:,} files")

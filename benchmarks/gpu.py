@@ -3,9 +3,9 @@
     python benchmarks/gpu.py --out gpu.json [--repeats 20] [--smoke]
 
 Sections: the operators against the reference; their speed, and torchvision's; the stages of fcis_resnet50 at
-600 x 1000 in bfloat16, for 1 and 8 pictures, eager, compiled and as a CUDA graph; its throughput in inference
+600 x 1000 in bfloat16, for 1 and 8 images, eager, compiled and as a CUDA graph; its throughput in inference
 and training beside torchvision's Mask R-CNN; fcis_lite. Needs torch, torchvision, timm and Triton alone, and
-no network. A section that fails is written down as such and the others go on. The file is written
+no network. A section that fails is written down as such and the others still run. The file is written
 after every section. Promises: the rest takes at most 10 % of the convolutions' time at batch 8; inference at
 least 2 times, training at least 1.5 times as fast as Mask R-CNN; kernels at 60 % or more of the bandwidth of
 a copy. Without a GPU it says so and ends with status 2; --smoke then tries the code on tiny sizes on the CPU,
@@ -113,14 +113,14 @@ class Report:
             ),
             "inference / Mask R-CNN": (
                 ratio(
-                    value(f"fcis_resnet50, batch {batch}", "whole", "pictures/s"),
-                    value(f"Mask R-CNN, batch {batch}", "whole", "pictures/s"),
+                    value(f"fcis_resnet50, batch {batch}", "whole", "images/s"),
+                    value(f"Mask R-CNN, batch {batch}", "whole", "images/s"),
                 ), 2.0, True,
             ),
             "training / Mask R-CNN": (
                 ratio(
-                    value("fcis_resnet50, training", "pictures/s"),
-                    value("Mask R-CNN, training", "pictures/s"),
+                    value("fcis_resnet50, training", "images/s"),
+                    value("Mask R-CNN, training", "images/s"),
                 ), 1.5, True,
             ),
         }  # fmt: skip

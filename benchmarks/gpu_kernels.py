@@ -1,6 +1,6 @@
 """The operators on a GPU, for `gpu.py`: their results against the reference, and their speed.
 
-Speed is at the size of the paper's network: 300 windows a picture, 81 classes, k = 7, 38 x 63 cells, maps in
+Speed is at the size of the paper's network: 300 windows per image, 81 classes, k = 7, 38 x 63 cells, maps in
 the channels-last memory that a convolution hands over. Beside every time stands the memory that must be moved
 at least: of the forward operators every value that some window reads, once; of a gradient the whole of it,
 written once, and the maps, where they are read. `reads` counts the values again for every window that reads
@@ -134,7 +134,7 @@ def correctness(device: torch.device, large: Sizes) -> dict[str, Any]:
 
 
 def votes(device: torch.device, crops: int, voters: int, side: int) -> list[Tensor]:
-    """Survivors of a picture of side x side pixels, each with voters that lie around it."""
+    """Survivors of an image of side x side pixels, each with voters that lie around it."""
     generator = torch.Generator().manual_seed(1)
     half = side * (0.05 + 0.1 * torch.rand((crops, 2), generator=generator))
     centre = half + torch.rand((crops, 2), generator=generator) * (side - 2 * half)
@@ -203,7 +203,7 @@ def suppression_correctness(device: torch.device) -> dict[str, Any]:
 
 
 def suppression_speed(device: torch.device, images: int, smoke: bool, repeats: int) -> dict[str, Any]:
-    """Proposals (6000 boxes a picture, 300 stay) and instances (80 classes with 600 boxes)."""
+    """Proposals (6000 boxes per image, 300 stay) and instances (80 classes with 600 boxes)."""
     found = {}
     for name, lists, length, count, dtype, iou in (
         ("proposals", images, 6000, 300, torch.float32, 0.7),

@@ -1,11 +1,11 @@
 """Whole networks on a GPU, for `gpu.py`: FCIS by stages, and beside Mask R-CNN, in inference and in training.
 
 FCIS runs in three forms: eager, compiled, and as a CUDA graph (`FORMS`). Compiled is `FCIS.score_windows`,
-all before the votes; Mask R-CNN runs eager, as its shapes depend on the pictures.
+all before the votes; Mask R-CNN runs eager, as its shapes depend on the images.
 
-Weights and pictures are random, so nothing is downloaded. A random network finds objects everywhere or
+Weights and images are random, so nothing is downloaded. A random network finds objects everywhere or
 nowhere; so that what follows the scores has something to do, each network's threshold is set to let through
-about 200 (window, class) pairs a picture, of which at most 100 survive. Both run under bfloat16 autocast, in
+about 200 (window, class) pairs per image, of which at most 100 survive. Both run under bfloat16 autocast, in
 channels-last memory.
 """
 
@@ -72,7 +72,7 @@ def mask_rcnn(classes: int, size: tuple[int, int], device: torch.device) -> Any:
 
 
 def train_mode(network: nn.Module) -> None:
-    """Training mode, but normalisations go on using their running statistics."""
+    """Training mode, but normalisations use their running statistics."""
     network.train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -96,8 +96,8 @@ def score_of_rank(probabilities: Tensor, rank: int) -> float:
     return float(foreground.topk(min(rank, foreground.numel())).values[-1])
 
 
-def least_score(network: FCIS, images: list[Tensor], device: torch.device) -> float:
-    """The threshold that lets about `PAIRS` pairs a picture through."""
+def lowest_score(network: FCIS, images: list[Tensor], device: torch.device) -> float:
+    """The threshold that lets about `PAIRS` pairs per image through."""
     seen: list[Tensor] = []
     original = network.class_logits
 
@@ -166,12 +166,12 @@ def parts(
 
 
 def throughput(call: Call, batch: int, device: torch.device, repeats: int) -> dict[str, float | None]:
-    """Pictures a second, and the most memory that PyTorch held, in MiB."""
+    """Images per second, and the most memory that PyTorch held, in MiB."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     taken = milliseconds(call, device, repeats)
     peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
-    return {"ms": taken, "pictures/s": 1000 * batch / taken, "peak MiB": peak}
+    return {"ms": taken, "images/s": 1000 * batch / taken, "peak MiB": peak}
 
 
 def inference(
@@ -179,14 +179,14 @@ def inference(
 ) -> dict[str, Any]:
     """Stages and throughput of one of our networks, in all forms."""
     network, images = build(name, classes, device), random_images(batch, size, device)
-    minimum = least_score(network, images, device)
-    found: dict[str, Any] = {"least score": minimum}
+    minimum = lowest_score(network, images, device)
+    found: dict[str, Any] = {"lowest score": minimum}
 
     def run() -> Any:
         with torch.inference_mode(), cast(device):
             return network(images, min_score=minimum)
 
-    found["instances a picture"] = sum(len(result) for result in run()) / batch
+    found["instances per image"] = sum(len(result) for result in run()) / batch
     found["stages"] = stages(network, images, minimum, device, repeats)
     found["parts"] = parts(network, images, minimum, device, repeats)
     found["whole"] = throughput(run, batch, device, repeats)
@@ -200,7 +200,7 @@ def inference(
                 eager, fullgraph=True, dynamic=False, **settings
             )
             found[form] = {"whole": throughput(run, batch, device, repeats)}
-            found[form]["instances a picture"] = sum(len(result) for result in run()) / batch
+            found[form]["instances per image"] = sum(len(result) for result in run()) / batch
         except Exception as problem:  # a form that fails must not take the other figures along
             found[form] = {"error": f"{type(problem).__name__}: {str(problem)[:2000]}"}
         finally:
@@ -222,7 +222,7 @@ def mask_rcnn_inference(
             return network(images)
 
     count = sum(len(result["boxes"]) for result in run()) / batch
-    return {"instances a picture": count, "whole": throughput(run, batch, device, repeats)}
+    return {"instances per image": count, "whole": throughput(run, batch, device, repeats)}
 
 
 def objects(size: tuple[int, int], classes: int) -> tuple[Tensor, Tensor, Tensor]:

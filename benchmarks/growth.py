@@ -5,7 +5,7 @@
 `fcis_resnet50`'s head on random features: score maps, box refinement, scoring (the windows twice),
 suppression, voting and pasting of 100 masks. One figure changes, the others stay at 300 windows, 81 classes,
 600 x 800 pixels. Every point is a process of its own: median seconds after a warm-up, and how far the
-greatest resident size lies above that before the first run. The exponent is the slope in log-log between the
+largest resident size lies above that before the first run. The exponent is the slope in log-log between the
 middle of a series and its end: 1 is linear, 2 for the short side. Making the features is left out.
 """
 

@@ -136,7 +136,7 @@ def main() -> None:
             print(f"{number}/{len(dataset)} images, about {left:.0f} s left", file=sys.stderr, flush=True)
     summary: dict[str, Any] = measure_proposals(dataset, found).summary
     summary |= {"images": len(dataset), "seconds_per_image": round(seconds / max(len(dataset), 1), 3)}
-    print(f"{dataset.name}: {len(dataset)} images, {summary['seconds_per_image']:.2f} s an image")
+    print(f"{dataset.name}: {len(dataset)} images, {summary['seconds_per_image']:.2f} s per image")
     names = ("AR@10", "AR@100", "AR@1000", "ARs", "ARm", "ARl")
     print(f"{'':<8}" + "".join(f"{name:>9}" for name in names))
     for kind, figures in (("masks", summary), ("boxes", summary["box"])):

@@ -9,9 +9,8 @@ from typing import Any
 
 import instancefcn
 from instancefcn.errors import ConfigError
-from instancefcn.training.devices import convolves_in_bfloat16
 from instancefcn.training.loop import METRICS
-from instancefcn.training.setup import make_config
+from instancefcn.training.setup import convolves_in_bfloat16, make_config
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:

@@ -51,11 +51,11 @@ def main(source: str, out: str, address: str) -> None:
     from instancefcn.bulk.cluster import connected, run
     from instancefcn.bulk.job import prepare
     from instancefcn.bulk.listing import list_images
-    from instancefcn.bulk.worker import Power
+    from instancefcn.bulk.worker import Resources
 
     job = prepare(list_images([source]), out, b"weights", model="m", score=0.5, chunk=4)
     with connected(address, 2):
-        run(job, Power(), 1, open_model=slow_colours)
+        run(job, Resources(), 1, open_model=slow_colours)
 
 
 if __name__ == "__main__":

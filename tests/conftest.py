@@ -24,7 +24,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A COCO folder with 4 train and 2 val pictures of 128 px. Read only: all tests share it."""
+    """A COCO folder with 4 train and 2 val images of 128 px. Read only: all tests share it."""
     from instancefcn.data.synthetic import write_shapes
 
     return write_shapes(tmp_path_factory.mktemp("shapes"), train=4, val=2, size=128, seed=0)

@@ -89,7 +89,7 @@ def _formats(folder: Path) -> None:
 
 
 def _masks(folder: Path, split: str, name: str, seed: int) -> None:
-    """A picture with two squares, elsewhere for each of the seeds 0 to 3: with a mask of numbers, one mask an
+    """An image with two squares, elsewhere for each of the seeds 0 to 3: with a mask of numbers, one mask an
     object, and SBD's .mat file.
     """
     from scipy.io import savemat

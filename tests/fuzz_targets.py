@@ -156,7 +156,7 @@ class Targets:
     # -- images
 
     def _image(self, data: bytes, _: random.Random) -> None:
-        path = self._file("picture.jpg", data)
+        path = self._file("image.jpg", data)
         seen = inspect_image(ImageRecord(1, path, HEIGHT, WIDTH))
         assert (seen.size is None) == (seen.problem is not None and seen.problem.check == "unreadable-image")
         image = read_image(path)

@@ -108,7 +108,7 @@ def mutate_bytes(rng: random.Random, data: bytes, seeds: Sequence[bytes]) -> byt
 
 
 def mutate_image(rng: random.Random, data: bytes, seeds: Sequence[bytes]) -> bytes:
-    """The same; of a PNG file, whose parts bear check sums, these are mended in most cases."""
+    """The same; of a PNG file, whose parts bear check sums, these are corrected in most cases."""
     out = mutate_bytes(rng, data, seeds)
     return with_sums(out) if out.startswith(b"\x89PNG\r\n\x1a\n") and rng.random() < 0.8 else out
 

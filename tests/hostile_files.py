@@ -1,4 +1,4 @@
-"""Pictures that ask for far more than they hold, made by hand: a few bytes to a megabyte each."""
+"""Images that ask for far more than they hold, made by hand: a few bytes to a megabyte each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int, height: int, *extra: bytes, colour: int = 0) -> bytes:
-    """A black picture of 8 bits; `colour` 0 is gray, 2 RGB, 6 RGBA. `extra` are parts before the pixels."""
+    """A black image of 8 bits; `colour` 0 is gray, 2 RGB, 6 RGBA. `extra` are parts before the pixels."""
     row = b"\0" * (1 + width * {0: 1, 2: 3, 6: 4}[colour])
     head = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
     parts = (chunk(b"IHDR", head), *extra, chunk(b"IDAT", zlib.compress(row * height)), chunk(b"IEND", b""))
@@ -58,7 +58,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 def many_scans(scans: int = 2000) -> bytes:
     """A progressive JPEG file whose last scan, a few bytes, comes again and again: each time the decoder
-    walks over the whole picture.
+    walks over the whole image.
     """
     data = encoded(Image.new("RGB", (512, 512), (90, 90, 90)), "JPEG", progressive=True)
     scan = data[data.rindex(b"\xff\xda") : -2]
@@ -138,4 +138,4 @@ SOUND: dict[str, tuple[bytes, tuple[int, int]]] = {
     "CMYK": (encoded(Image.new("CMYK", (7, 5), (9, 8, 7, 6)), "JPEG"), (5, 7)),
     "alpha": (png(7, 5, colour=6), (5, 7)),
 }
-"""Files that look strange and are pictures, with (height, width)."""
+"""Files that look strange and are images, with (height, width)."""

@@ -24,7 +24,7 @@ from instancefcn.studio.service import ModelQueue
 
 @dataclass
 class Served:
-    """Every picture waits at the gate, inside the network's call, while it is shut."""
+    """Every image waits at the gate, inside the network's call, while it is shut."""
 
     names: tuple[str, str] = NAMES
     network: ColourNetwork = field(default_factory=ColourNetwork)

@@ -127,7 +127,22 @@ def _without_val_objects(sick: Sick) -> None:
     sick.val["annotations"] = [a for a in sick.val["annotations"] if a["image_id"]]
 
 
+def _one_val_image(sick: Sick) -> None:
+    sick.val["images"].pop()
+    sick.val["annotations"] = sick.val["annotations"][:12]
+
+
+def _brushed(sick: Sick) -> None:
+    """A third of val's objects as a brush draws them: crowds whose run lengths are one region."""
+    for annotation in sick.val["annotations"][::3]:
+        x, y, w, h = map(int, annotation["bbox"])
+        runs = [HEIGHT * x + y, *([h, HEIGHT - h] * (w - 1)), h]
+        runs.append(WIDTH * HEIGHT - sum(runs))
+        annotation.update(segmentation={"size": [HEIGHT, WIDTH], "counts": runs}, iscrowd=1)
+
+
 BOW = {"segmentation": [[5, 8, 33, 32, 33, 8, 5, 32]], "bbox": [5, 8, 28, 24], "area": 336}
+RING = [[5, 8, 33, 8, 33, 32, 5, 32], [12, 14, 12, 26, 26, 26, 26, 14]]
 OVER = [[-9, 8, 33, 8, 33, 32, -9, 32]]
 SLIVER = [[10.1, 10.1, 10.3, 10.1, 10.3, 10.2]]
 
@@ -155,6 +170,7 @@ SICK: list[tuple[str, str, Callable[[Sick], Any], bool]] = [
     ("class-names", "warning", _categories(lambda list_: list_[1].update(name="Cell")), False),
     ("no-objects", "error", _without_train_objects, False),
     ("self-intersection", "warning", first(**BOW), False),
+    ("filled-hole", "warning", first(segmentation=RING, area=672), False),
     ("box-mask", "warning", first(bbox=[5, 8, 40, 24]), True),
     ("area-mask", "note", first(area=5000), True),
     ("duplicate-object", "warning", _again, True),
@@ -164,7 +180,11 @@ SICK: list[tuple[str, str, Callable[[Sick], Any], bool]] = [
     ("near-leak", "warning", _resave("train0.png", "val0.png"), False),
     ("unused-category", "warning", _categories(lambda list_: list_.append({"id": 3, "name": "x"})), False),
     ("few-examples", "warning", _few, False),
+    ("no-objects", "warning", lambda sick: sick.val["annotations"].clear(), False),
+    ("class-names", "error", _categories(lambda list_: list_[1].update(name="cell")), False),
+    ("single-image", "note", _one_val_image, False),
     ("empty-image", "note", _without_val_objects, False),
+    ("crowd", "warning", _brushed, False),
     ("crowd", "note", lambda sick: sick.val["annotations"][0].update(iscrowd=1), False),
     ("object-size", "warning", _tiny, False),
 ]

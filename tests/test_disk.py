@@ -37,7 +37,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_old_one(disk: Disk) -> None:
     assert path.read_bytes() == b"old"
 
 
-def test_predict_on_a_full_disk_goes_on_when_there_is_room(
+def test_predict_on_a_full_disk_resumes_when_there_is_room(
     disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from typer.testing import CliRunner

@@ -40,7 +40,7 @@ def little_memory() -> Iterator[None]:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
 
 
-# -- pictures
+# -- images
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -87,7 +87,7 @@ def test_tiles_without_number() -> None:
 
 
 def coco(folder: Path, **changes: Any) -> tuple[Dataset, list[str]]:
-    """Read a dataset of one picture, 64 x 48, with other lists in it."""
+    """Read a dataset of one image, 64 x 48, with other lists in it."""
     (folder / "images").mkdir(exist_ok=True)
     Image.new("RGB", (64, 48)).save(folder / "images" / "a.png")
     image = {"id": 1, "file_name": "a.png", "width": 64, "height": 48} | changes.pop("image", {})
@@ -369,7 +369,7 @@ def test_a_labelme_mask_that_is_a_bomb(tmp_path: Path) -> None:
 
 
 def test_a_mask_of_noise() -> None:
-    """Every number's rectangle is nearly the whole picture: 65 GB from a file of 2 MB."""
+    """Every number's rectangle is nearly the whole image: 65 GB from a file of 2 MB."""
     noise = np.random.default_rng(0).integers(0, 65_535, (1000, 1000)).astype(np.uint16)
     with pytest.raises(ImageError, match=r"a\.png: the rectangles around its 65\d{3} objects"):
         crops_of(noise, where="a.png")

@@ -1,4 +1,4 @@
-"""A tiny FCIS and a tiny InstanceFCN learn four pictures by heart: network, losses, targets, inference and
+"""A tiny FCIS and a tiny InstanceFCN overfit four images: network, losses, targets, inference and
 figures fit together.
 """
 
@@ -23,7 +23,7 @@ from instancefcn.models.rpn import AnchorSpec
 from instancefcn.models.sampling import SamplingSpec
 from tiny import resized, tiny_proposals, tiny_spec
 
-SIDE = 192  # pictures of 128 px are enlarged, so that an object covers several cells
+SIDE = 192  # images of 128 px are enlarged, so that an object covers several cells
 STEPS = 160
 RATE = 5e-3
 
@@ -37,7 +37,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def learn(net: FCIS | InstanceFCN, batches: list[list[Sample]], steps: int) -> None:
+def fit(net: FCIS | InstanceFCN, batches: list[list[Sample]], steps: int) -> None:
     """Train on the batches in turn, with one rise and fall of the learning rate."""
     groups = [{"params": g["params"], "lr": RATE * g["lr_scale"]} for g in net.parameter_groups()]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
@@ -56,7 +56,7 @@ def learn(net: FCIS | InstanceFCN, batches: list[list[Sample]], steps: int) -> N
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_four_images_are_learnt_by_heart(shapes_folder: Path) -> None:
+def test_four_images_are_overfitted(shapes_folder: Path) -> None:
     torch.manual_seed(0)
     dataset = open_dataset(shapes_folder, "train")
     samples = [resized(image, Resize(SIDE, SIDE)) for image in dataset.images[:4]]
@@ -67,7 +67,7 @@ def test_four_images_are_learnt_by_heart(shapes_folder: Path) -> None:
         sampling=SamplingSpec(method="random", rois=64, foreground_fraction=0.5, fill=False),
     )
     net = zoo.build(spec, class_names=dataset.class_names, category_ids=dataset.category_ids)
-    learn(net, [samples], STEPS)
+    fit(net, [samples], STEPS)
 
     sizes = [(s.record.height, s.record.width) for s in samples]
     found = net.eval()([s.image for s in samples], image_sizes=sizes)
@@ -79,15 +79,15 @@ def test_four_images_are_learnt_by_heart(shapes_folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_proposals_for_four_images_are_learnt_by_heart(shapes_folder: Path) -> None:
-    """Every step sees the pictures at one level of the pyramid, in turn."""
+def test_proposals_for_four_images_are_overfitted(shapes_folder: Path) -> None:
+    """Every step sees the images at one level of the pyramid, in turn."""
     torch.manual_seed(0)
     dataset = open_dataset(shapes_folder, "train").as_objects()
     sides = (384, 256, 171)
     levels = [[resized(image, Resize(side, side)) for image in dataset.images[:4]] for side in sides]
     spec = tiny_proposals()
     net = zoo.build(replace(spec, fused_channels=64, head=replace(spec.head, channels=64, k=5)))
-    learn(net, levels, 150)
+    fit(net, levels, 150)
 
     sizes = [(s.record.height, s.record.width) for s in levels[0]]
     found = net.eval()([s.image for s in levels[0]], image_sizes=sizes)

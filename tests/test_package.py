@@ -1,4 +1,4 @@
-"""What anybody relies on before the first picture: quick help, lazy names, versions, bundled files."""
+"""What anybody relies on before the first image: quick help, lazy names, versions, bundled files."""
 
 from __future__ import annotations
 

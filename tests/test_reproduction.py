@@ -45,7 +45,7 @@ def section(name: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def tiny_networks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A tiny network in the place of ResNet-101, trained with its settings."""
+    """A tiny network instead of ResNet-101, trained with its settings."""
     for name in ("fcis_resnet101", "fcis_resnet101_voc"):
         real = zoo.SPECS[name]
         assert isinstance(real, zoo.ModelSpec)
@@ -80,7 +80,7 @@ def write_sbd(folder: Path) -> None:
         for split, chosen in (("train", train), ("val", [i for i in range(4) if i not in train])):
             (place / f"{split}.txt").write_text("".join(f"{names[i]}\n" for i in reversed(chosen)))
     with (lists / "train.txt").open("a") as file:
-        file.write("2011_000001\n")  # a picture that SBD does not have
+        file.write("2011_000001\n")  # an image that SBD does not have
 
 
 def write_coco(folder: Path) -> None:
@@ -130,7 +130,7 @@ def test_vocs_lists_say_what_of_sbd_is_which(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["voc", "coco"])
 def test_the_settings_are_the_published_ones(name: str, tmp_path: Path) -> None:
-    """REFERENCE: 8 GPUs of one picture at 5e-4, added up; 2/3 of the way at the full rate."""
+    """REFERENCE: 8 GPUs of one image at 5e-4, added up; 2/3 of the way at the full rate."""
     from instancefcn.cli.train import parse_assignments
     from instancefcn.training.setup import make_config
 

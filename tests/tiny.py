@@ -18,7 +18,7 @@ from instancefcn.models.zoo import ModelSpec, ProposalModelSpec
 
 
 def tiny_spec(backbone: str = "test_efficientnet") -> ModelSpec:
-    """Like `fcis_lite`, for pictures of about 128 pixels; 0.1 million parameters."""
+    """Like `fcis_lite`, for images of about 128 pixels; 0.1 million parameters."""
     return ModelSpec(
         name="tiny",
         backbone=backbone,
@@ -54,7 +54,7 @@ def target(
     crowd: list[tuple[int, int, int, int]] | None = None,
     image_id: int = 1,
 ) -> Target:
-    """Objects that fill their `boxes` (whole pixels) in a picture of `size` (height, width)."""
+    """Objects that fill their `boxes` (whole pixels) in an image of `size` (height, width)."""
     crops = [torch.ones(y2 - y1, x2 - x1, dtype=torch.uint8) for x1, y1, x2, y2 in boxes]
     return Target(
         _boxes(boxes),
@@ -67,7 +67,7 @@ def target(
 
 
 def resized(record: ImageRecord, resize: Resize) -> Sample:
-    """A picture as it is, at the network's size, with its objects."""
+    """An image as it is, at the network's size, with its objects."""
     scene = load_scene(record)
     image, scale = resize(scene.image)
     return Sample(image, make_target(scene, scale, record.id), record, scale)

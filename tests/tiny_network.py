@@ -17,7 +17,7 @@ CLASSES = Classes(("a",), (1,))
 
 
 class TinyNetwork(nn.Module):
-    """Called like FCIS; the losses mean nothing, but depend on weights, pictures, targets and chance."""
+    """Called like FCIS; the losses mean nothing, but depend on weights, images, targets and chance."""
 
     def __init__(self, classes: Classes = CLASSES) -> None:
         super().__init__()

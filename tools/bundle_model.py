@@ -5,7 +5,7 @@
 The figures are measured on the model as it ships, after rounding to half precision. Its SHA-256 is listed.
 A model that saw many objects among its samples scores too high: with --halfway, background's score maps are
 raised so that what had SCORE against background has 0.5, where `predict` draws the line. Choose SCORE on
-training pictures.
+training images.
 """
 
 from __future__ import annotations

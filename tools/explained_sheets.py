@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def write_small(drawn: Path, path: Path) -> None:
-    """The same picture in 256 colours."""
+    """The same image in 256 colours."""
     with Image.open(drawn) as image:
         small = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3)
     with atomic_write(path) as temporary:
@@ -43,7 +43,7 @@ def write_small(drawn: Path, path: Path) -> None:
     size = path.stat().st_size
     print(f"{path}: {small.width} x {small.height}, {size:,} bytes")
     if size > LIMIT:
-        raise SystemExit(f"{size:,} bytes are more than {LIMIT:,}: take another picture")
+        raise SystemExit(f"{size:,} bytes are more than {LIMIT:,}: take another image")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python tools/fuzz.py [--cases 2000] [--seed 0] [--only NAME] [--keep FOLDER]
 
 A case ends in an error of ours, in a right result, or as something else: another exception, a wrong result,
-more than SECONDS of processor time, more than MEGABYTES more memory, or a process that died. Such a case is
+more than SECONDS of CPU time, more than MEGABYTES more memory, or a process that died. Such a case is
 kept, with its traceback, and the exit status is then 1. Needs Linux.
 """
 
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def campaign(target: Target, seed: int, cases: int, keep: Path) -> tuple[int, int, int, float, float]:
-    """Errors, results, others; seconds of processor time of the slowest case; MB by which memory grew."""
+    """Errors, results, others; CPU seconds of the slowest case; MB by which memory grew."""
     context = multiprocessing.get_context("fork")
     # Errors, results, others, number of the case at hand; then seconds and MB.
     counts, worst = context.Array("q", 4), context.Array("d", 2)

@@ -57,7 +57,7 @@ def take(page: Page, path: Path) -> None:
     """One object pointed at, one switched off."""
     page.locator("#examples button").nth(EXAMPLE).click()
     rows = page.locator("#viewer .rows button:visible")
-    rows.first.wait_for(timeout=MINUTES)  # the first picture pays for loading and compiling
+    rows.first.wait_for(timeout=MINUTES)  # the first image pays for loading and compiling
     rows.nth(2).click()
     page.locator("#viewer g[data-index='0'] .mask").hover()
     page.wait_for_timeout(500)

@@ -383,9 +383,9 @@ def torture_predict(campaign: Campaign, images: int) -> str:
         campaign.check(not different, f"call {calls}: these files differ: {different}")
         written = json.loads(found["predictions.json"])["images"]
         names = sorted(Path(record["file_name"]).name for record in written)
-        campaign.check(names == sorted(p.name for p in data.iterdir()), f"call {calls}: pictures: {names}")
+        campaign.check(names == sorted(p.name for p in data.iterdir()), f"call {calls}: images: {names}")
         shutil.rmtree(out)
-    return f"{calls} calls over {images} pictures, {objects} objects ({seconds:.0f} s undisturbed)"
+    return f"{calls} calls over {images} images, {objects} objects ({seconds:.0f} s undisturbed)"
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

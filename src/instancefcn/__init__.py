@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from instancefcn.data.conversion import convert
     from instancefcn.evaluation.dataset_check import check
     from instancefcn.evaluation.run import evaluate
-    from instancefcn.export.export_model import export_model
+    from instancefcn.export import export_model
     from instancefcn.inference.predict import predict, propose
     from instancefcn.inference.predictor import FileResult, Predictor, load
     from instancefcn.inference.timing import time_predict
@@ -91,7 +91,7 @@ _HOME = {
     "convert": "instancefcn.data.conversion",
     "convert_weights": "instancefcn.published.conversion",
     "evaluate": "instancefcn.evaluation.run",
-    "export_model": "instancefcn.export.export_model",
+    "export_model": "instancefcn.export",
     "label": "instancefcn.studio",
     "load": "instancefcn.inference.predictor",
     "predict": "instancefcn.inference.predict",

@@ -6,6 +6,8 @@ without a traceback. Programs and tests look at the class or its `code`; the wor
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Self
@@ -44,18 +46,54 @@ class Problem(str):
 
 
 class DataError(InstanceFCNError):
-    """A dataset cannot be used; `problems` lists everything found, one line each."""
+    """A dataset cannot be used; `problems` lists everything found, one line each.
+
+    The text groups problems that differ only in names and numbers, and ends with their number and `ways_on`.
+
+    Args:
+        problems: at least one.
+        ways_on: what the user can do now, as a sentence.
+    """
 
     code: ClassVar[str] = "data"
 
-    def __init__(self, problems: Sequence[str] | str) -> None:
+    def __init__(self, problems: Sequence[str] | str, ways_on: str = "") -> None:
         self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
         if len(self.problems) == 1:
-            text = self.problems[0]
+            lines = [self.problems[0]]
         else:
-            lines = "\n".join(f"  - {problem}" for problem in self.problems)
-            text = f"{len(self.problems)} problems in the data:\n{lines}"
-        super().__init__(text)
+            count = f"{len(self.problems):,} problems in the data"
+            lines = [f"{count}:", *grouped(self.problems)]
+            if len(lines) > EXAMPLES:
+                checks = Counter(getattr(problem, "check", "format") for problem in self.problems)
+                lines.append(f"{count}: {', '.join(f'{n:,} {check}' for check, n in checks.items())}")
+        super().__init__("\n".join([*lines, *([ways_on] if ways_on else [])]))
+
+
+EXAMPLES = 5
+"""How many problems of one kind a text shows."""
+_KINDS = 20
+"""How many kinds of problems a text shows."""
+
+
+def grouped(problems: Sequence[str], examples: int = EXAMPLES) -> list[str]:
+    """One indented line per problem: the first of each kind, and how many more there are."""
+    kinds: dict[str, list[str]] = {}
+    for problem in problems:
+        kinds.setdefault(kind_of(problem), []).append(problem)
+    lines = []
+    for found in list(kinds.values())[:_KINDS]:
+        lines += [f"  - {problem}" for problem in found[:examples]]
+        if len(found) > examples:
+            lines.append(f"  .. and {len(found) - examples:,} more like it")
+    if rest := sum(map(len, list(kinds.values())[_KINDS:])):
+        lines.append(f"  .. and {rest:,} of other kinds")
+    return lines
+
+
+def kind_of(problem: str) -> str:
+    """A problem without what differs between problems of one kind: the words with numbers, names or paths."""
+    return re.sub(r"\S*[\d/\\'\"()\[\].]\S*", "_", problem)
 
 
 class ConfigError(InstanceFCNError):

@@ -20,6 +20,9 @@ MAX_SEGMENTS = 1000
 MAX_NOTES = 2**18
 """Bytes of comments and the like before the pixels of a GIF file, which Pillow appends likewise."""
 
+MAX_PAGES = 100_000
+"""Pages or frames of an image file that are counted."""
+
 # Annotations
 MAX_JSON_BYTES = 2**31
 """Size of a JSON file; COCO's instances_train2017.json has 0.45 GB."""

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import bulk_models
 from instancefcn.bulk.cluster import connected, run
 from instancefcn.bulk.job import Job
-from instancefcn.bulk.worker import Power
+from instancefcn.bulk.worker import Resources
 from instancefcn.errors import InstanceFCNError
 
 pytestmark = [
@@ -84,7 +84,7 @@ def test_nothing_is_lost_or_twice_when_workers_die(
     killer = threading.Thread(target=wait_for, args=(kill,), daemon=True)
     killer.start()
     with connected(address, 2):
-        summary = run(job, Power(), 2, open_model=bulk_models.slow_colours)
+        summary = run(job, Resources(), 2, open_model=bulk_models.slow_colours)
     killer.join()
     assert (summary.images, summary.instances, summary.errors) == (20, 34, 3)
     assert summary.interrupted >= 3
@@ -98,7 +98,7 @@ def test_nothing_is_lost_or_twice_when_workers_die(
     assert pairs == [(image, n) for image in range(20) if image not in (1, 4, 19) for n in (1, 2)]
 
 
-def test_a_killed_command_goes_on_where_it_stopped(
+def test_a_killed_command_resumes_where_it_stopped(
     address: str, photos: Path, begin: Callable[..., Job], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -111,7 +111,7 @@ def test_a_killed_command_goes_on_where_it_stopped(
     job = begin(photos)
     assert 0 < len(job.todo) < 3
     with connected(address, 2):
-        summary = run(job, Power(), 1, open_model=bulk_models.colours)
+        summary = run(job, Resources(), 1, open_model=bulk_models.colours)
     assert (summary.images, summary.instances, summary.errors) == (10, 18, 1)
     assert summary.new_images == job.images_left < 10
 
@@ -122,7 +122,7 @@ def test_what_a_worker_says_reaches_the_user(
     job = begin(photos)
     photos.rename(tmp_path / "elsewhere")
     with connected(address, 2), pytest.raises(InstanceFCNError, match=r"(?s)chunk 0: .*00\.png") as error:
-        run(job, Power(), 1, open_model=bulk_models.colours)
+        run(job, Resources(), 1, open_model=bulk_models.colours)
     assert "Traceback" not in str(error.value)
 
 
@@ -134,9 +134,14 @@ def test_the_command_finds_what_predict_finds(address: str, tmp_path: Path) -> N
 
     demo = Path(str(files("instancefcn"))) / "assets" / "demo"
     words = ["bulk", f"{demo}/t*.jpg", "--out", str(tmp_path / "out"), "--address", address, "--json"]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code == 0, result.output
-    summary = json.loads(result.stdout)
+
+    def bulk() -> dict[str, Any]:
+        """The summary: the last line, as Ray's threads may print after the job, when memory is short."""
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, result.output
+        return dict(json.loads(result.stdout.splitlines()[-1]))
+
+    summary = bulk()
     found = pq.read_table(tmp_path / "out" / "instances").sort_by(
         [("image", "ascending"), ("number", "ascending")]
     )
@@ -147,5 +152,6 @@ def test_the_command_finds_what_predict_finds(address: str, tmp_path: Path) -> N
     assert found["class"].to_pylist() == [name for one in expected for name in one.names]
     assert found["rle"].to_pylist() == [rle["counts"] for one in expected for rle in one.rles()]
     assert found["score"].to_pylist() == pytest.approx([float(s) for one in expected for s in one.scores])
-    again = CliRunner().invoke(app, words)
-    assert json.loads(again.stdout) | {"seconds": 0} == summary | {"seconds": 0, "new_images": 0}
+    # Ray may have ended a worker for want of memory in the first call; the second one has none to end.
+    nothing = {"seconds": 0, "new_images": 0, "interrupted": 0}
+    assert bulk() | {"seconds": 0} == summary | nothing

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from bulk_models import colours
-from instancefcn.bulk.job import Job, prepare, sum_up
+from instancefcn.bulk.job import Job, prepare, summarise
 from instancefcn.bulk.listing import list_images
-from instancefcn.bulk.worker import ChunkWorker, Power
+from instancefcn.bulk.worker import ChunkWorker, Resources
 from instancefcn.errors import ConfigError, ImageError
 
 Begin = Callable[..., Job]
@@ -21,7 +21,7 @@ Begin = Callable[..., Job]
 def test_a_job_is_found_again_with_what_is_left(photos: Path, begin: Begin) -> None:
     job = begin(photos)
     assert (job.images, job.chunk, job.todo, job.images_left) == (10, 4, (0, 1, 2), 10)
-    ChunkWorker(job, Power(), colours).do(1)
+    ChunkWorker(job, Resources(), colours).do(1)
     again = begin(photos, chunk=None, workers=7)
     assert (again.chunk, again.todo, again.images_left) == (4, (0, 2), 6)
 
@@ -33,7 +33,7 @@ def test_small_jobs_have_chunks_for_every_worker(photos: Path, begin: Begin) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"score": 0.4}, r"--score \(0\.5 then, 0\.4 now\)"),
+        ({"score": 0.4}, r"--score \(was 0\.5, is 0\.4\)"),
         ({"tile": 64}, "--tile"),
         ({"chunk": 5}, "--chunk"),
         ({"checkpoint": b"others"}, "the model"),
@@ -65,7 +65,7 @@ def test_foreign_or_damaged_folders_are_refused(photos: Path, begin: Begin, tmp_
     (tmp_path / "out" / "images").mkdir()
     (tmp_path / "out" / "images" / "part-000000.parquet").touch()
     with pytest.raises(
-        ConfigError, match=r"holds listing\.parquet and model\.safetensors and images/ but no bulk\.json"
+        ConfigError, match=r"holds listing\.parquet and model\.safetensors and images/, but no bulk\.json"
     ):
         begin(photos)
 
@@ -77,14 +77,14 @@ def test_what_lay_there_before_is_not_touched(photos: Path, begin: Begin, tmp_pa
     path = tmp_path / "out" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("mine")
-    with pytest.raises(ConfigError, match=r"but no bulk\.json that says of which job"):
+    with pytest.raises(ConfigError, match=r"but no bulk\.json that describes their job"):
         begin(photos)
     assert path.read_text() == "mine"
 
 
 def test_a_table_without_rows_holds_no_image(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "a.parquet")
-    with pytest.raises(ImageError, match=r"a\.parquet: no image lies there"):
+    with pytest.raises(ImageError, match=r"a\.parquet: no image found"):
         prepare(list_images([str(tmp_path / "a.parquet")]), str(tmp_path / "out"), b"", model="m", score=0.5)
     assert not (tmp_path / "out").exists()
 
@@ -99,7 +99,7 @@ def test_the_manifest_keeps_no_options_of_addresses(photos: Path, begin: Begin, 
 
 def test_the_end_counts_what_lies_there(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
-    worker = ChunkWorker(job, Power(), colours)
+    worker = ChunkWorker(job, Resources(), colours)
     for chunk in job.todo:
         worker.do(chunk)
     left = tmp_path / "out" / "images" / ".part-000001-killed.parquet"
@@ -107,17 +107,17 @@ def test_the_end_counts_what_lies_there(photos: Path, begin: Begin, tmp_path: Pa
     (tmp_path / "out" / "attempts" / "000002.json").touch()
     mine = tmp_path / "out" / "instances" / "notes.txt"
     mine.touch()
-    summary = sum_up(job, 10, 1.0, 0)
+    summary = summarise(job, 10, 1.0, 0)
     assert (summary.images, summary.instances, summary.errors) == (10, 18, 1)
     assert not left.exists()
     assert not list((tmp_path / "out" / "attempts").iterdir())
     assert mine.exists()
     parts = tmp_path / "out" / "images"
     (parts / "part-000007.parquet").write_bytes((parts / "part-000002.parquet").read_bytes())
-    with pytest.raises(ConfigError, match="12 rows are about 10 images"):
-        sum_up(job, 10, 1.0, 0)
+    with pytest.raises(ConfigError, match="12 rows for 10 images"):
+        summarise(job, 10, 1.0, 0)
     (parts / "part-000007.parquet").unlink()
     for name in ("images", "instances"):
         (tmp_path / "out" / name / "part-000002.parquet").unlink()
     with pytest.raises(ConfigError, match="8 images, but the job has 10"):
-        sum_up(job, 10, 1.0, 0)
+        summarise(job, 10, 1.0, 0)

@@ -13,7 +13,7 @@ from pyarrow.fs import LocalFileSystem
 from fakes import save_coloured
 from instancefcn.bulk.job import own_files
 from instancefcn.bulk.listing import cut, list_images
-from instancefcn.bulk.reading import WrongImage, fetch
+from instancefcn.bulk.reading import FetchError, fetch
 from instancefcn.errors import ConfigError, ImageError
 
 
@@ -46,7 +46,7 @@ def test_paths_and_addresses_mean_the_same(tree: Path, prefix: str) -> None:
         ("", "an empty source was given"),
         ("file:///nowhere/*.jpg", "no image and no Parquet file"),
         ("tree/notes/*.jpg", "no file matches"),
-        ("what://bucket/key", "neither pyarrow nor fsspec"),
+        ("what://bucket/key", "do not support what://"),
     ],
 )
 def test_what_gives_nothing_is_named(
@@ -72,7 +72,7 @@ def test_a_job_does_not_read_what_it_writes(tree: Path, prefix: str, out: str) -
     assert {"new.png", "listing.parquet"} <= set(
         map(os.path.basename, list_images([f"{tree}/*/*"], own).file)
     )
-    with pytest.raises(ImageError, match="nothing but results of this job"):
+    with pytest.raises(ImageError, match="holds only results of this job"):
         list_images([f"{tree}{out}/images/*.parquet"], own)
 
 
@@ -112,11 +112,11 @@ def test_parquet_files_without_images_are_named_all_at_once(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are text here")
-def test_a_name_that_is_not_utf8_is_a_image_with_an_error(photos: Path) -> None:
+def test_a_name_that_is_not_utf8_is_an_image_with_an_error(photos: Path) -> None:
     (photos / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
     listing = list_images([str(photos)])
     files = [row["file"] for table in cut(listing, listing.counts(), 4) for row in table.to_pylist()]
     (file,) = (file for file in files if "caf" in file)
     assert file.endswith(r"caf\udce9.png")
-    with pytest.raises(WrongImage, match="cannot be fetched"):
+    with pytest.raises(FetchError, match="cannot be fetched"):
         fetch(file, LocalFileSystem())

@@ -14,7 +14,7 @@ from bulk_models import UNWANTED, colours
 from fakes import FakeLoaded, coloured
 from instancefcn.bulk import reading, worker
 from instancefcn.bulk.job import Job
-from instancefcn.bulk.worker import ChunkWorker, Power
+from instancefcn.bulk.worker import ChunkWorker, Resources
 from instancefcn.errors import ConfigError, ImageError, InstanceFCNError
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.inference.predictor import Predictor
@@ -38,8 +38,8 @@ def rows(out: Path, name: str) -> list[dict[str, Any]]:
     return list(pq.read_table(out / name).sort_by("image").to_pylist())
 
 
-def do_all(job: Job, **power: Any) -> None:
-    one = ChunkWorker(job, Power(**power), colours)
+def do_all(job: Job, **resources: Any) -> None:
+    one = ChunkWorker(job, Resources(**resources), colours)
     for chunk in job.todo:
         one.do(chunk)
 
@@ -104,7 +104,7 @@ def test_a_damaged_row_group_costs_its_rows(table: Path, photos: Path, begin: Be
 
 def test_a_chunk_that_is_done_is_not_done_again(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
-    one = ChunkWorker(job, Power(), colours)
+    one = ChunkWorker(job, Resources(), colours)
     first = one({"chunk": [1, 2]})
     assert first["chunk"] == [1, 2]
     assert (first["images"], first["instances"], first["errors"]) == ([4, 2], [6, 4], [1, 0])
@@ -116,14 +116,14 @@ def test_a_chunk_that_is_done_is_not_done_again(photos: Path, begin: Begin, tmp_
     assert len(one.predictor.network.calls) == calls
 
 
-def test_a_image_that_kills_becomes_an_error(
+def test_an_image_that_kills_becomes_an_error(
     deadly: Path, begin: Begin, tmp_path: Path, mortal: None
 ) -> None:
     job = begin(deadly)
     for _ in range(3):
         with pytest.raises(Died):
-            ChunkWorker(job, Power(), colours).do(0)
-    assert ChunkWorker(job, Power(), colours).do(0)["interrupted"] == 3
+            ChunkWorker(job, Resources(), colours).do(0)
+    assert ChunkWorker(job, Resources(), colours).do(0)["interrupted"] == 3
     errors = [row["error"] for row in rows(tmp_path / "out", "images")]
     assert [error is None for error in errors] == [True, False, True, True]
     assert "01.png: the process died 2 times" in errors[1]
@@ -137,9 +137,9 @@ def test_a_machine_that_kills_everything_stops_the_job(
         raise Died
 
     job = begin(photos, chunk=10)
-    one = ChunkWorker(job, Power(), colours)
+    one = ChunkWorker(job, Resources(), colours)
     monkeypatch.setattr(one.predictor.network, "forward", die)
-    monkeypatch.setattr("instancefcn.bulk.attempts.MOST_AT_FAULT", 2)
+    monkeypatch.setattr("instancefcn.bulk.worker.MAX_AT_FAULT", 2)
     for _ in range(1 + 3 * 2):
         with pytest.raises(Died):
             one.do(0)
@@ -147,7 +147,7 @@ def test_a_machine_that_kills_everything_stops_the_job(
         one.do(0)
 
 
-def test_a_image_on_which_the_network_fails_becomes_an_error(
+def test_an_image_on_which_the_network_fails_becomes_an_error(
     photos: Path, begin: Begin, tmp_path: Path
 ) -> None:
     coloured(*UNWANTED).save(photos / "02.png")
@@ -160,9 +160,9 @@ def test_a_image_on_which_the_network_fails_becomes_an_error(
 def test_a_network_that_fails_on_all_stops_the_job(
     photos: Path, begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = ChunkWorker(begin(photos, chunk=10), Power(), colours)
+    one = ChunkWorker(begin(photos, chunk=10), Resources(), colours)
     monkeypatch.setattr(one.predictor.network, "forward", lambda: None)
-    with pytest.raises(InstanceFCNError, match=r"none of its 10 images .* of 9 .*TypeError"):
+    with pytest.raises(InstanceFCNError, match=r"none of its 10 images .* 9 of them .*TypeError"):
         one.do(0)
     assert not (tmp_path / "out" / "images").exists()
 
@@ -173,21 +173,21 @@ def test_a_lost_device_ends_the_process(
     coloured(*UNWANTED).save(photos / "02.png")
     monkeypatch.setattr(worker, "_lost", lambda device: True)
     with pytest.raises(Died):
-        ChunkWorker(begin(photos), Power(), colours).do(0)
+        ChunkWorker(begin(photos), Resources(), colours).do(0)
 
 
 def test_images_that_all_vanish_stop_the_job(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
     photos.rename(tmp_path / "elsewhere")
     with pytest.raises(InstanceFCNError, match=r"none of its 4 images .* cannot be fetched"):
-        ChunkWorker(job, Power(), colours).do(0)
+        ChunkWorker(job, Resources(), colours).do(0)
     assert begin(tmp_path / "elsewhere", out=str(tmp_path / "other")).images == 10
 
 
-def test_a_image_that_vanishes_is_an_error(photos: Path, begin: Begin, tmp_path: Path) -> None:
+def test_an_image_that_vanishes_is_an_error(photos: Path, begin: Begin, tmp_path: Path) -> None:
     job = begin(photos)
     (photos / "03.png").unlink()
-    ChunkWorker(job, Power(), colours).do(0)
+    ChunkWorker(job, Resources(), colours).do(0)
     assert "cannot be fetched" in rows(tmp_path / "out", "images")[3]["error"]
 
 
@@ -204,11 +204,11 @@ def test_a_store_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "PAUSE", 0)
     store: Any = Store()
     assert reading.fetch("s3://bucket/key", store) == b"bucket/key"
-    monkeypatch.setattr(reading, "LARGEST_FILE", 3)
-    with pytest.raises(ImageError, match="is longer"):
+    monkeypatch.setattr(reading, "MAX_FILE_BYTES", 3)
+    with pytest.raises(ImageError, match="is larger"):
         reading.fetch("s3://bucket/key", store)
     store.asked = -1
-    with pytest.raises(reading.WrongImage, match="503"):
+    with pytest.raises(reading.FetchError, match="503"):
         reading.fetch("s3://bucket/key", store)
 
 

@@ -29,13 +29,15 @@ def test_warnings_do_not_change_the_status(run: Run, tmp_path: Path) -> None:
     assert "warning  box-mask  1\n  - data/train: annotation 1 (train0.png)" in result.stdout
 
 
-def test_errors_end_with_status_1_and_are_all_listed(run: Run, tmp_path: Path) -> None:
+def test_errors_end_with_status_1_and_are_grouped(run: Run, tmp_path: Path) -> None:
     sick = clean(tmp_path / "data")
     for annotation in sick.train["annotations"][:9]:
         annotation["category_id"] = 9
     result = run("check", sick.write(), "--out", "found")
     assert result.exit_code == 1
-    assert result.stdout.count("category_id 9 is unknown") == 9
+    assert result.stdout.count("category_id 9 is unknown") == 5
+    assert "  .. and 4 more like it\n" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("9 errors, ")
     assert json.loads(Path("found/report.json").read_text())["severities"]["error"] == 9
     with Image.open("found/suspicious.png") as sheet:
         assert sheet.width > sheet.height
@@ -102,7 +104,7 @@ def test_a_copy_with_errors_ends_with_status_1(run: Run, tmp_path: Path) -> None
     assert "copy: 0 repairs, listed in repairs.json; now 1 error, " in result.stdout
 
 
-def test_train_says_what_is_doubtful_and_goes_on(
+def test_train_says_what_is_doubtful_and_continues(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from instancefcn.training import loop

@@ -106,7 +106,7 @@ def test_a_name_that_is_not_text_resumes(run: Run, tmp_path: Path, monkeypatch: 
 
 @pytest.fixture
 def stopped(run: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a call that was stopped at the seventh picture; 0, 1, 2, 4 and 5 are done."""
+    """The folder of a call that was stopped at the seventh image; 0, 1, 2, 4 and 5 are done."""
     with monkeypatch.context() as patch:
         stop_at(patch, 6, KeyboardInterrupt())
         run("predict", many, "--out", "out")

@@ -37,7 +37,7 @@ def test_trains_and_prints_the_best_weights(run: Run, shapes_folder: Path) -> No
     result = run("train", shapes_folder, "--out", "run", "--epochs", 2, *TINY)
     assert result.exit_code == 0, result.output
     assert result.stdout == "run/best.safetensors\n"
-    assert "batch 4/4  epoch 2.00  loss" in result.stderr
+    assert "starting: fcis_lite" in result.stderr
     assert "epoch 2: mask AP 0.000" in result.stderr
 
 
@@ -96,7 +96,7 @@ def test_wrong_use_ends_with_status_2(run: Run, shapes_folder: Path, words: list
     assert not Path("run").exists()
 
 
-def test_a_signal_ends_with_its_status_and_says_how_to_go_on(
+def test_a_signal_ends_with_its_status_and_says_how_to_resume(
     run: Run, shapes_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import os

@@ -176,7 +176,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(prepared: Path) -> Iterator[str]:
-    """The workspace's pictures over HTTP, under every name."""
+    """The workspace's images over HTTP, under every name."""
 
     class Handler(SimpleHTTPRequestHandler):
         def translate_path(self, path: str) -> str:

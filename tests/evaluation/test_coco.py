@@ -135,7 +135,7 @@ def test_a_dataset_without_objects_has_no_figures(dataset: Dataset, tmp_path: Pa
 
 
 def crowded(numbers: Sequence[tuple[int, ...]]) -> Dataset:
-    """Pictures of 40 x 30 with squares of 2 pixels: how many of every class."""
+    """Images of 40 x 30 with squares of 2 pixels: how many of every class."""
     images = []
     for id_, of_class in enumerate(numbers, start=1):
         labels = [label for label, number in enumerate(of_class) for _ in range(number)]

@@ -1,4 +1,4 @@
-"""The sheet of suspicious pictures."""
+"""The sheet of suspicious images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_very_long_image(tmp_path: Path, size: tuple[int, int]) -> None:
     sick.train["images"][0].update(width=size[0], height=size[1])
     sick.train["annotations"] = [a for a in sick.train["annotations"] if a["image_id"] != 0]
     outline = {"id": 900, "image_id": 0, "category_id": 1, "iscrowd": 0, "area": size[0] * size[1]}
-    w, h = (side + 9 * (side > 4) for side in size)  # it leaves the picture
+    w, h = (side + 9 * (side > 4) for side in size)  # it leaves the image
     outline["segmentation"] = [[0, 0, w, 0, w, h, 0, h]]
     outline["bbox"] = [0, 0, w, h]
     sick.train["annotations"].append(outline)

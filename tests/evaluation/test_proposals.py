@@ -34,7 +34,7 @@ def filled(boxes: list[Box], size: int) -> CroppedMasks:
 
 
 def annotated(number: int, boxes: list[Box], size: int, labels: list[int], crowds: int = 0) -> ImageRecord:
-    """A picture whose objects fill their boxes; the last `crowds` of them are crowds."""
+    """An image whose objects fill their boxes; the last `crowds` of them are crowds."""
     masks = filled(boxes, size)
     annotations = tuple(
         Annotation(10 * number + i, label, tuple(map(float, box)), rle, float(area), i >= len(boxes) - crowds)
@@ -90,7 +90,7 @@ def test_by_hand() -> None:
 
 
 def random_case(seed: int) -> tuple[Dataset, dict[int, Instances]]:
-    """Six pictures of objects of all sizes and classes with crowds, one picture without objects and one that
+    """Six images of objects of all sizes and classes with crowds, one image without objects and one that
     was left out; some 150 proposals each: objects moved and cut, and inventions.
     """
     random = np.random.default_rng(seed)
@@ -171,7 +171,7 @@ def test_classes_and_order_of_images_play_no_part() -> None:
     for truth in (dataset, turned, dataset.as_objects()):
         assert same(measure_proposals(truth, of_one_class), result)
     strangers = found | {99: found[1]}
-    assert same(measure_proposals(dataset, strangers), result), "a picture that is not in the dataset"
+    assert same(measure_proposals(dataset, strangers), result), "an image that is not in the dataset"
 
 
 def test_equal_scores_of_two_classes_keep_their_order() -> None:

@@ -21,7 +21,7 @@ def square(x: int, y: int = 0, side: int = 10) -> list[list[float]]:
 
 
 def make(objects: list[list[tuple[int, int]]]) -> Dataset:
-    """Pictures with (label, x) squares of side 10."""
+    """Images with (label, x) squares of side 10."""
     images = []
     for number, content in enumerate(objects):
         annotations = tuple(

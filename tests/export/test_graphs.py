@@ -125,7 +125,7 @@ def test_fewer_places_than_objects(predictor: Predictor) -> None:
         torch.testing.assert_close(ours, all_[:3])
 
 
-def test_a_image_without_an_object_is_all_padding() -> None:
+def test_an_image_without_an_object_is_all_padding() -> None:
     network = small_fcis()
     nn.init.zeros_(network.maps.scores.weight)
     with torch.no_grad():

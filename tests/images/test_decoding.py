@@ -124,19 +124,10 @@ def test_damaged_exif_is_ignored(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.jpg").shape == (3, 4, 6)
 
 
-def test_gray_palette_alpha_bilevel_cmyk(tmp_path: Path) -> None:
-    image = Image.fromarray(RGB)
+def test_gray_bilevel_cmyk(tmp_path: Path) -> None:
     gray = RGB[:, :, 0]
     Image.fromarray(gray).save(tmp_path / "gray.png")
     np.testing.assert_array_equal(pixels_of(tmp_path / "gray.png"), np.repeat(gray[:, :, None], 3, 2))
-
-    alpha = np.concatenate((RGB, np.full((4, 6, 1), 7, np.uint8)), 2)
-    Image.fromarray(alpha).save(tmp_path / "alpha.png")
-    np.testing.assert_array_equal(pixels_of(tmp_path / "alpha.png"), RGB)
-
-    palette = image.quantize(256)
-    palette.save(tmp_path / "palette.png", transparency=0)
-    np.testing.assert_array_equal(pixels_of(tmp_path / "palette.png"), np.array(palette.convert("RGB")))
 
     Image.fromarray(gray > 30).save(tmp_path / "bilevel.png")
     assert set(pixels_of(tmp_path / "bilevel.png").reshape(-1).tolist()) == {0, 255}
@@ -146,6 +137,73 @@ def test_gray_palette_alpha_bilevel_cmyk(tmp_path: Path) -> None:
     red = pixels_of(tmp_path / "cmyk.jpg")[16, 16]
     assert red[0] > 240
     assert red[1:].max() < 15
+
+
+def half_hidden() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Colours, their alpha (0, 128 and 255, two columns each), and what a viewer shows on white."""
+    alpha = np.repeat(np.array([[0, 0, 128, 128, 255, 255]], np.uint8), 4, axis=0)
+    share = alpha[:, :, None] / 255
+    return RGB, alpha, np.round(RGB * share + 255 * (1 - share)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["png", "webp", "tif", "array", "floats"])
+def test_what_is_transparent_lies_on_white(tmp_path: Path, kind: str) -> None:
+    colours, alpha, shown = half_hidden()
+    whole = np.dstack((colours, alpha))
+    if kind in ("array", "floats"):
+        given = whole if kind == "array" else whole.astype(np.float32) / 255
+        np.testing.assert_array_equal(to_uint8_rgb(given).permute(1, 2, 0), shown)
+        return
+    options = {"lossless": True, "exact": True} if kind == "webp" else {}
+    Image.fromarray(whole).save(tmp_path / f"a.{kind}", **options)
+    np.testing.assert_array_equal(pixels_of(tmp_path / f"a.{kind}"), shown)
+    gray = Image.fromarray(np.dstack((colours[:, :, 0], alpha)), "LA")
+    gray.save(tmp_path / f"g.{kind}", **options)
+    np.testing.assert_array_equal(pixels_of(tmp_path / f"g.{kind}")[:, :, 2], shown[:, :, 0])
+
+
+def test_a_transparent_colour_is_white(tmp_path: Path) -> None:
+    """PNG and GIF may name one colour or one index that is transparent."""
+    palette = Image.fromarray(RGB).quantize(256)
+    shown = np.array(palette.convert("RGB"))
+    shown[np.asarray(palette) == 3] = 255
+    palette.save(tmp_path / "palette.png", transparency=3)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "palette.png"), shown)
+    levels = bytes([255] * 3 + [0] + [255] * 252)
+    palette.save(tmp_path / "levels.png", transparency=levels)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "levels.png"), shown)
+    palette.save(tmp_path / "palette.gif", transparency=3)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "palette.gif"), shown)
+    Image.fromarray(RGB).save(tmp_path / "colour.png", transparency=tuple(RGB[1, 2].tolist()))
+    assert (pixels_of(tmp_path / "colour.png") != RGB).any(axis=2).nonzero() == (1, 2)
+    assert pixels_of(tmp_path / "colour.png")[1, 2].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("kind", [0, 4, 6])
+def test_transparency_with_16_bits(tmp_path: Path, kind: int) -> None:
+    """PNG of gray with a transparent value (0), of gray with alpha (4), and of RGB with alpha (6)."""
+    rows = {
+        0: [[0x1234], [0x8000]],
+        4: [[0x1234, 0], [0x8000, 0xFFFF]],
+        6: [[9, 9, 9, 0], [0x8000] * 3 + [0xFFFF]],
+    }
+    data = np.array(rows[kind], ">u2").tobytes()
+    chunks = [b"IHDR" + struct.pack(">LLBBBBB", 2, 1, 16, kind, 0, 0, 0)]
+    chunks += [b"tRNS" + struct.pack(">H", 0x1234)] if kind == 0 else []
+    chunks += [b"IDAT" + zlib.compress(b"\0" + data), b"IEND"]
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">L", len(one) - 4) + one + struct.pack(">L", zlib.crc32(one)) for one in chunks
+    )
+    (tmp_path / "a.png").write_bytes(content)
+    assert pixels_of(tmp_path / "a.png").tolist() == [[[255] * 3, [128] * 3]]
+
+
+def test_equal_looks_are_near_duplicates(tmp_path: Path) -> None:
+    """The thumbnail shows what is visible, not what alpha hides."""
+    for name, colour in (("a", (9, 9, 9, 0)), ("b", (200, 0, 0, 0))):
+        Image.new("RGBA", (20, 20), colour).save(tmp_path / f"{name}.png")
+    thumbs = [inspect_image(ImageRecord(1, tmp_path / f"{name}.png", 20, 20)).thumb for name in "ab"]
+    assert thumbs[0].min() == thumbs[1].min() == 255
 
 
 def test_sixteen_bit_and_float(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_no_more_than_the_best_are_made(tmp_path: Path) -> None:
         assert (len(best.instances), len(both.instances)) == (1, 2)
 
 
-def test_nonsense_is_refused_before_a_image_is_lost(predictor: Predictor, tmp_path: Path) -> None:
+def test_nonsense_is_refused_before_an_image_is_lost(predictor: Predictor, tmp_path: Path) -> None:
     path = save_coloured(tmp_path / "a.png")
     for settings, message in (
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),

@@ -136,7 +136,7 @@ def merged(
     return merge_tiles([instances((100, 100), *left), instances((100, 100), *right)], [LEFT, RIGHT], SIZE)
 
 
-def test_an_object_seen_whole_by_one_tile_is_not_mended_by_the_other() -> None:
+def test_an_object_seen_whole_by_one_tile_is_not_changed_by_the_other() -> None:
     # The right tile sees only the part beyond its edge, and draws it a little too large.
     found = merged([(0.8, 0, (30, 20, 80, 60))], [(0.9, 0, (0, 18, 33, 62))])
     assert found.boxes.tolist() == [[30, 20, 80, 60]]

@@ -72,7 +72,7 @@ def test_output_names_do_not_depend_on_the_order() -> None:
     assert forwards == dict(zip(paths[::-1], output_names(paths[::-1]), strict=True))
 
 
-def test_overlay_is_a_image_of_the_same_size(tmp_path: Path, image: torch.Tensor, found: Instances) -> None:
+def test_overlay_is_an_image_of_the_same_size(tmp_path: Path, image: torch.Tensor, found: Instances) -> None:
     path = write_overlay(tmp_path / "new", "x", image, found)
     assert path == tmp_path / "new" / "x.overlay.png"
     with Image.open(path) as opened:

@@ -140,7 +140,7 @@ def test_boxes_around_cells() -> None:
 # -- the network
 
 
-def test_a_image_smaller_than_the_window() -> None:
+def test_an_image_smaller_than_the_window() -> None:
     net = network().eval()
     (found,) = net([torch.rand(3, 40, 56)], image_sizes=[(80, 112)])
     assert found.image_size == (80, 112)

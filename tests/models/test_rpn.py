@@ -71,7 +71,7 @@ def test_outputs_are_in_the_order_of_the_anchors() -> None:
     ("size", "rows", "columns"),
     [((32, 48), 2, 3), ((33, 47), 3, 3), ((17, 16), 2, 1), ((1, 1), 1, 1), ((600, 800), 38, 50)],
 )
-def test_cells_that_a_image_touches_are_on_it(size: tuple[int, int], rows: int, columns: int) -> None:
+def test_cells_that_an_image_touches_are_on_it(size: tuple[int, int], rows: int, columns: int) -> None:
     anchors = AnchorSpec(scales=(1.0, 8.0, 32.0))
     inside = on_image(anchors.grid(40, 60), size, anchors.stride).view(40, 60, 9)
     expected = torch.zeros(40, 60, 9, dtype=torch.bool)
@@ -177,7 +177,7 @@ def test_anchors_of_the_padding_are_not_trained() -> None:
     assert labels.tolist() == [1, 0, 0, -1, -1, -1, -1, -1]
 
 
-def test_a_image_without_objects_is_all_background() -> None:
+def test_an_image_without_objects_is_all_background() -> None:
     labels, _ = labelled([])
     assert labels.tolist() == [0] * 8
 
@@ -218,7 +218,7 @@ def test_subsets_have_no_repetition_and_follow_the_seed() -> None:
 
 def test_losses_are_those_computed_by_hand() -> None:
     rpn, anchors = network(), SQUARES.grid(1, 4)
-    # Picture 0: an object that is cell 0, moved by 4 px: IoU 12/20 = 0.6, the best. Picture 1: nothing.
+    # Image 0: an object that is cell 0, moved by 4 px: IoU 12/20 = 0.6, the best. Image 1: nothing.
     targets = [target([(4, 0, 20, 16)], [0], (16, 64)), target([], [], (16, 64))]
     logits = torch.tensor([[2.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     deltas = torch.zeros(2, 4, 4)
@@ -232,7 +232,7 @@ def test_losses_are_those_computed_by_hand() -> None:
     assert float(boxes) == pytest.approx((4.5 * 0.05**2 + 1 - 1 / 18) / 256 / 2, rel=1e-5)
 
 
-def test_a_image_without_usable_anchors_has_no_loss() -> None:
+def test_an_image_without_usable_anchors_has_no_loss() -> None:
     rpn = network(RPNSpec())
     logits = torch.zeros(1, 4, requires_grad=True)
     classes, boxes = rpn.loss(

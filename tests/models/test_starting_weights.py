@@ -10,6 +10,7 @@ import torch
 
 from instancefcn.errors import ConfigError
 from instancefcn.models import zoo
+from instancefcn.models.rpn import AnchorSpec
 from instancefcn.models.starting_weights import start_from
 from tiny import tiny_proposals, tiny_spec
 
@@ -59,6 +60,32 @@ def test_score_maps_go_with_their_classes() -> None:
         assert torch.equal(own, theirs[:, :, :, [0, 3, 1]])
 
 
+def test_new_classes_start_as_objects() -> None:
+    """Every class has the maps of "object"; together they are as probable as the object was."""
+    given = zoo.build(tiny_spec(), class_names=("object",))
+    torch.nn.init.normal_(given.maps.scores.bias)
+    network = zoo.build(tiny_spec(), class_names=("nut", "bolt", "screw"))
+    assert start_from(network, given) == []
+    features = [torch.rand(1, count, 6, 7) for count in given.backbone.channels]
+    rois = torch.tensor([[0.0, 3.0, 5.0, 60.0, 70.0], [0.0, 20.0, 10.0, 90.0, 50.0]])
+    old, new = (net.maps(features)[0] for net in (given, network))
+    probable = old.class_logits(rois, given.head.stride).softmax(1)
+    among = new.class_logits(rois, given.head.stride).softmax(1)
+    torch.testing.assert_close(among[:, 1:], probable[:, 1:].expand(-1, 3) / 3)
+    inside = [maps.mask_logits(rois, torch.tensor([1, 1]), given.head.stride, 9) for maps in (old, new)]
+    torch.testing.assert_close(*inside)
+
+
+def test_an_anchor_starts_as_the_nearest_one() -> None:
+    given = zoo.build(replace(tiny_spec(), anchors=AnchorSpec(scales=(2, 8), ratios=(1.0,))), 2)
+    network = zoo.build(replace(tiny_spec(), anchors=AnchorSpec(scales=(1.5, 7, 16), ratios=(1.0,))), 2)
+    torch.nn.init.normal_(given.rpn.deltas.weight)
+    assert start_from(network, given) == []
+    assert torch.equal(network.rpn.logits.weight, given.rpn.logits.weight[[0, 1, 1]])
+    own, theirs = (net.rpn.deltas.weight.unflatten(0, (-1, 4)) for net in (network, given))
+    assert torch.equal(own, theirs[[0, 1, 1]])
+
+
 @pytest.mark.parametrize("changes", [{"joint": False}, {"k": 5}])
 def test_maps_of_another_meaning_are_new(changes: dict[str, Any]) -> None:
     given = zoo.build(tiny_spec(), 2)
@@ -67,13 +94,13 @@ def test_maps_of_another_meaning_are_new(changes: dict[str, Any]) -> None:
 
 
 def test_a_bias_stays_with_its_filters() -> None:
-    """The RPN's filters do not fit, its biases would."""
+    """The filters of the RPN's hidden layer do not fit, its biases would."""
     given = zoo.build(tiny_spec(), 2)
-    torch.nn.init.normal_(given.rpn.deltas.bias)
+    torch.nn.init.normal_(given.rpn.hidden.bias)
     state = given.state_dict()
-    state["rpn.deltas.weight"] = torch.zeros(1)
+    state["rpn.hidden.weight"] = torch.zeros(1)
     network = zoo.build(tiny_spec(), 2)
-    before = network.rpn.deltas.bias.clone()
+    before = network.rpn.hidden.bias.clone()
     given.state_dict = lambda: state  # type: ignore[method-assign]
-    assert {"rpn.deltas.weight", "rpn.deltas.bias"} == set(start_from(network, given))
-    assert torch.equal(network.rpn.deltas.bias, before)
+    assert {"rpn.hidden.weight", "rpn.hidden.bias"} == set(start_from(network, given))
+    assert torch.equal(network.rpn.hidden.bias, before)

@@ -8,14 +8,20 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
-from instancefcn.ops.voting import ballots
 from instancefcn.ops.voting.operator import vote_masks
 from instancefcn.published import reference
 from instancefcn.published.voting import numpy_ranks, vote_published
-from ops.voting.test_operator import constant, from_table, random_case
+from voting_cases import (
+    EXAMPLES,
+    check_memory_groups,
+    check_nothing_to_vote_for,
+    check_unusable_boxes,
+    constant,
+    from_table,
+    random_case,
+    reads_of_two_boxes,
+)
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "voting.npz"
 
@@ -30,17 +36,8 @@ def test_votes_are_thresholded_before_they_are_averaged() -> None:
     assert len(vote_published(from_table(masks), boxes, probabilities, (4, 4))) == 0
 
 
-def test_masks_are_asked_for_once_of_every_voters_best_foreground_class() -> None:
-    asked: list[tuple[list[int], list[int]]] = []
-
-    def read(rows: Tensor, classes: Tensor) -> Tensor:
-        asked.append((rows.tolist(), classes.tolist()))
-        return torch.ones((len(rows), 2, 2))
-
-    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 9.0]])
-    probabilities = torch.tensor([[0.1, 0.7, 0.2], [0.6, 0.1, 0.3]])
-    vote_published(read, boxes, probabilities, (10, 10))
-    assert asked == [([0, 1], [1, 2])]
+def test_masks_are_read_once_of_every_voters_best_foreground_class() -> None:
+    assert reads_of_two_boxes(vote_published)[1] == [([0, 1], [1, 2])]
 
 
 def test_whatever_ties_with_the_last_score_stays() -> None:
@@ -65,59 +62,20 @@ def test_equals_stand_where_numpys_sort_puts_them() -> None:
 
 
 def test_memory_groups_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    masks, boxes, probabilities, size = random_case(3, 40, 4, 5, (60, 90))
-    calls = []
-
-    def read(rows: Tensor, classes: Tensor) -> Tensor:
-        calls.append(len(rows))
-        return masks[rows, classes]
-
-    expected = vote_published(read, boxes, probabilities, size)
-    assert len(calls) == 1
-    monkeypatch.setattr(ballots, "MAX_VOTES", 50)
-    parts = vote_published(read, boxes, probabilities, size)
-    assert torch.equal(parts.masks.pixels, expected.masks.pixels)
-    assert torch.equal(parts.masks.rects, expected.masks.rects)
-    assert torch.equal(parts.scores, expected.scores)
+    parts, expected = check_memory_groups(vote_published, monkeypatch)
     assert torch.equal(parts.probabilities, expected.probabilities)
-    assert len(calls) > 2
-    assert max(calls[1:]) <= 50
 
 
 def test_nothing_to_vote_for() -> None:
-    def never(rows: Tensor, classes: Tensor) -> Tensor:
-        raise AssertionError("there is nothing to read")
-
-    for boxes, probabilities in (
-        (torch.zeros((0, 4)), torch.zeros((0, 3))),
-        (torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([[0.9995, 0.0005, 0.0]])),  # below min_score
-        (torch.tensor([[2.0, 2.0, 2.0, 9.0]]), torch.tensor([[0.1, 0.9, 0.0]])),  # no area
-        (torch.tensor([[float("nan"), 2.0, 2.0, 9.0]]), torch.tensor([[0.1, 0.9, 0.0]])),
-        (torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([[1.0]])),  # background alone
-    ):
-        voted = vote_published(never, boxes, probabilities, (10, 10))
-        assert len(voted) == len(voted.masks) == 0
-        assert voted.masks.image_size == (10, 10)
+    check_nothing_to_vote_for(vote_published)
 
 
 def test_a_box_without_numbers_or_area_does_not_affect_others() -> None:
-    nan = float("nan")
-    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [nan] * 4, [0.0, 0.0, 8.0, 7.0], [3.0, 3.0, 3.0, 3.0]])
-    probabilities = torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.1, 0.8], [0.1, 0.9]])
-    voted = vote_published(constant(1.0), boxes, probabilities, (10, 10))
-    assert voted.rows.tolist() == [0]
-    assert int(voted.masks.areas()[0]) == 64
+    check_unusable_boxes(vote_published)
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    seed=st.integers(0, 2**20),
-    count=st.integers(1, 14),
-    axis=st.integers(1, 4),
-    m=st.integers(1, 6),
-    size=st.tuples(st.integers(1, 24), st.integers(1, 24)),
-    limit=st.sampled_from([1, 3, 100]),
-)
+@given(**EXAMPLES)
 def test_equal_to_the_reference(
     seed: int, count: int, axis: int, m: int, size: tuple[int, int], limit: int
 ) -> None:

@@ -59,7 +59,7 @@ def claims(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99))
 
 
-def test_a_image_gives_what_predict_prints(client: TestClient, served: Served) -> None:
+def test_an_image_gives_what_predict_prints(client: TestClient, served: Served) -> None:
     answer = client.post("/api/predict", content=PNG)
     assert answer.status_code == 200
     (expected,) = served.load()([coloured()])

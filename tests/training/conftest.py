@@ -1,4 +1,4 @@
-"""Runs of a tiny network on tiny pictures: a whole one takes a second."""
+"""Runs of a tiny network on tiny images: a whole one takes a second."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def networks(monkeypatch: pytest.MonkeyPatch) -> list[TinyNetwork]:
-    """Puts the tiny network in the place of every model; the list holds those that were built."""
+    """Builds the tiny network instead of every model; the list holds those that were built."""
     from instancefcn.models import zoo
     from instancefcn.models.head import Classes
 
@@ -47,7 +47,7 @@ def tiny_train(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> Train:
-    """`train` with small settings: 6 pictures in batches of 2, no reading processes. The plot of the curves
+    """`train` with small settings: 6 images in batches of 2, no reading processes. The plot of the curves
     takes longer than all the rest and is left out, except for a test that asks for the fixture `curves`."""
     from instancefcn.training import loop
 
@@ -82,7 +82,7 @@ def curves() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """6 train and 2 val pictures of 64 px. Read only."""
+    """6 train and 2 val images of 64 px. Read only."""
     from instancefcn.data.synthetic import write_shapes
 
     return write_shapes(tmp_path_factory.mktemp("tiny"), train=6, val=2, size=64, seed=1)

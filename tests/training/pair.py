@@ -2,7 +2,7 @@
 
     python pair.py FOLDER
 
-FOLDER holds data/ (with pictures without objects), bad/ (a picture is broken) and cut/ (a run that a single
+FOLDER holds data/ (with images without objects), bad/ (an image is broken) and cut/ (a run that a single
 process began). What each process saw is written to FOLDER/RANK.json. At the end
 the second process drops dead.
 """
@@ -64,7 +64,7 @@ def said(action: Callable[[], object]) -> list[str]:
 
 
 def unreadable_here() -> None:
-    """Training with pictures that the second process cannot find."""
+    """Training with images that the second process cannot find."""
     train("elsewhere" if RANK == 1 else "data", "tiny", out="unreadable", epochs=1, batch_size=2)
 
 

@@ -17,7 +17,7 @@ from instancefcn.training.config import (
     resume_config,
 )
 
-PLACES = {"data": "pictures", "out": "run"}
+PLACES = {"data": "images", "out": "run"}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_what_changed_is_named(split: Dataset, tmp_path: Path) -> None:
     moved = replace(first.annotations[0], area=first.annotations[0].area + 1)
     elsewhere = tmp_path / "new.png"
     elsewhere.write_bytes(b"")
-    pictures = (
+    images = (
         replace(first, annotations=(moved, *first.annotations[1:])),
         second,
         replace(third, path=elsewhere),
@@ -41,7 +41,7 @@ def test_what_changed_is_named(split: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         check_fingerprint(
             tmp_path / "data.json",
-            {"train": replace(split, images=pictures, class_names=renamed), "val": split},
+            {"train": replace(split, images=images, class_names=renamed), "val": split},
         )
     message = str(caught.value)
     for part in (

@@ -5,7 +5,7 @@ import torch
 
 from instancefcn.errors import ConfigError
 from instancefcn.training.config import resolve
-from instancefcn.training.devices import choose_device, convolves_in_bfloat16
+from instancefcn.training.setup import choose_device, convolves_in_bfloat16
 
 PLACES = {"data": "d", "out": "o"}
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def test_half_precision_of_gpus_needs_one() -> None:
 @pytest.mark.parametrize("able", [True, False])
 def test_bfloat16_only_where_convolutions_have_it(monkeypatch: pytest.MonkeyPatch, able: bool) -> None:
     """A step of four images took 20 s instead of one on a CPU without AVX-512."""
-    monkeypatch.setattr("instancefcn.training.devices.convolves_in_bfloat16", lambda: able)
+    monkeypatch.setattr("instancefcn.training.setup.convolves_in_bfloat16", lambda: able)
     config = resolve({**PLACES, "accelerator": "cpu", "precision": "bf16-mixed"})
     if able:
         assert choose_device(config) == CPU

@@ -1,4 +1,4 @@
-"""A run whose disk, data or process fails: what it says, what is left, and how it goes on."""
+"""A run whose disk, data or process fails: what it says, what is left, and how it resumes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Train = Callable[..., Path]
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """6 train and 2 val pictures of 64 px, to be spoiled."""
+    """6 train and 2 val images of 64 px, to be spoiled."""
     return write_shapes(tmp_path / "data", train=6, val=2, size=64, seed=1)
 
 
@@ -94,7 +94,7 @@ def test_a_disk_that_really_is_full(
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_image_that_vanishes_is_named_and_the_run_goes_on_when_it_is_back(
+def test_an_image_that_vanishes_is_named_and_the_run_resumes_when_it_is_back(
     tiny_train: Train, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     settings = {"data": data, "epochs": 6, "workers": workers}

@@ -68,7 +68,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     step: int,
     accumulate: int,
 ) -> None:
-    """6 pictures in batches of 2: an epoch is 3 batches."""
+    """6 images in batches of 2: an epoch is 3 batches."""
     tiny_train(tmp_path / "whole", epochs=3, accumulate=accumulate)
     with monkeypatch.context() as patch:
         stop_at(patch, step, lambda: os.kill(os.getpid(), number))
@@ -126,7 +126,7 @@ def test_two_interrupts_stop_at_once(
 def test_a_killed_run_resumes_to_the_same_bits(
     tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing can be saved when the power fails: the run goes on from the end of the first epoch."""
+    """Nothing can be saved when the power fails: the run resumes from the end of the first epoch."""
 
     tiny_train(tmp_path / "whole", optimizer="adamw", evaluate_every=1)
     with monkeypatch.context() as patch:
@@ -138,13 +138,25 @@ def test_a_killed_run_resumes_to_the_same_bits(
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_progress_is_shown(
+    tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("instancefcn.console.EVERY", 0.0)
+    tiny_train(tmp_path / "run")
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("training: ")]
+    assert [line.split(",")[0] for line in lines] == [f"training: {batch}/6" for batch in range(1, 7)]
+    losses = [row["loss"] for row in read_log(tmp_path / "run" / "log.csv") if "loss" in row]
+    notes = [f"epoch {i / 3:.2f}, loss {loss:.3f}, learning rate" for i, loss in enumerate(losses, 1)]
+    assert [note for note, line in zip(notes, lines, strict=True) if note in line] == notes
+
+
 def test_reading_processes_change_nothing(tiny_train: Train, tmp_path: Path) -> None:
     tiny_train(tmp_path / "none", workers=0)
     tiny_train(tmp_path / "two", workers=2)
     assert_same_run(tmp_path / "none", tmp_path / "two")
 
 
-def test_a_finished_run_goes_on_with_more_epochs(tiny_train: Train, tmp_path: Path) -> None:
+def test_a_finished_run_resumes_with_more_epochs(tiny_train: Train, tmp_path: Path) -> None:
     run = tmp_path / "run"
     tiny_train(run, epochs=1)
     with pytest.raises(ConfigError, match="is finished"):
@@ -163,7 +175,7 @@ def test_what_is_refused_leaves_no_trace(tiny_train: Train, tmp_path: Path) -> N
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_a_run_goes_on_with_the_network_it_began_with(
+def test_a_run_resumes_with_the_network_it_began_with(
     tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another release may know a model of the same name, whose weights have the same shapes."""
@@ -266,7 +278,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_touched(
 @pytest.fixture
 def half_precision(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The settings of float16, which is meant for GPUs, on the CPU."""
-    monkeypatch.setattr("instancefcn.training.loop.choose_device", lambda *_: torch.device("cpu"))
+    monkeypatch.setattr("instancefcn.training.setup.choose_device", lambda *_: torch.device("cpu"))
     return {"precision": "16-mixed", "epochs": 3}
 
 
@@ -308,7 +320,7 @@ def test_an_overflow_in_half_precision_skips_the_step(
 
 
 def test_early_stop(tiny_train: Train, tmp_path: Path) -> None:
-    """The tiny network finds nothing: its AP is always 0, epochs 2 and 3 are in vain, 3 has learnt most."""
+    """The tiny network finds nothing: its AP stays 0, epochs 2 and 3 are in vain, 3 trained longest."""
     tiny_train(tmp_path / "run", epochs=8, patience=2, evaluate_every=1)
     assert state(tmp_path / "run")["step"] == 9
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["best_epoch"] == 3
@@ -363,7 +375,7 @@ def test_a_folder_with_a_run_is_not_overwritten(tiny_train: Train, tmp_path: Pat
         tiny_train(tmp_path / "run", epochs=1)
 
 
-def test_a_run_whose_folder_was_moved_goes_on(tiny_train: Train, tmp_path: Path) -> None:
+def test_a_run_whose_folder_was_moved_resumes(tiny_train: Train, tmp_path: Path) -> None:
     tiny_train(tmp_path / "whole", epochs=2)
     tiny_train(tmp_path / "run", epochs=1)
     (tmp_path / "run").rename(tmp_path / "moved")
@@ -380,9 +392,8 @@ def test_resume_needs_a_sound_checkpoint(tiny_train: Train, tmp_path: Path) -> N
         (run / "last.ckpt").write_bytes(content)
         with pytest.raises(CheckpointError, match="damaged"):
             tiny_train(run, epochs=2, resume=True)
-    # As Lightning wrote them for an earlier release.
-    torch.save({"pytorch-lightning_version": "2.6.6", "global_step": 3, "state_dict": {}}, run / "last.ckpt")
-    with pytest.raises(CheckpointError, match=r"written by an earlier release .* --set init="):
+    torch.save({"step": 3, "network": {}}, run / "last.ckpt")
+    with pytest.raises(CheckpointError, match=r"seen, rate, model, .* --set init="):
         tiny_train(run, epochs=2, resume=True)
     (run / "last.ckpt").unlink()
     with pytest.raises(CheckpointError, match="nothing to resume"):

@@ -28,7 +28,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def write_data(folder: Path) -> Path:
-    """12 pictures of four sizes, of which only five have objects, and 5 to evaluate on."""
+    """12 images of four sizes, of which only five have objects, and 5 to evaluate on."""
     from PIL import Image
 
     from instancefcn.data.synthetic import write_shapes
@@ -37,7 +37,7 @@ def write_data(folder: Path) -> Path:
     path = folder / "train.json"
     content = json.loads(path.read_text())
     for record in content["images"]:
-        if record["id"] % 3 == 0:  # a border to the right: wide pictures
+        if record["id"] % 3 == 0:  # a border to the right: wide images
             file = folder / "images" / record["file_name"]
             with Image.open(file) as image:
                 wider = Image.new("RGB", (96 + 4 * record["id"], 96))
@@ -86,7 +86,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
     data = write_data(folder / "data")
     bad = write_data(folder / "bad")
-    (bad / "images" / "train_0002.png").write_bytes(b"no picture")
+    (bad / "images" / "train_0002.png").write_bytes(b"no image")
     with pytest.MonkeyPatch.context() as patch:
         forward, calls = FCIS.forward, [0]
 
@@ -167,7 +167,7 @@ def test_other_networks_do_too(place: Path, model: str) -> None:
 
 
 def test_evaluation_is_shared_out_and_counts_every_image_once(place: Path, alone: Path) -> None:
-    """Five pictures for two processes."""
+    """Five images for two processes."""
     two, one = (json.loads((run / "metrics.json").read_text()) for run in (place / "tiny-two", alone))
     assert two["final"]["images"] == 5
     assert two["best"] == one["best"]
@@ -182,12 +182,12 @@ def test_instancefcn_evaluate_shares_out_too(place: Path, alone: Path) -> None:
     assert {**single, "seconds_per_image": 0} == {**shared[0], "seconds_per_image": 0}
 
 
-def test_a_killed_run_goes_on_with_more_processes(place: Path, alone: Path) -> None:
+def test_a_killed_run_resumes_with_more_processes(place: Path, alone: Path) -> None:
     assert distance(place / "cut", alone) < TOLERANCE
     assert json.loads((place / "cut" / "config.json").read_text())["devices"] == 2
 
 
-def test_a_killed_run_goes_on_with_fewer_processes(place: Path, alone: Path) -> None:
+def test_a_killed_run_resumes_with_fewer_processes(place: Path, alone: Path) -> None:
     assert [seen(place, rank)["killed"][0] for rank in range(2)] == ["PowerFailure"] * 2
     killed = torch.load(place / "killed" / "last.ckpt", weights_only=True)
     assert killed["step"] == 6

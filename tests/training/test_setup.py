@@ -12,7 +12,7 @@ from instancefcn.models import zoo
 from instancefcn.models.checkpoint import save_checkpoint
 from instancefcn.training.config import TrainConfig
 from instancefcn.training.loop import train
-from instancefcn.training.setup import make_config, read_splits
+from instancefcn.training.setup import doubts, make_config, read_splits
 from tiny import tiny_spec
 from tiny_command import SETTINGS
 
@@ -56,7 +56,8 @@ def test_says_when_there_is_nothing_to_measure_on(shapes_folder: Path, tmp_path:
     shutil.copytree(shapes_folder, tmp_path / "data")
     for measured in (True, False):
         config = TrainConfig(data=str(tmp_path / "data"), out=str(tmp_path / "out"))
-        splits, doubts = read_splits(config)
+        splits, report = read_splits(config)
+        assert report is not None
         assert ("val" in splits) is measured
-        assert any("--val-share 0.2" in line for line in doubts) is not measured
+        assert any("--val-share 0.2" in line for line in doubts(report)) is not measured
         (tmp_path / "data" / "val.json").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Letting Ray's actors do the chunks of a job."""
+"""The chunks of a job, processed by actors of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
-from instancefcn.bulk.job import Job, Summary, sum_up
-from instancefcn.bulk.worker import ChunkWorker, OpenModel, Power, open_model
+from instancefcn.bulk.job import Job, Summary, summarise
+from instancefcn.bulk.worker import ChunkWorker, OpenModel, Resources, open_model
 from instancefcn.console import progress
 from instancefcn.errors import ConfigError, InstanceFCNError
 
 STARTS = 4
-"""How often the start of a cluster on this machine is tried."""
+"""Attempts to start a cluster on this machine."""
 
 
 @contextmanager
 def connected(address: str | None, cpus: int) -> Iterator[None]:
-    """A Ray cluster while the block runs.
+    """Connect to a Ray cluster for the length of the block.
 
     Args:
-        address: of a cluster; None takes RAY_ADDRESS, or else starts one on this machine alone.
-        cpus: what one on this machine may give out.
+        address: of a cluster; None takes RAY_ADDRESS, or else starts a cluster on this machine alone.
+        cpus: cores that a cluster on this machine may use.
 
     Raises:
-        ConfigError: there is no cluster at the address, or none can be started.
+        ConfigError: no cluster is found at the address, or none can be started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")
-    # Ray's own words at the start of every job; what goes wrong comes as an exception.
+    # Ray's messages at the start of every job are noise: errors arrive as exceptions.
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"{address}: there is no Ray cluster that can be joined ({error})") from error
+            raise ConfigError(f"{address}: cannot connect to a Ray cluster ({error})") from error
     else:
         _start(cpus, quiet)
-    # Ray tells of dead workers on standard output, where people want results.
+    # Ray reports dead workers on standard output, which is for results.
     with redirect_stdout(sys.stderr):
         try:
             yield
@@ -53,22 +53,22 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
 
 
 def _start(cpus: int, quiet: dict[str, Any]) -> None:
-    """A cluster of this machine. Ray waits 30 s for its own processes, which a busy machine may exceed."""
+    """Start a cluster on this machine. Ray gives its processes 30 s, which is too short on a busy machine."""
     import ray
 
     for _ in range(STARTS):
         try:
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
             return
-        except Exception as error:  # no class of its own
+        except Exception as error:  # Ray has no class for it
             if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
     raise ConfigError(f"Ray did not start within 30 seconds, {STARTS} times: this machine is too busy")
 
 
-def room(cpus: int, gpus: float) -> int:
-    """How many workers the connected cluster has room for now, at least 1."""
+def capacity(cpus: int, gpus: float) -> int:
+    """How many workers fit on the connected cluster now, at least 1."""
     import ray
 
     has = ray.cluster_resources()
@@ -76,36 +76,36 @@ def room(cpus: int, gpus: float) -> int:
 
 
 def run(
-    job: Job, power: Power, workers: int, *, gpus: float = 0, open_model: OpenModel = open_model
+    job: Job, resources: Resources, workers: int, *, gpus: float = 0, open_model: OpenModel = open_model
 ) -> Summary:
-    """Do the chunks of a job that are not done, on the cluster that this process is connected to.
+    """Process the chunks of a job that are not done, on the connected cluster.
 
     Args:
         job: from `prepare`.
-        power: of every worker.
-        workers: how many; those for which there is no room yet start when there is.
-        gpus: that each worker takes, also shares such as 0.5.
-        open_model: see `Worker`.
+        resources: of each worker.
+        workers: how many; those that do not fit yet start as soon as they do.
+        gpus: per worker, also a fraction such as 0.5.
+        open_model: see `ChunkWorker`.
 
     Raises:
-        InstanceFCNError: a worker says that it cannot continue, or results are missing at the end.
+        InstanceFCNError: a worker cannot continue, or results are missing at the end.
     """
     start = time.perf_counter()
     done = interrupted = 0
     if job.todo:
         with progress() as show:
             show("images", 0, job.images_left)
-            for row in _rows(job, power, min(workers, len(job.todo)), gpus, open_model):
+            for row in _rows(job, resources, min(workers, len(job.todo)), gpus, open_model):
                 done += row["images"]
                 interrupted += row["interrupted"]
                 show("images", done, job.images_left)
-    return sum_up(job, done, time.perf_counter() - start, interrupted)
+    return summarise(job, done, time.perf_counter() - start, interrupted)
 
 
 def _rows(
-    job: Job, power: Power, workers: int, gpus: float, open_model: OpenModel
+    job: Job, resources: Resources, workers: int, gpus: float, open_model: OpenModel
 ) -> Iterator[dict[str, Any]]:
-    """What `Worker.do` returned of every chunk, as they come."""
+    """What `ChunkWorker.do` returned for each chunk, in the order in which they finish."""
     import ray
     import ray.data
     from ray.exceptions import ActorDiedError
@@ -117,10 +117,10 @@ def _rows(
     results = chunks.map_batches(
         ChunkWorker,
         batch_size=1,
-        # Never `Job.todo`: every actor would get the long list.
-        fn_constructor_args=(replace(job, todo=()), power, open_model),
+        # Without `Job.todo`, a long list of which every actor would get a copy.
+        fn_constructor_args=(replace(job, todo=()), resources, open_model),
         compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=power.threads,
+        num_cpus=resources.threads,
         num_gpus=gpus,
     )
     try:
@@ -128,5 +128,5 @@ def _rows(
             if row["fault"]:
                 raise InstanceFCNError(f"{row['fault']}\nRun the same command again to continue")
             yield row
-    except ActorDiedError as error:  # Ray keeps what was raised at a worker's start as text alone
-        raise InstanceFCNError(f"no worker can start: {str(error).strip().splitlines()[-1]}") from error
+    except ActorDiedError as error:  # Ray keeps an error at the start of a worker only as text
+        raise InstanceFCNError(f"a worker cannot start: {str(error).strip().splitlines()[-1]}") from error

@@ -1,4 +1,4 @@
-"""The folder of a job: what it is about (`bulk.json`), its model, its list of images, what is done."""
+"""The folder of a job: its manifest `bulk.json`, model and list of images, and the chunks that are done."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet as pq
 
-from instancefcn.bulk import attempts as journal
 from instancefcn.bulk.listing import SCHEMA, Listing, cut, path_on
-from instancefcn.bulk.shards import IMAGES_FOLDER, INSTANCES_FOLDER, PART, count_results
-from instancefcn.bulk.storage import Folder, absolute, open_place
+from instancefcn.bulk.shards import ATTEMPTS_FOLDER, IMAGES_FOLDER, INSTANCES_FOLDER, PART, count_results
+from instancefcn.bulk.storage import Folder, absolute, open_filesystem
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.version import __version__
 
 FORMAT = 1
 MANIFEST, MODEL, LISTING = "bulk.json", "model.safetensors", "listing.parquet"
-LARGEST_CHUNK = 512
-"""Images of a chunk unless something else is asked for: a minute or two of one core, seconds of a GPU."""
+DEFAULT_CHUNK = 512
+"""Images per chunk by default: a minute or two of one core, seconds of a GPU."""
 CHUNKS_PER_WORKER = 4
-"""In a small job at least so many, so that all workers end at about the same time."""
+"""At least this many in a small job, so that all workers end at about the same time."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,11 @@ class Job:
     """A job whose folder is ready for workers.
 
     Attributes:
-        out: the folder's path (absolute) or address.
-        sources: what the images are from; the listing counts them.
-        images: how many there are.
-        chunk: images of a chunk.
-        todo: numbers of the chunks that are not done.
+        out: the folder's absolute path or its address.
+        sources: what was given as sources; the listing refers to them by index.
+        images: number of images.
+        chunk: images per chunk.
+        todo: indices of the chunks that are not done.
         score, tile: as for `Predictor.files`.
     """
 
@@ -52,26 +51,26 @@ class Job:
 
     @property
     def chunks(self) -> int:
-        """How many chunks there are, done or not."""
+        """The number of chunks, done or not."""
         return math.ceil(self.images / self.chunk)
 
     @property
     def images_left(self) -> int:
-        """Images in the chunks that are not done."""
+        """The number of images in the chunks that are not done."""
         return sum(min(self.chunk, self.images - number * self.chunk) for number in self.todo)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What lies in the folder of a finished job, counted there.
+    """What the folder of a finished job holds, counted in its files.
 
     Attributes:
         images: rows of `images/`.
         instances: rows of `instances/`.
-        errors: images of which there is an error instead of results.
-        new_images: of these images, those that this call did.
-        seconds: that this call took, from the start of the cluster.
-        interrupted: how often a chunk was begun and not finished: by a worker that died, or the command.
+        errors: images with an error instead of results.
+        new_images: images that this call processed.
+        seconds: duration of this call, from the start of the cluster.
+        interrupted: attempts at a chunk that did not finish, because the worker or the command was stopped.
     """
 
     images: int
@@ -83,22 +82,21 @@ class Summary:
 
 
 def own_files(out: str) -> Callable[[str], bool]:
-    """What tells the files that a job in `out` writes from images, by their listed paths or addresses:
-    `out` may lie among the sources.
-    """
+    """A function that tells of a listed file whether a job in `out` writes it: `out` may lie in a source."""
 
-    def place(address: str, path: str) -> tuple[str, str]:
+    def resolved(address: str, path: str) -> tuple[str, str]:
         scheme = address.partition("://")[0] if "://" in address else "file"
         return scheme, os.path.realpath(path) if scheme == "file" else path.rstrip("/")
 
-    scheme, top = place(out, open_place(out)[1])
+    scheme, top = resolved(out, open_filesystem(out)[1])
     below = {(scheme, f"{top}/{name}") for name in _FOLDERS}
 
     def own(file: str) -> bool:
         folder, name = os.path.split(file)
-        if _TOP.fullmatch(name):
-            return place(folder, path_on(folder)) == (scheme, top)
-        return bool(PART.fullmatch(name) or _LEFT.fullmatch(name)) and place(folder, path_on(folder)) in below
+        if _JOB_FILE.fullmatch(name):
+            return resolved(folder, path_on(folder)) == (scheme, top)
+        written = PART.fullmatch(name) or _LEFTOVER.fullmatch(name)
+        return bool(written) and resolved(folder, path_on(folder)) in below
 
     return own
 
@@ -114,20 +112,20 @@ def prepare(
     chunk: int | None = None,
     workers: int = 1,
 ) -> Job:
-    """Begin a job, or find one begun earlier in `out`.
+    """Begin a job, or continue the one in `out`.
 
     Args:
         listing: what `list_images` found.
         out: path or address of the folder.
-        checkpoint: the model's file.
-        model: its name, for people.
+        checkpoint: content of the model file.
+        model: its name, for people who read the manifest.
         score, tile: as for `Predictor.files`.
-        chunk: images of a chunk; None takes that of a job begun earlier, else LARGEST_CHUNK or what gives
-            every worker CHUNKS_PER_WORKER.
+        chunk: images per chunk; None takes that of the job in `out`, or for a new job DEFAULT_CHUNK, or less
+            so that each worker gets CHUNKS_PER_WORKER chunks.
 
     Raises:
         ImageError: a Parquet file cannot be read or holds no images.
-        ConfigError: `out` holds another job (other images, model, settings or version), or foreign results.
+        ConfigError: `out` holds another job (other images, model, settings or version), or other results.
     """
     folder = Folder(out)
     wanted: dict[str, Any] = {
@@ -147,7 +145,7 @@ def prepare(
         foreign += [f"{below}/" for below in _FOLDERS if folder.names(below)]
         if foreign:
             raise ConfigError(
-                f"{out}: holds {' and '.join(foreign)} but no {MANIFEST} that says of which job:"
+                f"{out}: holds {' and '.join(foreign)}, but no {MANIFEST} that describes their job:"
                 " choose another --out or empty it"
             )
         manifest = _begin(folder, listing, checkpoint, wanted, model, chunk, workers)
@@ -157,31 +155,31 @@ def prepare(
     return Job(absolute(out), listing.sources, images, chunk, todo, score, tile)
 
 
-def sum_up(job: Job, new_images: int, seconds: float, interrupted: int) -> Summary:
-    """Count what lies in the folder of a finished job, and remove what dead workers left.
+def summarise(job: Job, new_images: int, seconds: float, interrupted: int) -> Summary:
+    """Count what the folder of a finished job holds, and delete what dead workers left there.
 
     Raises:
-        ConfigError: an image is missing, or there twice.
+        ConfigError: an image has no row, or two.
     """
     folder = Folder(job.out)
     for below in _FOLDERS:
         for name in folder.names(below):
-            if _LEFT.fullmatch(name):
+            if _LEFTOVER.fullmatch(name):
                 folder.delete(f"{below}/{name}")
     numbers, instances, errors = count_results(folder)
     if numbers != job.images:
         raise ConfigError(
-            f"{job.out}: holds rows of {numbers} images, but the job has {job.images}: was something"
-            " deleted or added there? The same command does what is missing"
+            f"{job.out}: holds rows for {numbers} images, but the job has {job.images}: were files deleted or"
+            " added there? The same command adds what is missing"
         )
     return Summary(numbers, instances, errors, new_images, seconds, interrupted)
 
 
-_TOP = re.compile(rf"({'|'.join(map(re.escape, (MANIFEST, MODEL, LISTING)))})(\.part)?")
-"""The job's own files in `out` itself, also half-written."""
-_FOLDERS = (IMAGES_FOLDER, INSTANCES_FOLDER, journal.FOLDER)
-_LEFT = re.compile(r"\.(part-)?\d{6,}-.+|part-\d{6,}\.parquet\.part|\d{6,}\.json(\.part)?")
-"""What dead workers leave: halves of files, and notes on chunks that others have done since."""
+_JOB_FILE = re.compile(rf"({'|'.join(map(re.escape, (MANIFEST, MODEL, LISTING)))})(\.part)?")
+"""The job's files directly in `out`, also half-written."""
+_FOLDERS = (IMAGES_FOLDER, INSTANCES_FOLDER, ATTEMPTS_FOLDER)
+_LEFTOVER = re.compile(r"\.(part-)?\d{6,}-.+|part-\d{6,}\.parquet\.part|\d{6,}\.json(\.part)?")
+"""What dead workers leave: half-written files, and records of chunks that others have done since."""
 
 
 def _begin(
@@ -193,15 +191,15 @@ def _begin(
     chunk: int | None,
     workers: int,
 ) -> dict[str, Any]:
-    """Write model and listing, and then the manifest, with which the job exists."""
+    """Write the model and the listing, and last the manifest, which makes the folder a job."""
     from instancefcn.provenance import versions
 
     counts = listing.counts()
     images = sum(counts)
     if not images:
-        raise ImageError(f"{', '.join(listing.sources)}: no image lies there")
+        raise ImageError(f"{', '.join(listing.sources)}: no image found")
     if chunk is None:
-        chunk = min(LARGEST_CHUNK, math.ceil(images / (CHUNKS_PER_WORKER * workers)))
+        chunk = min(DEFAULT_CHUNK, math.ceil(images / (CHUNKS_PER_WORKER * workers)))
     content = pa.BufferOutputStream()
     with pq.ParquetWriter(content, SCHEMA, compression="zstd", write_statistics=False) as writer:
         for pieces in cut(listing, counts, chunk):
@@ -227,7 +225,7 @@ def _read_manifest(folder: Folder, out: str) -> dict[str, Any]:
     except (OSError, ValueError):
         whole = False
     if not whole:
-        raise ConfigError(f"{out}/{MANIFEST}: is damaged: choose another --out")
+        raise ConfigError(f"{out}/{MANIFEST}: is damaged: restore it, or choose another --out")
     return dict(manifest)
 
 
@@ -245,12 +243,11 @@ _MEANINGS = {
 def _refuse_changes(manifest: dict[str, Any], wanted: dict[str, Any], out: str) -> None:
     changed = []
     for key, meaning in _MEANINGS.items():
-        then, now = manifest.get(key), wanted[key]
-        if then != now:
+        before, now = manifest.get(key), wanted[key]
+        if before != now:
             hashed = key.endswith("_sha256")
-            changed.append(meaning if hashed else f"{meaning} ({then} then, {now} now)")
+            changed.append(meaning if hashed else f"{meaning} (was {before}, is {now})")
     if changed:
         raise ConfigError(
-            f"{out}: holds a job that was begun with something else: {'; '.join(changed)}. Give what it was"
-            " begun with, or choose another --out"
+            f"{out}: holds a job that differs in {'; '.join(changed)}. Restore these, or choose another --out"
         )

@@ -1,4 +1,4 @@
-"""All images of a job in an order that every restart finds again, and cutting them into chunks."""
+"""All images of a job, in an order that every restart reproduces, cut into chunks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import fs
 from pyarrow import parquet as pq
 
-from instancefcn.bulk.storage import absolute, open_place
+from instancefcn.bulk.storage import absolute, open_filesystem
 from instancefcn.data.paths import IMAGE_SUFFIXES
 from instancefcn.errors import ImageError
 from instancefcn.inference.sources import EMPTY_SOURCE, OVERLAY_SUFFIX, find_images
@@ -22,26 +22,26 @@ from instancefcn.safe_text import writable_text
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 FOOTERS_AHEAD = 64
-"""Parquet files whose rows are counted at once, each waiting for its object store."""
+"""Parquet files whose footers are fetched at once: each waits for its object store."""
 
 SCHEMA = pa.schema(
     [("source", pa.int32()), ("file", pa.string()), ("row", pa.int64()), ("count", pa.int64())]
 )
-"""A piece of a chunk: one image file (`row` is null, `count` 1), or `count` rows of a Parquet file from
-`row` on. `source` counts what the command was given; the file system follows from it.
+"""One row per piece of a chunk: an image file (`row` is null, `count` is 1), or `count` rows of a Parquet
+file from `row` on. `source` is the index of the source that it came from, which tells its file system.
 """
 
 
 @dataclass
 class Listing:
-    """What there is to read, a place in each list a file.
+    """The files to read. All lists but `sources` have one entry per file.
 
     Attributes:
-        sources: what was given, local paths made absolute.
-        source: which of them a file is from.
-        file: its path or address (without options).
-        size: bytes.
-        modified: nanoseconds since 1970.
+        sources: what was given, with absolute paths.
+        source: index of the source that a file came from.
+        file: its path or address, without options.
+        size: in bytes.
+        modified: in nanoseconds since 1970.
     """
 
     sources: tuple[str, ...]
@@ -51,26 +51,26 @@ class Listing:
     modified: list[int] = field(default_factory=list)
 
     def digest(self) -> str:
-        """SHA-256 of files, sizes and times, in their order."""
+        """SHA-256 of the files, sizes and times, in their order."""
         digest = hashlib.sha256()
         for row in zip(self.source, self.file, self.size, self.modified, strict=True):
             digest.update(f"{row}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def counts(self) -> list[int]:
-        """Images in each file: the rows of a Parquet file, read from its end, else 1.
+        """The number of images in each file: the rows of a Parquet file according to its footer, else 1.
 
         Raises:
-            ImageError: a Parquet file cannot be read or holds no images; all such are named.
+            ImageError: a Parquet file cannot be read or holds no images; all of these are named.
         """
         problems: list[str] = []
 
-        def count(place: int) -> int:
-            file = self.file[place]
+        def count(index: int) -> int:
+            file = self.file[index]
             if not is_parquet(file):
                 return 1
             try:
-                filesystem, _ = open_place(self.sources[self.source[place]])
+                filesystem, _ = open_filesystem(self.sources[self.source[index]])
                 with open_parquet(filesystem, file) as table:
                     image_column(table.schema_arrow, file)
                     return int(table.metadata.num_rows)
@@ -90,20 +90,20 @@ class Listing:
 
 
 def list_images(sources: Sequence[str], own: Callable[[str], bool] | None = None) -> Listing:
-    """Expand files, folders, patterns and addresses.
+    """Find the files of folders, patterns and addresses.
 
-    Local ones are expanded as `find_images` does it; a folder also gives the Parquet files directly in it.
-    An address may be a file, a folder or a pattern of `*`, `**` and `[...]` (`?` begins pyarrow's options).
+    Local sources are searched as by `find_images`; a folder also gives the Parquet files directly in it.
+    An address names a file, a folder or a pattern of `*`, `**` and `[...]` (`?` begins pyarrow's options).
 
     Args:
-        sources: what a person typed.
-        own: tells the files that the job writes itself, see `job.own_files`; they are left out.
+        sources: as the user gave them.
+        own: whether the job writes a file itself, see `job.own_files`; such files are left out.
 
     Returns:
-        the files in the order of the sources, sorted within one, each once.
+        the files in the order of the sources, sorted within each source, without duplicates.
 
     Raises:
-        ImageError: a source gives nothing; all such are named.
+        ImageError: a source gives nothing; all of these are named.
     """
     listing = Listing(tuple(map(absolute, sources)))
     seen: set[str] = set()
@@ -117,7 +117,7 @@ def list_images(sources: Sequence[str], own: Callable[[str], bool] | None = None
         if own is not None:
             found = [one for one in found if not own(one[0])]
             if not found:
-                problems.append(f"{source}: nothing but results of this job lies there")
+                problems.append(f"{source}: holds only results of this job")
         for file, size, modified in found:
             if file not in seen:
                 seen.add(file)
@@ -126,12 +126,12 @@ def list_images(sources: Sequence[str], own: Callable[[str], bool] | None = None
                 listing.size.append(size)
                 listing.modified.append(modified)
     if problems or not seen:
-        raise ImageError("\n".join(problems) or "no source was given: name folders, patterns or addresses")
+        raise ImageError("\n".join(problems) or "no source given: name folders, patterns or addresses")
     return listing
 
 
 def cut(listing: Listing, counts: Sequence[int], chunk: int) -> Iterator[pa.Table]:
-    """The pieces of every chunk of `chunk` images (fewer in the last), in SCHEMA."""
+    """The pieces of each chunk as a table in SCHEMA; `chunk` images each, fewer in the last."""
     rows: list[tuple[int, str, int | None, int]] = []
     room = chunk
     for source, file, count in zip(listing.source, listing.file, counts, strict=True):
@@ -154,18 +154,18 @@ def cut(listing: Listing, counts: Sequence[int], chunk: int) -> Iterator[pa.Tabl
 
 
 def is_parquet(file: str) -> bool:
-    """Whether a file holds many images, by its suffix."""
+    """Whether a file is a Parquet file, by its suffix."""
     return file.lower().endswith(PARQUET_SUFFIXES)
 
 
 def path_on(file: str) -> str:
-    """A listed file's path on its file system."""
+    """The path of a listed file on its file system."""
     scheme, found, path = file.partition("://")
     return path if found and scheme else file
 
 
 def open_parquet(filesystem: fs.FileSystem, file: str) -> pq.ParquetFile:
-    """A listed Parquet file, its columns read in pieces as they are asked for."""
+    """Open a listed Parquet file; columns are read in pieces, when needed."""
     return pq.ParquetFile(path_on(file), filesystem=filesystem, pre_buffer=False, buffer_size=2**20)
 
 
@@ -190,6 +190,7 @@ def image_column(schema: pa.Schema, file: str) -> str:
 
 
 def _local(source: str) -> Iterator[tuple[str, int, int]]:
+    """(file, bytes, nanoseconds since 1970) of each file of a local source."""
     path = Path(source)
     tables = []
     if path.is_dir():
@@ -202,13 +203,13 @@ def _local(source: str) -> Iterator[tuple[str, int, int]]:
             raise
     for found in sorted({*images, *tables}):
         status = found.stat()
-        # Arrow's strings are UTF-8: another name becomes one that is not there, an image with an error.
+        # Arrow's strings are UTF-8: any other name is escaped, not found later, and gets an error row.
         yield writable_text(str(found)), status.st_size, status.st_mtime_ns
 
 
 def _remote(source: str) -> list[tuple[str, int, int]]:
     """As `_local`, for an address."""
-    filesystem, path = open_place(source)
+    filesystem, path = open_filesystem(source)
     scheme = source.split("://", 1)[0]
     magic = re.search(r"[*\[]", path)
     try:
@@ -223,7 +224,7 @@ def _remote(source: str) -> list[tuple[str, int, int]]:
         raise ImageError(f"{source}: cannot be listed ({error})") from error
     files = sorted((info for info in infos if info.type == fs.FileType.File), key=lambda info: info.path)
     if not files:
-        raise ImageError(f"{source}: no image and no Parquet file lies there")
+        raise ImageError(f"{source}: no image and no Parquet file found")
     return [(f"{scheme}://{info.path}", info.size or 0, info.mtime_ns or 0) for info in files]
 
 

@@ -35,43 +35,43 @@ def predict_bulk(
         out: folder or address for the results, which all workers must reach.
         model: name of a bundled model, checkpoint file, or folder of a run.
         score, tile, batch: as for `predict`.
-        workers: processes that hold the model; None for as many as fit.
+        workers: processes that each hold the model; None for as many as fit.
         cpus: cores per worker.
         gpus: GPUs per worker, also a fraction; 0 uses the CPU.
         chunk: images per result file; None for 512, or fewer in small jobs.
         address: of a Ray cluster; None takes RAY_ADDRESS, or starts a cluster on this machine for the call.
 
     Returns:
-        what the folder of the job holds now. An unreadable image counts as an error and stops nothing.
+        what the folder of the job holds now. An unreadable image counts as an error; the job continues.
 
     Raises:
-        MissingPackageError: Ray Data is missing.
+        MissingPackageError: Ray Data is not installed.
         ImageError: a source gives nothing.
         CheckpointError: there is no such model, or it is damaged.
-        ConfigError: `out` holds another job, or there is no such cluster.
+        ConfigError: `out` holds another job, or no cluster is found at the address.
         InstanceFCNError: a worker cannot continue.
     """
     need_ray()
     from instancefcn.bulk.job import own_files, prepare
     from instancefcn.bulk.listing import list_images
 
-    # Errors in the sources and the model show before a cluster is started.
+    # Errors in the sources and the model are reported before a cluster is started.
     listing = list_images(sources, own_files(out))
-    from instancefcn.bulk.cluster import connected, room, run
-    from instancefcn.bulk.worker import Power
+    from instancefcn.bulk.cluster import capacity, connected, run
+    from instancefcn.bulk.worker import Resources
     from instancefcn.models.checkpoint import locate
     from instancefcn.published.checkpoint import load_any_checkpoint
 
     load_any_checkpoint(model)
     checkpoint = locate(model).read_bytes()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    power = Power(cpus, "cuda" if gpus else "cpu", batch)
+    resources = Resources(cpus, "cuda" if gpus else "cpu", batch)
     with connected(address, max(cores, cpus * (workers or 1))):
-        workers = workers or room(cpus, gpus)
+        workers = workers or capacity(cpus, gpus)
         job = prepare(
             listing, out, checkpoint, model=model, score=score, tile=tile, chunk=chunk, workers=workers
         )
         done = job.chunks - len(job.todo)
         if done:
             print(f"{done} of {job.chunks} chunks are done already", file=sys.stderr, flush=True)
-        return run(job, power, workers, gpus=gpus)
+        return run(job, resources, workers, gpus=gpus)

@@ -1,4 +1,4 @@
-"""The images of one chunk: which they are, fetching their bytes, decoding them."""
+"""The images of a chunk: found in the listing, fetched and decoded."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from pyarrow import parquet as pq
 
 from instancefcn.bulk.job import LISTING
 from instancefcn.bulk.listing import image_column, open_parquet, path_on
-from instancefcn.bulk.shards import Head
-from instancefcn.bulk.storage import Folder, open_place
+from instancefcn.bulk.shards import Identity
+from instancefcn.bulk.storage import Folder, open_filesystem
 from instancefcn.errors import ImageError
 from instancefcn.images.decoding import decode_image
 from instancefcn.inference.predictor import FileResult
 
-LARGEST_FILE = 2**31
-"""Bytes of an image file; MAX_PIXELS at 16 bits and with alpha are less."""
+MAX_FILE_BYTES = 2**31
+"""Larger image files are refused; MAX_PIXELS of 16-bit RGBA are smaller."""
 TRIES, PAUSE = 3, 1.0
-"""How often a file is asked for that a store does not hand out, and seconds before the second time."""
-ROWS = 16
-"""Rows of a Parquet file whose images are in memory together."""
+"""How often a file is requested when a store fails, and the seconds before the second request."""
+ROWS_AT_ONCE = 16
+"""Rows of a Parquet file that are in memory together."""
 
 
-class WrongImage(ImageError):
-    """Perhaps nothing is wrong with the image: its file could not be fetched."""
+class FetchError(ImageError):
+    """A file could not be fetched; the image itself may be valid."""
 
 
 @dataclass(frozen=True)
-class Pick:
-    """One image to read.
+class Entry:
+    """One image to read: a file on `filesystem`, the `content` of a row of a Parquet file, or an `error`.
 
     Attributes:
-        head: which it is.
-        filesystem: has its file, unless the other two say more.
-        content: the bytes of an image in a Parquet file.
-        error: why there is nothing to read.
+        identity: which image it is.
+        filesystem: of its file.
+        content: the encoded image, from a Parquet file.
+        error: why it cannot be read.
     """
 
-    head: Head
+    identity: Identity
     filesystem: fs.FileSystem | None = None
     content: bytes | None = None
     error: ImageError | None = None
 
 
 class ChunkReader:
-    """Knows the job's listing and the file systems of its sources.
+    """Reads the images of chunks, by the job's listing.
 
     Args:
         out: the job's folder.
         sources: see `Job`.
-        chunk: images of a chunk.
+        chunk: images per chunk.
     """
 
     def __init__(self, out: Folder, sources: Sequence[str], chunk: int) -> None:
@@ -61,61 +61,61 @@ class ChunkReader:
         self.sources, self.chunk = tuple(sources), chunk
         self.filesystems: dict[int, fs.FileSystem] = {}
 
-    def picks(self, chunk: int) -> Iterator[Pick]:
-        """The images of a chunk in their order."""
+    def entries(self, chunk: int) -> Iterator[Entry]:
+        """The images of a chunk, in order."""
         number = chunk * self.chunk
         for piece in self.listing.read_row_group(chunk).to_pylist():
             filesystem = self._filesystem(piece["source"])
             if piece["row"] is None:
-                yield Pick(Head(number, piece["file"]), filesystem)
+                yield Entry(Identity(number, piece["file"]), filesystem)
             else:
                 yield from self._rows(number, filesystem, piece["file"], piece["row"], piece["count"])
             number += piece["count"]
 
-    def read(self, pick: Pick) -> FileResult:
-        """Fetch and decode one image; what is wrong with it is in the result."""
-        file = pick.head.file
+    def read(self, entry: Entry) -> FileResult:
+        """Fetch and decode one image; an error is part of the result."""
+        file = entry.identity.file
         try:
-            if pick.error is not None:
-                raise pick.error
-            content = pick.content
+            if entry.error is not None:
+                raise entry.error
+            content = entry.content
             if content is None:
-                assert pick.filesystem is not None
-                content = fetch(file, pick.filesystem)
+                assert entry.filesystem is not None
+                content = fetch(file, entry.filesystem)
             return FileResult(file, decode_image(content, file), None, None)
         except ImageError as error:
             return FileResult(file, None, None, error)
 
     def _rows(
         self, number: int, filesystem: fs.FileSystem, file: str, row: int, count: int
-    ) -> Iterator[Pick]:
-        """The images in `count` rows of a Parquet file; an error for those that are damaged."""
+    ) -> Iterator[Entry]:
+        """The images in `count` rows of a Parquet file from `row` on; errors for rows that cannot be read."""
 
-        def failed(begin: int, end: int, fault: Exception) -> Iterator[Pick]:
+        def failed(begin: int, end: int, cause: Exception) -> Iterator[Entry]:
             for at in range(begin, end):
-                error = WrongImage(f"{file}#{at}: cannot be read ({fault})")
-                yield Pick(Head(number + at - row, f"{file}#{at}"), error=error)
+                error = FetchError(f"{file}#{at}: cannot be read ({cause})")
+                yield Entry(Identity(number + at - row, f"{file}#{at}"), error=error)
 
         try:
             table = open_parquet(filesystem, file)
-        except (OSError, pa.ArrowException) as fault:
-            yield from failed(row, row + count, fault)
+        except (OSError, pa.ArrowException) as cause:
+            yield from failed(row, row + count, cause)
             return
         with table:
             for group, first, begin, end in _groups(table, row, row + count):
                 done = begin
                 try:
                     for name, content in _contents(table, file, group, begin - first, end - first):
-                        head = Head(number + done - row, f"{file}#{done}", name)
-                        error = None if content else ImageError(f"{head.file}: there is no image in this row")
-                        yield Pick(head, content=content, error=error)
+                        identity = Identity(number + done - row, f"{file}#{done}", name)
+                        error = None if content else ImageError(f"{identity.file}: no image in this row")
+                        yield Entry(identity, content=content, error=error)
                         done += 1
-                except (OSError, pa.ArrowException) as fault:
-                    yield from failed(done, end, fault)
+                except (OSError, pa.ArrowException) as cause:
+                    yield from failed(done, end, cause)
 
     def _filesystem(self, source: int) -> fs.FileSystem:
         if source not in self.filesystems:
-            self.filesystems[source] = open_place(self.sources[source])[0]
+            self.filesystems[source] = open_filesystem(self.sources[source])[0]
         return self.filesystems[source]
 
 
@@ -123,25 +123,25 @@ def fetch(file: str, filesystem: fs.FileSystem) -> bytes:
     """The bytes of a listed file.
 
     Raises:
-        WrongImage: it cannot be had, however often it is tried.
-        ImageError: it is too long.
+        FetchError: it cannot be fetched in TRIES attempts, or is missing.
+        ImageError: it is larger than MAX_FILE_BYTES.
     """
     for attempt in range(1, TRIES + 1):
         try:
             with filesystem.open_input_file(path_on(file)) as stream:
-                if stream.size() > LARGEST_FILE:
-                    raise ImageError(f"{file}: is longer than {LARGEST_FILE / 2**30:g} GB")
+                if stream.size() > MAX_FILE_BYTES:
+                    raise ImageError(f"{file}: is larger than {MAX_FILE_BYTES / 2**30:g} GiB")
                 return bytes(stream.read())
         except (OSError, pa.ArrowException) as error:
             final = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
             if final or attempt == TRIES:
-                raise WrongImage(f"{file}: cannot be fetched ({error})") from error
+                raise FetchError(f"{file}: cannot be fetched ({error})") from error
             time.sleep(PAUSE * attempt)
     raise AssertionError("the last attempt returns or raises")
 
 
 def _groups(table: pq.ParquetFile, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(row group, its first row, first and last + 1 of its rows that are wanted) of rows `begin` to `end`."""
+    """(index, its first row, begin and end of its rows to read) of each row group with rows in that range."""
     first = 0
     for group in range(table.num_row_groups):
         after = first + table.metadata.row_group(group).num_rows
@@ -158,7 +158,7 @@ def _contents(
     column = next((name for name in ("id", "path") if name in schema.names), None)
     columns = [image_column(schema, file), *([] if column is None else [column])]
     position = 0
-    for batch in table.iter_batches(ROWS, row_groups=[group], columns=columns):
+    for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns):
         start, stop = max(begin - position, 0), min(end - position, len(batch))
         wanted = batch.slice(min(start, stop), max(stop - start, 0))
         position += len(batch)

@@ -1,10 +1,10 @@
-"""Results as Parquet: a table of images and one of instances, a file of each for every chunk."""
+"""Results as Parquet: a table of images and one of instances, with one file of each per chunk."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -13,9 +13,11 @@ from pyarrow import dataset
 from pyarrow import parquet as pq
 
 from instancefcn.bulk.storage import Folder
+from instancefcn.errors import ConfigError
 from instancefcn.instances import Instances
 
-IMAGES_FOLDER, INSTANCES_FOLDER = "images", "instances"
+IMAGES_FOLDER, INSTANCES_FOLDER, ATTEMPTS_FOLDER = "images", "instances", "attempts"
+"""Subfolders of a job's folder: the results, and the records of chunks in progress."""
 
 IMAGES = pa.schema(
     [
@@ -28,7 +30,7 @@ IMAGES = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
-"""A row an image. Where `error` says what was wrong, width, height and instances are null."""
+"""One row per image. Where `error` says what is wrong, width, height and instances are null."""
 
 INSTANCES = pa.schema(
     [
@@ -49,14 +51,14 @@ INSTANCES = pa.schema(
         pa.field("rle", pa.string(), nullable=False),
     ]
 )
-"""A row an instance, numbered from 1, best first. `rle` is COCO's compressed `counts`; its `size` is (height,
-width). Boxes are half-open, in pixels of the upright original.
+"""One row per instance, numbered from 1, best first. `rle` is COCO's compressed `counts`; its `size` is
+(height, width). Boxes are half-open, in pixels of the upright original.
 """
 
 
 @dataclass(frozen=True)
-class Head:
-    """Which image a row is about: its number in the job, its file, and its id where it has one."""
+class Identity:
+    """The image of a row: its index in the job, its file, and its id where it has one."""
 
     image: int
     file: str
@@ -65,8 +67,8 @@ class Head:
 
 @dataclass(frozen=True)
 class ImageOutcome:
-    """What became of one image: its size and the columns of its instances, or an error (`doubtful`: perhaps
-    not the image's).
+    """The result for one image: its size (height, width) and the columns of its instances, or an error, which
+    is `doubtful` when the cause may not be the image.
     """
 
     error: str | None = None
@@ -93,7 +95,7 @@ def outcome_of(instances: Instances) -> ImageOutcome:
 
 
 PART = re.compile(r"part-(\d{6,})\.parquet")
-"""What files of results are called, and the number of their chunk in it."""
+"""The name of a file of results, with the index of its chunk."""
 
 
 def part_name(folder: str, chunk: int) -> str:
@@ -101,19 +103,19 @@ def part_name(folder: str, chunk: int) -> str:
     return f"{folder}/part-{chunk:06d}.parquet"
 
 
-def write_chunk(out: Folder, chunk: int, rows: Iterable[tuple[Head, ImageOutcome]]) -> dict[str, int]:
-    """Write a chunk's two files. The one of images comes last: with it the chunk is done.
+def write_chunk(out: Folder, chunk: int, rows: Iterable[tuple[Identity, ImageOutcome]]) -> dict[str, int]:
+    """Write a chunk's two files. The file of images comes last and marks the chunk as done.
 
     Returns:
-        how many "images", "instances" and "errors" there are.
+        the numbers of "images", "instances" and "errors".
 
     Raises:
-        ConfigError: a file cannot be written.
+        OutputError: a file cannot be written.
     """
     images: list[dict[str, Any]] = []
     instances: dict[str, list[Any]] = {name: [] for name in INSTANCES.names}
-    for head, found in rows:
-        identity = {"image": head.image, "file": head.file, "id": head.id}
+    for image, found in rows:
+        identity = asdict(image)
         if found.size is None:
             images.append({**identity, "error": found.error})
             continue
@@ -136,7 +138,7 @@ def write_chunk(out: Folder, chunk: int, rows: Iterable[tuple[Head, ImageOutcome
 
 
 def read_counts(out: Folder, chunk: int) -> dict[str, int] | None:
-    """What `write_chunk` returned, of a chunk that is done; None for others."""
+    """What `write_chunk` returned for a chunk that is done; None for another."""
     name = part_name(IMAGES_FOLDER, chunk)
     if not out.exists(name):
         return None
@@ -145,13 +147,11 @@ def read_counts(out: Folder, chunk: int) -> dict[str, int] | None:
 
 
 def count_results(out: Folder) -> tuple[int, int, int]:
-    """Different images, instances and errors in all of a job's files.
+    """The numbers of images, instances and errors in all files of a job.
 
     Raises:
-        ConfigError: an image is there twice, or there are more or fewer instances than images say.
+        ConfigError: an image has two rows, or the rows of images say another number of instances.
     """
-    from instancefcn.errors import ConfigError
-
     tables = {
         name: dataset.dataset(
             [f"{out.path}/{name}/{part}" for part in sorted(out.names(name)) if PART.fullmatch(part)],
@@ -166,8 +166,8 @@ def count_results(out: Folder) -> tuple[int, int, int]:
     different = pc.count_distinct(images["image"]).as_py()
     if different != counts["images"] or counts["instances"] != rows:
         raise ConfigError(
-            f"{out.path}: {counts['images']} rows are about {different} images, and {rows} instances lie"
-            f" where there should be {counts['instances']}: were files copied or deleted there?"
+            f"{out.path}: holds {counts['images']} rows for {different} images, and {rows} instances where"
+            f" the rows of images say {counts['instances']}: were files copied or deleted there?"
         )
     return counts["images"], rows, counts["errors"]
 

@@ -1,4 +1,4 @@
-"""Files and folders wherever pyarrow (or else fsspec) finds them: on a disk, `s3://`, `gs://`, `abfs://`, `hdfs://`."""
+"""Files and folders on all file systems of pyarrow and fsspec: local disks, `s3://`, `gs://`, `abfs://`, `hdfs://`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from instancefcn.errors import ConfigError, OutputError
 from instancefcn.files import atomic_write
 
 WHOLE_OBJECTS = ("s3", "gcs", "abfs")
-"""pyarrow's file systems on which an object appears when all of it has arrived."""
+"""pyarrow's file systems on which an object appears only when it is complete."""
 
 
-def absolute(place: str) -> str:
-    """A path from the root of the disk, for processes that run elsewhere; an address as it is."""
-    return place if "://" in place else str(at_home(place).absolute())
+def absolute(uri: str) -> str:
+    """A local path made absolute, for processes with another working folder; an address as it is."""
+    return uri if "://" in uri else str(at_home(uri).absolute())
 
 
-def open_place(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a path or URI, and the path on it (of a URI without its options).
+def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a path or URI, and the path on it, without the URI's options.
 
     Raises:
-        ConfigError: nobody knows such an address, or it cannot be opened.
+        ConfigError: the scheme is not supported, or the address cannot be opened.
     """
     if "://" not in uri:
         return fs.LocalFileSystem(), absolute(uri)
@@ -39,43 +39,43 @@ def open_place(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         other, path = url_to_fs(uri)
     except (ValueError, ImportError) as error:
-        raise ConfigError(f"{uri}: neither pyarrow nor fsspec reads {scheme}:// here ({error})") from error
+        raise ConfigError(f"{uri}: pyarrow and fsspec do not support {scheme}:// here ({error})") from error
     return fs.PyFileSystem(fs.FSSpecHandler(other)), path
 
 
 class Folder:
-    """A folder that is written to as `files.atomic_write` does it: nobody ever sees half of a file.
+    """A folder whose files appear whole, as with `files.atomic_write`.
 
     Args:
-        uri: a path or an address that `open_place` knows. Nothing is created before something is written.
+        uri: a path or address, as for `open_filesystem`. The folder is created with its first file.
     """
 
     def __init__(self, uri: str) -> None:
-        self.filesystem, self.path = open_place(uri)
+        self.filesystem, self.path = open_filesystem(uri)
         self.local = isinstance(self.filesystem, fs.LocalFileSystem)
 
     def names(self, below: str) -> set[str]:
-        """Names of the files that lie directly in the folder `below` this one; empty where there is none."""
+        """Names of the files directly in the subfolder `below`; empty when it does not exist."""
         selector = fs.FileSelector(self._at(below), allow_not_found=True)
         found = self.filesystem.get_file_info(selector)
         return {info.base_name for info in found if info.type == fs.FileType.File}
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Whether the file exists."""
         info: fs.FileInfo = self.filesystem.get_file_info(self._at(name))
         return bool(info.type == fs.FileType.File)
 
     def open(self, name: str) -> pa.NativeFile:
-        """The file, for reading anywhere in it. Raises OSError."""
+        """Open a file for random access. Raises OSError."""
         return self.filesystem.open_input_file(self._at(name))
 
     def read(self, name: str) -> bytes:
-        """All of a file. Raises OSError."""
+        """The content of a file. Raises OSError."""
         with self.open(name) as file:
             return bytes(file.read())
 
     def write(self, name: str, content: bytes | memoryview) -> None:
-        """Write or replace a file, all of it at once.
+        """Write or replace a file, whole or not at all.
 
         Raises:
             OutputError: it cannot be written.
@@ -94,7 +94,7 @@ class Folder:
             ) from error
 
     def delete(self, name: str) -> None:
-        """Remove a file that may have gone already."""
+        """Delete a file; nothing happens when it is gone already."""
         if self.exists(name):
             self.filesystem.delete_file(self._at(name))
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from instancefcn.cli.options import CrowdsAsObjects
+
 
 def check(
     data: Annotated[
@@ -23,6 +25,7 @@ def check(
     model: Annotated[
         str, typer.Option(help="The model to train: sizes of objects are judged for it.")
     ] = "fcis_lite",
+    crowds_as_objects: CrowdsAsObjects = False,
     json_: Annotated[
         bool, typer.Option("--json", help="Print the report as JSON on standard output.")
     ] = False,
@@ -35,12 +38,12 @@ def check(
     import json
 
     from instancefcn.console import progress
-    from instancefcn.data.doctor.report import report_as_json, summary, verdict
+    from instancefcn.data.doctor.report import counts_of_repairs, report_as_json, summary, verdict
     from instancefcn.evaluation.dataset_check import check as run
     from instancefcn.safe_text import plain
 
     with progress() as show:
-        done = run(data, fix=fix, out=out, model=model, progress=show)
+        done = run(data, fix=fix, out=out, model=model, crowds_as_objects=crowds_as_objects, progress=show)
     result = report_as_json(done.report)
     if fix is not None:
         result |= {"copy": str(fix), "repairs": done.repairs, "left": report_as_json(done.left)}
@@ -52,7 +55,7 @@ def check(
         sheet = f" and suspicious.png ({done.shown} images)" if done.shown else ""
         typer.echo(plain(f"{out}: report.json{sheet}"), err=True)
     if fix is not None and not json_:
-        repairs = f"{len(done.repairs)} repairs, listed in repairs.json"
-        typer.echo(plain(f"\n{fix}: {repairs}; now {verdict(done.left)}"))
+        repairs = f"{fix}: {len(done.repairs)} repairs, listed in repairs.json; now {verdict(done.left)}"
+        typer.echo(plain("\n".join(["", *counts_of_repairs(done.repairs), repairs])))
     if done.left.errors:
         raise typer.Exit(1)

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from instancefcn.cli.options import CrowdsAsObjects
+
 
 class DatasetFormat(StrEnum):
     """The formats that can be written."""
@@ -36,6 +38,7 @@ def convert(
             help="Hold out this share of train's images as the split val, such as 0.2.",
         ),
     ] = None,
+    crowds_as_objects: CrowdsAsObjects = False,
     json_: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON on standard output.")
     ] = False,
@@ -49,7 +52,7 @@ def convert(
     from instancefcn.data.conversion import convert as run
 
     with progress() as show:
-        done = run(data, out, to.value, show, val_share)
+        done = run(data, out, to.value, show, val_share, crowds_as_objects)
     if json_:
         typer.echo(json.dumps({"to": to.value, "out": str(out), **asdict(done)}))
         return

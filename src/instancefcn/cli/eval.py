@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from instancefcn.cli.options import CrowdsAsObjects, SkipBad
+
 
 def eval_(
     data: Annotated[
@@ -16,6 +18,8 @@ def eval_(
         str, typer.Option(help="A bundled model, a checkpoint, or the folder of a training run.")
     ],
     split: Annotated[str, typer.Option(help="Name of the split; no other needs to exist.")] = "val",
+    crowds_as_objects: CrowdsAsObjects = False,
+    skip_bad: SkipBad = False,
     json_: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the figures as JSON."),
@@ -39,7 +43,15 @@ def eval_(
     main = processes.is_first()
     problems: list[OutputError] = []
     try:
-        metrics = evaluate(data, model, split=split, out=out, share=True)
+        metrics = evaluate(
+            data,
+            model,
+            split=split,
+            out=out,
+            crowds_as_objects=crowds_as_objects,
+            skip_bad=skip_bad,
+            share=True,
+        )
     except processes.StoppedElsewhere:
         return  # the first process reports the error
     except NotWritten as error:

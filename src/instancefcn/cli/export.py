@@ -50,8 +50,8 @@ def export(
     The file's results are compared with PyTorch's on several images. A file that differs is not kept, and the
     exit status is 2. docs/export.md says how to prepare images for it and how to read its results.
     """
+    from instancefcn.export import export_model
     from instancefcn.export.check import comparison_table
-    from instancefcn.export.export_model import export_model
 
     typer.echo(f"tracing {model}, which takes some minutes on a busy machine", err=True)
     done = export_model(model, format=format_.value, dynamic=dynamic, instances=instances, out=out)

@@ -52,6 +52,19 @@ Tile = Annotated[
         show_default=False,
     ),
 ]
+CrowdsAsObjects = Annotated[
+    bool,
+    typer.Option(
+        "--crowds-as-objects", help="Take every crowd (iscrowd 1) as one object, as CVAT's brush masks are."
+    ),
+]
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad",
+        help="Leave out annotations and images that cannot be used; all of them are listed.",
+    ),
+]
 Explain = Annotated[
     bool, typer.Option("--explain", help="Also draw the score maps of the best object of every image.")
 ]

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from instancefcn.cli.options import CrowdsAsObjects, SkipBad
 from instancefcn.errors import ConfigError, InstanceFCNError
 
 
@@ -30,6 +31,10 @@ def train(
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="How often every image is seen.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Length of the whole run by the clock, instead of epochs; the schedule fits."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
     set_: Annotated[
         list[str] | None,
@@ -37,6 +42,8 @@ def train(
             "--set", metavar="KEY=VALUE", help="Any other setting, such as batch_size=8 or augment.flip=0."
         ),
     ] = None,
+    crowds_as_objects: CrowdsAsObjects = False,
+    skip_bad: SkipBad = False,
     json_: Annotated[
         bool, typer.Option("--json", help="Print the outcome as JSON on standard output.")
     ] = False,
@@ -48,8 +55,12 @@ def train(
     settings = parse_assignments(set_ or [])
     for key in sorted(settings.keys() & {"data", "model", "out"}):
         raise ConfigError(f"--set {key}=... is not possible: give it as instancefcn train DATA --model --out")
-    if epochs is not None:
-        settings["epochs"] = epochs
+    settings |= {
+        name: value for name, value in (("epochs", epochs), ("minutes", minutes)) if value is not None
+    }
+    for key, chosen in (("crowds_as_objects", crowds_as_objects), ("skip_bad", skip_bad)):
+        if chosen:  # a resumed run keeps its own
+            settings[key] = True
     # torch takes seconds to import: only a real run pays for it.
     from instancefcn.processes import GRACE, StoppedElsewhere, is_first
     from instancefcn.training.interruption import Interrupted

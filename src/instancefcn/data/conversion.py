@@ -49,6 +49,7 @@ def convert(
     to: str,
     progress: Callable[[str, int, int], None] | None = None,
     val_share: float | None = None,
+    crowds_as_objects: bool = False,
 ) -> Conversion:
     """Write all splits of a dataset in another format.
 
@@ -62,6 +63,7 @@ def convert(
             "choosing" or "writing".
         val_share: hold out this share of train's images as the split val (see `hold_out`); None keeps the
             splits.
+        crowds_as_objects: write every crowd (iscrowd 1) as one object.
 
     Raises:
         ConfigError: the format is unknown, or `val_share` is out of range or not possible for these splits.
@@ -84,6 +86,8 @@ def convert(
     datasets = open_datasets(
         data, names, progress=_stage("checking", progress), reading=_stage("reading", progress)
     )
+    if crowds_as_objects:
+        datasets = [dataset.crowds_as_objects() for dataset in datasets]
     splits = dict(zip(names, datasets, strict=True))
     written = splits if val_share is None else with_val(splits, val_share, _stage("choosing", progress))
     with new_folder(out) as temporary:

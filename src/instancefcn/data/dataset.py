@@ -82,6 +82,14 @@ class Dataset:
         )
         return replace(self, images=images, class_names=(OBJECT,), category_ids=(1,))
 
+    def crowds_as_objects(self) -> Dataset:
+        """The dataset with every crowd as one object, for tools that mark single objects with iscrowd 1."""
+        images = tuple(
+            replace(image, annotations=tuple(replace(a, crowd=False) for a in image.annotations))
+            for image in self.images
+        )
+        return replace(self, images=images)
+
 
 def too_many_pixels(image: ImageRecord) -> Problem | None:
     """The problem of an image whose cropped masks would take too much memory, or None."""

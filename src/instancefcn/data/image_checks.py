@@ -15,8 +15,10 @@ from PIL import Image
 
 from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.errors import ImageError, Problem
-from instancefcn.images.decoding import SIDEWAYS, check_samples, stored_turn, turn_of
+from instancefcn.images.decoding import SIDEWAYS, flattened, stored_turn, turn_of
+from instancefcn.images.embedded import image_bytes
 from instancefcn.images.opening import describe_error, open_image
+from instancefcn.images.samples import check_samples
 from instancefcn.limits import MAX_FILE_BYTES
 
 TOLERANCE = 2.0
@@ -107,7 +109,7 @@ def inspect_image(image: ImageRecord) -> Inspection:
     try:
         if image.path.stat().st_size > MAX_FILE_BYTES:
             raise ImageError(f"has more than {MAX_FILE_BYTES / 2**30:g} GB")
-        content = image.path.read_bytes()
+        content = image_bytes(image.path)
         with open_image(content) as opened:
             asked = stored_turn(opened)
             turn = turn_of(opened)
@@ -159,7 +161,7 @@ def _thumb(image: Image.Image) -> NDArray[np.uint8]:
         low, high = float(values.min()), float(values.max())
         image = Image.fromarray(((values - low) * (255 / max(high - low, 1e-6))).astype(np.uint8))
     elif image.mode != "L":
-        image = (image.convert("RGBA") if "transparency" in image.info else image).convert("L")
+        image = flattened(image).convert("L")
     return np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BOX), np.uint8)
 
 

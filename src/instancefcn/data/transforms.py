@@ -63,6 +63,7 @@ class Augment:
         crop: probability of cropping to a window.
         min_crop: minimum side of that window, as a share of the image's side. In an image with objects, the
             window holds the centre of at least one.
+        window: larger images are always cropped to a window of this side, in pixels of the image; 0 is off.
         choices: short sides to draw from instead of `short_sides`, if not empty.
         fits: with `choices`, the desired range of an object's larger side (network pixels). Two images in
             three draw uniformly from the choices that bring some object into this range, or from all choices
@@ -78,6 +79,7 @@ class Augment:
     saturation: float = 0.2
     crop: float = 0.0
     min_crop: float = 0.5
+    window: int = 0
     choices: tuple[int, ...] = ()
     fits: tuple[float, float] | None = None
 
@@ -100,9 +102,14 @@ class Augment:
         """
         # All numbers are drawn even if unused, so that one setting does not change the draws of the others.
         draw = torch.rand(14, generator=generator, dtype=torch.float64).tolist()
-        if draw[0] < self.crop:
-            window = _draw_window(scene, self.min_crop, draw[6:11])
-            scene = crop(scene, window)
+        height, width = scene.masks.image_size
+        if 0 < self.window < max(height, width):
+            sides = min(width, self.window), min(height, self.window)
+            scene = crop(scene, _draw_window(scene, *sides, draw[8:11]))
+        elif draw[0] < self.crop:
+            shares = (self.min_crop + (1 - self.min_crop) * share for share in draw[6:8])
+            sides = tuple(max(1, round(side * s)) for side, s in zip((width, height), shares, strict=True))
+            scene = crop(scene, _draw_window(scene, *sides, draw[8:11]))
         if draw[1] < self.flip:
             scene = flip(scene)
         if draw[12] < self.turn:
@@ -193,19 +200,19 @@ def crop(scene: Scene, window: tuple[int, int, int, int]) -> Scene:
     )
 
 
-def _draw_window(scene: Scene, min_crop: float, draw: list[float]) -> tuple[int, int, int, int]:
-    """A window from five numbers in [0, 1): its sides, the object whose centre it holds, and its position."""
+def _draw_window(scene: Scene, w: int, h: int, draw: list[float]) -> tuple[int, int, int, int]:
+    """A window of w x h pixels from three numbers in [0, 1): the object whose centre it holds, and its
+    position.
+    """
     height, width = scene.masks.image_size
-    w = max(1, round(width * (min_crop + (1 - min_crop) * draw[0])))
-    h = max(1, round(height * (min_crop + (1 - min_crop) * draw[1])))
     low_x, high_x, low_y, high_y = 0, width - w, 0, height - h
     boxes = scene.masks.tight_boxes()
     boxes = boxes[boxes[:, 2] > boxes[:, 0]]
     if len(boxes):
-        box = boxes[int(draw[2] * len(boxes))].tolist()
+        box = boxes[int(draw[0] * len(boxes))].tolist()
         centre_x, centre_y = int((box[0] + box[2]) / 2), int((box[1] + box[3]) / 2)  # the pixel of the centre
         low_x, high_x = max(low_x, centre_x - w + 1), min(high_x, centre_x)
         low_y, high_y = max(low_y, centre_y - h + 1), min(high_y, centre_y)
-    x1 = low_x + int(draw[3] * (high_x - low_x + 1))
-    y1 = low_y + int(draw[4] * (high_y - low_y + 1))
+    x1 = low_x + int(draw[1] * (high_x - low_x + 1))
+    y1 = low_y + int(draw[2] * (high_y - low_y + 1))
     return x1, y1, x1 + w, y1 + h

@@ -26,7 +26,7 @@ IOU_TYPES: dict[Kind, str] = {"mask": "segm", "box": "bbox"}
 """COCO's names of masks and boxes."""
 RECALLS = np.linspace(0, 1, 101)
 """Recalls at which precision is read."""
-DETECTIONS = 100
+MAX_DETECTIONS = 100
 """Of each class in an image only this many, the best, count."""
 
 
@@ -161,7 +161,7 @@ def attainable(dataset: Dataset) -> float | None:
     existing, counted = Counter[int](), Counter[int]()
     for (_, label), number in per_image.items():
         existing[label] += number
-        counted[label] += min(number, DETECTIONS)
+        counted[label] += min(number, MAX_DETECTIONS)
     reached = [np.searchsorted(RECALLS, counted[label] / existing[label], side="right") for label in existing]
     return float(np.mean(reached)) / len(RECALLS) if reached else None
 

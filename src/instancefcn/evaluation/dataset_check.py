@@ -39,6 +39,7 @@ def check(
     fix: str | Path | None = None,
     out: str | Path | None = None,
     model: str = "fcis_lite",
+    crowds_as_objects: bool = False,
     progress: Progress | None = None,
 ) -> Checked:
     """Look for errors and doubts in a dataset; docs/check.md explains every check.
@@ -48,6 +49,7 @@ def check(
         fix: write a repaired copy to this new folder, with repairs.json.
         out: folder for report.json and suspicious.png, a sheet of suspicious images.
         model: the model to train, which sizes of objects are judged for.
+        crowds_as_objects: take every crowd (iscrowd 1) as one object, also in the copy.
         progress: receives the progress.
 
     Raises:
@@ -60,7 +62,12 @@ def check(
         check_output_folder(out)
     if fix is not None and Path(fix).exists():
         raise OutputError(f"{fix}: exists already: choose a new folder for the copy")
-    report = examine(data, model=model, progress=partial(progress, "checking images"))
+    report = examine(
+        data,
+        model=model,
+        crowds_as_objects=crowds_as_objects,
+        progress=partial(progress, "checking images"),
+    )
     shown = 0
     if out is not None:
         write_json(Path(out) / "report.json", report_as_json(report))

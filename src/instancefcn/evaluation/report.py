@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from instancefcn.evaluation.coco import DETECTIONS, NAMES, RECALLS, THRESHOLDS, CocoResult, Kind
+from instancefcn.evaluation.coco import MAX_DETECTIONS, NAMES, RECALLS, THRESHOLDS, CocoResult, Kind
 from instancefcn.evaluation.proposals import AR_NAMES, ProposalResult
 from instancefcn.files import atomic_write
 
@@ -28,7 +28,7 @@ def table(metrics: dict[str, Any]) -> str:
         lines.append(f"{kind:<24}" + "".join(f"{format_figure(metrics[kind][name]):>8}" for name in NAMES))
     if (most := metrics.get("attainable")) is not None and round(most, 3) < 1:
         lines.append(
-            f"Only the best {DETECTIONS} of a class count in an image, and some images hold more: perfect"
+            f"Only the best {MAX_DETECTIONS} of a class count in an image, and some images hold more: perfect"
             f" predictions would have {format_figure(most)}."
         )
     at_half, at_seven = (format_figure(metrics["voc"][name]) for name in ("mAP50", "mAP70"))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from contextlib import closing, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from instancefcn import processes
-from instancefcn.console import Progress, progress
+from instancefcn.console import progress
 from instancefcn.data.dataset import Dataset
+from instancefcn.data.doctor.checked_data import Finding
+from instancefcn.data.doctor.examine import FOR_FIGURES, Report, examine
+from instancefcn.data.doctor.report import brief, left_out
 from instancefcn.data.formats.layouts import describe_layout, open_dataset
 from instancefcn.errors import DataError, InstanceFCNError, OutputError
 from instancefcn.evaluation.coco import CocoResult, CocoScorer, attainable
@@ -25,6 +28,7 @@ from instancefcn.files import check_output_folder, writable, write_json
 from instancefcn.images.decoding import read_image
 from instancefcn.inference.predictor import Predictor, load
 from instancefcn.instances import OBJECT, Instances
+from instancefcn.safe_text import plain
 
 WARM_UP = 2
 """Runs of the first image before the clock starts, in which kernels are compiled and memory is allocated."""
@@ -44,6 +48,8 @@ def evaluate(
     *,
     split: str = "val",
     out: Path | str | None = None,
+    crowds_as_objects: bool = False,
+    skip_bad: bool = False,
     share: bool = False,
 ) -> dict[str, Any]:
     """Measure a model on one split of a dataset. A model whose one class is "object" is measured on all
@@ -55,6 +61,9 @@ def evaluate(
         split: name of the split; no other needs to exist.
         out: a folder for metrics.json, precision-recall curves, recall of proposals, and sheets of the worst
             and of typical images; None writes nothing.
+        crowds_as_objects: take every crowd (iscrowd 1) as one object.
+        skip_bad: leave out images that cannot be used, and make objects that cannot be read ignored regions,
+            instead of raising DataError. All are listed on standard error and in `out`/skipped.json.
         share: share the images among the processes that torchrun or srun started, all of which must call
             this. The first one scores and writes; all return the figures.
 
@@ -62,9 +71,10 @@ def evaluate(
         {"mask": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "box": likewise, "voc": {"mAP50", "mAP70"},
         "proposals": {"AR@10", "AR@100", "AR@1000", "ARs", "ARm", "ARl", "box": {the same six}},
         "attainable": the AP of perfect predictions, below 1 where images hold more than 100 objects of a
-        class; "per_class": {name: {"mask": {...}, "box": {...}}}, "images", "seconds_per_image"}. Figures
-        are 0 to 1, or None where the data holds no such object. Those of proposals are of masks unless under
-        "box", and ignore classes. The seconds cover resizing, network, voting and masks, not decoding.
+        class; "per_class": {name: {"mask": {...}, "box": {...}}}, "images", "seconds_per_image"; with
+        `skip_bad` "skipped", the number of problems left out}. Figures are 0 to 1, or None where the data
+        holds no such object. Those of proposals are of masks unless under "box", and ignore classes. The
+        seconds cover resizing, network, voting and masks, not decoding.
 
     Raises:
         DataError: the split is missing or damaged, or has classes that the model does not know.
@@ -75,33 +85,57 @@ def evaluate(
     """
     with processes.group(share) as (rank, world):
 
-        def prepare() -> tuple[Predictor, Dataset]:
+        def prepare() -> tuple[Predictor, Dataset, Sequence[Finding] | None]:
             if rank == 0 and out is not None:
                 check_output_folder(out)
             predictor = model if isinstance(model, Predictor) else load(model)
-            return predictor, _dataset(data, split, predictor.class_names, check=rank == 0)
+            dataset, report = _dataset(data, split, predictor, crowds_as_objects, skip_bad, say=rank == 0)
+            return predictor, dataset, report.skipped if report is not None and skip_bad else None
 
-        predictor, dataset = processes.agreed(prepare)
+        predictor, dataset, skipped = processes.agreed(prepare)
         own = dataset.subset(range(rank, len(dataset), world))
         found, seconds = processes.agreed(lambda: _predict(predictor, own, show=rank == 0))
         found = processes.gathered(found)
         total = sum(processes.gathered({rank: seconds}).values())
 
         def score() -> dict[str, Any] | None:
-            return _score(dataset, found, total, None if out is None else Path(out)) if rank == 0 else None
+            folder = None if out is None else Path(out)
+            return _score(dataset, found, total, folder, skipped) if rank == 0 else None
 
         return processes.from_first(processes.agreed(score))
 
 
-def _dataset(data: Path | str, split: str, classes: tuple[str, ...], check: bool) -> Dataset:
-    """The split as a model of these classes sees it; one process checks the images and reports the layout."""
-    if check:
+def _dataset(
+    data: Path | str,
+    split: str,
+    predictor: Predictor,
+    crowds_as_objects: bool,
+    skip_bad: bool,
+    say: bool,
+) -> tuple[Dataset, Report | None]:
+    """The split as the model sees it. One process (`say`) checks the images and says what it found; what is
+    left out must be known in every process.
+    """
+    report = None
+    if say:
         print(describe_layout(data), file=sys.stderr, flush=True)
-    dataset = open_dataset(data, split, check_images=check)
+    if say or skip_bad:
+        report = examine(
+            data, (split,), crowds_as_objects=crowds_as_objects, skip_bad=skip_bad, checks=FOR_FIGURES
+        )
+        report.raise_errors()
+        dataset = report.splits[0].dataset
+        if say:
+            lines = (*left_out(report), *brief(report))
+            print(plain("".join(f"{line}\n" for line in lines)), end="", file=sys.stderr, flush=True)
+    else:
+        dataset = open_dataset(data, split, check_images=False)
+        dataset = dataset.crowds_as_objects() if crowds_as_objects else dataset
+    classes = predictor.class_names
     if classes == (OBJECT,) and dataset.class_names != (OBJECT,):
         dataset = dataset.as_objects()
     check_same_classes(dataset, classes)
-    return dataset
+    return dataset, report
 
 
 def _predict(predictor: Predictor, dataset: Dataset, show: bool) -> tuple[dict[int, Predictions], float]:
@@ -114,7 +148,7 @@ def _predict(predictor: Predictor, dataset: Dataset, show: bool) -> tuple[dict[i
             predictor.run([pixels])
     # Nothing is read ahead: on a CPU it would take the network's time, which is measured.
     results = predictor.files([image.path for image in dataset.images], score=0.0)
-    with closing(results), progress() if show else nullcontext(Progress()) as report:
+    with closing(results), progress(show) as report:
         report(f"evaluating {dataset.name}", 0, len(dataset))
         for done, (image, result) in enumerate(zip(dataset.images, results, strict=True), 1):
             if result.error is not None:
@@ -127,16 +161,24 @@ def _predict(predictor: Predictor, dataset: Dataset, show: bool) -> tuple[dict[i
 
 
 def _score(
-    dataset: Dataset, found: Mapping[int, Predictions], seconds: float, out: Path | None
+    dataset: Dataset,
+    found: Mapping[int, Predictions],
+    seconds: float,
+    out: Path | None,
+    skipped: Sequence[Finding] | None,
 ) -> dict[str, Any]:
     """The figures; with `out`, also their files."""
     metrics, masks, proposals = _measure(dataset, found)
     metrics["seconds_per_image"] = round(seconds / max(len(dataset), 1), 4)
+    if skipped is not None:
+        metrics["skipped"] = len(skipped)
     if out is None:
         return metrics
     try:
         with writable():
             write_json(out / "metrics.json", metrics)
+            if skipped is not None:
+                write_json(out / "skipped.json", [finding.as_json() for finding in skipped])
             plot_precision_recall(masks, dataset.class_names, out / "precision_recall.png")
             plot_recall(proposals, out / "recall.png")
             write_review(dataset, found, out)

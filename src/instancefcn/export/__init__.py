@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -21,13 +22,13 @@ from instancefcn.errors import ConfigError, ExportError, MissingPackageError
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
 from instancefcn.files import atomic_write, check_output_file
 from instancefcn.geometry.resizing import resized_size
+from instancefcn.inference.predictor import Predictor, load
 from instancefcn.models.fcis import FCIS, MIN_SCORE
 from instancefcn.models.instance_fcn import InstanceFCN
 from instancefcn.version import __version__
 
 if TYPE_CHECKING:
     from instancefcn.export.check import Row
-    from instancefcn.inference.predictor import Predictor
 
 Format = Literal["onnx", "torch-export"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -39,6 +40,54 @@ POINTS = 28
 OPSET = 18
 MIN_SIDE, MAX_SIDE = 32, 4096
 """Of images that a dynamic graph takes, in pixels."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written file.
+
+    Attributes:
+        path: the file.
+        rows: how far its results are from PyTorch's, one row per image.
+    """
+
+    path: Path
+    rows: list[Row]
+
+
+def export_model(
+    model: str | Path | Predictor,
+    *,
+    format: Format = "onnx",
+    dynamic: bool = False,
+    instances: int = 100,
+    out: str | Path | None = None,
+) -> Exported:
+    """Write a model as one file that takes an image and gives boxes, scores, labels and masks.
+
+    The file's results are compared with PyTorch's on several images before it gets its name. docs/export.md
+    says how to prepare images for it and how to read its results.
+
+    Args:
+        model: name of a bundled model, checkpoint file, folder of a run, or what `load` returned for the CPU.
+        format: "onnx", or "torch-export" for a file that `torch.export.load` reads.
+        dynamic: height and width are free (FCIS only); else they are the model's short and long side.
+        instances: number of objects in the results; unused ones have score 0.
+        out: the file; None names it after the model, in the current folder.
+
+    Raises:
+        CheckpointError: there is no such model, or it is damaged.
+        ConfigError: a setting is out of range or does not suit the model.
+        ExportError: the results differ; the file is not kept.
+        OutputError: the file cannot be written.
+        MissingPackageError: packages for the format are missing.
+    """
+    source = Path("model" if isinstance(model, Predictor) else model).absolute()
+    # A folder's name has no suffix: lr0.01 and lr0.02 are two runs.
+    path = Path(out or (source.name if source.is_dir() else source.stem) + SUFFIXES[format])
+    predictor = model if isinstance(model, Predictor) else load(model, device="cpu")
+    rows = export(predictor, path, format, dynamic=dynamic, instances=instances)
+    return Exported(path, rows)
 
 
 def export(

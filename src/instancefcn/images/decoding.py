@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from instancefcn.errors import ImageError
-from instancefcn.images.opening import check_directory, check_image_size, describe_error, open_image
+from instancefcn.images.directories import check_directory
+from instancefcn.images.opening import check_image_size, describe_error, open_image
+from instancefcn.images.pages import count_pages, split_page
+from instancefcn.images.samples import check_samples, to_uint8
 
 _ORIENTATION = 0x0112  # the EXIF tag that says how a viewer rotates the image
 _RAW_PROFILE = "Raw profile type exif"
@@ -29,15 +32,30 @@ _TURNS = {
 SIDEWAYS = (_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8])
 """Rotations that swap width and height."""
 
-_SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
+_GRAY_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+"""Pillow's modes of gray with more than 8 bits."""
+
+
+class DecodedImage(NamedTuple):
+    """An image, or one page of a file.
+
+    Attributes:
+        pixels: uint8 [3, H, W], RGB; in memory H x W x 3, the order that resizes fastest.
+        pages: how many pages or frames the file has: see `instancefcn.images.pages`.
+    """
+
+    pixels: Tensor
+    pages: int
 
 
 def read_image(path: Path | str) -> Tensor:
     """Decode an image file.
 
-    EXIF rotation is applied; an animation gives its first frame; palettes, gray and CMYK become RGB; alpha is
-    dropped, not blended. 16-bit samples are divided by 257 whatever range they use, so equal values are equal
-    in all images. Floats range from 0 to 1, or from 0 to 255 if one is above 1.
+    EXIF rotation is applied; of several pages or frames the first is read, unless the path ends in "#page2"
+    or the like; palettes, gray and CMYK become RGB; what is transparent lies on white, as a viewer shows it.
+    Gray samples of 16 bits are divided by 257 whatever range they use, so equal values are equal in all
+    images; of colours with 16 bits the high byte is kept. Floats range from 0 to 1, or from 0 to 255 if one
+    is above 1.
 
     Returns:
         uint8 [3, H, W], RGB; in memory H x W x 3, the order that resizes fastest.
@@ -46,21 +64,31 @@ def read_image(path: Path | str) -> Tensor:
         ImageError: the file is missing, not an image, truncated, larger than `instancefcn.limits` allows, or
             holds values out of range.
     """
-    path = Path(path)
+    return decode_page(path).pixels
+
+
+def decode_page(source: Path | str, content: bytes | None = None) -> DecodedImage:
+    """Decode an image file as `read_image` does, and count its pages.
+
+    Args:
+        source: the file, or one page of it such as "stack.tif#page2". It names the image in errors.
+        content: the file's bytes, where they are in memory already.
+
+    Raises:
+        ImageError: see `read_image`.
+    """
     try:
-        with open_image(path) as image:
-            return to_uint8_rgb(image)
+        path, page = (source, 1) if content is not None else split_page(source)
+        with open_image(Path(path) if content is None else content, page=page) as image:
+            pages = count_pages(image)
+            return DecodedImage(to_uint8_rgb(image), pages)
     except Exception as error:
-        raise ImageError(f"{path}: {describe_error(error)}") from error
+        raise ImageError(f"{source}: {describe_error(error)}") from error
 
 
 def decode_image(content: bytes, name: str) -> Tensor:
     """Decode the bytes of an image file: see `read_image`. Errors call the image `name`."""
-    try:
-        with open_image(content) as image:
-            return to_uint8_rgb(image)
-    except Exception as error:
-        raise ImageError(f"{name}: {describe_error(error)}") from error
+    return decode_page(name, content).pixels
 
 
 def read_image_size(path: Path) -> tuple[int, int]:
@@ -119,8 +147,8 @@ def _exif(image: Image.Image) -> bytes:
 def to_uint8_rgb(image: Image.Image | NDArray[Any] | Tensor) -> Tensor:
     """Convert a Pillow image or an array to uint8 [3, H, W], RGB: see `read_image`.
 
-    Arrays (NumPy or tensors) are [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] in RGB order; a tensor may also be
-    [3, H, W]. Types: uint8, bool, uint16 (divided by 257), or floats from 0 to 1.
+    Arrays (NumPy or tensors) are [H, W], [H, W, 1], [H, W, 3] or (with alpha) [H, W, 4], RGB; a tensor
+    may also be [3, H, W]. Types: uint8, bool, uint16 (divided by 257), or floats from 0 to 1.
 
     Raises:
         ImageError: another shape or type, values out of range, or larger than `instancefcn.limits` allows.
@@ -141,8 +169,11 @@ def to_uint8_rgb(image: Image.Image | NDArray[Any] | Tensor) -> Tensor:
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
         raise ImageError(f"an image array must be [H, W] or [H, W, 1, 3 or 4], got shape {list(image.shape)}")
     check_image_size(array.shape[0], array.shape[1])
-    array = np.broadcast_to(array, (*array.shape[:2], 3)) if array.shape[2] == 1 else array[:, :, :3]
-    return torch.from_numpy(np.array(_to_uint8(array), order="C")).permute(2, 0, 1)
+    samples = to_uint8(array)
+    if samples.shape[2] == 4:
+        samples = np.asarray(flattened(Image.fromarray(np.ascontiguousarray(samples))))
+    whole = np.broadcast_to(samples, (*samples.shape[:2], 3))
+    return torch.from_numpy(np.array(whole, order="C")).permute(2, 0, 1)
 
 
 def _array_of(image: Image.Image) -> NDArray[np.uint8]:
@@ -152,54 +183,30 @@ def _array_of(image: Image.Image) -> NDArray[np.uint8]:
     turn = turn_of(image)
     if turn is not None:
         image = image.transpose(turn)
-    if image.mode in _SIXTEEN_BIT_MODES or image.mode in ("I", "F"):
+    if image.mode in _GRAY_MODES:
         values = np.asarray(image)
         check_samples(values)
         if image.mode != "F":  # Pillow opens some 16-bit files as "I"
             values = values.astype(np.uint16)
         elif values.max() > 1:
             values = values / 255
-        return np.repeat(_to_uint8(values)[:, :, None], 3, axis=2)
-    if image.mode != "RGB":
-        # Pillow warns unless a palette with transparency goes through RGBA; its alpha is dropped like any
-        # other.
-        image = (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
-    return np.array(image)
+        gray = to_uint8(values)
+        if image.mode != "F" and isinstance(transparent := image.info.get("transparency"), int):
+            gray = np.where(values == transparent, np.uint8(255), gray)
+        return np.repeat(gray[:, :, None], 3, axis=2)
+    return np.array(flattened(image).convert("RGB"))
 
 
-def check_samples(values: NDArray[Any]) -> None:
-    """Check the range of a file's samples.
-
-    Raises:
-        ImageError: floats outside 0 to 1 and 0 to 255, or integers outside 0 to 65535.
+def flattened(image: Image.Image) -> Image.Image:
+    """An image without transparency: what was transparent lies on white. Gray of 16 bits and floats are
+    returned as they are.
     """
-    low, high = values.min(), values.max()
-    if not np.issubdtype(values.dtype, np.floating):
-        if low < 0 or high > 65535:
-            raise ImageError(
-                f"holds integers from {low} to {high}, but the range is 0 to 65535: "
-                "scale them, or save the image with 8 or 16 bits per sample"
-            )
-        return
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ImageError("holds values that are not finite: save it with 8 or 16 bits per sample")
-    if low < 0 or high > 255:
-        raise ImageError(
-            f"holds floats from {low} to {high}, but the range is 0 to 1 or 0 to 255: "
-            "scale them, or save the image with 8 or 16 bits per sample"
-        )
-
-
-def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == bool:
-        return array.astype(np.uint8) * 255
-    if array.dtype == np.uint16:
-        return np.round(array / np.float32(257)).astype(np.uint8)
-    if np.issubdtype(array.dtype, np.floating):
-        if not (array.min() >= 0 and array.max() <= 1):
-            raise ImageError(f"floats in an image must be from 0 to 1, got {array.min()} to {array.max()}")
-        return np.round(array * np.float32(255)).astype(np.uint8)
-    raise ImageError(f"an image must be uint8, uint16, bool or float from 0 to 1, not {array.dtype}")
+    if not image.has_transparency_data or image.mode in _GRAY_MODES:
+        return image
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, tuple) and max(transparent) > 255:  # of 16 bits, of which 8 were read
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    whole = image.convert("RGBA")
+    canvas = Image.new("RGB", whole.size, "white")
+    canvas.paste(whole, mask=whole)
+    return canvas

@@ -48,7 +48,7 @@ def read_run(path: Path) -> dict[str, Any]:
     """Read a checkpoint.
 
     Raises:
-        CheckpointError: missing, damaged, of another release, or holding more than tensors and plain values.
+        CheckpointError: missing, damaged, or holding more than tensors and plain values.
     """
     if not path.is_file():
         raise CheckpointError(
@@ -61,18 +61,13 @@ def read_run(path: Path) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict):
             raise ValueError(f"it holds a {type(checkpoint).__name__}")
-        wrong = [name for name, kind in PARTS.items() if not isinstance(checkpoint.get(name), kind)]
-        if wrong and "pytorch-lightning_version" not in checkpoint:
+        if wrong := [name for name, kind in PARTS.items() if not isinstance(checkpoint.get(name), kind)]:
             raise ValueError(f"{', '.join(wrong)} missing or of the wrong kind")
     except Exception as error:
         raise CheckpointError(
-            f"{path} is not a checkpoint of a training run, or it is damaged: {error}"
+            f"{path} is not a checkpoint of a training run, or it is damaged: {error}. Restore it, or start "
+            f"another run from the weights of this one: --set init={path.parent}"
         ) from None
-    if wrong:
-        raise CheckpointError(
-            f"{path} was written by an earlier release of instancefcn, and this one cannot resume it. Resume "
-            f"it with that release, or start a new run from its weights: --set init={path.parent}"
-        )
     return checkpoint
 
 

@@ -20,9 +20,19 @@ REFERENCE_BATCH = 16
 SHARES = ("batch_size", "devices", "nodes")
 """How the images of a batch are shared out. A resumed run may change them while their product stays."""
 CHANGEABLE = frozenset(
-    {"epochs", "workers", "evaluate_every", "sheets_every", "patience", "save_every_minutes", "log_every"}
+    {
+        "epochs",
+        "minutes",
+        "workers",
+        "evaluate_every",
+        "sheets_every",
+        "patience",
+        "save_every_minutes",
+        "log_every",
+    }
 )
-"""Others that a resumed run may change. Only `epochs` affects the weights: the schedule stretches."""
+"""Others that a resumed run may change. Only `epochs` and `minutes` affect the weights: the schedule
+stretches."""
 ELSEWHERE = {
     "lr": "learning_rate",
     "lr0": "learning_rate",
@@ -62,7 +72,14 @@ class TrainConfig(Section):
     out: str
     seed: int = Field(default=0, ge=0, lt=2**32, description="of weights, order, augmentation and sampling")
 
-    epochs: Count = Field(default=12, description="how often every image is seen")
+    epochs: Count = Field(default=12, description="how often every image is seen, unless minutes are given")
+    minutes: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e6,
+        description="of the whole run by the clock, evaluations too, instead of epochs: the number of steps "
+        "follows from the machine's pace",
+    )
     batch_size: Count = Field(
         default=4,
         le=4096,
@@ -98,6 +115,11 @@ class TrainConfig(Section):
     train_long: Side = Field(
         default=1000, description="limit of the long side in training; follows long_side"
     )
+    window: int = Field(
+        default=0,
+        ge=0,
+        description="side of random crops of larger training images, px of the image; 0 is off",
+    )
     augment: AugmentConfig = AugmentConfig()
 
     sampling: Literal["ohem", "random"] | None = Field(
@@ -110,6 +132,12 @@ class TrainConfig(Section):
     fused: bool | None = Field(
         default=None, description="score maps from C3, C4 and C5 together, or C5 alone"
     )
+    anchor_sides: tuple[float, ...] = Field(
+        default=(), description="square roots of the anchors' areas, px; the model's own when empty"
+    )
+    anchor_ratios: tuple[float, ...] = Field(
+        default=(), description="height / width of anchors; the model's own when empty"
+    )
     mask_weight: float | None = Field(
         default=None, gt=0, description="of the mask loss against the others; the model's own when left out"
     )
@@ -117,6 +145,14 @@ class TrainConfig(Section):
         default=True, description="backbone from ImageNet's weights; a safetensors file; or false"
     )
     init: str | None = Field(default=None, description="checkpoint to start from, instead of `pretrained`")
+
+    crowds_as_objects: bool = Field(
+        default=False, description="take every crowd (iscrowd 1) as one object, as CVAT's brush masks are"
+    )
+    skip_bad: bool = Field(
+        default=False,
+        description="leave out what cannot be used; listed in skipped.json",
+    )
 
     workers: int = Field(default=-1, ge=-1, le=256, description="processes that read images; -1 chooses")
     devices: Count = Field(default=1, le=1024, description="of each machine; torchrun and srun say it")
@@ -127,7 +163,7 @@ class TrainConfig(Section):
     evaluate_every: int = Field(default=1, ge=0, description="epochs; 0 only at the end")
     sheets_every: int = Field(default=2, ge=0, description="epochs between sheets of predictions; 0 is off")
     patience: int = Field(default=0, ge=0, description="evaluations without a gain before stopping; 0 is off")
-    save_every_minutes: float = Field(default=10.0, gt=0)
+    save_every_minutes: float = Field(default=2.0, gt=0)
     log_every: Count = Field(default=20, description="batches between two lines of log.csv")
 
     @field_validator("precision", mode="before")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +17,66 @@ FIRST = ("step", "epoch", "seconds", "learning_rate")
 
 
 class RunLog:
-    """Rows of numbers by step, kept in memory and, from `begin` on, in log.csv, and sent to TensorBoard when
+    """Rows of numbers by step, kept in memory and, while `writing`, in log.csv, and sent to TensorBoard when
     it is installed.
 
     Args:
         out: the run's folder.
         step, epoch: where a resumed run starts; later rows of an earlier, killed attempt are dropped. Several
             batches may share a step, but not an epoch with its fraction.
+        unfinished: a resumed run's losses of the batches since its last row, as they were saved.
     """
 
-    def __init__(self, out: Path, step: int = 0, epoch: float = 0.0) -> None:
+    def __init__(
+        self, out: Path, step: int = 0, epoch: float = 0.0, unfinished: dict[str, Any] | None = None
+    ) -> None:
         self.path = out / "log.csv"
         self.rows: list[dict[str, float]] = (
             [row for row in read_log(self.path) if row["epoch"] <= round(epoch, 4)] if step else []
         )
-        self.seconds_before = max((row["seconds"] for row in self.rows), default=0.0)
+        self.unfinished: dict[str, Any] = unfinished or {"sums": {}, "count": 0}
+        self._before = max((row["seconds"] for row in self.rows), default=0.0)
+        self._start = time.monotonic()
         self._columns: list[str] = []
         self._step = step
         self._board: Any = None
 
-    def begin(self) -> None:
-        """The run starts or continues: write log.csv as it should be now. Nothing is written before."""
+    @property
+    def seconds(self) -> float:
+        """Seconds of the whole run, earlier attempts and evaluations included."""
+        return self._before + time.monotonic() - self._start
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """The run trains inside the block: log.csv becomes what it should be at its start, then gets each row
+        as it is added.
+        """
+        self._start = time.monotonic()
         self._board = _tensorboard(self.path.parent / "tensorboard", self._step)
         self._rewrite()
+        try:
+            yield
+        finally:
+            if self._board is not None:
+                self._board.close()
 
-    def add(self, step: int, epoch: float, seconds: float, values: Mapping[str, float]) -> None:
-        """One row: the run's step, epoch (with its fraction), training seconds so far, and named values."""
-        row = {"step": step, "epoch": round(epoch, 4), "seconds": round(seconds, 2), **values}
+    def gather(self, losses: Mapping[str, float]) -> None:
+        """Keep the losses of a batch, by name, for the next `add_means`."""
+        sums = self.unfinished["sums"]
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value
+        self.unfinished["count"] += 1
+
+    def add_means(self, step: int, epoch: float, rate: float) -> None:
+        """One row: the learning rate, and the means of the losses gathered since the last such row."""
+        sums, count = self.unfinished["sums"], self.unfinished["count"]
+        means = {name: round(value / count, 6) for name, value in sums.items()}
+        self.add(step, epoch, {"learning_rate": rate, **means})
+        self.unfinished = {"sums": {}, "count": 0}
+
+    def add(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """One row: the run's step, its epoch (with its fraction), and named values."""
+        row = {"step": step, "epoch": round(epoch, 4), "seconds": round(self.seconds, 2), **values}
         self.rows.append(row)
         if set(row) <= set(self._columns):
             with self.path.open("a", newline="", encoding="utf-8") as file:
@@ -51,11 +86,6 @@ class RunLog:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Flush TensorBoard."""
-        if self._board is not None:
-            self._board.close()
 
     def _rewrite(self) -> None:
         names = dict.fromkeys(FIRST) | dict.fromkeys(name for row in self.rows for name in row)
@@ -83,12 +113,10 @@ def read_log(path: Path) -> list[dict[str, float]]:
             {name: float(cell) for name, cell in row.items() if name and cell}
             for row in csv.DictReader(io.StringIO(whole, newline=""))
         ]
+        if not all({"step", "epoch", "seconds"} <= row.keys() for row in rows):
+            raise ValueError("rows without step, epoch or seconds")
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise ConfigError(f"{path}: is not the log of a run ({error}): move it away") from error
-    if not all({"step", "epoch", "seconds"} <= row.keys() for row in rows):
-        raise ConfigError(
-            f"{path}: is not the log of a run (rows without step, epoch or seconds): move it away"
-        )
     return rows
 
 

@@ -13,8 +13,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
+from instancefcn.console import Progress, duration, progress
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.formats.layouts import describe_layout
 from instancefcn.data.loader import AspectBatches, Sample, TrainSet
@@ -39,18 +40,18 @@ from instancefcn.processes import agreed, from_first, gathered, is_first, togeth
 from instancefcn.provenance import git_revision, versions
 from instancefcn.safe_text import plain
 from instancefcn.training import setup
+from instancefcn.training.budget import TRIAL, Budget
 from instancefcn.training.checkpoints import LAST, check_network, read_run, save_run
 from instancefcn.training.config import TrainConfig, load_config
 from instancefcn.training.data_fingerprint import FINGERPRINT, check_fingerprint, write_fingerprint
-from instancefcn.training.devices import AUTOCAST, choose_device
 from instancefcn.training.interruption import Interrupted, explained, resume_command, stop_signals
 from instancefcn.training.log import RunLog, plot_curves
 from instancefcn.training.optimizer import averaged, build_optimizer, learning_rate_factor, set_learning_rate
-from instancefcn.training.progress import Progress, duration
 from instancefcn.training.resumable_loader import read_batches, run_batches
 from instancefcn.training.validation import DETECTIONS, PROPOSALS, BestSoFar, figures_of, predictions_of
 
 METRICS = "metrics.json"
+PLAN = "plan.json"
 
 
 def train(
@@ -61,7 +62,8 @@ def train(
     Args:
         data: a folder or YAML file of any layout in docs/data.md, such as train.json (COCO), perhaps
             val.json, and images/.
-        model: a name from `models.zoo`; "fcis_lite" when left out (a resumed run keeps its own).
+        model: a name from `models.zoo`, trained with its own recipe; left out, the run follows a plan that is
+            made from the data (a resumed run keeps its own settings).
         out: folder of the run; see the list below. Must not hold a run unless `resume`.
         resume: continue the run in `out`, exactly as if it had never stopped.
         settings: fields of `TrainConfig`; `augment={"flip": 0}` or `**{"augment.flip": 0}` for nested ones.
@@ -73,9 +75,9 @@ def train(
     Images are read by other processes, which import the calling script again, and so do the processes of
     `devices` above 1: call this from a function or below `if __name__ == "__main__":`, or set workers=0.
 
-    Written to `out`: config.json, data.json (what the run trains on, so that a resumed run can tell a
-    change), last.ckpt (to resume), last.safetensors, best.safetensors, metrics.json, log.csv, curves.png,
-    sheets/, tensorboard/.
+    Written to `out`: config.json, plan.json (the plan, with reasons), data.json (what the run trains on, so
+    that a resumed run can tell a change), skipped.json (what `skip_bad` left out), last.ckpt (to resume),
+    last.safetensors, best.safetensors, metrics.json, log.csv, curves.png, sheets/, tensorboard/.
 
     Raises:
         DataError: the dataset has problems (all of them are listed), or it is not what the resumed run began
@@ -88,17 +90,23 @@ def train(
     """
     folder = Path(out)
     given = {"data": str(Path(data).resolve()), "out": str(folder.resolve()), **settings}
-    config = setup.make_config(folder, resume, with_started(given | ({"model": model} if model else {})))
+    given = with_started(given | ({"model": model} if model else {}))
+    config = setup.make_config(folder, resume, given)
     check_output_folder(folder)
-    backend = "nccl" if choose_device(config).type == "cuda" else "gloo"
-    return together(_train, config.devices, config.nodes, backend, config, folder, resume)
+    backend = "nccl" if setup.choose_device(config).type == "cuda" else "gloo"
+    asked = None if model or resume else given
+    return together(_train, config.devices, config.nodes, backend, config, folder, resume, asked)
 
 
-def _train(local_rank: int, config: TrainConfig, folder: Path, resume: bool) -> Path:
-    """A whole run, in one of its processes."""
+def _train(
+    local_rank: int, config: TrainConfig, folder: Path, resume: bool, asked: Mapping[str, Any] | None
+) -> Path:
+    """A whole run, in one of its processes; with the settings that the user `asked` for it follows a plan."""
     checkpoint = agreed(lambda: read_run(folder / LAST)) if resume else None
     splits = agreed(lambda: _read_data(config, folder, resume))
-    run = agreed(lambda: Run(config, choose_device(config, local_rank), folder, splits, checkpoint))
+    if asked is not None:
+        config = agreed(lambda: _follow_plan(config, folder, asked, splits["train"]))
+    run = agreed(lambda: Run(config, setup.choose_device(config, local_rank), folder, splits, checkpoint))
     checkpoint = None  # as large as all that trains
     with explained(folder, config.data):
         return run.train()
@@ -111,11 +119,27 @@ def _read_data(config: TrainConfig, folder: Path, resume: bool) -> dict[str, Dat
     first = is_first()
     if first:
         print(describe_layout(config.data), file=sys.stderr, flush=True)
-    splits, doubts = setup.read_splits(config, check=first)
-    print(plain("".join(f"{line}\n" for line in doubts)), end="", file=sys.stderr, flush=True)
+    splits, report = setup.read_splits(config, check=first)
+    if first and report is not None:
+        lines = "".join(f"{line}\n" for line in setup.doubts(report))
+        print(plain(lines), end="", file=sys.stderr, flush=True)
+        if config.skip_bad:
+            with writable():
+                write_json(folder / setup.SKIPPED, [finding.as_json() for finding in report.skipped])
     if resume:
         check_fingerprint(folder / FINGERPRINT, splits)
     return splits
+
+
+def _follow_plan(config: TrainConfig, folder: Path, asked: Mapping[str, Any], train: Dataset) -> TrainConfig:
+    """The config with what the data ask for; the first process prints and writes the plan."""
+    config, plan = setup.follow_plan(config, asked, train)
+    if is_first():
+        print(plan, file=sys.stderr, flush=True)
+        with writable():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / PLAN, plan.as_json())
+    return config
 
 
 class Run:
@@ -130,6 +154,7 @@ class Run:
         step: optimizer steps taken.
         rate: learning rate of the last step (multiplier 1).
         best: the best evaluation so far.
+        log: the rows of log.csv; None in all processes but the first.
     """
 
     def __init__(
@@ -157,35 +182,35 @@ class Run:
         self.epoch_batches = AspectBatches.of(split, config.batch_size, config.seed, self.rank, self.world)
         self.epoch_length = len(self.epoch_batches)
         self.total = config.epochs * self.epoch_length
-        self.total_steps = -(-self.total // config.accumulate)
         self.seen, self.step, self.rate, self.best = 0, 0, 0.0, BestSoFar()
-        self.row: dict[str, Any] | None = None
-        if checkpoint is not None:
-            self._restore(checkpoint)
+        row = self._restore(checkpoint) if checkpoint is not None else None
+        epoch = self.seen / self.epoch_length
+        self.log = RunLog(folder, self.step, epoch, row) if self.rank == 0 else None
+        self.budget = Budget(config.minutes, self.seen) if config.minutes else None
 
     def train(self) -> Path:
         """Train to the end, or to a signal; return the best weights."""
-        config, total, epoch_length = self.config, self.total, self.epoch_length
-        log = RunLog(self.folder, self.step, self.seen / epoch_length) if self.rank == 0 else None
-        over = self.seen >= total or self.best.in_vain(config.patience)
-        if over:
-            self._refuse_finished()
+        config, log = self.config, self.log
+        over = self._is_over()
         if log is not None:
             self._open_folder()
         if over:  # killed before it wrote all that it leaves
-            return self._finish(log, log.seconds_before if log is not None else 0.0)
-        if log is not None:
-            log.begin()
-        progress = Progress(log, total, epoch_length, self.seen, config.log_every, self.row)
-        progress.say(self._headline())
-        if self.new:
-            progress.say(f"not in {config.init}, so new: {', '.join(self.new)}")
+            return self._finish()
 
         train_set = TrainSet(self.splits["train"], setup.make_augment(config), config.seed)
-        keys = run_batches(self.epoch_batches, config.epochs, self.seen)
+        keys = run_batches(self.epoch_batches, config.epochs if self.budget is None else None, self.seen)
         model = self.network.train()
         saved, due = time.monotonic(), False
-        with closing(progress), stop_signals(self.rank == 0) as stop_asked, warnings.catch_warnings():
+        with (
+            log.writing() if log is not None else nullcontext(),
+            progress(self.rank == 0) as show,
+            stop_signals(self.rank == 0) as stop_asked,
+            warnings.catch_warnings(),
+        ):
+            show.line(self._headline())
+            if self.new:
+                show.line(f"not in {config.init}, so new: {', '.join(self.new)}")
+            show("training", self.seen, self.total)
             if self.world > 1:
                 # Of filters of one channel or one pixel: the strides differ, the order in memory does not.
                 warnings.filterwarnings("ignore", "(?s)Grad strides do not match bucket view strides")
@@ -193,39 +218,40 @@ class Run:
                 model.broadcast_buffers = False  # none ever changes
             for batch in read_batches(train_set, keys, setup.reading_processes(config)):
                 # Forward and backward; after every `accumulate` batches, and after the last, a step.
-                stepping = (self.seen + 1) % config.accumulate == 0 or self.seen + 1 == total
+                self._fit_total(self.budget)
+                last = self.seen + 1 == self.total
+                stepping = last or (self.seen + 1) % config.accumulate == 0
                 with nullcontext() if stepping or self.world == 1 else model.no_sync():
                     losses = self._backward(model, batch)
                 if stepping:
                     self._step(batch, losses)
                 self.seen += 1
-                progress.batch(self.seen, self.step, self.rate, losses)
+                self._report(losses, show)
 
                 # Evaluate after every few epochs, and after the last.
-                epoch, rest = divmod(self.seen, epoch_length)
-                last = self.seen == total
-                if rest == 0 and "val" in self.splits and (last or _is_turn(epoch, config.evaluate_every)):
-                    with progress.paused():
-                        self._evaluate(epoch, last, progress)
+                evaluating = "val" in self.splits and (last or self._is_turn(config.evaluate_every))
+                if evaluating:
+                    self._evaluate(last, show)
 
                 # Save and stop when it is time, but right after a step: no gradient is ever lost.
                 late = time.monotonic() - saved >= 60 * config.save_every_minutes
                 asked, late = self._agree(stop_asked(), late)
-                due = due or late or rest == 0 or asked > 0
+                epoch_ends = self.budget is None and self.seen % self.epoch_length == 0
+                due = due or late or epoch_ends or last or asked > 0
                 if due and stepping:
-                    self._save(progress)
+                    self._save()
                     saved, due = time.monotonic(), False
-                if stepping and (asked or self.best.in_vain(config.patience)):
+                if stepping and (last or asked or self.best.in_vain(config.patience)):
                     break
         if asked and not last:
             if self.world > 1:
                 dist.barrier()  # the files are there when any process stops
             raise Interrupted(
                 asked,
-                f"stopped by {signal.Signals(asked).name} after batch {self.seen} of {total}; everything is "
-                f"saved. Resume with: {resume_command(self.folder, config.data)}",
+                f"stopped by {signal.Signals(asked).name} after batch {self.seen} of {self.total}; "
+                f"everything is saved. Resume with: {resume_command(self.folder, config.data)}",
             )
-        return self._finish(log, progress.seconds)
+        return self._finish()
 
     # -- a step
 
@@ -241,11 +267,11 @@ class Run:
         config, device = self.config, self.device
         images = [sample.image.to(device, non_blocking=True) for sample in batch]
         targets = [sample.target.to(device) for sample in batch]
-        # What is drawn for an image (RoIs, say) depends on its place in the run alone, not on the process.
+        # What is drawn for an image (RoIs, say) depends on its index in the run alone, not on the process.
         first = self.rank * len(batch)
         generators = [image_generator(config.seed, self.seen, first + i) for i in range(len(batch))]
         # Without autocast's cache, the gradients of a weight that is used twice are summed in float32.
-        kind, mixed = AUTOCAST[config.precision], config.precision != "32"
+        kind, mixed = setup.AUTOCAST[config.precision], config.precision != "32"
         with torch.autocast(device.type, kind, enabled=mixed, cache_enabled=False):
             terms: dict[str, Tensor] = model(images, targets, generators=generators)
             own = torch.stack([term.float() for term in terms.values()])
@@ -266,7 +292,7 @@ class Run:
         Raises:
             TrainingError: the gradient is not finite; the weights are as before.
         """
-        config, total = self.config, self.total_steps
+        config, total = self.config, -(-self.total // self.config.accumulate)
         self.scaler.unscale_(self.optimizer)
         norm = clip_grad_norm_(self.network.parameters(), config.clip_norm or math.inf)
         # With float16 an overflow is expected at times: the scaler skips that step and lowers its scale.
@@ -282,6 +308,16 @@ class Run:
         self.step += 1
         if self.average is not None:
             self.average.update_parameters(self.network)
+
+    def _report(self, losses: dict[str, float], show: Progress) -> None:
+        """Show how the run stands; log the mean losses of every few batches."""
+        epoch = self.seen / self.epoch_length
+        note = f"epoch {epoch:.2f}, loss {losses['loss']:.3f}, learning rate {self.rate:.1e}"
+        show("training", self.seen, self.total, note)
+        if self.log is not None:
+            self.log.gather(losses)
+            if self.seen % self.config.log_every == 0 or self.seen == self.total:
+                self.log.add_means(self.step, epoch, self.rate)
 
     def _not_finite(self, what: str, losses: dict[str, float], guilty: Sequence[Sample]) -> TrainingError:
         """The error, which names the `guilty` images of all processes; every process must call this."""
@@ -310,7 +346,11 @@ class Run:
         """The network to evaluate and export: the average when there is one."""
         return self.network if self.average is None else self.average.module
 
-    def _evaluate(self, epoch: int, last: bool, progress: Progress) -> None:
+    def _is_turn(self, every: int) -> bool:
+        """Whether so many epochs are over once more; 0 is never."""
+        return every > 0 and self.seen % (every * self.epoch_length) == 0
+
+    def _evaluate(self, last: bool, show: Progress) -> None:
         """Measure the weights on val, each process its share of the images; keep them when they are the best.
         In full precision, as `eval` and `predict` run: bfloat16 moves AP50 by up to a point.
         """
@@ -323,33 +363,68 @@ class Run:
         metrics = json.loads(json.dumps(evaluate_predictions(val, found))) if self.rank == 0 else None
         metrics = from_first(metrics)
         figures, best = figures_of(metrics, self.figures), self.best
-        if progress.log is not None:
+        epoch = -(-self.seen // self.epoch_length)
+        if self.log is not None:
             said = "  ".join(f"{name} {'-' if x is None else f'{x:.3f}'}" for name, x in figures.items())
-            before = (
-                f"best {self.goal} before {best.figure:.3f} in epoch {best.epoch}; " if best.epoch else ""
+            took = f"took {duration(time.monotonic() - started)}"
+            if best.epoch:
+                took = f"best {self.goal} before {best.figure:.3f} in epoch {best.epoch}; {took}"
+            show.line(f"epoch {epoch}: {said}  ({took})")
+            row = {name: round(x, 5) for name, x in figures.items() if x is not None}
+            self.log.add(
+                self.step,
+                self.seen / self.epoch_length,
+                {f"val/{name.replace(' ', '_')}": x for name, x in row.items()},
             )
-            progress.say(f"epoch {epoch}: {said}  ({before}took {duration(time.monotonic() - started)})")
-            row = {f"val/{name.replace(' ', '_')}": x for name, x in figures.items() if x is not None}
-            progress.log.add(
-                self.step, epoch, progress.seconds, {name: round(x, 5) for name, x in row.items()}
-            )
-            plot_curves(progress.log.rows, self.folder / "curves.png")
-            if config.sheets_every and (last or _is_turn(epoch, config.sheets_every)):
+            plot_curves(self.log.rows, self.folder / "curves.png")
+            if config.sheets_every and (last or self._is_turn(config.sheets_every)):
                 write_comparison(val, found, self.folder / "sheets" / f"epoch_{epoch:03}.png")
         if best.judge(figures[self.goal], metrics, epoch) and self.rank == 0:
             self._export("best.safetensors", metrics)
         if not last and best.in_vain(config.patience):
             vain = f"in {best.without_gain} evaluations"
-            progress.say(f"stopping early: {self.goal} has not risen above {best.figure:.3f} {vain}")
+            show.line(f"stopping early: {self.goal} has not risen above {best.figure:.3f} {vain}")
+        if self.budget is not None:
+            self.budget.evaluation = time.monotonic() - started
+            self.budget.pause(self.budget.evaluation)
+
+    # -- a budget of minutes
+
+    def _fit_total(self, budget: Budget | None) -> None:
+        """How many batches the budget allows, at the pace of the first process."""
+        if budget is None:
+            return
+        total = torch.zeros(1, dtype=torch.int64, device=self.device)
+        if self.rank == 0:
+            if budget.evaluation is None and "val" in self.splits and self.spent() > budget.seconds / 2:
+                self._time_evaluation(budget)
+            total[0] = budget.total(self.seen, self.spent())
+        if self.world > 1:
+            dist.broadcast(total, 0)
+        self.total = int(total)
+
+    def spent(self) -> float:
+        """Seconds of the budget that are spent, as the first process counts them."""
+        return self.log.seconds if self.log is not None else 0.0
+
+    def _time_evaluation(self, budget: Budget) -> None:
+        """How long the last evaluation will take, from a few images."""
+        val, started = self.splits["val"], time.monotonic()
+        few = val.subset(range(min(TRIAL, len(val))))
+        predictions_of(self.result, few, self.spec.preprocessing(), self.device, self.config.batch_size)
+        self.network.train()
+        took = time.monotonic() - started
+        budget.evaluation = took * len(val) / max(1, len(few))
+        budget.pause(took)
 
     # -- a save
 
-    def _save(self, progress: Progress) -> None:
+    def _save(self) -> None:
         """Write last.safetensors and last.ckpt, in the first process.
 
         last.ckpt comes last: whenever the process ends, everything that it says was done has been written.
         """
-        if self.rank != 0:
+        if self.log is None:
             return
         self._export("last.safetensors", None)
         state = {
@@ -362,12 +437,12 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best": asdict(self.best),
-            "row": progress.row,
+            "row": self.log.unfinished,
         }
         save_run(self.folder / LAST, state)
 
-    def _restore(self, checkpoint: dict[str, Any]) -> None:
-        """Continue from what `_save` wrote, on any number of processes.
+    def _restore(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """Continue from what `_save` wrote, on any number of processes; returns the log's unfinished row.
 
         Raises:
             CheckpointError: it is of another network, or damaged.
@@ -383,13 +458,14 @@ class Run:
             self.best = BestSoFar(**checkpoint["best"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"{self.folder / LAST} does not fit this run: {error}") from error
-        self.seen, self.step, self.rate, self.row = (checkpoint[k] for k in ("seen", "step", "rate", "row"))
+        self.seen, self.step, self.rate = (checkpoint[key] for key in ("seen", "step", "rate"))
         epochs = load_config(self.folder / "config.json").epochs
-        if self.config.epochs < epochs and self.seen >= self.total:
+        if not self.config.minutes and self.config.epochs < epochs and self.seen >= self.total:
             raise ConfigError(
                 f"{self.folder} has done {self.seen / self.epoch_length:.4g} of its {epochs} epochs "
                 f"and cannot end after {self.config.epochs}: give more epochs, or another folder"
             )
+        return dict(checkpoint["row"])
 
     def _export(self, name: str, metrics: dict[str, Any] | None) -> None:
         """Write the present (averaged) weights as a model file."""
@@ -423,60 +499,71 @@ class Run:
         total = sum(p.numel() for p in self.network.parameters())
         trained = sum(p.numel() for p in self.network.parameters() if p.requires_grad)
         start = f"resuming after batch {self.seen}" if self.seen else "starting"
+        length = f"{config.minutes:g} minutes, epochs" if config.minutes else f"{config.epochs} epochs"
         return (
             f"{start}: {config.model} ({total / 1e6:.1f} M parameters, {trained / 1e6:.1f} M trained), "
-            f"{len(split)} images of {len(split.class_names)} classes, {config.epochs} epochs of "
+            f"{len(split)} images of {len(split.class_names)} classes, {length} of "
             f"{self.epoch_length} batches of {config.batch_size} x {self.world} on {self.device}; "
             f"{config.optimizer}, learning rate {config.scaled_learning_rate:.2e} for "
             f"{config.effective_batch} images a step"
         )
 
-    def _finish(self, log: RunLog | None, seconds: float) -> Path:
+    def _finish(self) -> Path:
         """Write what a finished run leaves, and return its best weights."""
         best, kept = self.best, self.best.epoch > 0
         path = self.folder / ("best.safetensors" if kept else "last.safetensors")
-        if log is not None:
+        if self.log is not None:
             summary = {
                 "best_epoch": best.epoch if kept else None,
                 f"best_{self.goal.replace(' ', '_')}": best.figure if kept else None,
                 "best": best.metrics,
                 "final": best.last,
-                "epochs": self.config.epochs,
+                "epochs": round(self.seen / self.epoch_length, 2),
                 "steps": self.step,
-                "seconds": round(seconds, 1),
+                "seconds": round(self.log.seconds, 1),
                 "seed": self.config.seed,
                 "versions": versions(),
             }
-            plot_curves(log.rows, self.folder / "curves.png")
+            plot_curves(self.log.rows, self.folder / "curves.png")
             write_json(self.folder / METRICS, summary)
             print(f"finished: {path}", file=sys.stderr, flush=True)
         if self.world > 1:
             dist.barrier()  # the files are there when any process returns
         return path
 
-    def _refuse_finished(self) -> None:
-        """Raises ConfigError when a run without anything left to train has also written what it leaves."""
+    def _is_over(self) -> bool:
+        """Whether nothing is left to train; what a finished run leaves may still have to be written.
+
+        Raises:
+            ConfigError: that has been written, too.
+        """
+        config = self.config
         try:
             summary = json.loads((self.folder / METRICS).read_text(encoding="utf-8"))
-            finished = summary["steps"] == self.step
+            finished = from_first(summary["steps"] == self.step)
         except (OSError, ValueError, KeyError, TypeError):
-            finished = False
-        if from_first(finished):
-            why, more = f"its {self.config.epochs} epochs are done", "epochs"
-            if self.best.in_vain(self.config.patience):
-                why, more = f"{self.goal} did not rise in {self.best.without_gain} evaluations", "patience"
+            finished = from_first(False)
+        if self.best.in_vain(config.patience):
+            why, more = f"{self.goal} did not rise in {self.best.without_gain} evaluations", "patience"
+        elif config.minutes:  # without a summary, the last batches are trained once more
+            minutes = load_config(self.folder / "config.json").minutes if finished else None
+            if minutes is None or config.minutes > minutes:
+                return False
+            why, more = f"its {minutes:g} minutes are over", "minutes"
+        elif self.seen >= self.total:
+            why, more = f"its {config.epochs} epochs are done", "epochs"
+        else:
+            return False
+        if finished:
             raise ConfigError(
                 f"{self.folder} is finished: {why}. Give more {more} to continue, or another folder"
             )
+        return True
 
 
-def image_generator(seed: int, batch: int, place: int) -> torch.Generator:
-    """A generator for the image at a place of a batch, counted over all processes. Its seed is well mixed:
+def image_generator(seed: int, batch: int, index: int) -> torch.Generator:
+    """A generator for the image at `index` in a batch, counted over all processes. Its seed is well mixed:
     neighbouring batches have nothing in common.
     """
-    digest = hashlib.blake2b(f"{seed}/{batch}/{place}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}/{batch}/{index}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-
-
-def _is_turn(epoch: int, every: int) -> bool:
-    return every > 0 and epoch % every == 0

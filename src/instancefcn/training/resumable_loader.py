@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import count
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -23,14 +24,15 @@ Key = tuple[int, int]
 """(epoch, index of the image)."""
 
 
-def run_batches(epoch_batches: AspectBatches, epochs: int, start: int = 0) -> Iterator[list[Key]]:
+def run_batches(epoch_batches: AspectBatches, epochs: int | None, start: int = 0) -> Iterator[list[Key]]:
     """What the batches of a run hold, from batch `start` on, for one process.
 
     Args:
         epoch_batches: the batches of one epoch, whose order `set_epoch` chooses.
+        epochs: of the run; None for batches without end.
     """
     first, index = divmod(start, len(epoch_batches))
-    for epoch in range(first, epochs):
+    for epoch in count(first) if epochs is None else range(first, epochs):
         epoch_batches.set_epoch(epoch, start_batch=index if epoch == first else 0)
         yield from epoch_batches
 

@@ -1,9 +1,10 @@
-"""From what the user said to the parts of a run: config, data, augmentation, network, starting weights."""
+"""From what the user said to the parts of a run: config, data, network, starting weights, device."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,25 +12,31 @@ from typing import Any
 
 import torch
 
-from instancefcn.console import progress
+from instancefcn.console import Progress, progress
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.doctor.examine import examine
-from instancefcn.data.doctor.report import brief
+from instancefcn.data.doctor.examine import Report, examine
+from instancefcn.data.doctor.report import brief, left_out
 from instancefcn.data.formats.layouts import open_datasets, splits_of
 from instancefcn.data.transforms import Augment
-from instancefcn.errors import ConfigError, DataError
+from instancefcn.errors import ConfigError
 from instancefcn.limits import MAX_INPUT
 from instancefcn.models import zoo
 from instancefcn.models.checkpoint import bundled_models
 from instancefcn.models.head import Classes
+from instancefcn.models.rpn import AnchorSpec
 from instancefcn.models.starting_weights import start_from
 from instancefcn.published.checkpoint import load_any_checkpoint
-from instancefcn.settings import nest
+from instancefcn.settings import merge, nest
 from instancefcn.training.checkpoints import LAST
 from instancefcn.training.config import TrainConfig, load_config, resolve, resume_config
+from instancefcn.training.plan import GENERAL, MODEL, Plan, make_plan
 
+SKIPPED = "skipped.json"
+"""What `skip_bad` left out of the data, in a run's folder."""
 RESULTS = ("best.safetensors", "last.safetensors", "metrics.json")
 """What a run leaves beside `LAST`."""
+AUTOCAST = {"32": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""The data type of each precision."""
 
 
 def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> TrainConfig:
@@ -48,7 +55,7 @@ def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> Trai
             f"{folder} holds the {left[0]} of a run that cannot be resumed (there is no {LAST}): "
             "give another --out"
         )
-    model = settings.setdefault("model", "fcis_lite")
+    model = settings.setdefault("model", MODEL)
     if model in bundled_models():
         raise ConfigError(
             f"{model} is a trained network, not an architecture: to start from its weights, give --set "
@@ -59,7 +66,33 @@ def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> Trai
     preferred |= _training_sides(preferred, settings)
     if isinstance(spec, zoo.ModelSpec):  # written down: a resumed run keeps it when the model's own changes
         preferred |= {"sampling": spec.sampling.method}
+    if settings.get("accelerator", "auto") in ("auto", "cpu") and bfloat16_is_native("cpu"):
+        preferred |= {"precision": "bf16-mixed"}
+    if settings.get("minutes") is not None:
+        preferred |= {"evaluate_every": 0, "sheets_every": 0}
     return resolve(settings, preferred)
+
+
+def follow_plan(config: TrainConfig, settings: Mapping[str, Any], train: Dataset) -> tuple[TrainConfig, Plan]:
+    """The config of a run whose model the user did not choose: what the data ask for.
+
+    Args:
+        config: from `make_config`.
+        settings: what the user said, which comes before the plan.
+        train: the images to train on.
+    """
+    plan = make_plan(
+        train,
+        minutes=config.minutes,
+        batch_size=config.effective_batch,
+        bfloat16=bfloat16_is_native(choose_device(config).type),
+        general=GENERAL in bundled_models(),
+    )
+    settings, planned = nest(settings), plan.settings()
+    if {"short_side", "long_side"} & settings.keys():
+        settings = _training_sides(planned, settings) | settings
+    preferred = merge(config.model_dump(), nest(planned))
+    return resolve(settings, preferred), plan.without(settings)
 
 
 def _training_sides(preferred: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,15 +122,15 @@ NOT_MEASURED = (
 )
 
 
-def read_splits(config: TrainConfig, check: bool = True) -> tuple[dict[str, Dataset], list[str]]:
+def read_splits(config: TrainConfig, check: bool = True) -> tuple[dict[str, Dataset], Report | None]:
     """Let the dataset doctor look at "train" and, if there is one, "val".
 
     Args:
         check: False only reads, where another process looks.
 
     Returns:
-        the splits, and what to tell the user about doubtful things. For a class-agnostic model all objects
-        are of one class.
+        the splits, and the doctor's report, if it looked. For a class-agnostic model all objects are of one
+        class.
 
     Raises:
         DataError: every error of both splits.
@@ -105,21 +138,35 @@ def read_splits(config: TrainConfig, check: bool = True) -> tuple[dict[str, Data
     data = Path(config.data)
     names = ("train", "val") if "val" in splits_of(data) else ("train",)
     spec = network_spec(config)
-    doubts: list[str] = []
-    if check:
-        with progress() as show:
-            report = examine(data, names, model=spec, progress=partial(show, "checking images"))
-        if report.errors:
-            raise DataError([finding.message for finding in report.errors])
-        found, doubts = [split.dataset for split in report.splits], brief(report)
-        if len(found) == 1:
-            others = ", ".join(name for name in splits_of(data) if name != "train")
-            doubts.append(NOT_MEASURED + (f"; or rename one of those: {others}" if others else ""))
+    report = None
+    if check or config.skip_bad:  # what is left out must be known in every process
+        with progress() if check else nullcontext(Progress()) as show:
+            report = examine(
+                data,
+                names,
+                model=spec,
+                crowds_as_objects=config.crowds_as_objects,
+                skip_bad=config.skip_bad,
+                progress=partial(show, "checking images"),
+            )
+        report.raise_errors()
+        found = [split.dataset for split in report.splits]
     else:
         found = open_datasets(data, names, check_images=False)
+        if config.crowds_as_objects:
+            found = [split.crowds_as_objects() for split in found]
     if isinstance(spec, zoo.ProposalModelSpec):
         found = [split.as_objects() for split in found]
-    return dict(zip(names, found, strict=True)), doubts
+    return dict(zip(names, found, strict=True)), report
+
+
+def doubts(report: Report) -> list[str]:
+    """What to tell the user about the data of a run, as lines of text."""
+    lines = [*left_out(report), *brief(report)]
+    if len(report.splits) == 1:
+        others = ", ".join(name for name in splits_of(report.data) if name != "train")
+        lines.append(NOT_MEASURED + (f"; or rename one of those: {others}" if others else ""))
+    return lines
 
 
 def network_spec(config: TrainConfig) -> zoo.AnySpec:
@@ -132,6 +179,11 @@ def network_spec(config: TrainConfig) -> zoo.AnySpec:
         fused=config.fused,
         mask_weight=config.mask_weight,
     )
+    if isinstance(changed, zoo.ModelSpec):
+        anchors, stride = changed.anchors, changed.anchors.stride
+        scales = tuple(side / stride for side in config.anchor_sides) or anchors.scales
+        ratios = config.anchor_ratios or anchors.ratios
+        changed = replace(changed, anchors=AnchorSpec(scales, ratios, stride))
     return replace(changed, short_side=config.short_side, long_side=config.long_side)
 
 
@@ -167,8 +219,59 @@ def make_augment(config: TrainConfig) -> Augment:
         contrast=change.colour,
         saturation=change.colour,
         crop=change.crop,
+        window=config.window,
         choices=config.train_sides,
         fits=spec.windows.fitting_sides if isinstance(spec, zoo.ProposalModelSpec) else None,
+    )
+
+
+def choose_device(config: TrainConfig, local_rank: int = 0) -> torch.device:
+    """The device of the process `local_rank` of this machine.
+
+    Raises:
+        ConfigError: the machine does not have these devices, or not this precision.
+    """
+    # On a Mac "auto" is not its GPU, which lacks the double precision that votes are counted in.
+    automatic = "gpu" if torch.cuda.is_available() else "cpu"
+    kind = automatic if config.accelerator == "auto" else config.accelerator
+    if kind != "cpu":
+        found = torch.cuda.device_count() if kind == "gpu" else int(torch.backends.mps.is_available())
+        if found < config.devices:
+            raise ConfigError(
+                f"accelerator {kind} with {config.devices} devices is not possible here: this machine has "
+                f"{found}"
+            )
+    if config.precision == "16-mixed" and kind == "cpu":
+        raise ConfigError("precision 16-mixed needs a GPU: give bf16-mixed or 32")
+    if config.precision == "bf16-mixed" and kind == "cpu" and not convolves_in_bfloat16():
+        raise ConfigError(
+            "precision bf16-mixed needs a GPU or a CPU with AVX-512: on this one every step would take many "
+            "times as long as with 32. Give a new run 32; one that began with bf16-mixed needs another "
+            "machine to resume"
+        )
+    return torch.device("cuda", local_rank) if kind == "gpu" else torch.device(kind)
+
+
+def convolves_in_bfloat16() -> bool:
+    """Whether oneDNN computes convolutions in bfloat16 on this CPU.
+
+    Where it does not, PyTorch's own take over: a step of `fcis_lite` takes twenty times as long as with 32.
+    """
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is None or bool(supported())  # a build without oneDNN: not known to be slow
+
+
+def bfloat16_is_native(kind: str) -> bool:
+    """Whether devices of a kind have instructions for bfloat16 (CPUs: AVX-512 BF16 or AMX), which halve the
+    time of a step.
+    """
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpu = torch.cpu
+    return (
+        kind == "cpu"
+        and convolves_in_bfloat16()
+        and (cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
     )
 
 

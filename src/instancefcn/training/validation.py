@@ -57,15 +57,15 @@ def predictions_of(
     return found
 
 
-def figures_of(metrics: Mapping[str, Any], places: Mapping[str, Sequence[str]]) -> dict[str, float | None]:
+def figures_of(metrics: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, float | None]:
     """The figures of an evaluation by name; None for one of which the split has no objects.
 
     Args:
         metrics: what `evaluate_predictions` returned.
-        places: DETECTIONS or PROPOSALS.
+        names: DETECTIONS or PROPOSALS.
     """
     whole: Any = metrics
-    return {name: reduce(getitem, keys, whole) for name, keys in places.items()}
+    return {name: reduce(getitem, keys, whole) for name, keys in names.items()}
 
 
 @dataclass

@@ -144,7 +144,7 @@ def run_script(setup: str, test: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
-def test_a_forked_process_goes_on_without_the_parents_threads() -> None:
+def test_a_forked_process_continues_without_the_parents_threads() -> None:
     run_script(
         setup="import instancefcn.ops.numba.threads as parallel; parallel.SMALL = -1",
         test=(

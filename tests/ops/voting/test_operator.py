@@ -7,22 +7,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from instancefcn.ops.voting import ballots as voting_ballots
 from instancefcn.ops.voting import operator as voting
 from instancefcn.ops.voting import reference as voting_reference
 from instancefcn.ops.voting.operator import vote_masks
-
-
-def constant(value: float, m: int = 4) -> voting.ReadMasks:
-    """Every mask has the same probability everywhere."""
-    return lambda rows, classes: torch.full((len(rows), m, m), value)
-
-
-def from_table(masks: Tensor) -> voting.ReadMasks:
-    """Masks from a table [R, C, m, m]."""
-    return lambda rows, classes: masks[rows, classes]
+from voting_cases import (
+    EXAMPLES,
+    check_memory_groups,
+    check_nothing_to_vote_for,
+    check_unusable_boxes,
+    constant,
+    from_table,
+    random_case,
+    reads_of_two_boxes,
+)
 
 
 def test_one_box_covers_the_pixels_whose_centres_are_inside() -> None:
@@ -70,18 +68,10 @@ def test_voters_may_reach_beyond_the_box_of_the_survivor() -> None:
     assert reaching.masks.areas().tolist() == [12]
 
 
-def test_masks_are_asked_for_once_of_the_survivors_classes() -> None:
-    asked: list[tuple[list[int], list[int]]] = []
-
-    def read(rows: Tensor, classes: Tensor) -> Tensor:
-        asked.append((rows.tolist(), classes.tolist()))
-        return torch.ones((len(rows), 2, 2))
-
-    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 9.0]])
-    probabilities = torch.tensor([[0.1, 0.7, 0.2], [0.6, 0.1, 0.3]])
-    paper = vote_masks(read, boxes, probabilities, (10, 10))
-    assert (paper.classes.tolist(), paper.rows.tolist()) == ([1, 2], [0, 1])
-    assert asked == [([0, 1, 0, 1], [1, 1, 2, 2])]
+def test_masks_are_read_once_of_the_survivors_classes() -> None:
+    voted, reads = reads_of_two_boxes(vote_masks)
+    assert (voted.classes.tolist(), voted.rows.tolist()) == ([1, 2], [0, 1])
+    assert reads == [([0, 1, 0, 1], [1, 1, 2, 2])]
 
 
 def test_suppression_is_per_class_and_leaves_out_the_background() -> None:
@@ -115,47 +105,15 @@ def test_survivors_are_those_of_the_whole_list_when_thousands_overlap() -> None:
 
 
 def test_memory_groups_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    masks, boxes, probabilities, size = random_case(3, 40, 4, 5, (60, 90))
-    calls = []
-
-    def read(rows: Tensor, classes: Tensor) -> Tensor:
-        calls.append(len(rows))
-        return masks[rows, classes]
-
-    expected = vote_masks(read, boxes, probabilities, size)
-    assert len(calls) == 1
-    monkeypatch.setattr(voting_ballots, "MAX_VOTES", 50)
-    parts = vote_masks(read, boxes, probabilities, size)
-    assert torch.equal(parts.masks.pixels, expected.masks.pixels)
-    assert torch.equal(parts.masks.rects, expected.masks.rects)
-    assert torch.equal(parts.scores, expected.scores)
-    assert len(calls) > 2
-    assert max(calls[1:]) <= 50
+    check_memory_groups(vote_masks, monkeypatch)
 
 
 def test_nothing_to_vote_for() -> None:
-    def never(rows: Tensor, classes: Tensor) -> Tensor:
-        raise AssertionError("there is nothing to read")
-
-    for boxes, probabilities in (
-        (torch.zeros((0, 4)), torch.zeros((0, 3))),
-        (torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([[0.9995, 0.0005, 0.0]])),  # below min_score
-        (torch.tensor([[2.0, 2.0, 2.0, 9.0]]), torch.tensor([[0.1, 0.9, 0.0]])),  # no area
-        (torch.tensor([[float("nan"), 2.0, 2.0, 9.0]]), torch.tensor([[0.1, 0.9, 0.0]])),
-        (torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([[1.0]])),  # background alone
-    ):
-        voted = vote_masks(never, boxes, probabilities, (10, 10))
-        assert len(voted) == len(voted.masks) == 0
-        assert voted.masks.image_size == (10, 10)
+    check_nothing_to_vote_for(vote_masks)
 
 
 def test_boxes_that_are_not_finite_or_have_no_area_are_ignored() -> None:
-    nan = float("nan")
-    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [nan] * 4, [0.0, 0.0, 8.0, 7.0], [3.0, 3.0, 3.0, 3.0]])
-    probabilities = torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.1, 0.8], [0.1, 0.9]])
-    voted = vote_masks(constant(1.0), boxes, probabilities, (10, 10))
-    assert voted.rows.tolist() == [0]
-    assert int(voted.masks.areas()[0]) == 64
+    check_unusable_boxes(vote_masks)
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
@@ -182,38 +140,8 @@ def test_half_precision_and_gradients_go_in() -> None:
     assert voted.scores.dtype == torch.float32
 
 
-def random_case(
-    seed: int, count: int, axis: int, m: int, size: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-    """Clusters of RoIs, some over the border, with smooth masks: (masks [R, C, m, m], boxes, probabilities,
-    size).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    height, width = size
-    centres = torch.rand((max(count // 4, 1), 4), generator=generator)
-    centre = centres[torch.randint(len(centres), (count,), generator=generator)]
-    xy = centre[:, :2] * torch.tensor([width, height]) + torch.randn((count, 2), generator=generator)
-    wh = (0.15 + 0.5 * centre[:, 2:]) * torch.tensor([width, height])
-    wh += torch.randn((count, 2), generator=generator)
-    boxes = torch.cat((xy - wh / 2, xy + wh / 2), 1)
-    grid = (torch.arange(m) + 0.5) / m - 0.5
-    bump = torch.exp(-4 * (grid[:, None] ** 2 + grid**2))
-    # Not clamped: grids of exact 0 and 1 read exactly 0.4 at some pixels, where rounding decides.
-    masks = torch.sigmoid(6 * bump - 3 + torch.randn((count, axis, m, m), generator=generator))
-    probabilities = (2 * torch.randn((count, axis), generator=generator)).softmax(1)
-    return masks, boxes, probabilities, size
-
-
 @settings(max_examples=25, deadline=None)
-@given(
-    seed=st.integers(0, 2**20),
-    count=st.integers(1, 14),
-    axis=st.integers(1, 4),
-    m=st.integers(1, 6),
-    size=st.tuples(st.integers(1, 24), st.integers(1, 24)),
-    limit=st.sampled_from([1, 3, 100]),
-    extent=st.sampled_from(["box", "voters"]),
-)
+@given(extent=st.sampled_from(["box", "voters"]), **EXAMPLES)
 def test_equal_to_the_reference(
     seed: int,
     count: int,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from instancefcn.data.dataset import Dataset
 from instancefcn.data.doctor import classes, images, objects, sizes
 from instancefcn.data.doctor.checked_data import CheckedData, Finding, Split
 from instancefcn.data.formats.layouts import read_split, splits_of
-from instancefcn.data.image_checks import inspect_images
+from instancefcn.data.image_checks import Inspection, inspect_images
+from instancefcn.data.unusable import without_unusable
 from instancefcn.errors import DataError, Problem
 from instancefcn.models.zoo import AnySpec, spec_of
 
@@ -45,6 +46,7 @@ CHECKS = (
     Check("class-names", classes.class_names),
     Check("no-objects", classes.no_objects),
     Check("self-intersection", objects.self_intersection),
+    Check("filled-hole", objects.filled_holes),
     Check("box-mask", objects.box_against_mask),
     Check("area-mask", objects.area_against_mask),
     Check("duplicate-object", objects.duplicate_objects),
@@ -54,11 +56,18 @@ CHECKS = (
     Check("near-leak", images.near_leaks),
     Check("unused-category", classes.unused),
     Check("few-examples", classes.few),
+    Check("single-image", classes.single_images),
     Check("empty-image", classes.empty_images),
     Check("crowd", classes.crowds),
     Check("object-size", sizes.unsuitable_sizes),
 )
 """In the order of the report: first what prevents training."""
+FOR_FIGURES = frozenset(
+    {"missing-image", "unreadable-image", "exif-rotation", "size-mismatch", "class-names", "reading", "crowd"}
+)
+"""The checks that an evaluation needs."""
+WHOLE = frozenset({"class-names", "no-objects"})
+"""Checks of a whole split: their errors cannot be left out."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +79,14 @@ class Report:
         splits: what was checked.
         findings: in the order of `CHECKS`.
         seconds: how long it took.
+        skipped: the errors that `skip_bad` left out, each with what was done.
     """
 
     data: str
     splits: tuple[Split, ...]
     findings: tuple[Finding, ...]
     seconds: float
+    skipped: tuple[Finding, ...] = ()
 
     @property
     def errors(self) -> list[Finding]:
@@ -86,12 +97,29 @@ class Report:
         """The findings of one check."""
         return [finding for finding in self.findings if finding.check == check]
 
+    def raise_errors(self) -> None:
+        """Raise DataError with every error, and with what the user can do now."""
+        if not self.errors:
+            return
+        problems = [Problem(f.message, f.check, image=f.image, annotation=f.annotation) for f in self.errors]
+        readable = {split.name for split in self.splits if split.dataset.images}
+        ways_on = ""
+        if any(f.check not in WHOLE and f.split in readable for f in self.errors):
+            ways_on = (
+                f"Two ways on: `instancefcn check {self.data} --fix COPY` writes a repaired copy; "
+                "--skip-bad (skip_bad=True) leaves out what is listed."
+            )
+        raise DataError(problems, ways_on)
+
 
 def examine(
     data: Path | str,
     splits: Sequence[str] | None = None,
     *,
     model: str | AnySpec = "fcis_lite",
+    crowds_as_objects: bool = False,
+    skip_bad: bool = False,
+    checks: Collection[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Read a dataset, decode every image once and run every check.
@@ -100,6 +128,9 @@ def examine(
         data: a folder or a YAML file, see `open_dataset`.
         splits: their names; by default all of the dataset.
         model: the objects' sizes are compared with its input size and anchors.
+        crowds_as_objects: take every crowd (iscrowd 1) as one object.
+        skip_bad: leave out what cannot be used: see `data.unusable`. The report lists it.
+        checks: their names; by default all.
         progress: called with (images done, images in total) while formats with one annotation file per image
             are read, and again while images are decoded.
 
@@ -112,14 +143,36 @@ def examine(
     names = splits_of(data) if splits is None else list(splits)
     if not names:
         raise DataError(_read(data, "train")[1] or f"{data}: no split found")
-    read = [(name, *_read(data, name, progress)) for name in names]
+    read = []
+    skipped: list[Finding] = []
+    for name in names:
+        dataset, problems = _read(data, name, progress)
+        if crowds_as_objects:
+            dataset = dataset.crowds_as_objects()
+        if skip_bad and dataset.images:
+            usable = without_unusable(dataset, problems)
+            skipped += [_finding(name, problem, f"{what}: {problem}") for what, problem in usable.done]
+            dataset, problems = usable.dataset, []
+        read.append((name, dataset, problems))
     inspections = iter(inspect_images([p for _, dataset, _ in read for p in dataset.images], progress))
-    checked = tuple(
-        Split(name, dataset, tuple(problems), tuple(next(inspections) for _ in dataset.images))
-        for name, dataset, problems in read
-    )
-    report = Report(str(data), checked, tuple(findings_of(CheckedData(checked, spec))), 0.0)
+    found = []
+    for name, dataset, problems in read:
+        split = Split(name, dataset, tuple(problems), tuple(next(inspections) for _ in dataset.images))
+        found.append(_without_bad_images(split, skipped) if skip_bad else split)
+    findings = findings_of(CheckedData(tuple(found), spec), checks)
+    report = Report(str(data), tuple(found), tuple(findings), 0.0, tuple(skipped))
     return replace(report, seconds=time.perf_counter() - start)
+
+
+def _without_bad_images(split: Split, skipped: list[Finding]) -> Split:
+    """The split without images that cannot be decoded or have another size, which are added to `skipped`."""
+    bad = {i: one.problem for i, one in enumerate(split.inspections) if one.problem is not None}
+    if len(bad) == len(split.dataset):
+        return split  # nothing would be left: they stay errors
+    skipped += [_finding(split.name, problem, f"image left out: {problem}") for problem in bad.values()]
+    kept = [i for i in range(len(split.dataset)) if i not in bad]
+    inspections: tuple[Inspection, ...] = tuple(split.inspections[i] for i in kept)
+    return replace(split, dataset=split.dataset.subset(kept), inspections=inspections)
 
 
 def _read(
@@ -140,16 +193,19 @@ def examine_dataset(
     return list(findings_of(CheckedData((split,), spec_of(model) if isinstance(model, str) else model)))
 
 
-def findings_of(data: CheckedData) -> Iterator[Finding]:
-    """The readers' problems, sorted by check, and the findings of the checks, in the order of `CHECKS`."""
+def findings_of(data: CheckedData, checks: Collection[str] | None = None) -> Iterator[Finding]:
+    """The readers' problems and the findings of the checks (by default of all), in the order of `CHECKS`."""
     known = {check.name for check in CHECKS}
     reported: dict[str, list[Finding]] = {}
     for split in data.splits:
         for problem in split.problems:
             found = problem if isinstance(problem, Problem) and problem.check in known else Problem(problem)
-            finding = Finding(found.check, "error", split.name, str(found), found.image, found.annotation)
-            reported.setdefault(found.check, []).append(finding)
+            reported.setdefault(found.check, []).append(_finding(split.name, found, str(found)))
     for check in CHECKS:
         yield from reported.get(check.name, ())
-        if check.find is not None:
+        if check.find is not None and (checks is None or check.name in checks):
             yield from check.find(data)
+
+
+def _finding(split: str, problem: Problem, message: str) -> Finding:
+    return Finding(problem.check, "error", split, message, problem.image, problem.annotation)

@@ -20,11 +20,14 @@ from instancefcn.data.doctor.examine import Report, examine
 from instancefcn.data.doctor.repairs import Repairs, Treatment, merge_records, repaired
 from instancefcn.data.formats.coco import FIELDS, CocoReader
 from instancefcn.data.formats.layouts import CocoLayout, recognise
+from instancefcn.data.formats.output import put_image, suffix_of
 from instancefcn.data.image_checks import Inspection
 from instancefcn.data.text_files import read_json
-from instancefcn.errors import DataError, OutputError, Problem
-from instancefcn.files import link_or_copy, new_folder, write_json
+from instancefcn.data.unusable import without_unusable
+from instancefcn.errors import DataError, OutputError
+from instancefcn.files import new_folder, write_json
 from instancefcn.images.decoding import stored_turn, turn_of
+from instancefcn.images.embedded import SUFFIX, is_embedded
 from instancefcn.images.opening import open_image
 from instancefcn.models.zoo import AnySpec
 
@@ -103,7 +106,14 @@ def _names(report: Report) -> dict[str, str]:
         below = {folder: Path(os.path.relpath(folder, root)) for folder in folders}
     except ValueError:
         below = {folder: Path(str(number)) for number, folder in enumerate(folders)}
-    return {path: (below[os.path.dirname(path)] / os.path.basename(path)).as_posix() for path in paths}
+    names = {path: (below[os.path.dirname(path)] / os.path.basename(path)).as_posix() for path in paths}
+    taken = set(names.values())
+    for path in sorted(path for path in paths if is_embedded(Path(path))):
+        with contextlib.suppress(DataError):  # what cannot be opened is left out
+            suffix = suffix_of(Path(path))
+            short = f"{names[path][: -len(SUFFIX)]}{suffix}"
+            names[path] = short if short not in taken else names[path] + suffix
+    return names
 
 
 def _leaked(report: Report, own: set[str], split: Split) -> set[str]:
@@ -129,15 +139,13 @@ def _write_split(
 
     `names` holds the new name of each path. Returns the paths of the images written.
     """
-    kept_ids = {a.id for image in split.dataset.images for a in image.annotations}
-    for problem in split.problems:
-        _note_reading(problem, kept_ids, repairs)
+    split = _readable(split, repairs)
     written: dict[Path, Treatment] = {}
     images: list[tuple[ImageRecord, str]] = []
     for records in _files(split, gone, repairs):
-        results = [result for record in records if (result := repaired(*record, repairs)) is not None]
-        if results:
-            better, treatment = merge_records(results, repairs)
+        results = [repaired(*record, repairs) for record in records]
+        if merged := merge_records(results, repairs):
+            better, treatment = merged
             written[better.path] = treatment
             images.append((better, names[absolute_path(better)]))
     paths = {absolute_path(image) for image, _ in images}
@@ -173,17 +181,14 @@ def _leave_out(check: str, where: str, image: ImageRecord, repairs: Repairs) -> 
     repairs.add(check, what, image)
 
 
-def _note_reading(problem: str, kept_ids: set[int], repairs: Repairs) -> None:
-    """Note what was done about a problem that the reader reported."""
-    problem = problem if isinstance(problem, Problem) else Problem(problem)
-    image = None if problem.image is None else ImageRecord(0, problem.image, 1, 1)
-    if problem.annotation not in kept_ids:
-        what = f"left out: {problem}"
-    elif problem.check == "duplicate-id":
-        what = f"given the id {problem.annotation}: {problem}"
-    else:
-        what = f"kept without it, box computed from the outline: {problem}"
-    repairs.add(problem.check, what, image, problem.annotation)
+def _readable(split: Split, repairs: Repairs) -> Split:
+    """The split without what its reader could not use, which is noted: see `data.unusable`."""
+    usable = without_unusable(split.dataset, split.problems)
+    for what, problem in usable.done:
+        image = None if problem.image is None else ImageRecord(0, problem.image, 1, 1)
+        repairs.add(problem.check, f"{what}: {problem}", image, problem.annotation)
+    inspections = tuple(split.inspections[i] for i in usable.kept)
+    return replace(split, dataset=usable.dataset, problems=(), inspections=inspections)
 
 
 def _put(source: Path, target: Path, treatment: Treatment) -> None:
@@ -192,7 +197,7 @@ def _put(source: Path, target: Path, treatment: Treatment) -> None:
     if target.exists():
         return
     if treatment == "unchanged":
-        link_or_copy(source, target)
+        put_image(source, target)
         return
     with open_image(source) as image:
         asked, turn = stored_turn(image), turn_of(image)

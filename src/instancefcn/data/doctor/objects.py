@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from instancefcn.data.doctor.checked_data import Box, CheckedData, Finding
 from instancefcn.data.image_checks import TOLERANCE
 from instancefcn.errors import Problem
+from instancefcn.geometry.containment import inner_polygon
 from instancefcn.geometry.self_crossing import MAX_POINTS, crossing
 
 BOX_PIXELS, BOX_SHARE = 3.0, 0.05
@@ -107,6 +108,20 @@ def self_intersection(data: CheckedData) -> Iterator[Finding]:
                         "become holes: redraw it, or draw two polygons"
                     )
                     yield split.finding("self-intersection", "warning", what, image, annotation)
+
+
+def filled_holes(data: CheckedData) -> Iterator[Finding]:
+    """Polygons inside another polygon of the same object, which do not cut a hole."""
+    for split in data.splits:
+        for image, annotation, _ in split.objects:
+            if isinstance(annotation.segmentation, list) and (
+                found := inner_polygon(annotation.segmentation)
+            ):
+                what = (
+                    f"polygon {found[0]} lies inside polygon {found[1]} and is filled, because an object "
+                    "covers all of its polygons: if it is a hole, store the object as an RLE mask"
+                )
+                yield split.finding("filled-hole", "warning", what, image, annotation)
 
 
 def box_against_mask(data: CheckedData) -> Iterator[Finding]:

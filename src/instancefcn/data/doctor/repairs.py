@@ -15,6 +15,7 @@ from instancefcn.data.dataset import Annotation, ImageRecord
 from instancefcn.data.doctor.checked_data import shapes_of
 from instancefcn.data.doctor.objects import areas_agree, boxes_agree
 from instancefcn.data.image_checks import TOLERANCE, Inspection
+from instancefcn.data.unusable import ignored_region
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.outlines import Segmentation, outline_problem
 from instancefcn.geometry.rle import decode_crop
@@ -64,24 +65,36 @@ def repaired(
     if inspection.turned and treatment == "unchanged" and inspection.size == (image.height, image.width):
         repairs.add("exif-rotation", "stored upright, without an EXIF orientation", image)
         treatment = "upright"
-    return replace(image, annotations=tuple(_repaired_annotations(image, repairs))), treatment
+    annotations = _repaired_annotations(image, repairs)
+    return None if annotations is None else (replace(image, annotations=tuple(annotations)), treatment)
 
 
 def merge_records(
-    results: Sequence[tuple[ImageRecord, Treatment]], repairs: Repairs
-) -> tuple[ImageRecord, Treatment]:
+    results: Sequence[tuple[ImageRecord, Treatment] | None], repairs: Repairs
+) -> tuple[ImageRecord, Treatment] | None:
     """One record made of all repaired records of one file, with each object once.
 
-    A record whose size or treatment differs from the first cannot be merged and is left out.
+    None, for an image that is left out, if a record must go, or if one with annotations cannot be merged
+    because its size or treatment differs from the first: its objects would become background.
     """
-    first, treatment = results[0]
+    records = [result for result in results if result is not None]
+    if len(records) < len(results):
+        for image, _ in records:
+            what = f"left out, with its {len(image.annotations)} annotations"
+            repairs.add("duplicate-image", f"{what}: another record of this file is left out", image)
+        return None
+    first, treatment = records[0]
     annotations = list(first.annotations)
     seen = {_identity(annotation) for annotation in annotations}
-    for image, other in results[1:]:
+    for image, other in records[1:]:
         if (image.height, image.width, other) != (first.height, first.width, treatment):
             what = f"left out, with its {len(image.annotations)} annotations"
             repairs.add("duplicate-image", f"{what}: another record of this file has another size", image)
-            continue
+            if not image.annotations:
+                continue
+            what = f"left out, with its {len(annotations)} annotations"
+            repairs.add("duplicate-image", f"{what}: its records differ, and each has objects", first)
+            return None
         new = [annotation for annotation in image.annotations if _identity(annotation) not in seen]
         seen.update(map(_identity, new))
         annotations += new
@@ -145,7 +158,8 @@ def _scaled(annotation: Annotation, image: ImageRecord, size: tuple[int, int]) -
     return replace(annotation, segmentation=outline, box=box, area=annotation.area * x * y)
 
 
-def _repaired_annotations(image: ImageRecord, repairs: Repairs) -> list[Annotation]:
+def _repaired_annotations(image: ImageRecord, repairs: Repairs) -> list[Annotation] | None:
+    """The annotations, repaired; None if the image must go, because an object cannot be drawn."""
     kept: list[Annotation] = []
     seen: set[tuple[int, str]] = set()
     for annotation in image.annotations:
@@ -153,7 +167,16 @@ def _repaired_annotations(image: ImageRecord, repairs: Repairs) -> list[Annotati
         changed = _clipped(annotation, image, repairs)
         (shape,) = shapes_of(replace(image, annotations=(changed,)))
         if shape.problem is not None:
-            repairs.add(shape.problem.check, f"left out: {shape.problem}", image, annotation.id)
+            region = ignored_region(
+                annotation.id, annotation.label, annotation.box, image.height, image.width
+            )
+            if region is None:
+                what = f"image left out, with its {len(image.annotations)} annotations: {shape.problem}"
+                repairs.add(shape.problem.check, what, image, annotation.id)
+                return None
+            what = f"made an ignored region (iscrowd 1): {shape.problem}"
+            repairs.add(shape.problem.check, what, image, annotation.id)
+            kept.append(region)
         elif shape.area == 0:
             repairs.add("zero-area", "left out: its outline covers no pixel", image, annotation.id)
         elif key in seen:

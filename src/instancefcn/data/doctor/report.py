@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from instancefcn.data.doctor.checked_data import Finding
 from instancefcn.data.doctor.examine import CHECKS, Report
+from instancefcn.errors import grouped, kind_of
 
 EXAMPLES = 3
-"""How many warnings and notes of one check the summary shows. It shows every error."""
+"""How many warnings and notes of one check the summary shows; of errors, a few of each kind."""
 SEVERITIES = ("error", "warning", "note")
+BEFORE_TRAINING = frozenset({"single-image", "empty-image", "crowd"})
+"""Checks whose notes change what a model learns."""
 
 
 def summary(report: Report) -> str:
@@ -21,11 +25,13 @@ def summary(report: Report) -> str:
         classes = len(split.dataset.class_names)
         lines.append(f"  {split.name}: {len(split.dataset)} images, {count} objects, {classes} classes")
     for severity, check, findings in _groups(report):
-        shown = findings if severity == "error" else findings[:EXAMPLES]
         lines += ["", f"{severity}  {check}  {len(findings)}"]
-        lines += [f"  - {finding.message}" for finding in shown]
-        if len(findings) > len(shown):
-            lines.append(f"  .. and {len(findings) - len(shown)} more")
+        if severity == "error":
+            lines += grouped([finding.message for finding in findings])
+            continue
+        lines += [f"  - {finding.message}" for finding in findings[:EXAMPLES]]
+        if len(findings) > EXAMPLES:
+            lines.append(f"  .. and {len(findings) - EXAMPLES} more")
     return "\n".join([*lines, "", verdict(report)])
 
 
@@ -48,13 +54,32 @@ def verdict(report: Report) -> str:
 
 
 def brief(report: Report) -> list[str]:
-    """One line per check with warnings and one on how to see them all; empty if there are none."""
-    lines = [
-        f"warning: {check}: {findings[0].message if len(findings) == 1 else f'{len(findings)} findings'}"
-        for severity, check, findings in _groups(report)
-        if severity == "warning"
-    ]
+    """One line per check with warnings, or with notes that change what is learnt, and one on how to see all;
+    empty if there are none.
+    """
+    lines = []
+    for severity, check, findings in _groups(report):
+        if severity == "warning" or (severity == "note" and check in BEFORE_TRAINING):
+            more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+            lines.append(f"{severity}: {check}: {findings[0].message}{more}")
     return [*lines, f"run `instancefcn check {report.data}` for details"] if lines else []
+
+
+def left_out(report: Report) -> list[str]:
+    """What `skip_bad` left out, as lines of text: counts, and a few examples; empty if there is nothing."""
+    if not report.skipped:
+        return []
+    lines = grouped([finding.message for finding in report.skipped])
+    return [f"left out what cannot be used: {len(report.skipped):,} problems", *lines]
+
+
+def counts_of_repairs(repairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The repairs of `write_repaired_copy`, counted by check and by what was done."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for repair in repairs:
+        what = repair["what"].split(":")[0]
+        groups.setdefault((repair["check"], kind_of(what)), []).append(what)
+    return [f"  {len(done):,} {check}: {done[0]}" for (check, _), done in groups.items()]
 
 
 def report_as_json(report: Report) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from instancefcn.data.dataset import Annotation, Dataset, ImageRecord, too_many_pixels
 from instancefcn.data.paths import folders_in
 from instancefcn.data.text_files import read_text
+from instancefcn.data.unusable import in_image
 from instancefcn.errors import DataError
 from instancefcn.geometry.outlines import Segmentation, extent, to_rle
 from instancefcn.geometry.rle import run_lengths
@@ -52,17 +53,18 @@ def gather(
     pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
     try:
         for done, (image, found) in enumerate(pool.map(read, items), start=1):
-            problems += found
-            if len(problems) > MAX_PROBLEMS:
-                raise DataError(capped_problems(problems))
             if image is not None and (problem := too_many_pixels(image)):
-                problems.append(problem)
-            elif image is not None:
+                image, found = None, [*found, problem]
+            if image is not None:
                 annotations = tuple(
                     replace(a, id=number + i) for i, a in enumerate(image.annotations, start=1)
                 )
                 number += len(annotations)
                 images.append(replace(image, id=len(images) + 1, annotations=annotations))
+                found = [in_image(problem, images[-1]) for problem in found]
+            problems += found
+            if len(problems) > MAX_PROBLEMS:
+                raise DataError(capped_problems(problems))
             if progress:
                 progress(done, len(items))
     finally:

@@ -12,6 +12,7 @@ from instancefcn.data.formats.gathering import annotation_from_outline
 from instancefcn.data.paths import IMAGE_SUFFIXES, findable, output_names
 from instancefcn.errors import DataError
 from instancefcn.files import atomic_write, link_or_copy
+from instancefcn.images.embedded import image_bytes, is_embedded
 from instancefcn.images.opening import describe_error, open_image
 
 
@@ -75,11 +76,11 @@ class OutputFolder:
 
     def add_image(self, image: ImageRecord, name: str, folder: str) -> Path:
         """Hard-link or copy an image file into `folder` below `out`, unless it is already there."""
-        suffix = image.path.suffix if _is_image(image.path) else _suffix_of(image.path)
+        suffix = image.path.suffix if _is_image(image.path) else suffix_of(image.path)
         path = self.out / folder / f"{name}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            link_or_copy(image.path, path)
+            put_image(image.path, path)
         self.on_image()
         return path
 
@@ -94,8 +95,20 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _suffix_of(path: Path) -> str:
-    """The suffix that fits an image file's content."""
+def put_image(source: Path, target: Path) -> None:
+    """Hard-link or copy an image file; write the image inside a LabelMe file."""
+    if is_embedded(source):
+        target.write_bytes(image_bytes(source))
+    else:
+        link_or_copy(source, target)
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that fits an image's content.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
     try:
         with open_image(path) as image:
             kind = image.format
