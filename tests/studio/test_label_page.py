@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +12,13 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs fastapi")
 
+import instancefcn
 from instancefcn.data.dataset import rasterize
 from instancefcn.data.formats.layouts import open_datasets
+from instancefcn.studio.label import trainer
 from instancefcn.studio.label.opening import open_labels
-from instancefcn.studio.label.session import Session
+from instancefcn.studio.label.session import GENERAL_MODEL, Session
+from instancefcn.studio.label.suggest import Reader, load_reader
 from instancefcn.studio.site import build_app
 from labelling import RectangleReader, photos, save_image
 from served import Served, serving, watched
@@ -308,3 +312,50 @@ def test_large_images_are_sharp_when_zoomed_and_narrow_windows_look(tmp_path: Pa
         page.close()
         assert page.errors == []
     session.close()
+
+
+@pytest.mark.slow
+def test_a_model_is_trained_from_the_page_and_suggests(
+    tmp_path: Path, browser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Path(__file__).parents[1] / "tiny_command.py"
+    monkeypatch.setattr(trainer, "COMMAND", (sys.executable, str(script)))
+    monkeypatch.setenv("PYTHONPATH", str(Path(instancefcn.__file__).parents[1]))
+
+    def load(model: str) -> Reader:
+        return RectangleReader(model) if model == GENERAL_MODEL else load_reader(model)
+
+    source = photos(tmp_path / "photos", 8)
+    labels = open_labels(source, tmp_path / "set", ["cat"])
+    session = Session(labels, None, load, ["--model", "tiny"])
+    with serving(build_app(Served().worker(), Served().worker(), "predict", session)) as url:
+        page = watched(browser, url)
+        sitting = Sitting(session, page)
+        for number in range(6):
+            page.locator("#where", has_text=f"{number}.png").wait_for()
+            sitting.suggested(3 - number % 3)
+            sitting.press("Enter")
+            sitting.until(lambda: sitting.store.labelled()[0] == number + 1)  # noqa: B023
+        page.locator("#share-text", has_text="6 of 8 labelled (1 held out)").wait_for()
+        page.locator("#minutes").fill("0.1")
+        page.locator("#train").click()
+        page.locator("#training-bar").wait_for()
+        # The page stays usable while it trains.
+        sitting.slide(1)
+        sitting.press("b")
+        sitting.drag((30, 30), (70, 30))
+        sitting.until(lambda: sitting.boxes(7))
+        page.locator("#model-text", has_text="run-1").wait_for(timeout=240_000)
+        progress = session.trainer.progress()
+        assert progress is not None
+        assert (progress.state, progress.ap is not None, len(progress.losses) > 0) == ("done", True, True)
+        # What is not labelled is looked at by the new model, which has classes.
+        sitting.until(lambda: session.suggester.left() == 0, 120)
+        assert all(session.suggester.stored(image) is not None for image in (7, 8))
+        assert session.overview()["ap"] is not None
+        page.close()
+        assert page.errors == []
+    session.close()
+    again = Session(open_labels(tmp_path / "set", None, []), None, load)
+    assert again.overview()["model"] == "run-1"
+    again.close()

@@ -165,10 +165,6 @@ export class Label {
     this.model = answer.model;
     this.suggestions = (answer.suggestions ?? []).map(drawable);
     this.looking = answer.suggestions === null;
-    if (this.modelShown !== answer.model && !this.looking) {
-      this.modelShown = answer.model;
-      this.panels.threshold(this.overview.general);
-    }
     this.changed();
     this.panels.foot();
   }

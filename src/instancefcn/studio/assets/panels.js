@@ -3,8 +3,6 @@ import {$, announce, duration, icon, make, plural, toast} from "./dom.js";
 import {get, post} from "./api.js";
 import {VirtualList} from "./list.js";
 
-const FIRST = 10;  // so many proposals are shown at first: their scores say little about how good they are
-
 export class Panels {
   constructor(label) {
     this.label = label;
@@ -212,13 +210,6 @@ export class Panels {
   selected() { this.objectList.select(this.rows.indexOf(this.label.selected())); }
 
   // -- suggestions
-
-  /** Where the slider starts for a new model. */
-  threshold(general) {
-    const scores = this.label.suggestions.map((one) => one.score).sort((a, b) => b - a);
-    const value = general ? scores[Math.min(FIRST, scores.length) - 1] ?? 0.5 : 0.5;
-    this.setThreshold(Math.floor(value * 100) / 100);
-  }
 
   setThreshold(value) {
     const kept = Math.min(1, Math.max(0.05, value));
