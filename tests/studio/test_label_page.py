@@ -320,6 +320,7 @@ def test_a_model_is_trained_from_the_page_and_suggests(
 ) -> None:
     script = Path(__file__).parents[1] / "tiny_command.py"
     monkeypatch.setattr(trainer, "COMMAND", (sys.executable, str(script)))
+    monkeypatch.setattr(trainer, "NICE", 0)
     monkeypatch.setenv("PYTHONPATH", str(Path(instancefcn.__file__).parents[1]))
 
     def load(model: str) -> Reader:
