@@ -20,6 +20,7 @@ import statistics
 import tempfile
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,17 @@ import uvicorn
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from instancefcn.studio.label.opening import open_labels
-from instancefcn.studio.label.session import Session
+from instancefcn.studio.labelling.opening import open_labels
+from instancefcn.studio.labelling.session import Session
 from instancefcn.studio.site import build_app, workers
 from results import write_result
 
 FRAMES = """(count) => new Promise((done) => {
     const times = [];
-    const frame = (now) => { times.push(now); times.length > count ? done(times) : requestAnimationFrame(frame); };
+    const frame = (now) => {
+        times.push(now);
+        if (times.length > count) done(times); else requestAnimationFrame(frame);
+    };
     requestAnimationFrame(frame);
 })"""
 
@@ -97,7 +101,7 @@ def frame_times(page: Page, wheel: int, steps: int = 60) -> list[float]:
             page.mouse.move(640 + 3 * (step % 30), 400 + 2 * (step % 30))
     page.mouse.up(button="middle")
     times = page.evaluate("async (held) => await held.times", started)
-    return [b - a for a, b in zip(times, times[1:], strict=False)]
+    return [b - a for a, b in pairwise(times)]
 
 
 def measure(page: Page, url: str) -> dict[str, float]:

@@ -8,9 +8,9 @@ import pytest
 
 from instancefcn.data.formats.layouts import open_datasets, splits_of
 from instancefcn.errors import ConfigError, DataError, OutputError
-from instancefcn.studio.label.export import write_files
-from instancefcn.studio.label.opening import Labels, open_labels
-from instancefcn.studio.label.store import Edit
+from instancefcn.studio.labelling.export import write_files
+from instancefcn.studio.labelling.opening import Labels, open_labels
+from instancefcn.studio.labelling.store import Edit
 from labelling import photos, save_image
 
 
@@ -142,7 +142,7 @@ def test_labels_outlive_the_folder_of_images(tmp_path: Path) -> None:
 
 
 def test_an_opening_that_was_killed_begins_again(tmp_path: Path) -> None:
-    from instancefcn.studio.label.store import Store
+    from instancefcn.studio.labelling.store import Store
 
     source = photos(tmp_path / "photos")
     Store(tmp_path / "set").close()  # nothing is in it yet

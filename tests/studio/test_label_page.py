@@ -15,10 +15,10 @@ pytest.importorskip("fastapi", reason="needs fastapi")
 import instancefcn
 from instancefcn.data.dataset import rasterize
 from instancefcn.data.formats.layouts import open_datasets
-from instancefcn.studio.label import trainer
-from instancefcn.studio.label.opening import open_labels
-from instancefcn.studio.label.session import GENERAL_MODEL, Session
-from instancefcn.studio.label.suggest import Reader, load_reader
+from instancefcn.studio.labelling import trainer
+from instancefcn.studio.labelling.opening import open_labels
+from instancefcn.studio.labelling.session import GENERAL_MODEL, Session
+from instancefcn.studio.labelling.suggest import Reader, load_reader
 from instancefcn.studio.site import build_app
 from labelling import RectangleReader, photos, save_image
 from served import Served, serving, watched

@@ -12,9 +12,9 @@ pytest.importorskip("fastapi", reason="needs fastapi")
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from instancefcn.studio.label import pixels
-from instancefcn.studio.label.opening import open_labels
-from instancefcn.studio.label.session import Session
+from instancefcn.studio.labelling import pixels
+from instancefcn.studio.labelling.opening import open_labels
+from instancefcn.studio.labelling.session import Session
 from instancefcn.studio.site import LOCAL, build_app
 from labelling import RectangleReader, photos
 from served import Served

@@ -3,17 +3,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from instancefcn.data.formats.layouts import open_datasets
 from instancefcn.errors import CheckpointError, DataError, ImageError
-from instancefcn.studio.label.opening import open_labels
-from instancefcn.studio.label.session import LEASE, Lease, Session
-from instancefcn.studio.label.suggest import Reader, doubt
-from labelling import BOXES, RectangleReader, photos
+from instancefcn.studio.labelling.opening import open_labels
+from instancefcn.studio.labelling.session import LEASE, Lease, Session
+from instancefcn.studio.labelling.suggest import Reader, apart, doubt
+from labelling import BOXES, COLOURS, RectangleReader, photos
 
 SQUARE = {"rings": [[5.0, 5.0, 25.0, 5.0, 25.0, 25.0, 5.0, 25.0]]}
 
@@ -230,6 +232,20 @@ def test_the_least_sure_image_is_offered_first(tmp_path: Path) -> None:
     assert session.next(1, least_sure=True) == 4
     assert session.next(4, least_sure=False) == 5
     session.close()
+
+
+def test_proposals_of_one_object_are_suggested_once() -> None:
+    reader = RectangleReader("general")
+    image = torch.zeros((3, 150, 200), dtype=torch.uint8)
+    image[:, 20:70, 20:80] = torch.tensor(COLOURS[0], dtype=torch.uint8)[:, None, None]
+    image[:, 30:110, 100:150] = torch.tensor(COLOURS[1], dtype=torch.uint8)[:, None, None]
+    maps = reader.maps(image)
+    whole, half = reader.at_point(maps, 30, 30, 2)
+    other = reader.proposals(maps, score=0.0, count=9)[1]
+    assert apart([whole, half, other]) == [whole, other]
+    assert apart([half, whole]) == [half]
+    named = [replace(one, label=0) for one in (whole, half)]
+    assert apart(named) == named  # a model with classes has chosen among its own
 
 
 def test_a_new_model_looks_at_all_images_that_are_not_labelled(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from instancefcn.errors import DataError
 from instancefcn.geometry.outlines import to_rle
 from instancefcn.geometry.rle import decode_crop
-from instancefcn.studio.label import shapes
+from instancefcn.studio.labelling import shapes
 
 HEIGHT, WIDTH = 30, 40
 SQUARE = [5.0, 5.0, 25.0, 5.0, 25.0, 25.0, 5.0, 25.0]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from instancefcn.errors import ConfigError, DataError
-from instancefcn.studio.label.store import FILE, FOLDER, Edit, Row, Store
+from instancefcn.studio.labelling.store import FILE, FOLDER, Edit, Row, Store
 
 
 def row(deleted: int = 0, class_: int = 1, image: int = 1) -> Row:
@@ -83,7 +83,7 @@ def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
 def test_a_second_server_is_told(tmp_path: Path) -> None:
     store = Store(tmp_path)
     add(store)
-    code = "import sys; from pathlib import Path; from instancefcn.studio.label.store import Store;"
+    code = "import sys; from pathlib import Path; from instancefcn.studio.labelling.store import Store;"
     code += "Store(Path(sys.argv[1]))"
     other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert other.returncode
@@ -112,7 +112,7 @@ def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from instancefcn.studio.label.store import Edit, Store
+from instancefcn.studio.labelling.store import Edit, Store
 store = Store(Path(sys.argv[1]))
 row = {"image": 1, "class": 1, "segmentation": [[0.0] * 6], "box": [0.0] * 4, "area": 1.0, "crowd": 0}
 row["deleted"] = 0

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from instancefcn.errors import ConfigError
-from instancefcn.studio.label import trainer as training
-from instancefcn.studio.label.trainer import Trainer
+from instancefcn.studio.labelling import trainer as training
+from instancefcn.studio.labelling.trainer import Trainer
 
 STAND_IN = '''
 """Writes what `instancefcn train` writes, without training."""

@@ -20,9 +20,9 @@ from instancefcn.inference.predictor import DEFAULT_MODEL, load
 from instancefcn.inference.sources import find_images
 from instancefcn.studio.api import build_api
 from instancefcn.studio.gate import BodyLimit, Gate
-from instancefcn.studio.label.opening import open_labels
-from instancefcn.studio.label.routes import MAX_BODY, build_routes
-from instancefcn.studio.label.session import Session
+from instancefcn.studio.labelling.opening import open_labels
+from instancefcn.studio.labelling.routes import MAX_BODY, build_routes
+from instancefcn.studio.labelling.session import Session
 from instancefcn.studio.results import Kept
 from instancefcn.studio.service import MAX_BYTES, SUFFIXES, ModelQueue
 

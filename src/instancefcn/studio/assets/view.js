@@ -83,7 +83,7 @@ export class View {
 
   /** The part of the stage, beside the tools, that the whole image is fitted into: left, top, width, height. */
   free() {
-    const margin = Math.min(20, this.width / 20), left = 60;
+    const margin = Math.min(20, this.width / 20), left = this.width > 600 ? 60 : margin;
     return [left, margin, this.width - left - margin, this.height - 2 * margin];
   }
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from instancefcn.errors import ImageError, InstanceFCNError
 from instancefcn.geometry.cropped_masks import CroppedMasks
-from instancefcn.studio.label.opening import Labels
-from instancefcn.studio.label.pixels import Pixels
-from instancefcn.studio.label.shapes import rings_of_mask
-from instancefcn.studio.label.store import Row
+from instancefcn.studio.labelling.opening import Labels
+from instancefcn.studio.labelling.pixels import Pixels
+from instancefcn.studio.labelling.shapes import rings_of_mask
+from instancefcn.studio.labelling.store import Row
 
 KEPT_MAPS = 4
 """Images whose maps stay in memory."""
@@ -277,9 +277,33 @@ class Suggester:
         maps = self._look(model, image)
         if self._labels.store.suggestions(image, model) is not None:
             return
-        best = self._reader(model).proposals(maps, score=FLOOR, count=TOP)
+        best = apart(self._reader(model).proposals(maps, score=FLOOR, count=TOP))
         found = self._found(model, best)
         self._labels.store.suggest(image, model, doubt([one["score"] for one in found]), found)
+
+
+def apart(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Of proposals without classes those that may all be accepted: none that shares most of its pixels, or
+    most of the other's, with a better one. A network proposes an object several times, whole and in parts.
+    """
+    kept: list[Candidate] = []
+    for one in candidates:
+        if one.label is not None or not any(_mostly_shared(one.mask, other.mask) for other in kept):
+            kept.append(one)
+    return kept
+
+
+def _mostly_shared(one: CroppedMasks, other: CroppedMasks) -> bool:
+    a, b = one.rects[0].tolist(), other.rects[0].tolist()
+    x1, y1, x2, y2 = max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
+    if x1 >= x2 or y1 >= y2:
+        return False
+    parts = [
+        masks.crop(0)[y1 - rect[1] : y2 - rect[1], x1 - rect[0] : x2 - rect[0]]
+        for masks, rect in ((one, a), (other, b))
+    ]
+    shared = int((parts[0] & parts[1]).sum())
+    return 2 * shared > min(int(one.areas()[0]), int(other.areas()[0]))
 
 
 def doubt(scores: Sequence[float]) -> float:

@@ -14,10 +14,10 @@ from instancefcn.evaluation.dataset_check import check
 from instancefcn.files import writable
 from instancefcn.images.drawing import colour_of
 from instancefcn.safe_text import is_name
-from instancefcn.studio.label.export import HELD_OUT, Exporter, write_files
-from instancefcn.studio.label.opening import MAX_CLASSES, Labels
-from instancefcn.studio.label.pixels import TILE, WHOLE, Pixels
-from instancefcn.studio.label.shapes import (
+from instancefcn.studio.labelling.export import HELD_OUT, Exporter, write_files
+from instancefcn.studio.labelling.opening import MAX_CLASSES, Labels
+from instancefcn.studio.labelling.pixels import TILE, WHOLE, Pixels
+from instancefcn.studio.labelling.shapes import (
     Shape,
     painted_shape,
     rings_of,
@@ -25,9 +25,9 @@ from instancefcn.studio.label.shapes import (
     shape_of_rings,
     shape_of_stroke,
 )
-from instancefcn.studio.label.store import Change, Edit, Row
-from instancefcn.studio.label.suggest import Found, Point, Reader, Suggester, load_reader
-from instancefcn.studio.label.trainer import Trainer, measured
+from instancefcn.studio.labelling.store import Change, Edit, Row
+from instancefcn.studio.labelling.suggest import Found, Point, Reader, Suggester, load_reader
+from instancefcn.studio.labelling.trainer import Trainer, measured
 
 GENERAL_MODEL = "instancefcn-objects"
 """Suggests until a model is trained: it knows objects of any class."""

@@ -16,7 +16,7 @@ from instancefcn.errors import ConfigError, DataError, OutputError
 from instancefcn.files import check_output_folder
 from instancefcn.instances import OBJECT
 from instancefcn.safe_text import is_name
-from instancefcn.studio.label.store import FILE, FOLDER, Row, Store
+from instancefcn.studio.labelling.store import FILE, FOLDER, Row, Store
 
 MAX_CLASSES = 500
 """Classes that the page can show."""

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Header, HTTPException, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from instancefcn.studio.label.session import MAX_ACTIONS, Session
+from instancefcn.studio.labelling.session import MAX_ACTIONS, Session
 from instancefcn.studio.service import TakenError
 
 MAX_BODY = 20_000_000

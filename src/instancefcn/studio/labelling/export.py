@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from instancefcn.files import link_or_copy, write_json
-from instancefcn.studio.label.opening import Labels
-from instancefcn.studio.label.store import Row
+from instancefcn.studio.labelling.opening import Labels
+from instancefcn.studio.labelling.store import Row
 
 HELD_OUT = 5
 """One in this many labelled images is held out: never trained on, to measure on."""
