@@ -1,8 +1,15 @@
-"""A model that knows red and green behind the web application's queue, with a gate to hold it at."""
+"""A model that knows red and green behind the web application's queue, with a gate to hold it at; and the
+application under a real server.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Any
@@ -57,3 +64,35 @@ def as_file(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     file = BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
+
+
+@contextmanager
+def serving(application: Any) -> Iterator[str]:
+    """The address of an application under a server, in a thread."""
+    import uvicorn
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[listener]),))
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join(20)
+
+
+def watched(browser: Any, url: str, **options: Any) -> Any:
+    """A page at an address that notes errors of its scripts, and requests to elsewhere."""
+    page = browser.new_page(**{"viewport": {"width": 1280, "height": 800}, **options})
+    page.set_default_timeout(30_000)
+    page.errors, page.elsewhere = [], []
+    page.on("pageerror", lambda error: page.errors.append(error))
+    page.on("console", lambda said: said.type == "error" and page.errors.append(said.text))
+    own = (url, "data:", "blob:")
+    page.on("request", lambda request: request.url.startswith(own) or page.elsewhere.append(request.url))
+    page.goto(url)
+    return page

@@ -21,8 +21,8 @@ HEAVY = (
     "timm",
     "matplotlib",
     "onnx",
-    "gradio",
     "fastapi",
+    "uvicorn",
     "ray",
     "pyarrow",
 )

@@ -14,6 +14,7 @@ Every verb of the command line is one function with the same options:
     export_model      write a model as ONNX or as a program of torch.export
     convert_weights   convert published weights into a checkpoint
     serve             serve the web page and its HTTP API
+    label             serve the web page that labels images and trains on them
 
 `Instances` are the objects found in one image, and a `FileResult` holds them for one file. All errors that
 a user can fix are subclasses of `InstanceFCNError`: `CheckpointError`, `ConfigError`, `DataError`,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from instancefcn.inference.timing import time_predict
     from instancefcn.instances import Instances
     from instancefcn.published.conversion import convert_weights
-    from instancefcn.studio import serve
+    from instancefcn.studio import label, serve
     from instancefcn.training.loop import train
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "convert_weights",
     "evaluate",
     "export_model",
+    "label",
     "load",
     "predict",
     "predict_bulk",
@@ -90,6 +92,7 @@ _HOME = {
     "convert_weights": "instancefcn.published.conversion",
     "evaluate": "instancefcn.evaluation.run",
     "export_model": "instancefcn.export",
+    "label": "instancefcn.studio",
     "load": "instancefcn.inference.predictor",
     "predict": "instancefcn.inference.predict",
     "predict_bulk": "instancefcn.bulk.predict_bulk",

@@ -11,11 +11,11 @@ def test_a_missing_extra_says_how_to_get_it(run: Callable[..., Any], monkeypatch
     monkeypatch.setattr("instancefcn.studio.find_spec", lambda name: None)
     result = run("app")
     assert result.exit_code == 2
-    assert "pip install gradio" in result.stderr
+    assert "pip install fastapi uvicorn" in result.stderr
 
 
 def test_a_taken_port_is_named(run: Callable[..., Any]) -> None:
-    pytest.importorskip("gradio", reason="needs gradio")
+    pytest.importorskip("fastapi", reason="needs fastapi")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = run("app", "--port", port)
@@ -27,7 +27,7 @@ def test_a_taken_port_is_named(run: Callable[..., Any]) -> None:
 def test_the_port_is_given_back_when_the_model_is_missing(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("gradio", reason="needs gradio")
+    pytest.importorskip("fastapi", reason="needs fastapi")
     from instancefcn.errors import CheckpointError
     from instancefcn.published import checkpoint
 

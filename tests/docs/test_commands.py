@@ -218,7 +218,7 @@ def shrunk(words: list[str], server: str) -> list[str]:
         return [verb, *rest, "--epochs", "1", *(f"--set={setting}" for setting in SMALLER)]
     if verb == "bench":
         return [verb, *rest, "--repeats", "1"]
-    return [verb, *rest, "--port", "0"] if verb == "app" else [verb, *rest]
+    return [verb, *rest, "--port", "0"] if verb in ("app", "label") else [verb, *rest]
 
 
 def given(words: list[str], option: str) -> str:
@@ -230,13 +230,10 @@ def run_own(words: list[str], server: str, patch: pytest.MonkeyPatch) -> None:
     output = Path()
     if ">" in words:
         words, output = words[:-2], Path(words[-1])
-    if words[0] == "app":
+    if words[0] in ("app", "label"):
         import uvicorn
 
-        from instancefcn.studio import app as serving
-
-        # The page itself is tested in tests/studio; Gradio leaves loops open that run in no server.
-        patch.setattr(serving, "build_app", lambda *_: None)
+        # The page itself is tested in tests/studio.
         patch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
     result = CliRunner().invoke(app, shrunk(words, server))
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -249,9 +246,9 @@ def run_own(words: list[str], server: str, patch: pytest.MonkeyPatch) -> None:
 def run_curl(words: list[str], _server: str, _patch: pytest.MonkeyPatch) -> None:
     """The request, put to the API without a server between."""
     from fastapi.testclient import TestClient
+    from instancefcn.studio.app import workers
 
     from instancefcn.studio.api import build_api
-    from instancefcn.studio.app import workers
     from instancefcn.studio.results import Kept
 
     assert words[0] == "--data-binary"

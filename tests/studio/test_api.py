@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("gradio", reason="needs gradio")
+pytest.importorskip("fastapi", reason="needs fastapi")
 
 from fastapi.testclient import TestClient
 
@@ -279,27 +279,32 @@ def _until(condition: Callable[[], Any], seconds: float = 20) -> Any:
         ("GET", "/api/predict", 405),
         ("PUT", "/api/propose", 405),
         ("OPTIONS", "/api/predict", 405),
+        ("DELETE", "/api/results/x/json", 405),
         ("GET", "/api", 404),
         ("POST", "/api/predict/", 404),
         ("POST", "/api/nothing", 404),
-        ("DELETE", "/api/results/x/json", 404),
+        ("GET", "/docs", 404),
+        ("GET", "/openapi.json", 404),
     ],
 )
 def test_other_methods_and_paths_are_answered_in_json(
-    served: Served, kept: Kept, method: str, path: str, status: int
+    client: TestClient, method: str, path: str, status: int
 ) -> None:
-    application = api.build_api(served.worker(), served.worker(), kept)
-
-    @application.api_route("/{rest:path}", methods=["GET", "POST", "PUT", "DELETE"])
-    async def page(rest: str) -> str:
-        return "the page"
-
-    with TestClient(application) as client:
-        answer = client.request(method, path)
-        assert client.get("/elsewhere").json() == "the page"
+    answer = client.request(method, path)
     assert answer.status_code == status
-    assert "/api/" in answer.json()["error"] or "POST" in answer.json()["error"]
-    assert answer.headers.get("allow") == ("POST" if status == 405 else None)
+    assert answer.json()["error"]
+    allowed = {"/api/results/x/json": "GET"}.get(path, "POST")
+    assert answer.headers.get("allow") == (allowed if status == 405 else None)
+
+
+def test_the_page_gets_outlines_and_a_token_for_downloads(client: TestClient) -> None:
+    shown = client.post("/api/look?name=my%20cat.png", content=PNG).json()
+    assert [one["class"] for one in shown["instances"]] == ["red", "green"]
+    assert (shown["verb"], shown["labels"], shown["score"]) == ("predict", True, 0.5)
+    answer = client.get(f"/api/results/{shown['token']}/json?keep=0")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="my_cat.json"'
+    assert answer.json()["file"] == "my cat"
+    assert client.post("/api/look?verb=guess", content=PNG).status_code == 422
 
 
 def test_an_upload_that_breaks_off_frees_its_place(served: Served, kept: Kept) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest.importorskip("gradio", reason="needs gradio")
+pytest.importorskip("fastapi", reason="needs fastapi")
 
 from fastapi.testclient import TestClient
 
@@ -31,7 +31,7 @@ def client(served: Served) -> Iterator[TestClient]:
 @pytest.mark.parametrize("name", BOMBS)
 def test_images_that_ask_for_too_much(client: TestClient, served: Served, name: str) -> None:
     content, message = BOMBS[name]
-    for route in ("predict", "propose"):
+    for route in ("predict", "propose", "look"):
         answer = client.post(f"/api/{route}", content=content)
         assert answer.status_code == 422
         with pytest.raises(AssertionError, match=message):

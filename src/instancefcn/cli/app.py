@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from instancefcn.cli.options import Host, Port
+
 
 def app(
     model: Annotated[
@@ -17,10 +19,8 @@ def app(
             show_default=False,
         ),
     ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other computers connect.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 chooses a free one.")] = 7860,
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
 ) -> None:
     """Serve a web page to drop images on, and its HTTP API."""
     from instancefcn.studio import serve

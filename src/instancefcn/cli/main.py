@@ -20,6 +20,7 @@ from instancefcn.cli.convert_weights import convert_weights
 from instancefcn.cli.demo import demo
 from instancefcn.cli.eval import eval_
 from instancefcn.cli.export import export
+from instancefcn.cli.label import label
 from instancefcn.cli.predict import predict
 from instancefcn.cli.propose import propose
 from instancefcn.cli.train import train
@@ -75,6 +76,7 @@ app.command()(demo)
 app.command()(predict)
 app.command()(propose)
 app.command()(bulk)
+app.command()(label)
 app.command()(check)
 app.command()(train)
 app.command("eval")(eval_)

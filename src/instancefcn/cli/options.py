@@ -107,3 +107,5 @@ Resume = Annotated[
         help="Continue the same call that was stopped; complete results in OUT are kept.",
     ),
 ]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other computers connect.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 chooses a free one.")]

@@ -1,31 +1,35 @@
-"""The HTTP API: an image in the body of a POST, JSON in the answer; and the downloads of the page."""
+"""The HTTP API: an image in the body of a POST, JSON in the answer; and what the page shows and downloads."""
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from fastapi import FastAPI, HTTPException, Query, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.background import BackgroundTask
-from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 
-from instancefcn.errors import ConfigError, ImageError, InstanceFCNError
 from instancefcn.inference.predictor import DEFAULT_SCORE
 from instancefcn.inference.request import names_of
 from instancefcn.inference.writers import prediction
-from instancefcn.studio.results import Kept, safe_name, write_cutouts
-from instancefcn.studio.service import MAX_BYTES, BusyError, ModelQueue, Turns
+from instancefcn.studio.errors import answer_errors
+from instancefcn.studio.results import Kept, PageResult, safe_name, stem, view, write_cutouts
+from instancefcn.studio.service import MAX_BYTES, ModelQueue, Turns
 
 BODY_SECONDS = 60
 """How long a body may take to arrive: until then it holds a place in the queue."""
 
-_OTHERS = ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE")
-"""Methods that images are not sent by."""
+FLOOR = 0.05
+"""Objects of classes below this score are not even sent to the page: its slider starts here."""
+
+TOP = 100
+"""The most instances of one image on the page."""
+
+FIRST = 10
+"""How many proposals the page begins with: their scores say little about how good they are."""
 
 Score = Annotated[float, Query(ge=0, le=1)]
 Top = Annotated[int, Query(ge=1, le=1000)]
@@ -33,7 +37,7 @@ MaxObjects = Annotated[int | None, Query(ge=1, le=1000)]
 
 
 def build_api(finder: ModelQueue, proposer: ModelQueue, kept: Kept) -> FastAPI:
-    """The routes below /api. Every error is answered with {"error": "..."}.
+    """The routes below /api. Every error, 404 and 405 too, is answered with {"error": "..."}.
 
     Args:
         finder: finds objects of classes, for /api/predict.
@@ -41,10 +45,8 @@ def build_api(finder: ModelQueue, proposer: ModelQueue, kept: Kept) -> FastAPI:
         kept: results of the page, for its downloads.
     """
     # No pages of documentation: they would load scripts from elsewhere.
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_exception_handler(InstanceFCNError, _as_json)
-    app.add_exception_handler(RequestValidationError, _as_json)
-    app.add_exception_handler(AnyHTTPException, _as_json)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    answer_errors(app)
 
     @app.post("/api/predict")
     async def predict(
@@ -61,8 +63,8 @@ def build_api(finder: ModelQueue, proposer: ModelQueue, kept: Kept) -> FastAPI:
         _refuse_others(request, "score", "top")
         return await _segment(proposer, request, score, top)
 
+    _add_page(app, {"predict": finder, "propose": proposer}, kept)
     _add_downloads(app, kept)
-    _add_refusals(app)
     return app
 
 
@@ -109,6 +111,27 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
+def _add_page(app: FastAPI, workers: Mapping[str, ModelQueue], kept: Kept) -> None:
+    @app.post("/api/look")
+    async def look(
+        request: Request,
+        verb: Literal["predict", "propose"] = "predict",
+        name: Annotated[str, Query(max_length=500)] = "image",
+    ) -> Response:
+        """What the page draws of an image, and a token for its downloads."""
+        worker = workers[verb]
+        with worker.turns.place():
+            data = await _body(request)
+            image, found = await worker.segment(data, FLOOR if verb == "predict" else 0.0, TOP)
+        document = await asyncio.to_thread(prediction, stem(name), found)
+        token = kept.add(PageResult(stem(name), data, document))
+        scores = found.scores.tolist()
+        drawn = await asyncio.to_thread(view, image, found, document)
+        first = DEFAULT_SCORE if verb == "predict" else min(scores[:FIRST], default=0.0)
+        labels = len(found.class_names) > 1
+        return JSONResponse({"token": token, "verb": verb, "labels": labels, "score": first, **drawn})
+
+
 def _add_downloads(app: FastAPI, kept: Kept) -> None:
     turns = Turns()
 
@@ -138,30 +161,5 @@ def _add_downloads(app: FastAPI, kept: Kept) -> None:
         )
 
 
-def _add_refusals(app: FastAPI) -> None:
-    """Whatever else is asked for below /api: the page, which lies behind, would answer it in its own way."""
-
-    @app.api_route("/api/{verb}", methods=[*_OTHERS])
-    async def other_method(verb: Literal["predict", "propose"]) -> Response:
-        raise HTTPException(405, "POST the file of an image as the body", {"Allow": "POST"})
-
-    @app.api_route("/api", methods=[*_OTHERS, "POST"])
-    @app.api_route("/api/{rest:path}", methods=[*_OTHERS, "POST"])
-    async def nowhere(rest: str = "") -> Response:
-        raise HTTPException(404, "there are /api/predict and /api/propose")
-
-
 def _attachment(name: str) -> dict[str, str]:
     return {"Content-Disposition": f'attachment; filename="{name}"'}
-
-
-async def _as_json(request: Request, error: Exception) -> Response:
-    if isinstance(error, AnyHTTPException):
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-    if isinstance(error, RequestValidationError):
-        problems = [f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
-        return JSONResponse({"error": "; ".join(problems)}, 422)
-    if isinstance(error, BusyError):
-        return JSONResponse({"error": str(error)}, 503, {"Retry-After": "10"})
-    asked = isinstance(error, ImageError | ConfigError)
-    return JSONResponse({"error": str(error)}, 422 if asked else 500)

@@ -40,6 +40,10 @@ class BusyError(InstanceFCNError):
     """Too many are waiting already."""
 
 
+class TakenError(InstanceFCNError):
+    """Another tab has the labels open."""
+
+
 def decode_upload(data: bytes) -> Tensor:
     """The image in a file's bytes: uint8 [3, H, W], RGB, upright, as
     `instancefcn.images.decoding.read_image` gives it.
