@@ -21,6 +21,7 @@ from instancefcn.cli.demo import demo
 from instancefcn.cli.eval import eval_
 from instancefcn.cli.export import export
 from instancefcn.cli.label import label
+from instancefcn.cli.plan import plan
 from instancefcn.cli.predict import predict
 from instancefcn.cli.propose import propose
 from instancefcn.cli.train import train
@@ -78,6 +79,7 @@ app.command()(propose)
 app.command()(bulk)
 app.command()(label)
 app.command()(check)
+app.command()(plan)
 app.command()(train)
 app.command("eval")(eval_)
 app.add_typer(bench, name="bench")

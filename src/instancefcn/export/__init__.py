@@ -95,9 +95,7 @@ def export_model(
     # A folder's name has no suffix: lr0.01 and lr0.02 are two runs.
     path = Path(out or (source.name if source.is_dir() else source.stem) + SUFFIXES[format])
     predictor = model if isinstance(model, Predictor) else load(model, device="cpu")
-    rows = export(
-        predictor, path, format, dynamic=dynamic, dynamic_batch=dynamic_batch, instances=instances
-    )
+    rows = export(predictor, path, format, dynamic=dynamic, dynamic_batch=dynamic_batch, instances=instances)
     return Exported(path, rows)
 
 

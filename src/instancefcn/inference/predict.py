@@ -76,7 +76,14 @@ def predict(
         MissingPackageError: a video needs the package av.
     """
     request = Request(
-        *(Path(out), kinds_of(save), score, batch, tile, explain, frames, resume),
+        out=Path(out),
+        save=kinds_of(save),
+        score=score,
+        batch=batch,
+        tile=tile,
+        explain=explain,
+        frames=frames,
+        resume=resume,
         page=page_of(page),
         max_objects=max_objects,
         classes=names_of(classes),
@@ -126,7 +133,18 @@ def propose(
         ConfigError: also when the model finds objects of classes.
         ImageError, CheckpointError, OutputError, MissingPackageError: see `predict`.
     """
-    request = Request(Path(out), kinds_of(save), score, 1, tile, explain, frames, resume, top, page_of(page))
+    request = Request(
+        out=Path(out),
+        save=kinds_of(save),
+        score=score,
+        batch=1,
+        tile=tile,
+        explain=explain,
+        frames=frames,
+        resume=resume,
+        top=top,
+        page=page_of(page),
+    )
     found = find_and_check(sources, request)
     from instancefcn.inference import pipeline, predictor
     from instancefcn.models.instance_fcn import InstanceFCN

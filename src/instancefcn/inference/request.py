@@ -18,7 +18,7 @@ IMAGES_ONLY = ("yolo", "labelme")
 """Kinds that describe an image file, which the frames of a video do not have."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What a call asks for; see `predict` for the fields.
 

@@ -107,7 +107,7 @@ def _train(
     with ExitStack() as stack:
         agreed(lambda: stack.enter_context(only_writer(folder)) if is_first() else None)
         checkpoint = agreed(lambda: read_run(folder / LAST)) if resume else None
-        splits = agreed(lambda: _read_data(config, folder, resume))
+        splits = agreed(lambda: _read_data(config, folder, resume, planned=asked is not None))
         if asked is not None:
             config = agreed(lambda: _follow_plan(config, folder, asked, splits["train"]))
         run = agreed(lambda: Run(config, setup.choose_device(config, local_rank), folder, splits, checkpoint))
@@ -116,16 +116,16 @@ def _train(
             return run.train()
 
 
-def _read_data(config: TrainConfig, folder: Path, resume: bool) -> dict[str, Dataset]:
+def _read_data(config: TrainConfig, folder: Path, resume: bool, planned: bool) -> dict[str, Dataset]:
     """Train and perhaps val, which a resumed run must know; the first process checks the images and tells the
-    user what it found.
+    user what it found, about sizes only when no plan takes care of them.
     """
     first = is_first()
     if first:
         print(describe_layout(config.data), file=sys.stderr, flush=True)
     splits, report = setup.read_splits(config, check=first)
     if first and report is not None:
-        lines = "".join(f"{line}\n" for line in setup.doubts(report))
+        lines = "".join(f"{line}\n" for line in setup.doubts(report, sizes=not planned))
         print(plain(lines), end="", file=sys.stderr, flush=True)
         if config.skip_bad:
             with writable():

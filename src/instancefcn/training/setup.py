@@ -100,6 +100,22 @@ def follow_plan(config: TrainConfig, settings: Mapping[str, Any], train: Dataset
     return resolve(settings, preferred), plan.without(settings)
 
 
+def plan(data: Path | str, *, minutes: float | None = None, **settings: Any) -> Plan:
+    """What `train` would do with a folder of annotated images, and why.
+
+    Args:
+        data, settings: as for `train`; what is set has no line in the plan.
+        minutes: the budget of the run; None chooses epochs.
+
+    Raises:
+        DataError: the train split is missing or cannot be read.
+        ConfigError: a setting is wrong.
+    """
+    asked = nest({"data": str(data), "out": "run", **settings} | ({"minutes": minutes} if minutes else {}))
+    train = open_datasets(Path(data), ("train",), check_images=False)[0]
+    return follow_plan(resolve(asked, {"model": MODEL}), asked, train)[1]
+
+
 def _training_sides(preferred: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Sides of training images: the test's, or the model's own; in proportion when the test's change. A
     range that the user gives replaces the model's list.
@@ -165,8 +181,11 @@ def read_splits(config: TrainConfig, check: bool = True) -> tuple[dict[str, Data
     return dict(zip(names, found, strict=True)), report
 
 
-def doubts(report: Report) -> list[str]:
-    """What to tell the user about the data of a run, as lines of text."""
+def doubts(report: Report, sizes: bool = True) -> list[str]:
+    """What to tell the user about the data of a run, as lines of text; of unsuitable `sizes` if wanted."""
+    if not sizes:
+        findings = tuple(finding for finding in report.findings if finding.check != "object-size")
+        report = replace(report, findings=findings)
     lines = [*left_out(report), *brief(report)]
     if len(report.splits) == 1:
         others = ", ".join(name for name in splits_of(report.data) if name != "train")
