@@ -50,3 +50,19 @@ def test_holds_out_images_for_validation(run: Run, shapes_folder: Path) -> None:
     assert {name: counts["images"] for name, counts in splits.items()} == {"train": 3, "val": 1}
     files = [json.loads(Path(f"out/{split}.json").read_text())["images"] for split in ("train", "val")]
     assert len({image["file_name"] for images in files for image in images}) == 4
+
+
+def test_parts_become_objects_and_notes_are_shown(run: Run, shapes_folder: Path) -> None:
+    content = json.loads((shapes_folder / "train.json").read_text())
+    squares = [[x, 5, x + 9, 5, x + 9, 14, x, 14] for x in (5, 25, 45)]
+    first = content["annotations"][0] | {"segmentation": squares}
+    content["annotations"] = [{key: first[key] for key in first.keys() - {"bbox", "area"}}]
+    content["images"][0]["file_name"] = f"C:\\mine\\{content['images'][0]['file_name']}"
+    Path("data").mkdir()
+    Path("data/train.json").write_text(json.dumps(content))
+    Path("data/images").symlink_to(shapes_folder / "images")
+    for options, count in (((), 1), (("--split-parts",), 3)):
+        result = run("convert", "data", f"out{count}", "--to", "coco", *options)
+        assert result.exit_code == 0, result.output
+        assert f"  train: 4 images, {count} annotations" in result.stdout
+        assert "note: data/train: 1 image path" in result.stdout
