@@ -54,7 +54,7 @@ def tiny_train(
     if "curves" not in request.fixturenames:
         monkeypatch.setattr(loop, "plot_curves", lambda rows, path: None)
 
-    def run(out: Path, **settings: Any) -> Path:
+    def run(out: Path, model: str | None = None, **settings: Any) -> Path:
         small = {
             "data": tiny_data,
             "batch_size": 2,
@@ -70,7 +70,7 @@ def tiny_train(
             "evaluate_every": 0,
             "log_every": 1,
         }
-        return loop.train(out=out, **(small | settings))
+        return loop.train(model=model, out=out, **(small | settings))
 
     return run
 
