@@ -16,9 +16,9 @@ BOX = (10.0, 20.0, 31.0, 41.0)
 """Of 21 x 21 pixels, as the grids have cells."""
 
 
-def painted(mask: Tensor) -> Evidence:
-    """A network that is sure of a mask [21, 21] in `BOX`."""
-    return Evidence(torch.where(mask, 30.0, -30.0)[None], torch.tensor([BOX]), 1.0)
+def painted(mask: Tensor, sureness: float = 30.0) -> Evidence:
+    """A network that sees a mask [21, 21] in `BOX`; by default more certainly than anything else counts."""
+    return Evidence(torch.where(mask, sureness, -sureness)[None], torch.tensor([BOX]), 1.0)
 
 
 def disc() -> Tensor:
@@ -75,10 +75,11 @@ def test_colours_tell_the_object_from_what_surrounds_it() -> None:
 
 
 def test_clicks_add_and_take_away() -> None:
-    image = photograph(60, 50)
+    image = gray()
     positive, negative = (12.5, 22.5), (20.5, 30.5)
-    before = mask_in_box(image, BOX, painted(disc()), [], [])[0].paste(0)
-    after = mask_in_box(image, BOX, painted(disc()), [positive], [negative])[0].paste(0)
+    network = painted(disc(), 4.0)
+    before = mask_in_box(image, BOX, network, [], [])[0].paste(0)
+    after = mask_in_box(image, BOX, network, [positive], [negative])[0].paste(0)
     assert not before[22, 12]
     assert before[30, 20]
     assert after[22, 12]

@@ -1,9 +1,8 @@
 """From what is known of an object in a box to its mask.
 
 Known are the network's mask logits, where in its tight box an object tends to be, how alike its colours are,
-and what a person has clicked. Each gives a logit for each pixel; their sum, with weights that
-`tools/fit_prompts.py` fits to annotated images, is a calibrated probability. The mask is the one with the
-highest expected IoU.
+and what a person has clicked. Each gives a logit for each pixel. With weights fitted to annotated images by
+logistic regression, their sum is a calibrated probability. The mask is the one with the highest expected IoU.
 """
 
 from __future__ import annotations
@@ -26,15 +25,19 @@ MARGIN = 0.3
 """The surroundings of a box that are looked at, as a share of the geometric mean of its sides."""
 MAX_SIDE = 160
 """A larger region is computed at a lower resolution, and its logits are enlarged."""
-PRIOR = (1.76, -0.83, 0.05, -1.49)
+PRIOR = (1.3, -0.65, 0.16, -1.17)
 """Weights of 1, u^2 + v^2, (u v)^2 and max(|u|, |v|)^8 at (u, v), which is -1 and 1 at the box's sides."""
+BIAS = 0.4
+"""Instead of them where there is no tight box."""
+SPARE = 0.15
+"""What such a box is enlarged by on every side, as a share of its sides."""
 COLOUR = 0.55
 """Weight of the colour logits."""
 CERTAIN = 4.0
 """Logit of a clicked pixel."""
 LIMIT = 2.0
 """The threshold lies within -LIMIT and LIMIT, so that clicked pixels stay on their side of it."""
-CLICK_REACH = 0.25
+CLICK_REACH = 0.15
 """Standard deviation of a click's reach, as a share of the geometric mean of the box's sides."""
 CLICK_COLOUR = 0.15
 """Standard deviation of the difference in colour that a click reaches across."""
@@ -85,6 +88,26 @@ def mask_in_box(
     logits = with_clicks(logits, region, clicks, box)
     threshold, expected = best_threshold(logits[inside])
     return _at_image_size(logits - threshold, region, box, image, positive, negative), expected
+
+
+def mask_of_window(image: Tensor, box: Box, evidence: Evidence) -> CroppedMasks:
+    """The mask of an object that a window of the network holds. The box around what the network sees of it is
+    only about right, so it tells nothing of its own.
+    """
+    spare_x, spare_y = SPARE * (box[2] - box[0]), SPARE * (box[3] - box[1])
+    height, width = image.shape[1:]
+    wide = (
+        max(0.0, box[0] - spare_x),
+        max(0.0, box[1] - spare_y),
+        min(float(width), box[2] + spare_x),
+        min(float(height), box[3] + spare_y),
+    )
+    region = region_around(image, wide)
+    inside = _inside(region, wide)
+    known = evidence.weight * evidence.at(region.x, region.y) + BIAS
+    logits = known + COLOUR * colour_logits(region.groups, known.sigmoid() * inside)
+    threshold, _ = best_threshold(logits[inside])
+    return _at_image_size(logits - threshold, region, wide, image, [], [])
 
 
 def enlarged(box: Box, clicks: Sequence[Point]) -> Box:

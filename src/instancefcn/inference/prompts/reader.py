@@ -31,8 +31,8 @@ class Candidate:
     Attributes:
         box: x1, y1, x2, y2 around the mask, half-open, in pixels of the image.
         mask: the one mask, in the image.
-        score: 0 to 1. Of a window of the network: objectness or class probability. Of a dragged box: the IoU
-            that the mask is expected to have with the object.
+        score: 0 to 1. Of a proposal: objectness, or the probability of its class. Of a mask in a box, or
+            under a pointer when the model knows no classes: the IoU to be expected with the object.
         label: index into the reader's `class_names`; None when the model knows no classes.
     """
 
@@ -140,7 +140,7 @@ class PromptReader:
         if not (0 <= x < width and 0 <= y < height):
             return []
         with torch.inference_mode():
-            found = self._candidates(maps.maps.at_point(x, y, 2 * count))
+            found = self._candidates(maps.maps.at_point(x, y, count))
         return [one for one in found if _holds(one, x, y)][:count]
 
     def in_box(
