@@ -162,6 +162,19 @@ def test_equal_questions_have_equal_answers(reader: PromptReader) -> None:
         assert one.score == other.score
 
 
+def test_clicks_after_a_box_do_not_run_the_network_again(
+    reader: PromptReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = reader.maps(photograph(90, 120))
+    box = (20.0, 30.0, 60.0, 70.0)
+    wanted = reader.in_box(maps, box, [(21.0, 31.0)])
+    other = reader.in_box(maps, (5.0, 5.0, 60.0, 70.0))
+    assert not torch.equal(pasted(other), pasted(wanted))
+    reader.in_box(maps, box)
+    monkeypatch.setattr(type(maps.maps), "in_box", None)
+    assert torch.equal(pasted(reader.in_box(maps, box, [(21.0, 31.0)])), pasted(wanted))
+
+
 def test_proposals_are_those_of_the_network(reader: PromptReader, maps: ImageMaps) -> None:
     found = reader.proposals(maps, score=0.1, count=5)
     assert 0 < len(found) <= 5

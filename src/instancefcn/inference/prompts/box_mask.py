@@ -1,8 +1,9 @@
 """From what is known of an object in a box to its mask.
 
 Known are the network's mask logits, where in its tight box an object tends to be, how alike its colours are,
-and what a person has clicked. Each gives a logit for each pixel. With weights fitted to annotated images by
-logistic regression, their sum is a calibrated probability. The mask is the one with the highest expected IoU.
+and what a person has clicked. Each gives a logit for each pixel. With weights fitted to annotated images
+(`tools/fit_prompts.py`), their sum is a calibrated probability. The mask is the one with the highest expected
+IoU.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def mask_in_box(
         positive, negative: clicks in pixels of the image.
     """
     region = region_around(image, box)
-    inside = _inside(region, box)
+    inside = inside_box(region, box)
     known = evidence.weight * evidence.at(region.x, region.y) + prior_logits(region, box)
     clicks = [(point, CERTAIN) for point in positive] + [(point, -CERTAIN) for point in negative]
     first = with_clicks(known, region, clicks, box)
@@ -103,7 +104,7 @@ def mask_of_window(image: Tensor, box: Box, evidence: Evidence) -> CroppedMasks:
         min(float(height), box[3] + spare_y),
     )
     region = region_around(image, wide)
-    inside = _inside(region, wide)
+    inside = inside_box(region, wide)
     known = evidence.weight * evidence.at(region.x, region.y) + BIAS
     logits = known + COLOUR * colour_logits(region.groups, known.sigmoid() * inside)
     threshold, _ = best_threshold(logits[inside])
@@ -138,10 +139,15 @@ def region_around(image: Tensor, box: Box) -> Region:
 
 def prior_logits(region: Region, box: Box) -> Tensor:
     """[h, w]: what the box alone tells. Objects fill the middle of their tight boxes, seldom the corners."""
+    terms = zip(PRIOR, prior_terms(region, box), strict=True)
+    return sum((weight * term for weight, term in terms), torch.zeros(()))
+
+
+def prior_terms(region: Region, box: Box) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The terms of `PRIOR`, each broadcastable to [h, w]; points outside the box are as at its side."""
     u = (2 * (region.x - box[0]) / (box[2] - box[0]) - 1).clamp(-1, 1)[None]
     v = (2 * (region.y - box[1]) / (box[3] - box[1]) - 1).clamp(-1, 1)[:, None]
-    terms = (torch.ones_like(u), u**2 + v**2, (u * v) ** 2, torch.maximum(u.abs(), v.abs()) ** 8)
-    return sum((weight * term for weight, term in zip(PRIOR, terms, strict=True)), torch.zeros(()))
+    return torch.ones_like(u), u**2 + v**2, (u * v) ** 2, torch.maximum(u.abs(), v.abs()) ** 8
 
 
 def with_clicks(logits: Tensor, region: Region, clicks: Sequence[tuple[Point, float]], box: Box) -> Tensor:
@@ -176,7 +182,7 @@ def best_threshold(logits: Tensor) -> tuple[float, float]:
     return min(max(float(ordered[best]), -LIMIT), LIMIT), float(expected[best])
 
 
-def _inside(region: Region, box: Box) -> Tensor:
+def inside_box(region: Region, box: Box) -> Tensor:
     """bool [h, w]: the points of a region inside a box; at least the one nearest to its middle."""
     rows = (region.y >= box[1]) & (region.y < box[3])
     columns = (region.x >= box[0]) & (region.x < box[2])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from instancefcn.inference.predictor import DEFAULT_SCORE, Predictor, load
 from instancefcn.inference.prompts.box_mask import Point, enlarged, mask_in_box
 from instancefcn.inference.prompts.class_maps import ClassMaps
 from instancefcn.inference.prompts.object_maps import ObjectMaps
-from instancefcn.inference.prompts.views import Box
+from instancefcn.inference.prompts.views import Box, Evidence
 from instancefcn.instances import Instances
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN
@@ -58,11 +58,24 @@ class ImageMaps:
 
     image: Tensor
     maps: ObjectMaps | ClassMaps
+    _boxed: dict[tuple[Box, tuple[int, ...] | None], tuple[Evidence, int | None]] = field(
+        default_factory=dict, repr=False
+    )
 
     @property
     def bytes(self) -> int:
         """Memory that the image and its maps take."""
         return self.image.numel() + self.maps.bytes
+
+    def in_box(self, box: Box, classes: Sequence[int] | None) -> tuple[Evidence, int | None]:
+        """What the maps say of the object in a box, and its label; clicks follow, so the answer is kept."""
+        key = (box, None if classes is None else tuple(classes))
+        found = self._boxed.get(key)
+        if found is None:
+            found = self.maps.in_box(box, classes)
+            self._boxed.clear()
+            self._boxed[key] = found
+        return found
 
 
 class PromptReader:
@@ -178,7 +191,7 @@ class PromptReader:
             raise ConfigError(f"clicks {off} are not on the {width} x {height} image")
         clipped = enlarged(clipped, clicks[: len(positive)])
         with torch.inference_mode():
-            evidence, label = maps.maps.in_box(clipped, classes)
+            evidence, label = maps.in_box(clipped, classes)
             mask, score = mask_in_box(
                 maps.image, clipped, evidence, clicks[: len(positive)], clicks[len(positive) :]
             )
