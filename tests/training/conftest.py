@@ -66,6 +66,7 @@ def tiny_train(
             "learning_rate": 0.1,
             "warmup": 2,
             "accelerator": "cpu",
+            "init": None,
             "sheets_every": 0,
             "evaluate_every": 0,
             "log_every": 1,
