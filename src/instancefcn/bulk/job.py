@@ -19,6 +19,7 @@ from instancefcn.bulk.listing import SCHEMA, Listing, cut, path_on
 from instancefcn.bulk.shards import IMAGES_FOLDER, INSTANCES_FOLDER, PART, count_results
 from instancefcn.bulk.storage import Folder, absolute, open_place
 from instancefcn.errors import ConfigError, ImageError
+from instancefcn.inference.predictor import Tile
 from instancefcn.version import __version__
 
 FORMAT = 1
@@ -49,7 +50,7 @@ class Job:
     chunk: int
     todo: tuple[int, ...]
     score: float
-    tile: int | None
+    tile: Tile
     precision: str = "32"
 
     @property
@@ -112,7 +113,7 @@ def prepare(
     *,
     model: str,
     score: float,
-    tile: int | None = None,
+    tile: Tile = None,
     precision: str = "32",
     keep_precision: bool = False,
     chunk: int | None = None,

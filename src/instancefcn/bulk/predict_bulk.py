@@ -11,6 +11,7 @@ from instancefcn.bulk import need_ray
 
 if TYPE_CHECKING:
     from instancefcn.bulk.job import Summary
+    from instancefcn.inference.predictor import Tile
 
 
 def predict_bulk(
@@ -19,7 +20,7 @@ def predict_bulk(
     model: str = "fcis-animals7",
     *,
     score: float = 0.5,
-    tile: int | None = None,
+    tile: Tile = "auto",
     workers: int | None = None,
     cpus: int = 1,
     gpus: float = 0,

@@ -25,7 +25,7 @@ def bulk(
     ],
     model: Model = "fcis-animals7",
     score: Score = 0.5,
-    tile: Tile = None,
+    tile: Tile = "auto",
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Processes that hold the model; as many as fit.", show_default=False),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.options import Precision
+from instancefcn.cli.options import Precision, Tile
 
 
 def eval_(
@@ -18,6 +18,7 @@ def eval_(
         str, typer.Option(help="A bundled model, a checkpoint, or the folder of a training run.")
     ],
     split: Annotated[str, typer.Option(help="Name of the split; no other needs to exist.")] = "val",
+    tile: Tile = "auto",
     precision: Precision = "auto",
     json_: Annotated[
         Path | None,
@@ -42,7 +43,7 @@ def eval_(
     main = processes.is_first()
     problems: list[OutputError] = []
     try:
-        metrics = evaluate(data, model, split=split, precision=precision, out=out, share=True)
+        metrics = evaluate(data, model, split=split, tile=tile, precision=precision, out=out, share=True)
     except processes.StoppedElsewhere:
         return  # the first process reports the error
     except NotWritten as error:

@@ -23,7 +23,7 @@ from instancefcn.evaluation.review import write_review
 from instancefcn.evaluation.voc import voc_map
 from instancefcn.files import check_output_folder, writable, write_json
 from instancefcn.images.decoding import read_image
-from instancefcn.inference.predictor import Predictor, load
+from instancefcn.inference.predictor import Predictor, Tile, load
 from instancefcn.instances import OBJECT, Instances
 
 WARM_UP = 2
@@ -43,6 +43,7 @@ def evaluate(
     model: str | Path | Predictor,
     *,
     split: str = "val",
+    tile: Tile = "auto",
     precision: str = "auto",
     out: Path | str | None = None,
     share: bool = False,
@@ -54,6 +55,7 @@ def evaluate(
         data: a folder or YAML file of any layout in docs/data.md, such as SPLIT.json (COCO) with images/.
         model: name of a bundled model, checkpoint, run folder, or what `instancefcn.load` returned.
         split: name of the split; no other needs to exist.
+        tile: side of tiles in pixels, "auto" or None, see `Predictor`.
         precision: "32", "bf16" or "auto", see `load`. A loaded model keeps its own.
         out: a folder for metrics.json, precision-recall curves, recall of proposals, and sheets of the worst
             and of typical images; None writes nothing.
@@ -86,7 +88,7 @@ def evaluate(
 
         predictor, dataset = processes.agreed(prepare)
         own = dataset.subset(range(rank, len(dataset), world))
-        found, seconds = processes.agreed(lambda: _predict(predictor, own, show=rank == 0))
+        found, seconds = processes.agreed(lambda: _predict(predictor, own, tile, show=rank == 0))
         found = processes.gathered(found)
         total = sum(processes.gathered({rank: seconds}).values())
 
@@ -109,7 +111,9 @@ def _dataset(data: Path | str, split: str, classes: tuple[str, ...], check: bool
     return dataset
 
 
-def _predict(predictor: Predictor, dataset: Dataset, show: bool) -> tuple[dict[int, Predictions], float]:
+def _predict(
+    predictor: Predictor, dataset: Dataset, tile: Tile, show: bool
+) -> tuple[dict[int, Predictions], float]:
     """Predictions by image id, and the seconds that they took."""
     found: dict[int, Predictions] = {}
     seconds = 0.0
@@ -118,7 +122,7 @@ def _predict(predictor: Predictor, dataset: Dataset, show: bool) -> tuple[dict[i
         for _ in range(WARM_UP):
             predictor.run([pixels])
     # Nothing is read ahead: on a CPU it would take the network's time, which is measured.
-    results = predictor.files([image.path for image in dataset.images], score=0.0)
+    results = predictor.files([image.path for image in dataset.images], score=0.0, tile=tile)
     with closing(results), progress() if show else nullcontext(Progress()) as report:
         report(f"evaluating {dataset.name}", 0, len(dataset))
         for done, (image, result) in enumerate(zip(dataset.images, results, strict=True), 1):

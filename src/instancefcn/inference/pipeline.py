@@ -81,7 +81,7 @@ class _Pipeline:
         self.settings: dict[str, Any] = {
             "score": request.score,
             "batch_size": request.batch,
-            "tile": request.tile,
+            "tile": None if request.explain and request.tile == "auto" else request.tile,
             "top": request.top,
         }
 

@@ -11,7 +11,7 @@ from instancefcn.errors import ConfigError
 from instancefcn.inference.request import Request, find_and_check, kinds_of
 
 if TYPE_CHECKING:
-    from instancefcn.inference.predictor import FileResult, Predictor
+    from instancefcn.inference.predictor import FileResult, Predictor, Tile
 
 
 def predict(
@@ -22,7 +22,7 @@ def predict(
     score: float = 0.5,
     save: str | Iterable[str] = ("overlay", "coco"),
     batch: int = 1,
-    tile: int | None = None,
+    tile: Tile = "auto",
     explain: bool = False,
     frames: int | None = None,
     device: str | None = None,
@@ -45,7 +45,8 @@ def predict(
         save: what to write, of "overlay", "coco", "yolo", "labelme", "cutouts", "labelmap" and "csv"; also
             as one string with commas. Empty or "none" writes nothing.
         batch: images of the same size that run at once. On a CPU 1 is as fast as any.
-        tile: segment large images by overlapping tiles of this side, in pixels (at least 32).
+        tile: segment images by overlapping tiles of this side, in pixels (at least 32). None reads them
+            whole; "auto" chooses, see `Predictor`, and is None with `explain`.
         explain: also draw the score maps of the best object of every image, in `out/explained`.
         frames: maximum number of frames of a video or webcam; None for all.
         device: "cpu", "cuda" or "cuda:1"; None takes a GPU when there is one. A loaded model keeps its own.
@@ -84,7 +85,7 @@ def propose(
     top: int = 100,
     score: float = 0.0,
     save: str | Iterable[str] = ("overlay", "coco"),
-    tile: int | None = None,
+    tile: Tile = "auto",
     explain: bool = False,
     frames: int | None = None,
     device: str | None = None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from instancefcn.geometry.resizing import group_by_shape
 from instancefcn.images.decoding import to_uint8_rgb
 from instancefcn.images.download import read_file_or_url
 from instancefcn.images.opening import open_image
+from instancefcn.inference.scale import SEEN, TrainedScale
 from instancefcn.inference.threaded_map import threaded_map
 from instancefcn.inference.tiling import PER_TILE, segment_tiled
 from instancefcn.instances import Instances
@@ -37,6 +38,7 @@ DEFAULT_SCORE = 0.5
 DARK = 64
 """An image whose brightest sample is below this, of 255, is nearly black."""
 
+Tile: TypeAlias = "int | Literal['auto'] | None"
 ImageInput: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
 
 
@@ -101,6 +103,7 @@ class Predictor:
         self.category_ids: tuple[int, ...] = tuple(loaded.category_ids)
         self.preprocessing = loaded.preprocessing
         self.metadata: dict[str, Any] = dict(loaded.metadata)
+        self._trained_scale = TrainedScale.of(self.metadata)
 
     def __repr__(self) -> str:
         sides = f"{self.preprocessing.short_side}/{self.preprocessing.long_side} px"
@@ -114,12 +117,12 @@ class Predictor:
         *,
         score: float = ...,
         batch_size: int = ...,
-        tile: int | None = ...,
+        tile: Tile = ...,
     ) -> list[Instances]: ...
 
     @overload
     def __call__(
-        self, images: ImageInput, *, score: float = ..., batch_size: int = ..., tile: int | None = ...
+        self, images: ImageInput, *, score: float = ..., batch_size: int = ..., tile: Tile = ...
     ) -> Instances: ...
 
     def __call__(
@@ -128,7 +131,7 @@ class Predictor:
         *,
         score: float = DEFAULT_SCORE,
         batch_size: int = 4,
-        tile: int | None = None,
+        tile: Tile = "auto",
     ) -> Instances | list[Instances]:
         """Segment one image or a list of them.
 
@@ -139,7 +142,9 @@ class Predictor:
             score: only instances with at least this score (0 to 1) are returned.
             batch_size: how many images of a list (or tiles of an image) run at once, where they have the same
                 size.
-            tile: segment large images by overlapping tiles of this side in pixels (see `inference.tiling`).
+            tile: read images by overlapping tiles of this side in pixels (see `inference.tiling`). None reads
+                them whole. "auto" reads large images in tiles where their objects would be much smaller than
+                those of training (see `inference.scale`).
 
         Returns:
             one `Instances`, or a list of them in the order of the list; boxes and masks in the pixels of the
@@ -164,7 +169,7 @@ class Predictor:
         score: float = DEFAULT_SCORE,
         batch_size: int = 1,
         ahead: int = 0,
-        tile: int | None = None,
+        tile: Tile = "auto",
         top: int | None = None,
     ) -> Generator[FileResult, None, None]:
         """Segment files one after another; an unreadable one gives a result with an error.
@@ -175,7 +180,7 @@ class Predictor:
             batch_size: how many images of the same size run at once. On a CPU 1 is as fast as any.
             ahead: how many images are read ahead, in threads, while the network runs; 0 reads each when it is
                 needed.
-            tile: segment large images by overlapping tiles of this side in pixels (see `inference.tiling`).
+            tile: side of tiles in pixels, "auto" or None, as for a call.
             top: maximum number of instances in an image; the network's own limit when None.
 
         Raises:
@@ -197,7 +202,7 @@ class Predictor:
         *,
         score: float = DEFAULT_SCORE,
         batch_size: int = 1,
-        tile: int | None = None,
+        tile: Tile = "auto",
         top: int | None = None,
     ) -> Generator[FileResult, None, None]:
         """Segment images that have been read (or could not be): fill in the results' instances.
@@ -263,19 +268,36 @@ class Predictor:
         images: Sequence[Tensor],
         score: float,
         batch_size: int,
-        tile: int | None,
+        tile: Tile,
         top: int | None = None,
     ) -> list[Instances]:
         if tile is None:
             return self.run(images, score, top)
+        if tile == "auto":
+            return self._run_at_scale(images, score, batch_size, top)
+        if isinstance(tile, str):
+            raise ConfigError(f"tile must be a number of pixels, 'auto' or None, not {tile!r}")
         from instancefcn.models.instance_fcn import InstanceFCN
 
         # For objects the network's own limit suits a tile too; of proposals each object has many.
         limit = PER_TILE if isinstance(self.network, InstanceFCN) else None
         return [segment_tiled(self.run, image, tile, score, batch_size, limit)[:top] for image in images]
 
+    def _run_at_scale(
+        self, images: Sequence[Tensor], score: float, batch_size: int, top: int | None
+    ) -> list[Instances]:
+        """Images whole, and once more in tiles those whose objects are too small as a whole."""
+        scale = self._trained_scale
+        large = [scale is not None and scale.may_need_tiles(*image.shape[1:]) for image in images]
+        # Whether tiles are needed does not depend on the score that is asked for.
+        found = self.run(images, min(score, SEEN) if any(large) else score, top)
+        for i, image in enumerate(images):
+            if scale is not None and large[i] and (side := scale.tile(found[i], self.preprocessing)):
+                found[i] = segment_tiled(self.run, image, side, score, batch_size, whole=found[i])[:top]
+        return [one.filter(score) for one in found]
+
     def _segment(
-        self, images: Sequence[ImageInput], score: float, batch_size: int, tile: int | None
+        self, images: Sequence[ImageInput], score: float, batch_size: int, tile: Tile
     ) -> list[Instances]:
         found = self._run([_decode(image) for image in images], score, batch_size, tile)
         sources = [str(image) if isinstance(image, (str, Path)) else None for image in images]
@@ -324,9 +346,9 @@ def _at_least_one(**settings: int | None) -> None:
             raise ConfigError(f"{name} must be at least 1, got {value}")
 
 
-def _together(batch_size: int, tile: int | None) -> int:
+def _together(batch_size: int, tile: Tile) -> int:
     """How many images are drawn at once: tiles fill a batch by themselves."""
-    return batch_size if tile is None else 1
+    return 1 if isinstance(tile, int) else batch_size
 
 
 def _device(device: torch.device | str | None) -> torch.device:

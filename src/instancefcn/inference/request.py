@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from instancefcn.errors import ConfigError
 from instancefcn.files import check_output_folder
@@ -28,7 +29,7 @@ class Request:
     save: tuple[str, ...]
     score: float
     batch: int
-    tile: int | None
+    tile: int | Literal["auto"] | None
     explain: bool
     frames: int | None
     resume: bool
@@ -61,7 +62,7 @@ def find_and_check(sources: str | Path | Iterable[str | Path], request: Request)
     for name, value in (("batch", request.batch), ("frames", request.frames), ("top", request.top)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
-    if request.explain and request.tile is not None:
+    if request.explain and isinstance(request.tile, int):
         raise ConfigError("explain shows what the network sees of a whole image: leave out tile")
     if request.writes:
         check_output_folder(request.out)
