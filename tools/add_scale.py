@@ -1,4 +1,4 @@
-"""Add what a bundled model was trained on to its file: the sizes of images and objects, see inference/scale.py.
+"""Add to a bundled model what it was trained on: the sizes of images and objects, see inference/scale.py.
 
     python tools/add_scale.py NAME DATA [--split train]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fakes import IDS, NAMES, FakeLoaded
 from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
+from instancefcn.errors import ConfigError
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.inference.predictor import Predictor
 from instancefcn.inference.scale import TrainedScale, scale_of
@@ -120,6 +121,11 @@ def test_tiles_do_not_depend_on_the_score_or_the_batch() -> None:
     together = model(images, score=0.8, batch_size=3)
     assert [one.masks.areas().tolist() for one in together] == [one.masks.areas().tolist() for one in alone]
     assert len(model(images[0], score=0.95)) == 0
+
+
+def test_other_words_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'off'"):
+        predictor()(squares(20, 1, 50), tile="off")  # type: ignore[call-overload]
 
 
 def test_the_scale_of_a_dataset() -> None:

@@ -271,12 +271,11 @@ class Predictor:
         tile: Tile,
         top: int | None = None,
     ) -> list[Instances]:
+        _check_tile(tile)
         if tile is None:
             return self.run(images, score, top)
         if tile == "auto":
             return self._run_at_scale(images, score, batch_size, top)
-        if isinstance(tile, str):
-            raise ConfigError(f"tile must be a number of pixels, 'auto' or None, not {tile!r}")
         from instancefcn.models.instance_fcn import InstanceFCN
 
         # For objects the network's own limit suits a tile too; of proposals each object has many.
@@ -344,6 +343,11 @@ def _at_least_one(**settings: int | None) -> None:
     for name, value in settings.items():
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
+
+
+def _check_tile(tile: object) -> None:
+    if tile is not None and tile != "auto" and not isinstance(tile, int):
+        raise ConfigError(f"tile must be a number of pixels, 'auto' or None, not {tile!r}")
 
 
 def _together(batch_size: int, tile: Tile) -> int:
