@@ -154,7 +154,7 @@ def test_table_shows_what_is_not_defined(tmp_path: Path, predictor: Predictor) -
 
 def test_command(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_split(tmp_path / "data", split="test")
-    monkeypatch.setattr("instancefcn.evaluation.run.load", lambda model: predictor)
+    monkeypatch.setattr("instancefcn.evaluation.run.load", lambda model, **_: predictor)
     arguments = [
         "eval",
         str(folder),

@@ -312,7 +312,7 @@ class Run:
 
     def _evaluate(self, epoch: int, last: bool, progress: Progress) -> None:
         """Measure the weights on val, each process its share of the images; keep them when they are the best.
-        In full precision, as `eval` and `predict` run: bfloat16 moves AP50 by up to a point.
+        In float32, whatever machine resumes the run: bfloat16 moves AP by some thousandths.
         """
         config, val, started = self.config, self.splits["val"], time.monotonic()
         own = val.subset(range(self.rank, len(val), self.world))

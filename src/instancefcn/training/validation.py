@@ -34,7 +34,7 @@ PROPOSALS = {
 def predictions_of(
     network: Any, dataset: Dataset, preprocessing: Preprocessing, device: torch.device, batch_size: int = 1
 ) -> dict[int, Predictions]:
-    """Predictions by image id, made as `instancefcn eval` makes them.
+    """Predictions by image id, made as `instancefcn eval --precision 32 --tile off` makes them.
 
     Args:
         network: called as `FCIS.forward`; left in eval mode.
