@@ -44,7 +44,7 @@ def predictions_of(
     Args:
         network: called as `FCIS.forward`; left in eval mode.
         batch_size: how many images of the same shape run at once: 1 on a CPU, as only a GPU gains by more.
-        scale: from `scale_of`, by which large images of small objects are read in tiles; None reads all whole.
+        scale: from `scale_of`: large images of small objects are read in tiles; None reads all whole.
 
     Raises:
         ImageError: an image cannot be read.
