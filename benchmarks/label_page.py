@@ -49,8 +49,8 @@ class Blind:
 
     class_names: tuple[str, ...] = ()
 
-    def maps(self, image: Any) -> None:
-        return None
+    def maps(self, image: Any) -> str:
+        return "nothing"
 
     def proposals(self, maps: Any, **_: Any) -> list[Any]:
         return []

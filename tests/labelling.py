@@ -70,7 +70,8 @@ class RectangleReader:
         return [] if self.model == "blind" else [mask for mask in masks if mask.any()]
 
     def _seen(self, mask: Tensor, number: int) -> Seen:
-        masks = CroppedMasks.from_dense(mask[None])
+        # In a rectangle larger than the mask, as networks give them.
+        masks = CroppedMasks.from_crops([mask], [(0, 0)], (mask.shape[0], mask.shape[1]))
         x1, y1, x2, y2 = masks.tight_boxes()[0].tolist()
         label = number % len(self.class_names) if self.class_names else None
         return Seen((x1, y1, x2, y2), masks, 0.9 - 0.2 * number, label)

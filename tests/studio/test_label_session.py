@@ -222,6 +222,27 @@ def test_points_and_boxes_read_the_maps_of_an_image_once(tmp_path: Path) -> None
     session.close()
 
 
+def test_a_person_does_not_wait_for_the_look_at_another_image(tmp_path: Path) -> None:
+    gate = threading.Event()
+
+    class Slow(RectangleReader):
+        def maps(self, image: Any) -> Any:
+            found = super().maps(image)
+            if self.looked > 1:
+                gate.wait(20)
+            return found
+
+    session = begin(tmp_path, 2, Slow)
+    seen(session, 1)
+    until(lambda: session.suggester._looking.locked())
+    start = time.monotonic()
+    assert len(session.at_point(1, 30.0, 30.0, 5)) == 2
+    assert session.in_box(1, (10, 10, 85, 75), [], []) is not None
+    assert time.monotonic() - start < 5
+    gate.set()
+    session.close()
+
+
 def test_the_least_sure_image_is_offered_first(tmp_path: Path) -> None:
     session = begin(tmp_path, 6)
     until(lambda: session.suggester.left() == 0)
