@@ -224,22 +224,27 @@ def test_points_and_boxes_read_the_maps_of_an_image_once(tmp_path: Path) -> None
 
 def test_a_person_does_not_wait_for_the_look_at_another_image(tmp_path: Path) -> None:
     gate = threading.Event()
+    gate.set()
 
     class Slow(RectangleReader):
         def maps(self, image: Any) -> Any:
-            found = super().maps(image)
-            if self.looked > 1:
-                gate.wait(20)
-            return found
+            assert gate.wait(20)
+            return super().maps(image)
 
-    session = begin(tmp_path, 2, Slow)
-    seen(session, 1)
+    session = begin(tmp_path, 8, Slow)
+    until(lambda: session.suggester.left() == 0)
+    session.open(1)
+    until(lambda: all(session.suggester.ready(image) for image in (1, 2, 3, 4)))
+    gate.clear()
+    looking = threading.Thread(target=session.at_point, args=(8, 30.0, 30.0, 5))
+    looking.start()
     until(lambda: session.suggester._looking.locked())
     start = time.monotonic()
     assert len(session.at_point(1, 30.0, 30.0, 5)) == 2
     assert session.in_box(1, (10, 10, 85, 75), [], []) is not None
     assert time.monotonic() - start < 5
     gate.set()
+    looking.join()
     session.close()
 
 

@@ -10,6 +10,7 @@ import {Panels} from "./panels.js";
 
 const SAME = 0.8;  // boxes that overlap so much are of one object
 const CANDIDATES = 5;
+const LEAST = 0.01;  // score of what lights up under the pointer
 const POLL = {busy: 1000, idle: 4000};  // ms
 
 const overlap = (a, b) => {
@@ -330,7 +331,7 @@ export class Label {
     const objects = [...this.objects.values()].filter((one) => this.hit(one, p)).sort(byArea);
     const suggestions = this.visible().filter((one) => this.hit(one, p)).sort((a, b) => b.score - a.score);
     const known = [...objects, ...suggestions];
-    const others = candidates.filter((one) => this.hit(one, p) && !known.some((other) => overlap(one.box, other.box) >= SAME));
+    const others = candidates.filter((one) => one.score >= LEAST && this.hit(one, p) && !known.some((other) => overlap(one.box, other.box) >= SAME));
     const best = objects[0] ?? suggestions[0] ?? others[0];
     if (!best) { this.unlight(); return; }
     const items = [...known, ...others].sort(byArea);
