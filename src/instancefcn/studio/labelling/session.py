@@ -14,8 +14,8 @@ from instancefcn.evaluation.dataset_check import check
 from instancefcn.files import writable
 from instancefcn.images.drawing import colour_of
 from instancefcn.safe_text import is_name
-from instancefcn.studio.labelling.export import HELD_OUT, Exporter, write_files
-from instancefcn.studio.labelling.opening import MAX_CLASSES, Labels
+from instancefcn.studio.labelling.export import Exporter, write_files
+from instancefcn.studio.labelling.opening import HELD_OUT, MAX_CLASSES, Labels
 from instancefcn.studio.labelling.pixels import TILE, WHOLE, Pixels
 from instancefcn.studio.labelling.shapes import (
     Shape,
