@@ -140,10 +140,10 @@ class OpenWarm:
     def __init__(self, image: Path | None) -> None:
         self.image = image
 
-    def __call__(self, out: Folder, device: str) -> Any:
+    def __call__(self, out: Folder, device: str, precision: str) -> Any:
         predictor: Any = Nothing()
         if self.image is not None:
-            predictor = open_own(out, device)
+            predictor = open_own(out, device, precision)
             predictor(self.image)
         out.write("warm.json", json.dumps([os.getpid(), time.process_time()]).encode())
         return predictor

@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from instancefcn.bfloat16 import convolves_in_bfloat16
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.models import backbone, zoo
 from instancefcn.models.targets import Target
 from instancefcn.ops import depthwise_convolution
-from instancefcn.training.setup import convolves_in_bfloat16
 from results import write_result
 
 DTYPES = (torch.float32, torch.bfloat16) if convolves_in_bfloat16() else (torch.float32,)

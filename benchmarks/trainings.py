@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import instancefcn
+from instancefcn.bfloat16 import bfloat16_is_native
 from instancefcn.errors import ConfigError
 from instancefcn.training.loop import METRICS
-from instancefcn.training.setup import convolves_in_bfloat16, make_config
+from instancefcn.training.setup import make_config
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
     """The option --precision, by default what this CPU does fastest."""
-    fastest = "bf16-mixed" if convolves_in_bfloat16() else "32"
+    fastest = "bf16-mixed" if bfloat16_is_native("cpu") else "32"
     parser.add_argument("--precision", choices=["32", "bf16-mixed"], default=fastest)
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 import accuracy
+from instancefcn.bfloat16 import bfloat16_is_native
 from instancefcn.cli.train import parse_assignments
 from instancefcn.data.formats.layouts import open_datasets, splits_of
 from instancefcn.errors import DataError
@@ -101,7 +102,7 @@ def train_mask_rcnn(data: Path, folder: Path, seed: int, options: argparse.Names
         short_side=None,
         sampling=None,
         smallest_anchor=32,
-        precision="bf16-mixed" if setup.bfloat16_is_native("cpu") else "32",
+        precision="bf16-mixed" if bfloat16_is_native("cpu") else "32",
     )
     splits = open_datasets(data, ("train", "val"))
     last = accuracy.run("mask_rcnn", seed, accuracy.PEER_RATE, splits, folder, settings)[-1]

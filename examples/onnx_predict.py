@@ -85,7 +85,10 @@ def main() -> None:
     except OSError as error:
         parser.error(f"{wanted.photo}: {error}")
     image, scale = prepare(photo, model["preprocessing"])
-    boxes, scores, labels, masks = session.run(None, {session.get_inputs()[0].name: image})
+    results = session.run(None, {session.get_inputs()[0].name: image})
+    if model["batch"]:  # of one image
+        results = [result[0] for result in results]
+    boxes, scores, labels, masks = results
     boxes = boxes / np.array([*scale, *scale], np.float32)
 
     canvas = np.asarray(photo).astype(np.float32)

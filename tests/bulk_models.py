@@ -35,12 +35,12 @@ class Moody(ColourNetwork):
         return super().forward(images, image_sizes, *args, **kwargs)
 
 
-def colours(out: Folder, device: str) -> Predictor:
+def colours(out: Folder, device: str, precision: str) -> Predictor:
     """For `Worker`."""
     return Predictor(FakeLoaded(Moody()), device)
 
 
-def slow_colours(out: Folder, device: str) -> Predictor:
+def slow_colours(out: Folder, device: str, precision: str) -> Predictor:
     """The same, slow enough to be killed in the middle; leaves its process id beside the job's folder."""
     Path(f"{out.path}.pids").mkdir(exist_ok=True)
     (Path(f"{out.path}.pids") / str(os.getpid())).touch()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,16 @@ class ColourNetwork(nn.Module):
         image_sizes: list[tuple[int, int]],
         min_score: float = 1e-3,
         max_instances: int = 100,
+        classes: Sequence[int] = (0, 1),
     ) -> list[Instances]:
         self.calls.append([tuple(image.shape) for image in images])
-        pairs = zip(images, image_sizes, strict=True)
-        return [self._find(image, size)[:max_instances] for image, size in pairs]
+        results = []
+        for image, size in zip(images, image_sizes, strict=True):
+            found = self._find(image, size)
+            found = found[torch.isin(found.labels, torch.tensor(classes))]
+            limit = max_instances if len(found) >= max_instances else None
+            results.append(replace(found[:max_instances], limit_reached=limit))
+        return results
 
     def _find(self, image: Tensor, size: tuple[int, int]) -> Instances:
         assert image.dtype == torch.float32

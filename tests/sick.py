@@ -77,6 +77,12 @@ def _turned(orientation: int) -> Callable[[Sick], None]:
     return apply
 
 
+def _animate(sick: Sick) -> None:
+    with Image.open(sick.image("val0.png")) as image:
+        frames = [image.convert("RGB"), Image.new("RGB", image.size)]
+    frames[0].save(sick.image("val0.png"), save_all=True, append_images=frames[1:])
+
+
 def _truncate(sick: Sick) -> None:
     path = sick.image("val0.png")
     path.write_bytes(path.read_bytes()[:900])
@@ -119,6 +125,15 @@ def _tiny(sick: Sick) -> None:
         annotation.update(rectangle(*annotation["bbox"][:2], 4, 4))
 
 
+def _in_parts(sick: Sick) -> None:
+    """Every rectangle of train becomes three."""
+    for annotation in sick.train["annotations"]:
+        x, y, _, height = annotation["bbox"]
+        parts = [rectangle(x + shift, y, 8, height) for shift in (0, 10, 20)]
+        outline = [polygon for part in parts for polygon in part["segmentation"]]
+        annotation.update(segmentation=outline, area=3 * 8 * height)
+
+
 def _without_train_objects(sick: Sick) -> None:
     sick.train["annotations"] = []
 
@@ -156,6 +171,7 @@ SICK: list[tuple[str, str, Callable[[Sick], Any], bool]] = [
     ("size-mismatch", "error", lambda sick: sick.val["images"][0].update(width=170), True),
     ("size-mismatch", "error", lambda sick: sick.val["images"][0].update(width=320, height=240), True),
     ("size-mismatch", "error", lambda sick: sick.image("val0.png").write_bytes(_small()), False),
+    ("several-pages", "warning", _animate, False),
     ("duplicate-id", "error", first(id=2), True),
     ("unknown-category", "error", first(category_id=9), True),
     ("unknown-image", "error", first(image_id=77), True),
@@ -187,6 +203,10 @@ SICK: list[tuple[str, str, Callable[[Sick], Any], bool]] = [
     ("crowd", "warning", _brushed, False),
     ("crowd", "note", lambda sick: sick.val["annotations"][0].update(iscrowd=1), False),
     ("object-size", "warning", _tiny, False),
+    ("merged-objects", "warning", _in_parts, True),
+    ("reading", "warning", lambda sick: sick.val["images"][0].update(file_name="C:\\mine\\val0.png"), True),
+    ("unread-file", "note", lambda sick: (sick.folder / "images" / "a.heic").touch(), True),
+    ("unread-file", "warning", lambda sick: (sick.folder / "more").symlink_to("nowhere"), True),
 ]
 
 

@@ -5,6 +5,7 @@ Every verb of the command line is one function with the same options:
     load              a model, ready for use: a `Predictor`
     predict           find, name and outline objects in images and videos
     propose           propose masks of objects of any class
+    plan              what `train` would choose for a dataset, and why
     train             train a model on annotated images
     evaluate          measure a model on a split of a dataset
     check             look for errors and doubts in a dataset, and repair them
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from instancefcn.published.conversion import convert_weights
     from instancefcn.studio import label, serve
     from instancefcn.training.loop import train
+    from instancefcn.training.setup import plan
 
 __all__ = [
     "CheckpointError",
@@ -75,6 +77,7 @@ __all__ = [
     "export_model",
     "label",
     "load",
+    "plan",
     "predict",
     "predict_bulk",
     "propose",
@@ -94,6 +97,7 @@ _HOME = {
     "export_model": "instancefcn.export",
     "label": "instancefcn.studio",
     "load": "instancefcn.inference.predictor",
+    "plan": "instancefcn.training.setup",
     "predict": "instancefcn.inference.predict",
     "predict_bulk": "instancefcn.bulk.predict_bulk",
     "propose": "instancefcn.inference.predict",

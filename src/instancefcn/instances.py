@@ -38,6 +38,8 @@ class Instances:
         class_names: names of all classes of the model.
         category_ids: the training set's ids of the same classes, written to COCO JSON.
         source: the image's path or URL, if known.
+        limit_reached: the maximum number of objects, where it was reached: the image may hold more. None
+            where nothing was left out.
 
     Raises:
         ValueError: the fields do not fit together. Values are checked on the CPU only: on a GPU the check
@@ -51,6 +53,7 @@ class Instances:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     source: str | None = None
+    limit_reached: int | None = None
 
     def __post_init__(self) -> None:
         n = self.boxes.shape[0]
@@ -132,7 +135,9 @@ class Instances:
 
     def filter(self, score: float) -> Instances:
         """The instances with at least this score."""
-        return self[self.scores >= score]
+        kept = self[self.scores >= score]
+        # What is beyond the limit scores less than anything within it.
+        return kept if len(kept) == len(self) else replace(kept, limit_reached=None)
 
     def dense_masks(self) -> Tensor:
         """bool [N, H, W] at the size of the image; costs N x H x W bytes."""
@@ -142,7 +147,7 @@ class Instances:
         """COCO's compressed run-length encodings, one per instance."""
         return self.masks.rles()
 
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """COCO results: image_id, category_id (from `category_ids`), bbox (x, y, width, height), score,
         segmentation.
         """
@@ -305,7 +310,7 @@ def coco_rows(
     labels: Tensor,
     rles: list[dict[str, Any]],
     category_ids: tuple[int, ...],
-    image_id: int,
+    image_id: int | str,
 ) -> list[dict[str, Any]]:
     """COCO results of one image's instances: see `Instances.to_coco`."""
     return [

@@ -35,6 +35,7 @@ def test_small_jobs_have_chunks_for_every_worker(photos: Path, begin: Begin) -> 
     [
         ({"score": 0.4}, r"--score \(was 0\.5, is 0\.4\)"),
         ({"tile": 64}, "--tile"),
+        ({"precision": "bf16"}, r"--precision \(was 32, is bf16\)"),
         ({"chunk": 5}, "--chunk"),
         ({"checkpoint": b"others"}, "the model"),
     ],
@@ -121,3 +122,8 @@ def test_the_end_counts_what_lies_there(photos: Path, begin: Begin, tmp_path: Pa
         (tmp_path / "out" / name / "part-000002.parquet").unlink()
     with pytest.raises(ConfigError, match="8 images, but the job has 10"):
         summarise(job, 10, 1.0, 0)
+
+
+def test_a_job_keeps_the_precision_that_auto_chose(photos: Path, begin: Begin) -> None:
+    assert begin(photos, precision="bf16").precision == "bf16"
+    assert begin(photos, precision="32", keep_precision=True).precision == "bf16"

@@ -120,3 +120,12 @@ def test_a_name_that_is_not_utf8_is_an_image_with_an_error(photos: Path) -> None
     assert file.endswith(r"caf\udce9.png")
     with pytest.raises(FetchError, match="cannot be fetched"):
         fetch(file, LocalFileSystem())
+
+
+def test_what_a_folder_holds_beside_images_is_counted(tmp_path: Path) -> None:
+    for name in ("a.png", "b.jxl", "c.jxl", "notes.txt", "d.parquet", ".hidden"):
+        (tmp_path / name).write_bytes(b"x")
+    expected = "not read: 2 .jxl, 1 .txt"
+    assert list_images([str(tmp_path)]).left_out == expected
+    assert list_images([f"file://{tmp_path}"]).left_out == expected
+    assert list_images([str(tmp_path / "*.png")]).left_out == ""

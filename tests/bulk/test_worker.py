@@ -13,7 +13,7 @@ from pyarrow import parquet as pq
 from bulk_models import UNWANTED, colours
 from fakes import FakeLoaded, coloured
 from instancefcn.bulk import reading, worker
-from instancefcn.bulk.job import Job
+from instancefcn.bulk.job import Job, summarise
 from instancefcn.bulk.worker import ChunkWorker, Resources
 from instancefcn.errors import ConfigError, ImageError, InstanceFCNError
 from instancefcn.geometry.cropped_masks import CroppedMasks
@@ -224,3 +224,14 @@ def test_results_and_images_in_an_object_store(photos: Path, begin: Begin, tmp_p
     files = pq.read_table(pa.BufferReader(content))["file"].to_pylist()
     assert files == [f"memory://{tmp_path}/in/{name}.png" for name in ("08", "09")]
     assert begin(f"memory://{tmp_path}/in/*.png", out=f"memory://{tmp_path}/results").todo == ()
+
+
+def test_the_limit_of_objects_and_who_reached_it(photos: Path, begin: Begin, tmp_path: Path) -> None:
+    job = begin(photos, max_objects=1)
+    do_all(job)
+    images = rows(tmp_path / "out", "images")
+    assert [row["instances"] for row in images] == [None if number == 4 else 1 for number in range(10)]
+    assert [row["limit_reached"] for row in images] == [None if number == 4 else 1 for number in range(10)]
+    assert summarise(job, 10, 1.0, 0).limited == 9
+    with pytest.raises(ConfigError, match="--max-objects"):
+        begin(photos, max_objects=2)

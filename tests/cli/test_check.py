@@ -122,3 +122,30 @@ def test_train_says_what_is_doubtful_and_continues(
     assert isinstance(result.exception, Reached)
     assert "warning: box-mask: data/train: annotation 1" in result.stderr
     assert "run `instancefcn check " in result.stderr
+
+
+def test_the_copy_says_what_became_of_boxes_without_outlines(run: Run, tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    for annotation in sick.train["annotations"][::2]:
+        annotation["segmentation"] = []
+    result = run("check", sick.write(), "--fix", "copy")
+    assert "  24 outline: made an ignored region (iscrowd 1)\n" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("copy: 24 repairs, listed in repairs.json; now ")
+    written = json.loads(Path("copy/train.json").read_text())["annotations"]
+    assert sum(a["iscrowd"] for a in written) == 24
+    # They are boxes: nobody is told to take them as objects.
+    again = run("check", "copy")
+    assert "note  crowd  1" in again.stdout
+    assert "--crowds-as-objects" not in again.stdout
+
+
+def test_crowds_as_objects_also_in_the_copy(run: Run, tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    for annotation in sick.train["annotations"]:
+        annotation["iscrowd"] = 1
+    result = run("check", sick.write())
+    assert result.exit_code == 1
+    assert "--crowds-as-objects" in result.stdout
+    result = run("check", "data", "--crowds-as-objects", "--fix", "copy")
+    assert result.exit_code == 0, result.output
+    assert not any(a["iscrowd"] for a in json.loads(Path("copy/train.json").read_text())["annotations"])

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sick import clean
+
 Run = Callable[..., Any]
 
 
@@ -50,3 +52,14 @@ def test_holds_out_images_for_validation(run: Run, shapes_folder: Path) -> None:
     assert {name: counts["images"] for name, counts in splits.items()} == {"train": 3, "val": 1}
     files = [json.loads(Path(f"out/{split}.json").read_text())["images"] for split in ("train", "val")]
     assert len({image["file_name"] for images in files for image in images}) == 4
+
+
+def test_crowds_as_objects(run: Run, tmp_path: Path) -> None:
+    sick = clean(tmp_path / "data")
+    sick.train["annotations"][0]["iscrowd"] = 1
+    run("convert", sick.write(), "yolo", "--to", "yolo")
+    run("convert", "data", "all", "--to", "yolo", "--crowds-as-objects")
+    counts = [
+        len((tmp_path / out / "labels/train/train0.txt").read_text().splitlines()) for out in ("yolo", "all")
+    ]
+    assert counts == [11, 12]

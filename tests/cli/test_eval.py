@@ -126,3 +126,39 @@ def test_the_folder_may_have_any_name(command: Run, tmp_path: Path) -> None:
     result = command("--out", os.fsdecode(b"B\xe4r"))
     assert result.exit_code == 0, result.output
     assert result.stdout.endswith(" B\\udce4r\n")
+
+
+def change(data: Path, **fields: Any) -> None:
+    """Change val's first annotation, and add a broken image."""
+    content = json.loads((data / "val.json").read_text())
+    content["annotations"][0] |= fields
+    content["images"].append({"id": 2, "file_name": "2.png", "width": 120, "height": 80})
+    (data / "images" / "2.png").write_bytes(b"no image")
+    (data / "val.json").write_text(json.dumps(content))
+
+
+def test_bad_data_is_refused_or_skipped(command: Run, data: Path) -> None:
+    change(data, segmentation=[])
+    refused = command()
+    assert refused.exit_code == 2
+    assert f"instancefcn check {data} --fix COPY" in refused.stderr
+    result = command("--skip-bad", "--json", "figures.json", "--out", "report")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(Path("figures.json").read_text())
+    assert (figures["skipped"], figures["images"]) == (2, 1)
+    assert "red" not in figures["per_class"]  # its only object is an ignored region
+    assert figures["per_class"]["green"]["mask"]["AP50"] == 1
+    skipped = json.loads(Path("report/skipped.json").read_text())
+    assert [row["check"] for row in skipped] == ["outline", "unreadable-image"]
+    assert all(row["message"] in result.stderr for row in skipped)
+
+
+def test_crowds_are_named_and_can_be_objects(command: Run, data: Path) -> None:
+    change(data, iscrowd=1, segmentation=[[20, 10, 50, 10, 50, 30, 40, 30, 20, 30]])
+    (data / "images" / "2.png").write_bytes((data / "images" / "1.png").read_bytes())
+    result = command("--json", "figures.json")
+    assert "warning: crowd: " in result.stderr
+    assert "--crowds-as-objects" in result.stderr
+    assert set(json.loads(Path("figures.json").read_text())["per_class"]) == {"green"}
+    command("--json", "figures.json", "--crowds-as-objects")
+    assert set(json.loads(Path("figures.json").read_text())["per_class"]) == {"green", "red"}

@@ -38,6 +38,7 @@ def test_a_table_and_the_size_of_the_file(run: Run, written: list[dict[str, Any]
             "form": "onnx",
             "names": ("red", "green"),
             "dynamic": True,
+            "dynamic_batch": False,
             "instances": 20,
         }
     ]
@@ -53,7 +54,7 @@ def test_the_file_is_named_after_the_model(run: Run, written: list[dict[str, Any
     for words in (["runs/a/best.safetensors", "--format", "torch-export"], ["runs/birds"]):
         assert run("export", *words).exit_code == 0
     assert [asked["path"] for asked in written] == ["best.pt2", "birds.onnx"]
-    assert [(asked["dynamic"], asked["instances"]) for asked in written] == [(False, 100)] * 2
+    assert [(asked["dynamic"], asked["instances"]) for asked in written] == [(False, None)] * 2
 
 
 def test_the_whole_name_of_a_run_counts(run: Run, written: list[dict[str, Any]], tmp_path: Path) -> None:

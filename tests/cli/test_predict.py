@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from fakes import interrupt_at, save_coloured
 from instancefcn.cli.main import app
+from instancefcn.folder_lock import only_writer
 from instancefcn.models import checkpoint, zoo
 
 Run = Callable[..., Any]
@@ -309,3 +310,39 @@ def test_names_as_long_as_they_can_be(run: Run, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "out").glob("写真*.overlay.png"))) == 1
     assert (tmp_path / "out" / "b.overlay.png").is_file()
+
+
+def test_a_limit_that_is_reached_is_said(run: Run, photos: Path, tmp_path: Path) -> None:
+    images = (photos / "a.png", photos / "b.jpg")
+    result = run("predict", *images, "--out", "results", "--max-objects", "1", "--json")
+    assert result.exit_code == 0, result.output
+    assert [json.loads(line)["limit_reached"] for line in result.stdout.splitlines()] == [1, 1]
+    assert result.stderr.count("the limit of 1 objects is reached") == 2
+    assert "images that reached the limit of objects and may hold more: 2;" in result.stderr
+    whole = json.loads((tmp_path / "results" / "predictions.json").read_text())
+    assert [image["limit_reached"] for image in whole["images"]] == [1, 1]
+    result = run("predict", *images, "--out", "others", "--max-objects", "3", "--json")
+    assert "limit of" not in result.stderr
+    assert [json.loads(line)["limit_reached"] for line in result.stdout.splitlines()] == [None, None]
+    assert "limit_reached" not in (tmp_path / "others" / "predictions.json").read_text()
+
+
+def test_only_the_named_classes(run: Run, photos: Path, tmp_path: Path) -> None:
+    result = run("predict", photos / "a.png", "--out", "results", "--classes", " green,green ")
+    assert "a.png: 1 green (" in result.stderr
+    for wrong in ("green,mauve", "", ","):
+        result = run("predict", photos / "a.png", "--out", "none", "--classes", wrong)
+        assert result.exit_code == 2
+        assert "it knows red, green" in result.stderr
+        assert ("'mauve'" in result.stderr) is ("mauve" in wrong)
+    assert not (tmp_path / "none").exists()
+
+
+def test_two_calls_into_one_folder(run: Run, photos: Path, tmp_path: Path) -> None:
+    with only_writer(tmp_path / "results"):
+        result = run("predict", photos / "a.png", "--out", "results")
+    assert result.exit_code == 2
+    assert f"process {os.getpid()} on" in result.stderr
+    assert not (tmp_path / "results").exists()
+    with only_writer(tmp_path / "results"):
+        assert run("predict", photos / "a.png", "--out", "results", "--save", "none").exit_code == 0

@@ -219,3 +219,27 @@ def test_a_full_disk_is_an_error_of_every_verb(
     result = run("convert", data, "out", "--to", "labelme")
     assert result.exit_code == 2
     assert result.stderr.endswith("No space left on device\n")
+
+
+@pytest.mark.parametrize(("kinds", "again"), [("coco,overlay,csv", 2), ("coco,labelme", 8)])
+def test_images_that_moved_are_the_same(
+    run: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: str, again: int
+) -> None:
+    """LabelMe's files say where their images are: these are written anew."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, KeyboardInterrupt())
+        run("predict", many, "--out", "parts", "--save", kinds)
+    moved = tmp_path / "scratch" / "images"
+    moved.parent.mkdir()
+    many.rename(moved)
+    networks: list[ColourNetwork] = []
+    monkeypatch.setattr(
+        checkpoint,
+        "load_any_checkpoint",
+        lambda source: networks.append(ColourNetwork()) or FakeLoaded(networks[-1]),
+    )
+    result = run("predict", moved, "--out", "parts", "--save", kinds, "--resume")
+    assert result.exit_code == 1, result.output  # for the unreadable one
+    assert len(networks[0].calls) == (again if again < 8 else 7)
+    run("predict", moved, "--out", "whole", "--save", kinds)
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,76 @@ def test_a_signal_ends_with_its_status_and_says_how_to_resume(
     assert "stopped by SIGTERM after batch 1 of 4" in result.stderr
     assert "--resume" in result.stderr
     assert Path("run/last.ckpt").is_file()
+
+
+@pytest.fixture
+def bad_data(shapes_folder: Path, tmp_path: Path) -> Path:
+    """An object of train without an outline, in each of two images; one of val's images is broken."""
+    folder = Path(shutil.copytree(shapes_folder, tmp_path / "bad"))
+    content = json.loads((folder / "train.json").read_text())
+    content["annotations"][0]["segmentation"] = []
+    content["annotations"][-1] |= {"segmentation": [], "bbox": None}
+    (folder / "train.json").write_text(json.dumps(content))
+    (folder / "images" / "val_0000.png").write_bytes(b"no image")
+    return folder
+
+
+def test_bad_data_is_refused_with_two_ways_on(run: Run, bad_data: Path) -> None:
+    result = run("train", bad_data, "--out", "run", "--epochs", 1, *TINY)
+    assert result.exit_code == 2
+    last = result.stderr.splitlines()[-1]
+    assert ["--fix COPY" in last, "--skip-bad" in last] == [True, True]
+    assert not Path("run").exists()
+
+
+def test_bad_data_is_skipped_listed_and_saved(run: Run, bad_data: Path) -> None:
+    result = run("train", bad_data, "--out", "run", "--epochs", 1, "--skip-bad", *TINY)
+    assert result.exit_code == 0, result.output
+    skipped = json.loads(Path("run/skipped.json").read_text())
+    assert [(row["check"], row["split"]) for row in skipped] == [
+        ("outline", "train"),
+        ("outline", "train"),
+        ("unreadable-image", "val"),
+    ]
+    assert "3 problems" in result.stderr
+    assert all(row["message"] in result.stderr for row in skipped)
+    assert json.loads(Path("run/config.json").read_text())["skip_bad"] is True
+    images = {name: split["images"] for name, split in json.loads(Path("run/data.json").read_text()).items()}
+    assert {name: len(found) for name, found in images.items()} == {"train": 3, "val": 1}
+    again = run("train", bad_data, "--out", "run", "--epochs", 2, "--resume")
+    assert again.exit_code == 0, again.output
+
+
+def test_crowds_are_named_and_can_be_objects(run: Run, shapes_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shapes_folder, tmp_path / "brushed"))
+    for split in ("train", "val"):
+        content = json.loads((folder / f"{split}.json").read_text())
+        for annotation in content["annotations"][::2]:
+            annotation["iscrowd"] = 1
+        (folder / f"{split}.json").write_text(json.dumps(content))
+    result = run("train", folder, "--out", "run", "--epochs", 1, *TINY)
+    assert "warning: crowd: " in result.stderr
+    assert "iscrowd" in result.stderr
+    assert "--crowds-as-objects" in result.stderr
+    result = run("train", folder, "--out", "other", "--epochs", 1, "--crowds-as-objects", *TINY)
+    assert result.exit_code == 0, result.output
+    assert "crowd:" not in result.stderr
+    assert json.loads(Path("other/config.json").read_text())["crowds_as_objects"] is True
+
+
+def test_notes_that_change_what_is_learnt_are_said(run: Run, shapes_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shapes_folder, tmp_path / "data"))
+    train, val = (json.loads((folder / f"{split}.json").read_text()) for split in ("train", "val"))
+    empty = train["images"][0]["id"]
+    train["annotations"] = [a for a in train["annotations"] if a["image_id"] != empty]
+    val["images"], val["annotations"] = val["images"][:1], []
+    for split, content in (("train", train), ("val", val)):
+        (folder / f"{split}.json").write_text(json.dumps(content))
+    result = run("train", folder, "--out", "run", "--epochs", 1, *TINY)
+    assert result.exit_code == 0, result.output
+    for start in (
+        "note: empty-image: data/train",
+        "note: single-image: data/val",
+        "warning: no-objects: data/val",
+    ):
+        assert start in result.stderr

@@ -101,6 +101,13 @@ def test_dollars_in_the_name_of_a_class_are_no_mathematics(dataset: Dataset, tmp
     assert (tmp_path / "x.png").is_file()
 
 
+def test_names_without_a_font_are_plotted_without_a_warning(dataset: Dataset, tmp_path: Path) -> None:
+    """Warnings are errors in the tests: matplotlib warns of each letter that its font lacks."""
+    names = tuple(f"\u9e7f{number} олень हिरण" for number, _ in enumerate(dataset.class_names))
+    plot_precision_recall(CocoScorer(dataset).score(noisy(dataset, 0), "mask"), names, tmp_path / "x.png")
+    assert (tmp_path / "x.png").is_file()
+
+
 def test_a_mask_is_as_large_as_its_own_area() -> None:
     """A long diagonal line is a small object in a large box: COCO's APs counts it, APl does not."""
     line = torch.zeros((200, 200), dtype=torch.bool)

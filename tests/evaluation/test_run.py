@@ -4,6 +4,8 @@ command.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -171,5 +173,37 @@ def test_command(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.Monke
     assert "VOC mAP^r" in result.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert set(figures) == {
-        *("mask", "box", "voc", "proposals", "attainable", "per_class", "images", "seconds_per_image")
+        *("mask", "box", "voc", "proposals", "attainable", "per_class", "images", "seconds_per_image"),
+        *("max_objects", "limited_images"),
     }
+
+
+def test_a_limit_below_the_objects_is_said(tmp_path: Path, predictor: Predictor) -> None:
+    folder = write_split(tmp_path / "data")
+    metrics = evaluate(folder, predictor, max_objects=1)
+    assert (metrics["max_objects"], metrics["limited_images"]) == (1, 2)
+    assert "Images that may hold more than the limit of 1 objects: 2;" in table(metrics)
+    assert metrics["proposals"]["AR@10"] == pytest.approx(0.5)
+    metrics = evaluate(folder, predictor, max_objects=2)  # all are found, but there may be more
+    assert metrics["limited_images"] == 2
+    metrics = evaluate(folder, predictor)
+    assert (metrics["max_objects"], metrics["limited_images"]) == (100, 0)
+    assert "limit" not in table(metrics)
+
+
+def test_detections_have_the_ids_of_the_data(tmp_path: Path, predictor: Predictor) -> None:
+    coco = pytest.importorskip("pycocotools.coco", reason="needs pycocotools")
+    folder = write_split(tmp_path / "data")
+    document = json.loads((folder / "val.json").read_text())
+    for records, key in ((document["images"], "id"), (document["annotations"], "image_id")):
+        for record in records:
+            record[key] = (397133, 5)[record[key] - 1]
+    (folder / "val.json").write_text(json.dumps({"info": {}, **document}))
+    evaluate(folder, predictor, out=tmp_path / "report")
+    found = json.loads((tmp_path / "report" / "detections.json").read_text())
+    assert [(one["image_id"], one["category_id"]) for one in found] == [
+        (id_, category) for id_ in (397133, 5) for category in (50, 49)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        loaded = coco.COCO(str(folder / "val.json")).loadRes(str(tmp_path / "report" / "detections.json"))
+    assert len(loaded.getAnnIds(imgIds=[397133], catIds=[49])) == 1

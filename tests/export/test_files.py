@@ -206,3 +206,86 @@ def test_the_description_of_a_fixed_size(predictor: Predictor) -> None:
     document = describe(predictor, graph_of(predictor, False, 5), False)
     assert document["preprocessing"]["size"] == [96, 144]
     assert document["model"] == "tiny"
+
+
+@pytest.fixture(scope="module")
+def batch_file(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX file of the small FCIS for any number of images of any size."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"needs {package}")
+    path = tmp_path_factory.mktemp("onnx") / "batch.onnx"
+    rows = export(predictor, path, "onnx", dynamic=True, dynamic_batch=True, instances=20)
+    compared = [row.image.partition(" (")[2] for row in rows[:8]]
+    assert compared == [f"{number} of {count})" for count in (1, 2, 5) for number in range(1, count + 1)]
+    assert len({row.size for row in rows[8:]}) > 5
+    return path
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_batch_has_the_results_of_its_images_one_by_one(
+    batch_file: Path, predictor: Predictor, count: int
+) -> None:
+    images = torch.stack([photograph(89, 120, seed=seed) for seed in range(count)])
+    images[-1] = (255 - images[-1]) // 2
+    found = check.runner(batch_file, "onnx")(images)
+    graph = graph_of(predictor, True, 20)
+    with torch.no_grad():
+        wanted = [graph(image[None]) for image in images]
+    assert [tuple(value.shape) for value in found] == [
+        (count, 20, 4),
+        (count, 20),
+        (count, 20),
+        (count, 20, 28, 28),
+    ]
+    for number, own in enumerate(wanted):
+        assert torch.equal(found[2][number], own[2])
+        for ours, theirs in zip(found, own, strict=True):
+            torch.testing.assert_close(ours[number], theirs, rtol=0, atol=1e-3)
+    if count > 1:
+        assert not torch.equal(found[1][0], found[1][1])
+    # The network itself, which finds at most as many.
+    for number, image in enumerate(images):
+        (network,) = predictor.network([image.float() / 255], min_score=0.05, max_instances=20)
+        strong = found[1][number] >= 0.05
+        torch.testing.assert_close(found[1][number][strong], network.scores, rtol=0, atol=1e-4)
+        assert torch.equal(found[2][number][strong], network.labels)
+
+
+def test_a_batch_file_is_standard_and_described(batch_file: Path) -> None:
+    import onnx
+
+    model = onnx.load(batch_file)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Scan"]
+    assert [entry.domain for entry in model.opset_import] == [""]
+    shapes = {
+        entry.name: [side.dim_param or side.dim_value for side in entry.type.tensor_type.shape.dim]
+        for entry in (*model.graph.input, *model.graph.output)
+    }
+    assert shapes["image"] == ["batch", 3, "height", "width"]
+    assert shapes["masks"] == ["batch", 20, 28, 28]
+    (entry,) = [entry for entry in model.metadata_props if entry.key == "instancefcn"]
+    assert json.loads(entry.value)["batch"] is True
+
+
+def test_a_batch_that_differs_is_not_kept(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that gives all images the results of the first one."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"needs {package}")
+    runner = check.runner
+
+    def confused(path: Path, form: str) -> check.Run:
+        run = runner(path, form)
+        return lambda images: tuple(result[:1].expand_as(result) for result in run(images))
+
+    monkeypatch.setattr(check, "runner", confused)
+    with pytest.raises(ExportError, match=r"\(2 of 2\)"):
+        export(predictor, tmp_path / "a.onnx", "onnx", dynamic_batch=True, instances=20)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_program_takes_no_batch(predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="onnx"):
+        export(predictor, tmp_path / "a.pt2", "torch-export", dynamic_batch=True)

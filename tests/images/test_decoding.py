@@ -7,11 +7,12 @@ import re
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from instancefcn.data.dataset import ImageRecord
 from instancefcn.data.formats.index_masks import read_index
@@ -337,3 +338,47 @@ def test_bytes_are_decoded_as_files_are(tmp_path: Path) -> None:
     assert torch.equal(decode_image(path.read_bytes(), "a"), read_image(path))
     with pytest.raises(ImageError, match=r"^its name: "):
         decode_image(path.read_bytes()[:600], "its name")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "feature", "options"),
+    [("avif", "avif", {"quality": 100, "subsampling": "4:4:4"}), ("jp2", "jpg_2000", {})],
+)
+def test_formats_that_pillow_may_lack(
+    tmp_path: Path, suffix: str, feature: str, options: dict[str, Any]
+) -> None:
+    if not features.check(feature):
+        pytest.skip(f"this Pillow lacks {feature}")
+    flat = np.full((32, 48, 3), (200, 60, 90), np.uint8)
+    Image.fromarray(flat).save(tmp_path / f"a.{suffix}", **options)
+    assert abs(pixels_of(tmp_path / f"a.{suffix}").astype(int) - flat).max() <= 3
+
+
+def test_heic(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
+    pillow_heif.register_heif_opener()
+    Image.new("RGB", (64, 48), (200, 60, 90)).save(tmp_path / "a.heic", quality=100)
+    assert abs(pixels_of(tmp_path / "a.heic").astype(int) - (200, 60, 90)).max() <= 4
+    (tmp_path / "short.heic").write_bytes((tmp_path / "a.heic").read_bytes()[:40])
+    with pytest.raises(ImageError, match="damaged"):
+        read_image(tmp_path / "short.heic")
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"HEIC.*instancefcn\[heic\]"),
+        (b"\xff\x0a" + bytes(40), "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), "JPEG XL"),
+        (b"%PDF-1.7" + bytes(40), "PDF"),
+        (b"8BPS" + bytes(40), "Photoshop"),
+        (b"", "empty"),
+    ],
+)
+def test_other_formats_are_named(
+    tmp_path: Path, content: bytes, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "heic_is_installed", lambda: False)
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(ImageError, match=rf"a\.jpg: .*{named}"):
+        read_image(tmp_path / "a.jpg")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fakes import IDS, NAMES, RED_BOX, FakeLoaded, coloured, save_coloured
+from fakes import IDS, NAMES, RED_BOX, ColourNetwork, FakeLoaded, coloured, save_coloured
 from instancefcn.errors import CheckpointError, ConfigError, ImageError
 from instancefcn.inference import tiling
 from instancefcn.inference.predictor import Predictor, load
@@ -168,10 +168,10 @@ def test_no_more_than_the_best_are_made(tmp_path: Path) -> None:
     predictor = Predictor(FakeLoaded(), "cpu")
     (image,) = [result.image for result in predictor.files([path])]
     assert image is not None
-    (one,) = predictor.run([image], top=1)
+    (one,) = predictor.run([image], max_objects=1)
     assert one.names == ["red"]
     for tile in (None, 64):
-        ((best,), (both,)) = (list(predictor.files([path], top=top, tile=tile)) for top in (1, None))
+        ((best,), (both,)) = (list(predictor.files([path], max_objects=top, tile=tile)) for top in (1, None))
         assert best.instances is not None
         assert both.instances is not None
         assert (len(best.instances), len(both.instances)) == (1, 2)
@@ -181,8 +181,8 @@ def test_nonsense_is_refused_before_an_image_is_lost(predictor: Predictor, tmp_p
     path = save_coloured(tmp_path / "a.png")
     for settings, message in (
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"top": 0}, "top must be at least 1, got 0"),
-        ({"top": -1, "tile": 64}, "top must be at least 1, got -1"),
+        ({"max_objects": 0}, "max_objects must be at least 1, got 0"),
+        ({"max_objects": -1, "tile": 64}, "max_objects must be at least 1, got -1"),
     ):
         with pytest.raises(ConfigError, match=message):
             list(predictor.files([path], **settings))
@@ -208,3 +208,54 @@ def test_empty_images_and_foreign_byte_orders(predictor: Predictor) -> None:
 def test_a_device_that_is_not_there(device: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Predictor(FakeLoaded(network=torch.nn.Linear(1, 1)), device)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tile", [None, 64])
+def test_a_limit_that_is_reached_is_said(predictor: Predictor, tmp_path: Path, tile: int | None) -> None:
+    path = save_coloured(tmp_path / "two.png")
+    limits = [predictor(path, max_objects=most, tile=tile).limit_reached for most in (1, 2, 3, None)]
+    assert limits == [1, 2, None, None]
+    # Whatever the limit leaves out scores less than what is kept, and so less than this.
+    assert predictor.run([coloured_tensor()], 0.0, max_objects=2)[0].filter(0.7).limit_reached is None
+    (result,) = predictor.files([path], max_objects=1, tile=tile)
+    assert result.instances is not None
+    assert result.instances.limit_reached == 1
+
+
+def test_a_tile_that_reaches_the_limit_is_said(tmp_path: Path) -> None:
+    """Each tile may have one object; the image has two, in different tiles, and both are found."""
+
+    class One(ColourNetwork):
+        max_instances = 1
+
+        def forward(self, images: Any, image_sizes: Any, min_score: float = 0, max_instances: int = 1) -> Any:
+            return super().forward(images, image_sizes, min_score, max_instances)
+
+    predictor = Predictor(FakeLoaded(One()), "cpu")  # type: ignore[arg-type]
+    found = predictor(coloured(), tile=64)
+    assert sorted(found.names) == ["green", "red"]
+    assert found.limit_reached == 1
+    assert predictor(coloured(), tile=64, score=0.95).limit_reached is None
+    assert predictor(coloured(), tile=64, max_objects=3).limit_reached is None
+
+
+@pytest.mark.parametrize("tile", [None, 64])
+def test_only_the_named_classes(predictor: Predictor, tile: int | None) -> None:
+    found = predictor(coloured(), classes=["green"], tile=tile)
+    assert found.names == ["green"]
+    assert (found.class_names, found.category_ids) == (NAMES, IDS)
+    # The limit counts what is asked for alone.
+    assert predictor(coloured(), classes=["green"], max_objects=1, tile=tile).names == ["green"]
+    assert predictor(coloured(), classes=("green", "red"), tile=tile).names == ["red", "green"]
+
+
+@pytest.mark.parametrize("classes", [["red", "mauve"], ["Red"], []])
+def test_unknown_classes_are_named_with_the_known_ones(predictor: Predictor, classes: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        predictor(coloured(), classes=classes)
+    for name in {*classes, *NAMES} - {"red"}:
+        assert name in str(caught.value)
+
+
+def coloured_tensor() -> torch.Tensor:
+    return torch.from_numpy(np.array(coloured())).permute(2, 0, 1)

@@ -17,6 +17,7 @@ from instancefcn.models import backbone as backbone_module
 from instancefcn.models.backbone import (
     Backbone,
     FrozenNormConv2d,
+    InPlaceReLU6,
     fold_frozen_norms,
     load_features,
     published_weights,
@@ -225,3 +226,31 @@ def test_without_its_package_lite0_is_downloaded(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(timm, "create_model", create)
     assert published_weights("tf_efficientnet_lite0") == {}
     assert downloaded == ["tf_efficientnet_lite0"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_relu6_in_place_has_pytorchs_gradient_and_keeps_no_copy(dtype: torch.dtype) -> None:
+    values = torch.tensor([-1.0, -0.0, 0.0, 1e-3, 3.0, 5.99, 6.0, 7.0, float("inf")], dtype=dtype)
+    ours, theirs = (values.clone().requires_grad_() for _ in range(2))
+    kept: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.append(tensor.data_ptr())
+        return tensor
+
+    x = ours * 1  # as a convolution's output: no leaf
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        out = InPlaceReLU6()(x)
+    assert kept == [out.data_ptr()] == [x.data_ptr()]
+    expected = nn.ReLU6()(theirs)
+    assert torch.equal(out, expected)
+    weights = torch.arange(1.0, 10.0, dtype=dtype)
+    out.backward(weights)
+    expected.backward(weights)
+    assert torch.equal(ours.grad, theirs.grad)
+
+
+def test_activations_of_fcis_lite_keep_no_copy() -> None:
+    body = Backbone("tf_efficientnet_lite0").body
+    assert any(isinstance(module, InPlaceReLU6) for module in body.modules())
+    assert not any(isinstance(module, nn.ReLU6) for module in body.modules())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -452,3 +453,29 @@ def test_parameter_groups() -> None:
         if parameter.requires_grad:
             assert rates[id(parameter)] == (3.0 if name.startswith("maps.reduce") else 1.0), name
             assert decays[id(parameter)] == (not name.endswith("bias")), name
+
+
+def test_a_limit_that_is_reached_is_said_and_classes_do_not_compete(lively: FCIS) -> None:
+    image = torch.rand((3, 96, 128), generator=torch.Generator().manual_seed(1))
+    (everything,) = lively([image], min_score=0.01)
+    assert everything.limit_reached is None
+    most = len(everything) // 2
+    (some,) = lively([image], min_score=0.01, max_instances=most)
+    assert some.limit_reached == most
+    assert torch.equal(some.boxes, everything.boxes[:most])
+    label = int(everything.labels[-1])
+    (own,) = lively([image], min_score=0.01, classes=[label])
+    assert_equal(own, everything[everything.labels == label])
+
+
+def test_a_larger_limit_has_more_proposals(lively: FCIS) -> None:
+    batch, sizes = lively.collate([torch.rand((3, 96, 128))])
+    usual = lively.score_windows(batch, sizes).boxes.shape[1]
+    assert usual == 2 * lively.rpn.spec.after_nms
+    assert lively.score_windows(batch, sizes, 2.5).boxes.shape[1] == round(2.5 * usual)
+    seen: list[float] = []
+    network = copy.copy(lively)
+    network.score_windows = lambda *args: seen.append(args[2]) or lively.score_windows(*args)  # type: ignore
+    for limit in (None, 10, network.max_instances, 3 * network.max_instances):
+        network([torch.rand((3, 64, 64))], max_instances=limit)
+    assert seen == [1.0, 1.0, 1.0, 3.0]

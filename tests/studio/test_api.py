@@ -75,6 +75,14 @@ def test_score_and_top_choose(client: TestClient) -> None:
     assert names("/api/predict?score=0.95") == []
     assert names("/api/propose") == ["red", "green"]
     assert names("/api/propose?top=1") == ["red"]
+    assert names("/api/predict?max_objects=1") == ["red"]
+    assert names("/api/predict?max_objects=1&classes=green") == ["green"]
+    assert names("/api/predict?classes=green,red") == ["red", "green"]
+
+
+def test_a_limit_that_is_reached_is_said(client: TestClient) -> None:
+    answers = [client.post(f"/api/predict?max_objects={most}", content=PNG).json() for most in (2, 3)]
+    assert [answer["limit_reached"] for answer in answers] == [2, None]
 
 
 def test_a_photograph_that_lies_on_its_side_is_turned(client: TestClient) -> None:
@@ -103,6 +111,8 @@ def test_a_photograph_that_lies_on_its_side_is_turned(client: TestClient) -> Non
         ("/api/predict?score=2", PNG, 422, "score: Input should be less than or equal to 1"),
         ("/api/propose?top=0&score=x", PNG, 422, "top: Input should be greater"),
         ("/api/predict?treshold=1&top=2", PNG, 422, "unknown in the query: top, treshold; known: score"),
+        ("/api/predict?max_objects=0", PNG, 422, "max_objects: Input should be greater"),
+        ("/api/predict?classes=red,mauve", PNG, 422, "'mauve'; it knows red, green"),
         ("/api/predict", PNG + bytes(MAX_BYTES), 413, "an image may have 20 MB"),
     ],
     ids=[
@@ -117,6 +127,8 @@ def test_a_photograph_that_lies_on_its_side_is_turned(client: TestClient) -> Non
         "score",
         "both",
         "unknown",
+        "limit",
+        "classes",
         "bytes",
     ],
 )

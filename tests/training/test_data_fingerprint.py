@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from instancefcn.data.conversion import convert
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.data.synthetic import write_shapes
@@ -71,3 +74,57 @@ def test_a_damaged_record(split: Dataset, tmp_path: Path) -> None:
         (tmp_path / "data.json").write_text(content)
         with pytest.raises(CheckpointError, match="is damaged"):
             check_fingerprint(tmp_path / "data.json", {"train": split})
+
+
+@pytest.mark.parametrize("to", ["coco", "yolo", "voc", "labelme"])
+def test_data_that_moved_as_a_whole_are_the_same(to: str, tmp_path: Path) -> None:
+    """In every format that `convert` writes; content that changed on the way is still noticed."""
+    convert(write_shapes(tmp_path / "shapes", train=3, val=1, size=32), tmp_path / "here" / "data", to)
+    splits = {name: open_dataset(tmp_path / "here" / "data", name) for name in ("train", "val")}
+    write_fingerprint(tmp_path / "data.json", splits)
+    elsewhere = tmp_path / "scratch" / "of" / "a job"
+    elsewhere.mkdir(parents=True)
+    (tmp_path / "here" / "data").rename(elsewhere / "copy")
+    moved = {name: open_dataset(elsewhere / "copy", name) for name in ("train", "val")}
+    assert moved["train"].images[0].path != splits["train"].images[0].path
+    check_fingerprint(tmp_path / "data.json", moved)
+
+    last = moved["train"].images[-1].path
+    content = bytearray(last.read_bytes())
+    content[-9] ^= 1
+    last.write_bytes(content)
+    with pytest.raises(DataError, match=f"1 of 3 images changed .*{last.name}"):
+        check_fingerprint(tmp_path / "data.json", moved)
+    last.unlink()
+    fewer = {**moved, "train": moved["train"].subset((0, 1))}
+    with pytest.raises(DataError, match=f"1 of 3 images gone: .*{last.name}"):
+        check_fingerprint(tmp_path / "data.json", fewer)
+
+
+def test_images_in_two_folders_of_which_one_moved(tmp_path: Path) -> None:
+    """Only what is no longer there is looked for elsewhere."""
+    data = open_dataset(write_shapes(tmp_path / "a", train=2, val=1, size=32), "train")
+    beside = tmp_path / "stays" / "last.png"
+    beside.parent.mkdir()
+    shutil.copy(data.images[1].path, beside)
+    two_places = replace(data, images=(data.images[0], replace(data.images[1], path=beside)))
+    write_fingerprint(tmp_path / "data.json", {"train": two_places})
+    (tmp_path / "a").rename(tmp_path / "b")
+    first = replace(data.images[0], path=tmp_path / "b" / "images" / data.images[0].path.name)
+    check_fingerprint(
+        tmp_path / "data.json", {"train": replace(two_places, images=(first, two_places.images[1]))}
+    )
+
+
+def test_a_record_of_an_older_run_has_no_digest_of_the_files(split: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    write_fingerprint(path, {"train": split})
+    record = json.loads(path.read_text())
+    record["train"]["images"] = {
+        name: digest.split()[0] for name, digest in record["train"]["images"].items()
+    }
+    path.write_text(json.dumps(record))
+    check_fingerprint(path, {"train": split})
+    changed = replace(split, images=(replace(split.images[0], height=31), *split.images[1:]))
+    with pytest.raises(DataError, match="1 of 4 images changed"):
+        check_fingerprint(path, {"train": changed})

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from instancefcn.bfloat16 import convolves_in_bfloat16
 from instancefcn.errors import ConfigError
 from instancefcn.training.config import resolve
-from instancefcn.training.setup import choose_device, convolves_in_bfloat16
+from instancefcn.training.setup import choose_device
 
 PLACES = {"data": "d", "out": "o"}
 CPU = torch.device("cpu")

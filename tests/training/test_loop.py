@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from instancefcn.errors import CheckpointError, ConfigError, DataError, TrainingError
+from instancefcn.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from instancefcn.models import zoo
 from instancefcn.training.interruption import Interrupted
 from instancefcn.training.log import read_log
@@ -462,3 +463,38 @@ def test_a_changed_test_size_changes_the_training_size_in_proportion() -> None:
     third = make_config(Path("none"), False, {**places, "short_side": 300, "long_side": 500})
     assert third.train_sides == tuple(max(32, round(side / 3)) for side in usual.train_sides)
     assert make_config(Path("none"), False, {**places, "train_short": [200, 300]}).train_sides == ()
+
+
+def test_a_run_resumes_on_data_that_moved(tiny_train: Train, tiny_data: Path, tmp_path: Path) -> None:
+    """To the same bits; and on other data not at all."""
+    whole = tmp_path / "whole"
+    tiny_train(whole, epochs=2)
+    run, moved = tmp_path / "run", tmp_path / "scratch" / "data"
+    tiny_train(run, epochs=1)
+    shutil.copytree(tiny_data, moved)
+    tiny_train(run, epochs=2, data=moved, resume=True)
+    assert json.loads((run / "config.json").read_text())["data"] == str(moved)
+    other = tmp_path / "other"
+    shutil.copytree(tiny_data, other)
+    image = sorted((other / "images").iterdir())[0]
+    image.write_bytes(image.read_bytes() + b"more")
+    with pytest.raises(DataError, match=image.name):
+        tiny_train(run, epochs=3, data=other, resume=True)
+
+
+def test_two_runs_in_one_folder(tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is refused at once, while the first goes on."""
+    run, refused = tmp_path / "run", []
+
+    def second() -> None:
+        with pytest.raises(OutputError, match=f"process {os.getpid()} on") as caught:
+            tiny_train(run)
+        refused.append(caught.value)
+
+    stop_at(monkeypatch, 2, second)
+    tiny_train(run, epochs=1)
+    stop_at(monkeypatch, 2, second)  # when there is a run to resume
+    tiny_train(run, epochs=2, resume=True)
+    assert [error.code for error in refused] == ["output", "output"]
+    assert state(run)["seen"] == 6
+    assert not list(run.glob(".*"))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from instancefcn.data.dataset import Dataset
+from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.errors import ConfigError
 from instancefcn.models import zoo
-from instancefcn.models.checkpoint import save_checkpoint
+from instancefcn.models.checkpoint import save_checkpoint, spec_to_json
 from instancefcn.training.config import TrainConfig
 from instancefcn.training.loop import train
-from instancefcn.training.setup import doubts, make_config, read_splits
+from instancefcn.training.setup import doubts, make_config, network_spec, read_splits, spec_for
 from tiny import tiny_spec
 from tiny_command import SETTINGS
 
@@ -61,3 +64,31 @@ def test_says_when_there_is_nothing_to_measure_on(shapes_folder: Path, tmp_path:
         assert ("val" in splits) is measured
         assert any("--val-share 0.2" in line for line in doubts(report)) is not measured
         (tmp_path / "data" / "val.json").unlink(missing_ok=True)
+
+
+def crowded(shapes: Path, objects: int) -> Dataset:
+    """The validation split, with so many copies of an object in its second image."""
+    split = open_dataset(shapes, "val")
+    first, second = split.images
+    crowd = replace(first.annotations[0], crowd=True)
+    return replace(
+        split, images=(first, replace(second, annotations=(crowd, *second.annotations[:1] * objects)))
+    )
+
+
+def test_a_model_has_room_for_the_objects_of_its_data(
+    shapes_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(data=str(shapes_folder), out="o", short_side=512, long_side=853)
+    few, many = crowded(shapes_folder, 80), crowded(shapes_folder, 96)
+    assert (few.most_objects, many.most_objects) == (80, 96)
+    assert spec_for(config, {"train": few}, None) == network_spec(config)
+    roomy = spec_for(config, {"train": few, "val": many}, None)
+    assert isinstance(roomy, zoo.ModelSpec)
+    assert roomy.head.instances == 120
+    assert (roomy.rpn.before_nms, roomy.rpn.after_nms) == (1200, 360)
+    # A resumed run keeps its room, also one that began with less.
+    assert spec_for(config, {"train": few}, spec_to_json(roomy)) == roomy
+    assert spec_for(config, {"train": many}, spec_to_json(network_spec(config))) == network_spec(config)
+    proposals = TrainConfig(model="instancefcn_lite", data=str(shapes_folder), out="o")
+    assert spec_for(proposals, {"train": many}, None) == network_spec(proposals)

@@ -38,7 +38,8 @@ class Job:
         images: number of images.
         chunk: images per chunk.
         todo: indices of the chunks that are not done.
-        score, tile: as for `Predictor.files`.
+        score, tile, max_objects: as for `Predictor.files`.
+        precision: "32" or "bf16".
     """
 
     out: str
@@ -48,6 +49,8 @@ class Job:
     todo: tuple[int, ...]
     score: float
     tile: int | None
+    max_objects: int | None = None
+    precision: str = "32"
 
     @property
     def chunks(self) -> int:
@@ -68,6 +71,7 @@ class Summary:
         images: rows of `images/`.
         instances: rows of `instances/`.
         errors: images with an error instead of results.
+        limited: images in which the maximum number of objects was reached: they may hold more.
         new_images: images that this call processed.
         seconds: duration of this call, from the start of the cluster.
         interrupted: attempts at a chunk that did not finish, because the worker or the command was stopped.
@@ -76,6 +80,7 @@ class Summary:
     images: int
     instances: int
     errors: int
+    limited: int
     new_images: int
     seconds: float
     interrupted: int
@@ -109,6 +114,9 @@ def prepare(
     model: str,
     score: float,
     tile: int | None = None,
+    max_objects: int | None = None,
+    precision: str = "32",
+    keep_precision: bool = False,
     chunk: int | None = None,
     workers: int = 1,
 ) -> Job:
@@ -119,7 +127,9 @@ def prepare(
         out: path or address of the folder.
         checkpoint: content of the model file.
         model: its name, for people who read the manifest.
-        score, tile: as for `Predictor.files`.
+        score, tile, max_objects: as for `Predictor.files`.
+        precision: "32" or "bf16".
+        keep_precision: a job begun earlier keeps its own precision.
         chunk: images per chunk; None takes that of the job in `out`, or for a new job DEFAULT_CHUNK, or less
             so that each worker gets CHUNKS_PER_WORKER chunks.
 
@@ -135,10 +145,14 @@ def prepare(
         "model_sha256": hashlib.sha256(checkpoint).hexdigest(),
         "score": score,
         "tile": tile,
+        "max_objects": max_objects,
+        "precision": precision,
     }
     if folder.exists(MANIFEST):
         manifest = _read_manifest(folder, out)
         chunk = manifest["chunk"] if chunk is None else chunk
+        if keep_precision:
+            wanted["precision"] = manifest.get("precision")
         _refuse_changes(manifest, {**wanted, "chunk": chunk}, out)
     else:
         foreign = [name for name in (LISTING, MODEL) if folder.exists(name)]
@@ -152,7 +166,17 @@ def prepare(
     images, chunk = manifest["images"], manifest["chunk"]
     done = {int(found[1]) for name in folder.names(IMAGES_FOLDER) if (found := PART.fullmatch(name))}
     todo = tuple(number for number in range(math.ceil(images / chunk)) if number not in done)
-    return Job(absolute(out), listing.sources, images, chunk, todo, score, tile)
+    return Job(
+        absolute(out),
+        listing.sources,
+        images,
+        chunk,
+        todo,
+        score,
+        tile,
+        max_objects,
+        manifest["precision"],
+    )
 
 
 def summarise(job: Job, new_images: int, seconds: float, interrupted: int) -> Summary:
@@ -166,13 +190,13 @@ def summarise(job: Job, new_images: int, seconds: float, interrupted: int) -> Su
         for name in folder.names(below):
             if _LEFTOVER.fullmatch(name):
                 folder.delete(f"{below}/{name}")
-    numbers, instances, errors = count_results(folder)
+    numbers, instances, errors, limited = count_results(folder)
     if numbers != job.images:
         raise ConfigError(
             f"{job.out}: holds rows for {numbers} images, but the job has {job.images}: were files deleted or"
             " added there? The same command adds what is missing"
         )
-    return Summary(numbers, instances, errors, new_images, seconds, interrupted)
+    return Summary(numbers, instances, errors, limited, new_images, seconds, interrupted)
 
 
 _JOB_FILE = re.compile(rf"({'|'.join(map(re.escape, (MANIFEST, MODEL, LISTING)))})(\.part)?")
@@ -236,6 +260,8 @@ _MEANINGS = {
     "model_sha256": "the model",
     "score": "--score",
     "tile": "--tile",
+    "max_objects": "--max-objects",
+    "precision": "--precision",
     "chunk": "--chunk",
 }
 

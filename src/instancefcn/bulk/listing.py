@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import pyarrow as pa
 from pyarrow import fs
@@ -16,7 +16,13 @@ from pyarrow import parquet as pq
 from instancefcn.bulk.storage import absolute, open_filesystem
 from instancefcn.data.paths import IMAGE_SUFFIXES
 from instancefcn.errors import ImageError
-from instancefcn.inference.sources import EMPTY_SOURCE, OVERLAY_SUFFIX, find_images
+from instancefcn.inference.sources import (
+    EMPTY_SOURCE,
+    OVERLAY_SUFFIX,
+    describe_left_out,
+    find_images,
+    left_out_of,
+)
 from instancefcn.inference.threaded_map import threaded_map
 from instancefcn.safe_text import writable_text
 
@@ -42,6 +48,7 @@ class Listing:
         file: its path or address, without options.
         size: in bytes.
         modified: in nanoseconds since 1970.
+        left_out: what the folders hold that is not read, as `describe_left_out` puts it; "" for nothing.
     """
 
     sources: tuple[str, ...]
@@ -49,6 +56,7 @@ class Listing:
     file: list[str] = field(default_factory=list)
     size: list[int] = field(default_factory=list)
     modified: list[int] = field(default_factory=list)
+    left_out: str = ""
 
     def digest(self) -> str:
         """SHA-256 of the files, sizes and times, in their order."""
@@ -107,10 +115,11 @@ def list_images(sources: Sequence[str], own: Callable[[str], bool] | None = None
     """
     listing = Listing(tuple(map(absolute, sources)))
     seen: set[str] = set()
+    others: list[PurePath] = []
     problems = [] if all(map(str.strip, sources)) else [EMPTY_SOURCE]
     for number, source in enumerate(listing.sources):
         try:
-            found = list(_remote(source) if "://" in source else _local(source))
+            found = list(_remote(source, others) if "://" in source else _local(source, others))
         except ImageError as error:
             problems.append(str(error))
             continue
@@ -125,6 +134,8 @@ def list_images(sources: Sequence[str], own: Callable[[str], bool] | None = None
                 listing.file.append(file)
                 listing.size.append(size)
                 listing.modified.append(modified)
+    left_out = [path for path in others if own is None or not own(str(path))]
+    listing.left_out = describe_left_out(left_out)
     if problems or not seen:
         raise ImageError("\n".join(problems) or "no source given: name folders, patterns or addresses")
     return listing
@@ -189,9 +200,12 @@ def image_column(schema: pa.Schema, file: str) -> str:
     return name
 
 
-def _local(source: str) -> Iterator[tuple[str, int, int]]:
-    """(file, bytes, nanoseconds since 1970) of each file of a local source."""
+def _local(source: str, others: list[PurePath]) -> Iterator[tuple[str, int, int]]:
+    """(file, bytes, nanoseconds since 1970) of each file of a local source; what it leaves out is added to
+    `others`.
+    """
     path = Path(source)
+    others += [file for file in left_out_of(path) if not is_parquet(file.name)]
     tables = []
     if path.is_dir():
         tables = [p for p in path.iterdir() if is_parquet(p.name) and not p.name.startswith(".")]
@@ -207,7 +221,7 @@ def _local(source: str) -> Iterator[tuple[str, int, int]]:
         yield writable_text(str(found)), status.st_size, status.st_mtime_ns
 
 
-def _remote(source: str) -> list[tuple[str, int, int]]:
+def _remote(source: str, others: list[PurePath]) -> list[tuple[str, int, int]]:
     """As `_local`, for an address."""
     filesystem, path = open_filesystem(source)
     scheme = source.split("://", 1)[0]
@@ -220,12 +234,14 @@ def _remote(source: str) -> list[tuple[str, int, int]]:
             if infos[0].type == fs.FileType.Directory:
                 inside = filesystem.get_file_info(fs.FileSelector(path))
                 infos = [info for info in inside if _is_image(info)]
+                files = (info for info in inside if info.type == fs.FileType.File and not _is_image(info))
+                others += [PurePosixPath(info.path) for info in files if not info.base_name.startswith(".")]
     except (OSError, pa.ArrowException) as error:
         raise ImageError(f"{source}: cannot be listed ({error})") from error
-    files = sorted((info for info in infos if info.type == fs.FileType.File), key=lambda info: info.path)
-    if not files:
+    found = sorted((info for info in infos if info.type == fs.FileType.File), key=lambda info: info.path)
+    if not found:
         raise ImageError(f"{source}: no image and no Parquet file found")
-    return [(f"{scheme}://{info.path}", info.size or 0, info.mtime_ns or 0) for info in files]
+    return [(f"{scheme}://{info.path}", info.size or 0, info.mtime_ns or 0) for info in found]
 
 
 def _matching(filesystem: fs.FileSystem, pattern: str, magic: int) -> list[fs.FileInfo]:

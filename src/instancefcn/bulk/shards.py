@@ -27,10 +27,13 @@ IMAGES = pa.schema(
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("instances", pa.int32()),
+        pa.field("limit_reached", pa.int32()),
         pa.field("error", pa.string()),
     ]
 )
-"""One row per image. Where `error` says what is wrong, width, height and instances are null."""
+"""One row per image. Where `error` says what is wrong, width, height and instances are null. `limit_reached`
+is the maximum number of instances where it was reached, so that there may be more, else null.
+"""
 
 INSTANCES = pa.schema(
     [
@@ -67,13 +70,14 @@ class Identity:
 
 @dataclass(frozen=True)
 class ImageOutcome:
-    """The result for one image: its size (height, width) and the columns of its instances, or an error, which
-    is `doubtful` when the cause may not be the image.
+    """The result for one image: its size (height, width), the columns of its instances, and their maximum
+    number where it was reached; or an error, which is `doubtful` when the cause may not be the image.
     """
 
     error: str | None = None
     doubtful: bool = False
     size: tuple[int, int] | None = None
+    limit_reached: int | None = None
     columns: dict[str, list[Any]] = field(default_factory=dict)
 
 
@@ -82,6 +86,7 @@ def outcome_of(instances: Instances) -> ImageOutcome:
     boxes = instances.boxes.tolist()
     return ImageOutcome(
         size=instances.image_size,
+        limit_reached=instances.limit_reached,
         columns={
             "number": list(range(1, len(instances) + 1)),
             "class": instances.names,
@@ -121,7 +126,8 @@ def write_chunk(out: Folder, chunk: int, rows: Iterable[tuple[Identity, ImageOut
             continue
         height, width = found.size
         count = len(found.columns["number"])
-        images.append({**identity, "width": width, "height": height, "instances": count})
+        whole = {"width": width, "height": height, "instances": count, "limit_reached": found.limit_reached}
+        images.append({**identity, **whole})
         for name, value in {**identity, "width": width, "height": height}.items():
             instances[name] += [value] * count
         for name, values in found.columns.items():
@@ -146,8 +152,8 @@ def read_counts(out: Folder, chunk: int) -> dict[str, int] | None:
         return _counts(pq.read_table(file, columns=["instances", "error"]))
 
 
-def count_results(out: Folder) -> tuple[int, int, int]:
-    """The numbers of images, instances and errors in all files of a job.
+def count_results(out: Folder) -> tuple[int, int, int, int]:
+    """The numbers of images, instances, errors and images that reached the limit, in all files of a job.
 
     Raises:
         ConfigError: an image has two rows, or the rows of images say another number of instances.
@@ -161,7 +167,7 @@ def count_results(out: Folder) -> tuple[int, int, int]:
         )
         for name, schema in ((IMAGES_FOLDER, IMAGES), (INSTANCES_FOLDER, INSTANCES))
     }
-    images = tables[IMAGES_FOLDER].to_table(columns=["image", "instances", "error"])
+    images = tables[IMAGES_FOLDER].to_table(columns=["image", "instances", "error", "limit_reached"])
     counts, rows = _counts(images), tables[INSTANCES_FOLDER].count_rows()
     different = pc.count_distinct(images["image"]).as_py()
     if different != counts["images"] or counts["instances"] != rows:
@@ -169,7 +175,8 @@ def count_results(out: Folder) -> tuple[int, int, int]:
             f"{out.path}: holds {counts['images']} rows for {different} images, and {rows} instances where"
             f" the rows of images say {counts['instances']}: were files copied or deleted there?"
         )
-    return counts["images"], rows, counts["errors"]
+    limited = len(images) - images["limit_reached"].null_count
+    return counts["images"], rows, counts["errors"], limited
 
 
 def _counts(images: pa.Table) -> dict[str, int]:

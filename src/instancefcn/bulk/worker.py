@@ -57,16 +57,16 @@ class Resources:
     batch: int = 1
 
 
-OpenModel = Callable[[Folder, str], Predictor]
-"""Makes the predictor from the job's folder and a device."""
+OpenModel = Callable[[Folder, str, str], Predictor]
+"""Makes the predictor from the job's folder, a device and a precision."""
 
 
-def open_model(out: Folder, device: str) -> Predictor:
+def open_model(out: Folder, device: str, precision: str) -> Predictor:
     """Load the model from the job's folder."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / MODEL
         path.write_bytes(out.read(MODEL))
-        return load(path, device=device)
+        return load(path, device=device, precision=precision)
 
 
 class ChunkWorker:
@@ -83,7 +83,7 @@ class ChunkWorker:
         self.job, self.resources = job, resources
         self.out = Folder(job.out)
         self.reader = ChunkReader(self.out, job.sources, job.chunk)
-        self.predictor = open_model(self.out, resources.device)
+        self.predictor = open_model(self.out, resources.device, job.precision)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """As Ray Data calls it: a batch of chunks in, one row per chunk out. A row is what `do` returns, and
@@ -186,7 +186,10 @@ class ChunkWorker:
             return ImageOutcome(said, doubtful=True)
 
     def _segment(self, read: Iterable[FileResult], batch: int) -> Iterator[FileResult]:
-        return self.predictor.decoded(read, score=self.job.score, batch_size=batch, tile=self.job.tile)
+        job = self.job
+        return self.predictor.decoded(
+            read, score=job.score, batch_size=batch, tile=job.tile, max_objects=job.max_objects
+        )
 
 
 class AttemptLog:

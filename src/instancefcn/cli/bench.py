@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.options import Model, Score
+from instancefcn.cli.options import Model, Precision, Score
 
 bench = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
 
@@ -37,15 +37,27 @@ def predict(
     profile: Annotated[bool, typer.Option("--profile", help="Print every stage.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON, with every stage.")] = False,
     device: Annotated[str | None, typer.Option(help="'cpu' or 'cuda'.", show_default=False)] = None,
+    precision: Precision = "auto",
 ) -> None:
     """Time `predict`: from a decoded image to masks at its size, medians after a warm-up."""
     from instancefcn.inference.timing import time_predict
 
-    timing = time_predict(sources, model, score=score, repeats=repeats, threads=threads, device=device)
+    timing = time_predict(
+        sources,
+        model,
+        score=score,
+        repeats=repeats,
+        threads=threads,
+        device=device,
+        precision=precision,
+    )
     if json_:
         typer.echo(json.dumps(asdict(timing)))
         return
-    typer.echo(f"{model} on {timing.device}, {timing.threads} threads, {timing.images} images")
+    typer.echo(
+        f"{model} on {timing.device}, precision {timing.precision}, {timing.threads} threads, "
+        f"{timing.images} images"
+    )
     typer.echo(f"{1000 * timing.predict:.1f} ms per image (median objects: {timing.instances:g})")
     typer.echo(f"after the convolutions: {timing.share:.3f} of their time")
     if profile:

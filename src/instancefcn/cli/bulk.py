@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.options import Batch, Model, Score, Tile
+from instancefcn.cli.options import Batch, MaxObjects, Model, Precision, Score, Tile
 
 
 def bulk(
@@ -25,6 +25,7 @@ def bulk(
     ],
     model: Model = "fcis-animals7",
     score: Score = 0.5,
+    max_objects: MaxObjects = None,
     tile: Tile = None,
     workers: Annotated[
         int | None,
@@ -36,6 +37,7 @@ def bulk(
         typer.Option(min=0, help="GPUs per worker, also a fraction such as 0.5; 0 uses the CPU."),
     ] = 0,
     batch: Batch = 1,
+    precision: Precision = "auto",
     chunk: Annotated[
         int | None,
         typer.Option(min=1, help="Images per result file; 512, or fewer in small jobs.", show_default=False),
@@ -63,11 +65,13 @@ def bulk(
         out,
         model,
         score=score,
+        max_objects=max_objects,
         tile=tile,
         workers=workers,
         cpus=cpus,
         gpus=gpus,
         batch=batch,
+        precision=precision,
         chunk=chunk,
         address=address,
     )
@@ -82,5 +86,11 @@ def bulk(
         f"{summary.images} images, {summary.instances} objects, {summary.errors} errors in {out};"
         f" {summary.new_images} of the images in {summary.seconds:.1f} s{rate}"
     )
+    if summary.limited:
+        typer.echo(
+            f"images that reached the limit of objects and may hold more: {summary.limited}; raise the limit"
+            " with --max-objects, in a new job",
+            err=True,
+        )
     if summary.interrupted:
         typer.echo(f"chunks were begun {summary.interrupted} times without being finished", err=True)

@@ -39,6 +39,14 @@ def convert(
         ),
     ] = None,
     crowds_as_objects: CrowdsAsObjects = False,
+    split_parts: Annotated[
+        bool,
+        typer.Option(
+            "--split-parts",
+            help="Make every separate part of an annotation an object of its own: for masks that hold all "
+            "objects of an image.",
+        ),
+    ] = False,
     json_: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON on standard output.")
     ] = False,
@@ -50,12 +58,23 @@ def convert(
     """
     from instancefcn.console import progress
     from instancefcn.data.conversion import convert as run
+    from instancefcn.safe_text import plain
 
     with progress() as show:
-        done = run(data, out, to.value, show, val_share, crowds_as_objects)
+        done = run(
+            data,
+            out,
+            to.value,
+            show,
+            val_share,
+            split_parts=split_parts,
+            crowds_as_objects=crowds_as_objects,
+        )
     if json_:
         typer.echo(json.dumps({"to": to.value, "out": str(out), **asdict(done)}))
         return
+    for note in done.notes:
+        typer.echo(f"note: {plain(note)}")
     typer.echo(f"{out}: {to.value}, from {done.source}")
     for split, counts in done.splits.items():
         typer.echo(f"  {split}: {counts['images']} images, {counts['annotations']} annotations")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.options import CrowdsAsObjects, SkipBad
+from instancefcn.cli.options import CrowdsAsObjects, MaxObjects, Precision, SkipBad
 
 
 def eval_(
@@ -20,13 +20,17 @@ def eval_(
     split: Annotated[str, typer.Option(help="Name of the split; no other needs to exist.")] = "val",
     crowds_as_objects: CrowdsAsObjects = False,
     skip_bad: SkipBad = False,
+    max_objects: MaxObjects = None,
+    precision: Precision = "auto",
     json_: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", dir_okay=False, help="Write the figures as JSON."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for curves of precision and recall, and sheets of images."),
+        typer.Option(
+            help="Folder for detections (COCO results), curves of precision and recall, and sheets of images."
+        ),
     ] = None,
 ) -> None:
     """Measure a model: mask and box AP (COCO), mAP^r (VOC), recall of proposals, and AP of each class.
@@ -47,9 +51,11 @@ def eval_(
             data,
             model,
             split=split,
+            precision=precision,
             out=out,
             crowds_as_objects=crowds_as_objects,
             skip_bad=skip_bad,
+            max_objects=max_objects,
             share=True,
         )
     except processes.StoppedElsewhere:
@@ -72,4 +78,4 @@ def eval_(
     if problems:
         raise typer.Exit(1)
     if out is not None:
-        typer.echo(plain(f"\nCurves and sheets are in {out}"))
+        typer.echo(plain(f"\nDetections, curves and sheets are in {out}"))

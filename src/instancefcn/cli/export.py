@@ -34,9 +34,23 @@ def export(
             "--dynamic", help="Height and width are free (FCIS only); else the model's short and long side."
         ),
     ] = False,
+    dynamic_batch: Annotated[
+        bool,
+        typer.Option(
+            "--dynamic-batch",
+            help="Any number of images of one size at once, with results for each (ONNX only).",
+        ),
+    ] = False,
     instances: Annotated[
-        int, typer.Option(min=1, max=1000, help="Number of objects in the results; unused ones have score 0.")
-    ] = 100,
+        int | None,
+        typer.Option(
+            min=1,
+            max=10_000,
+            help="Number of objects in the results; unused ones have score 0. The model's own limit when "
+            "left out, or 100 proposals.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -54,7 +68,14 @@ def export(
     from instancefcn.export.check import comparison_table
 
     typer.echo(f"tracing {model}, which takes some minutes on a busy machine", err=True)
-    done = export_model(model, format=format_.value, dynamic=dynamic, instances=instances, out=out)
+    done = export_model(
+        model,
+        format=format_.value,
+        dynamic=dynamic,
+        dynamic_batch=dynamic_batch,
+        instances=instances,
+        out=out,
+    )
     typer.echo(comparison_table(done.rows))
     size = done.path.stat().st_size / 1e6
     typer.echo(f"{done.path}: {size:.1f} MB; agrees with PyTorch on {len(done.rows)} images")

@@ -21,9 +21,11 @@ from instancefcn.cli.demo import demo
 from instancefcn.cli.eval import eval_
 from instancefcn.cli.export import export
 from instancefcn.cli.label import label
+from instancefcn.cli.plan import plan
 from instancefcn.cli.predict import predict
 from instancefcn.cli.propose import propose
 from instancefcn.cli.train import train
+from instancefcn.cpu_settings import set_up_cpu
 from instancefcn.errors import InstanceFCNError
 from instancefcn.files import WRITE_ERRORS
 from instancefcn.version import __version__
@@ -68,7 +70,7 @@ def _common(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    set_up_cpu()  # before a verb loads torch
 
 
 app.command()(demo)
@@ -77,6 +79,7 @@ app.command()(propose)
 app.command()(bulk)
 app.command()(label)
 app.command()(check)
+app.command()(plan)
 app.command()(train)
 app.command("eval")(eval_)
 app.add_typer(bench, name="bench")

@@ -11,7 +11,8 @@ SourceArguments = Annotated[
     typer.Argument(
         metavar="SOURCE...",
         help="Image files, folders (the images directly in them), quoted patterns such as 'photos/**/*.jpg', "
-        "https://... addresses, video files, or 'webcam' ('webcam:1' for the second).",
+        "https://... addresses, video files, or 'webcam' ('webcam:1' for the second). Or one COCO file: "
+        "results have its image ids and category ids.",
         show_default=False,
     ),
 ]
@@ -38,6 +39,14 @@ Json = Annotated[
     ),
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Images that run at once (useful on a GPU).")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|32|bf16",
+        help="Of the convolutions: float32 or bfloat16; 'auto' takes bfloat16 on a CPU that computes it "
+        "natively.",
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(help="'cpu', 'cuda' or 'cuda:1'; a GPU is used when there is one.", show_default=False),
@@ -65,12 +74,31 @@ SkipBad = Annotated[
         help="Leave out annotations and images that cannot be used; all of them are listed.",
     ),
 ]
+MaxObjects = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Maximum number of objects in an image, the best; the model's own limit, which follows its "
+        "training data, when left out. Images that reach the limit are named.",
+        show_default=False,
+    ),
+]
 Explain = Annotated[
     bool, typer.Option("--explain", help="Also draw the score maps of the best object of every image.")
 ]
 Frames = Annotated[
     int | None,
     typer.Option(min=1, help="Stop a video or webcam after this many frames.", show_default=False),
+]
+Page = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|all",
+        help="Page or frame of image files that have several (the first by default), or 'all'; results are "
+        "named IMAGE#page2.",
+        show_default=False,
+    ),
 ]
 Resume = Annotated[
     bool,

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.options import Device, Explain, Frames, Json, Resume, Save, SourceArguments, Tile
+from instancefcn.cli.options import (
+    Device,
+    Explain,
+    Frames,
+    Json,
+    Page,
+    Precision,
+    Resume,
+    Save,
+    SourceArguments,
+    Tile,
+)
 
 
 def propose(
@@ -27,7 +38,9 @@ def propose(
     tile: Tile = None,
     explain: Explain = False,
     frames: Frames = None,
+    page: Page = None,
     device: Device = None,
+    precision: Precision = "auto",
     resume: Resume = False,
 ) -> None:
     """Propose masks of objects of any class, best first (InstanceFCN).
@@ -50,8 +63,11 @@ def propose(
             tile=tile,
             explain=explain,
             frames=frames,
+            page=page,
             device=device,
+            precision=precision,
             resume=resume,
             progress=show,
         )
-        print_results(results, show, json_, out if kinds_of(save) or explain else None)
+        where = out if kinds_of(save) or explain else None
+        print_results(results, show, json_, where, ranked=True)

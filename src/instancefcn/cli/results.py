@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from instancefcn.console import Progress
+from instancefcn.images.pages import split_page
 from instancefcn.safe_text import one_line
 
 if TYPE_CHECKING:
@@ -20,8 +21,16 @@ if TYPE_CHECKING:
     from instancefcn.instances import Instances
 
 
+LIMIT = "the limit of {} objects is reached, there may be more"
+
+
 def print_results(
-    results: Generator[FileResult, None, None], progress: Progress, as_json: bool, out: Path | None
+    results: Generator[FileResult, None, None],
+    progress: Progress,
+    as_json: bool,
+    out: Path | None,
+    *,
+    ranked: bool = False,
 ) -> None:
     """Print each result as it comes, then their sum.
 
@@ -29,6 +38,7 @@ def print_results(
         progress: what prints on standard error.
         as_json: also print one JSON object per result on standard output.
         out: the folder that results are written to; None when nothing is written.
+        ranked: the results are as many of a ranking as were asked for: that is no limit to speak of.
 
     Raises:
         typer.Exit: with status 1, at the end, when an image or video was unreadable.
@@ -44,8 +54,11 @@ def print_results(
             else:
                 found[f"read {kind}s"] += 1
                 found["objects"] += len(result.instances)
-                if result.frame is None and result.image is not None:
-                    progress.line(one_line(describe(result)))
+                full = not ranked and result.instances.limit_reached is not None
+                found[f"full {kind}s"] += full
+                if result.frame is None and (result.image is not None or result.large is not None):
+                    limit = f"; {LIMIT.format(result.instances.limit_reached)}" if full else ""
+                    progress.line(one_line(describe(result) + limit))
             if as_json:
                 typer.echo(json.dumps(result_as_json(result)))
     parts = [f"{found['read images']} of {found['images']} images"] if found["images"] else []
@@ -55,6 +68,12 @@ def print_results(
     where = f"; written to {out}" if out is not None and read else ""
     seconds = time.perf_counter() - start
     progress.line(one_line(f"{found['objects']} objects in {' and '.join(parts)}, {seconds:.1f} s{where}"))
+    for kind in ("images", "frames"):
+        if limited := found[f"full {kind}"]:
+            progress.line(
+                f"{kind} that reached the limit of objects and may hold more: {limited}; raise the limit with"
+                " --max-objects"
+            )
     if read < found["images"] + found["frames"]:
         raise typer.Exit(1)
 
@@ -68,6 +87,8 @@ def describe(result: FileResult) -> str:
     brightest = result.brightest
     if brightest is not None and brightest < DARK:
         text += f"; nearly black, at most {brightest} of 255: see docs/predict.md, Dark images"
+    if result.pages > 1 and split_page(result.path)[0] == result.path:
+        text += f"; has {result.pages} pages, page 1 is used: --page N or --page all reads others"
     return text
 
 
@@ -83,4 +104,4 @@ def result_as_json(result: FileResult) -> dict[str, Any]:
     head = {"file": str(result.path)} | ({} if result.frame is None else {"frame": result.frame})
     if result.instances is None:
         return {**head, "error": str(result.error)}
-    return {**head, **prediction(str(result.path), result.instances)}
+    return {**head, "precision": result.precision, **prediction(str(result.path), result.instances)}

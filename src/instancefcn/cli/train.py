@@ -26,8 +26,9 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="fcis_lite (default), fcis_fine (many small objects), fcis_resnet50, fcis_resnet101,"
-            " fcis_resnet101_voc; for proposals instancefcn_lite or instancefcn_vgg16."
+            help="Train a model with its own recipe instead of the plan that the data ask for: fcis_lite,"
+            " fcis_fine, fcis_wide, fcis_resnet50, fcis_resnet101, fcis_resnet101_voc; for proposals"
+            " instancefcn_lite or instancefcn_vgg16."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="How often every image is seen.")] = None,

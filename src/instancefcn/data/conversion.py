@@ -12,8 +12,10 @@ from instancefcn.data.formats.coco import other_fields, write_coco
 from instancefcn.data.formats.labelme import write_labelme
 from instancefcn.data.formats.layouts import CocoLayout, Layout, open_datasets, recognise
 from instancefcn.data.formats.output import Losses, OutputFolder, note_derived
+from instancefcn.data.formats.split_names import name_splits
 from instancefcn.data.formats.voc import write_voc
 from instancefcn.data.formats.yolo import write_yolo
+from instancefcn.data.separate_parts import with_separate_parts
 from instancefcn.data.validation_split import check_share, with_val
 from instancefcn.errors import ConfigError, DataError, OutputError
 from instancefcn.files import new_folder
@@ -36,11 +38,13 @@ class Conversion:
         source: the format that was read, in words.
         splits: the numbers of "images" and "annotations" of each split written.
         lost: one {"what", "count", "of"} for each thing that the format cannot hold.
+        notes: what was decided in reading, one line each.
     """
 
     source: str
     splits: dict[str, dict[str, int]]
     lost: list[dict[str, str | int]]
+    notes: list[str]
 
 
 def convert(
@@ -49,6 +53,7 @@ def convert(
     to: str,
     progress: Callable[[str, int, int], None] | None = None,
     val_share: float | None = None,
+    split_parts: bool = False,
     crowds_as_objects: bool = False,
 ) -> Conversion:
     """Write all splits of a dataset in another format.
@@ -63,6 +68,8 @@ def convert(
             "choosing" or "writing".
         val_share: hold out this share of train's images as the split val (see `hold_out`); None keeps the
             splits.
+        split_parts: give every connected part of an annotation an annotation of its own, as masks that hold
+            all objects of an image need (see `with_separate_parts`).
         crowds_as_objects: write every crowd (iscrowd 1) as one object.
 
     Raises:
@@ -88,6 +95,8 @@ def convert(
     )
     if crowds_as_objects:
         datasets = [dataset.crowds_as_objects() for dataset in datasets]
+    if split_parts:
+        datasets = [with_separate_parts(dataset) for dataset in datasets]
     splits = dict(zip(names, datasets, strict=True))
     written = splits if val_share is None else with_val(splits, val_share, _stage("choosing", progress))
     with new_folder(out) as temporary:
@@ -98,11 +107,14 @@ def convert(
         name: {"images": len(dataset), "annotations": sum(len(p.annotations) for p in dataset.images)}
         for name, dataset in written.items()
     }
-    return Conversion(layout.title, counts, output.losses.rows())
+    notes = [f"{dataset.name}: {note}" for dataset in datasets for note in dataset.notes]
+    return Conversion(layout.title, counts, output.losses.rows(), notes)
 
 
 def _note_numbers(layout: Layout, splits: Mapping[str, Dataset], to: str, losses: Losses) -> None:
-    """Note the fields and ids that are lost whatever the annotations are."""
+    """Note the fields, ids and names that are lost whatever the annotations are."""
+    if to in ("coco", "voc") and name_splits(list(splits)) != {name: name for name in splits}:
+        losses.note("the name of a single split is read back as train", of="splits")
     if isinstance(layout, CocoLayout):
         fields = sorted({field for split in splits for field in other_fields(layout.paths(split)[0])})
         losses.note(f"fields of the COCO files are left out: {', '.join(fields)}", len(fields), "fields")

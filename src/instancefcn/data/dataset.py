@@ -56,15 +56,22 @@ class Dataset:
         images: in the order of the file.
         class_names: the names of labels 0, 1, ..
         category_ids: the file's ids of labels 0, 1, .., ascending.
+        notes: what its reader decided and the user should know, one line each.
     """
 
     name: str
     images: tuple[ImageRecord, ...]
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def most_objects(self) -> int:
+        """The maximum number of annotated objects in an image, without crowds."""
+        return max((sum(not a.crowd for a in image.annotations) for image in self.images), default=0)
 
     def subset(self, indices: Sequence[int]) -> Dataset:
         """The dataset with only the images at `indices`."""

@@ -18,6 +18,7 @@ from instancefcn.errors import ImageError, Problem
 from instancefcn.images.decoding import SIDEWAYS, flattened, stored_turn, turn_of
 from instancefcn.images.embedded import image_bytes
 from instancefcn.images.opening import describe_error, open_image
+from instancefcn.images.pages import count_pages
 from instancefcn.images.samples import check_samples
 from instancefcn.limits import MAX_FILE_BYTES
 
@@ -65,6 +66,7 @@ class Inspection:
         turned: EXIF data (in TIFF: a tag) tell viewers to rotate or mirror the stored pixels.
         digest: hash of the file's bytes; empty if it cannot be decoded.
         thumb: uint8 [THUMB, THUMB], a gray thumbnail of the upright image; zeros if it cannot be decoded.
+        pages: pages or frames of the file; the first is read.
     """
 
     problem: Problem | None
@@ -72,6 +74,7 @@ class Inspection:
     turned: bool
     digest: bytes
     thumb: NDArray[np.uint8]
+    pages: int = 1
 
 
 def inspect_images(
@@ -111,6 +114,7 @@ def inspect_image(image: ImageRecord) -> Inspection:
             raise ImageError(f"has more than {MAX_FILE_BYTES / 2**30:g} GB")
         content = image_bytes(image.path)
         with open_image(content) as opened:
+            pages = count_pages(opened)
             asked = stored_turn(opened)
             turn = turn_of(opened)
             width, height = opened.size  # after turn_of, which may rotate it, and before draft
@@ -125,9 +129,8 @@ def inspect_image(image: ImageRecord) -> Inspection:
     size = (width, height) if turn in SIDEWAYS else (height, width)
     stored = size[::-1] if asked in SIDEWAYS else size
     problem = None if size == (image.height, image.width) else _size_problem(image, stored, size)
-    return Inspection(
-        problem, size, asked is not None, hashlib.blake2b(content, digest_size=16).digest(), thumb
-    )
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    return Inspection(problem, size, asked is not None, digest, thumb, pages)
 
 
 def _undecoded(image: ImageRecord, check: str, text: str) -> Inspection:

@@ -8,14 +8,16 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from urllib.parse import unquote
 
 from instancefcn.safe_text import shown
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+    | {".avif", ".jp2", ".j2k", ".heic", ".heif"}
 )
 LONGEST_NAME = 150
 """Maximum bytes of a result's name. Writers add a number, a class and a suffix; file systems allow 255."""
@@ -27,23 +29,65 @@ class ImageFinder:
     A file name is a path below the folder ("a.jpg", "2017/a.jpg"). If no file has it, the name may start with
     the folder's own name, as in exports that write "images/a.jpg". Last, composed (NFC) and decomposed (NFD)
     forms of accents are tried, because archives made on macOS hold the latter. Symbolic links are followed.
+
+    Of a path of another machine ("C:\\data\\a.jpg", "/home/me/a.jpg", an address), the longest end that names
+    a file below the folder is taken; `notes` says so.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._moved: dict[str, Path] = {}
 
-    def find(self, file_name: str) -> tuple[Path | None, str | None]:
-        """(path, None), or (None, the problem)."""
-        name = file_name.replace("\\", "/")
+    def find(self, file_name: str, beside: Path | None = None) -> tuple[Path | None, str | None]:
+        """(path, None), or (None, the problem).
+
+        Args:
+            file_name: the name as it is written.
+            beside: a folder below the finder's in which the end of another machine's path is sought first.
+        """
+        path, problem = self._as_written(file_name)
+        if path is None:
+            path = self._end_of(file_name, beside)
+        return (path, None) if path is not None else (None, problem)
+
+    def finds(self, file_name: str, *, moved: bool) -> bool:
+        """Whether there is a file of this name; with `moved`, also by the end of another machine's path."""
+        found, _ = self._as_written(file_name, hint=False)
+        return found is not None or (moved and self._end_of(file_name) is not None)
+
+    def find_stem(self, stem: str) -> tuple[Path | None, str | None]:
+        """Find an image by its name without suffix, ".jpg" first. Returns what `find` does."""
+        path, problem = self.find(f"{stem}.jpg")
+        for suffix in _ALL_SPELLINGS:
+            if path is not None:
+                return path, None
+            path, _ = self.find(f"{stem}{suffix}")
+        return (path, None) if path is not None else (None, problem)
+
+    def notes(self) -> tuple[str, ...]:
+        """One line about the files that were found by the ends of their paths; none if there are none."""
+        if not self._moved:
+            return ()
+        written, path = min(self._moved.items())
+        count, example = len(self._moved), f"{shown(written)} is {path}"
+        which = "1 image path leads" if count == 1 else f"{count:,} image paths lead"
+        return (
+            f"{which} to no file below {self.folder}, so the end of the path is taken ({example}): correct "
+            "the paths if other files are meant",
+        )
+
+    def _as_written(self, file_name: str, hint: bool = True) -> tuple[Path | None, str | None]:
+        """What `find` returns, without paths of other machines. `hint`: the problem says how to fix it."""
+        name = file_name.replace("\\", "/").removeprefix(f"{os.path.abspath(self.folder)}/")
         pure = PurePosixPath(name)
+        base = re.split(r"[\\/]", file_name)[-1]
         if "\0" in name or pure.is_absolute() or PureWindowsPath(file_name).drive:
-            return None, f"file_name {shown(file_name)} must be a relative path below {self.folder}"
+            fix = self._hint(base, "") if hint else ""
+            return None, f"file_name {shown(file_name)} must be a relative path below {self.folder}{fix}"
         inside = os.path.normpath(name)
         if inside == "." or inside.split(os.sep)[0] == os.pardir:
-            return (
-                None,
-                f"file_name {shown(file_name)} leads out of {self.folder}: put the image below that folder",
-            )
+            fix = self._hint(base, ": put the image below that folder") if hint else ""
+            return None, f"file_name {shown(file_name)} leads out of {self.folder}{fix}"
         names = [inside]
         if _composed(pure.parts[0]) == _composed(self.folder.name) and len(pure.parts) > 1:
             names.append(str(Path(*Path(inside).parts[1:])))
@@ -58,34 +102,67 @@ class ImageFinder:
                     reason = f"is not a valid file name ({error.strerror}): rename the file"
                     refused = f"file_name {shown(file_name)} {reason}"
         missing = self.folder / inside
-        return None, refused or f"image {missing} not found{self._hint(missing.name)}"
+        fix = self._hint(missing.name, ": add it or remove its record and annotations") if hint else ""
+        return None, refused or f"image {missing} not found{fix}"
 
-    def find_stem(self, stem: str) -> tuple[Path | None, str | None]:
-        """Find an image by its name without suffix, ".jpg" first. Returns what `find` does."""
-        path, problem = self.find(f"{stem}.jpg")
-        for suffix in _ALL_SPELLINGS:
-            if path is not None:
-                return path, None
-            path, _ = self.find(f"{stem}{suffix}")
-        return (path, None) if path is not None else (None, problem)
+    def _end_of(self, file_name: str, beside: Path | None = None) -> Path | None:
+        """The file that the longest end of a path names in `beside` or below the folder, or None."""
+        for folder in (beside, self.folder):
+            path = None if folder is None else existing_end(file_name, folder)
+            if path is not None and path.is_file():
+                self._moved[file_name] = path
+                return path
+        return None
 
-    def _hint(self, base: str) -> str:
-        """How to fix it: the path of another file of that name, if there is one."""
+    def _hint(self, base: str, otherwise: str) -> str:
+        """How to fix it: the paths of other files of that name, if there are some."""
         others = self._elsewhere.get(_composed(base).lower())
         if not others:
-            return ": add it or remove its record and annotations"
-        return f': write "{others}" as its file_name if that file is meant'
+            return otherwise
+        named = " or ".join(f'"{other}"' for other in others[:3])
+        return f": write {named} as its file_name if that file is meant"
 
     @cached_property
-    def _elsewhere(self) -> dict[str, str]:
-        """A path for each file name below the folder; names in lower case with composed accents."""
-        found: dict[str, str] = {}
-        for root, folders, files in os.walk(self.folder):
-            folders.sort()
-            for file in sorted(files):
-                path = (Path(root) / file).relative_to(self.folder).as_posix()
-                found.setdefault(_composed(file).lower(), path)
+    def _elsewhere(self) -> dict[str, list[str]]:
+        """The paths for each file name below the folder; names in lower case with composed accents."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for path in files_below(self.folder):
+            found[_composed(path.name).lower()].append(path.relative_to(self.folder).as_posix())
         return found
+
+
+def existing_end(written: str, folder: Path) -> Path | None:
+    """What the longest end of a path or address names below a folder, or None.
+
+    Of "C:\\mine\\siteB\\a%20b.jpg", the ends are siteB/a b.jpg and a b.jpg; if siteB/ exists, the latter is
+    another file. Label Studio's addresses (`?d=..`) and prefixes of uploads are understood.
+    """
+    for parts in _endings(written):
+        try:
+            path = folder.joinpath(*parts)
+            if path.exists():
+                return path
+            if len(parts) > 1 and (folder / parts[0]).is_dir():
+                return None
+        except (OSError, ValueError):  # too long for a file name, ..
+            continue
+    return None
+
+
+def _endings(written: str) -> Iterator[list[str]]:
+    """The parts of every end of a path or address, longest first."""
+    text = written
+    if "?d=" in text:
+        text = text.split("?d=", 1)[1].split("&", 1)[0]
+    elif "://" in text:
+        text = re.split(r"[?#]", text.split("://", 1)[1])[0]
+    for spelling in dict.fromkeys((text, unquote(text))):
+        parts = [part for part in re.split(r"[\\/]+", spelling) if part not in ("", ".")]
+        leading = [i for i, part in enumerate(parts) if part == ".." or PureWindowsPath(part).drive]
+        parts = parts[leading[-1] + 1 :] if leading else parts
+        yield from (parts[start:] for start in range(len(parts)))
+        if parts and (upload := re.fullmatch(r"[0-9a-f]{8}-(.+)", parts[-1])):
+            yield [upload[1]]
 
 
 @cache
@@ -150,14 +227,60 @@ def at_home(source: str | Path) -> Path:
         return path
 
 
-def images_below(folder: Path) -> Iterator[Path]:
-    """The files with an image's suffix in a folder and its subfolders, sorted.
+def images_below(folder: Path) -> list[Path]:
+    """The files with an image's suffix in a folder and its subfolders, see `files_below`."""
+    return files_below(folder, IMAGE_SUFFIXES)
 
+
+def images_in(folder: Path) -> list[Path]:
+    """The files with an image's suffix directly in a folder, sorted, without hidden ones."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+    )
+
+
+def files_below(folder: Path, suffixes: Collection[str] | None = None) -> list[Path]:
+    """The files in a folder and its subfolders, sorted; links that lead nowhere count as files.
+
+    Links are followed, and a folder that several paths lead to is read once, which also ends loops of links.
     Hidden files and hidden subfolders are left out: Jupyter keeps copies in `.ipynb_checkpoints`.
+
+    Args:
+        folder: none exists: no files.
+        suffixes: only files with one of these, in lower case with the dot; None takes all.
     """
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path, folder) and path.is_file():
-            yield path
+    found = [
+        here / name
+        for here, names in walked(folder)
+        for name in names
+        if (suffixes is None or os.path.splitext(name)[1].lower() in suffixes)
+        and ((here / name).is_file() or not (here / name).exists())
+    ]
+    return sorted(found)
+
+
+def walked(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder in a folder, itself included, and the names of its files; see `files_below`.
+
+    Folders come before links to them, so that a folder keeps its own path. A link to a folder around `folder`
+    is not followed: it would lead to other data.
+    """
+    top = Path(os.path.realpath(folder))
+    seen = {str(parent) for parent in top.parents}
+    waiting = [str(folder)]
+    while waiting:
+        for here, folders, files in os.walk(waiting.pop(0)):
+            real = os.path.realpath(here)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            inside = (os.path.join(here, name) for name in folders)
+            waiting += [path for path in inside if os.path.islink(path)]
+            yield Path(here), [name for name in files if not name.startswith(".")]
 
 
 def folders_in(folder: Path) -> list[Path]:

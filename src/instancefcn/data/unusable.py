@@ -87,7 +87,7 @@ def without_unusable(dataset: Dataset, problems: Sequence[str]) -> Usable:
     found = [problem if isinstance(problem, Problem) else Problem(problem) for problem in problems]
     lost = [p for p in found if isinstance(p, Unusable) and p.annotation not in ids]
     covered = {(p.image_id, p.annotation) for p in lost if p.region is not None and p.annotation is not None}
-    gone = {p.image_id for p in lost if p.region is None and (p.image_id, p.annotation) not in covered}
+    gone = {p.image for p in lost if p.region is None and (p.image_id, p.annotation) not in covered}
     regions: dict[int, list[Annotation]] = {}
     fresh = max(ids | {p.region.id for p in lost if p.region is not None}, default=0)
     for problem in lost:
@@ -96,22 +96,23 @@ def without_unusable(dataset: Dataset, problems: Sequence[str]) -> Usable:
                 fresh += 1
                 region = replace(region, id=fresh)
             regions.setdefault(problem.image_id, []).append(region)
-    kept = tuple(i for i, image in enumerate(dataset.images) if image.id not in gone)
+    kept = tuple(i for i, image in enumerate(dataset.images) if image.path not in gone)
     images = tuple(
         replace(image, annotations=(*image.annotations, *regions.get(image.id, ())))
         for image in (dataset.images[i] for i in kept)
     )
-    done = tuple((_what_was_done(problem, ids, gone), problem) for problem in found)
+    known = {image.id for image in dataset.images}
+    done = tuple((_what_was_done(problem, ids, known, gone), problem) for problem in found)
     return Usable(replace(dataset, images=images), kept, done)
 
 
-def _what_was_done(problem: Problem, ids: set[int], gone: set[int]) -> str:
+def _what_was_done(problem: Problem, ids: set[int], images: set[int], gone: set[Path | None]) -> str:
     if problem.annotation in ids:
         if problem.check == "duplicate-id":
             return f"given the id {problem.annotation}"
         return "kept without it, box computed from the outline"
-    if not isinstance(problem, Unusable):
+    if not isinstance(problem, Unusable) or problem.image_id not in images:
         return "left out"
-    if problem.image_id in gone:
+    if problem.image in gone:
         return "image left out, because one of its objects cannot be read"
     return "made an ignored region (iscrowd 1)"

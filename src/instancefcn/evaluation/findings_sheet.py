@@ -22,6 +22,7 @@ from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.geometry.self_crossing import crossing
 from instancefcn.images.decoding import read_image
 from instancefcn.images.drawing import draw
+from instancefcn.images.fonts import lettering
 from instancefcn.instances import Instances
 
 TILES, COLUMNS = 24, 4
@@ -111,17 +112,18 @@ def _tile(finding: Finding, records: _Records) -> Image.Image:
 def _write_caption(tile: Image.Image, finding: Finding) -> None:
     assert finding.image is not None
     pen, top = ImageDraw.Draw(tile), HEIGHT + 6
-    bold, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    bold = ImageFont.load_default(15)
     pen.rectangle((0, top + 1, 5, top + 15), COLOURS[finding.severity])
     pen.text((12, top), finding.check, COLOURS[finding.severity], bold)
     where = f"{finding.split}, {_short(finding.image.name, 30)}"
     if finding.annotation is not None:
         where += f", annotation {finding.annotation}"
-    pen.text((12, top + 19), where, FAINT, small)
+    font, where = lettering(where, 12)
+    pen.text((12, top + 19), where, FAINT, font)
     # Messages begin with the file and the record, which the line above names.
-    what = finding.message.split(": ", 2)[-1]
-    for number, line in enumerate(_lines(what, small, WIDTH - 16)[:3]):
-        pen.text((12, top + 36 + 16 * number), line, INK, small)
+    font, what = lettering(finding.message.split(": ", 2)[-1], 12)
+    for number, line in enumerate(_lines(what, font, WIDTH - 16)[:3]):
+        pen.text((12, top + 36 + 16 * number), line, INK, font)
 
 
 def _lines(text: str, font: Any, width: int) -> list[str]:

@@ -22,6 +22,7 @@ class Encoded:
     Attributes:
         encodings: COCO's compressed run-length encodings, one per instance.
         image_size: (height, width) of the image.
+        limit_reached: see `Instances`.
     """
 
     boxes: Tensor
@@ -31,6 +32,7 @@ class Encoded:
     image_size: tuple[int, int]
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    limit_reached: int | None = None
 
     def __len__(self) -> int:
         return len(self.encodings)
@@ -48,7 +50,8 @@ class Encoded:
 
     def filter(self, score: float) -> Encoded:
         """Only the instances with at least this score."""
-        return self[self.scores >= score]
+        kept = self[self.scores >= score]
+        return kept if len(kept) == len(self) else replace(kept, limit_reached=None)
 
     def rles(self) -> list[dict[str, Any]]:
         """The encodings, as a new list."""
@@ -78,6 +81,7 @@ def encode_instances(instances: Instances) -> Encoded:
         instances.image_size,
         instances.class_names,
         instances.category_ids,
+        instances.limit_reached,
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from instancefcn.evaluation.coco import MAX_DETECTIONS, NAMES, RECALLS, THRESHOLDS, CocoResult, Kind
 from instancefcn.evaluation.proposals import AR_NAMES, ProposalResult
 from instancefcn.files import atomic_write
+from instancefcn.images.fonts import families, legible
 
 INK, FAINT = "#222222", "#b8bec8"
 
@@ -30,6 +31,11 @@ def table(metrics: dict[str, Any]) -> str:
         lines.append(
             f"Only the best {MAX_DETECTIONS} of a class count in an image, and some images hold more: perfect"
             f" predictions would have {format_figure(most)}."
+        )
+    if metrics.get("limited_images"):
+        lines.append(
+            f"Images that may hold more than the limit of {metrics['max_objects']} objects:"
+            f" {metrics['limited_images']}; raise the limit with --max-objects."
         )
     at_half, at_seven = (format_figure(metrics["voc"][name]) for name in ("mAP50", "mAP70"))
     lines += [
@@ -59,6 +65,14 @@ def plot_precision_recall(result: CocoResult, class_names: tuple[str, ...], path
     """Write precision against recall as a PNG: each class at mask IoU 0.5, and the mean over the classes at
     several IoUs.
     """
+    import matplotlib
+
+    names = tuple(legible(name, f"class {label}") for label, name in enumerate(class_names, 1))
+    with matplotlib.rc_context({"font.family": families(names)}), atomic_write(path) as temporary:
+        _precision_recall(result, names).savefig(temporary, dpi=130)
+
+
+def _precision_recall(result: CocoResult, class_names: tuple[str, ...]) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -95,8 +109,7 @@ def plot_precision_recall(result: CocoResult, class_names: tuple[str, ...], path
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall")
         _finish(axes, "lower left", "AP")
     left.set_ylabel("precision")
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+    return figure
 
 
 def plot_recall(result: ProposalResult, path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from instancefcn import processes
 from instancefcn.console import progress
-from instancefcn.data.dataset import Dataset
+from instancefcn.data.dataset import Dataset, ImageRecord
 from instancefcn.data.doctor.checked_data import Finding
 from instancefcn.data.doctor.examine import FOR_FIGURES, Report, examine
 from instancefcn.data.doctor.report import brief, left_out
@@ -26,7 +26,8 @@ from instancefcn.evaluation.review import write_review
 from instancefcn.evaluation.voc import voc_map
 from instancefcn.files import check_output_folder, writable, write_json
 from instancefcn.images.decoding import read_image
-from instancefcn.inference.predictor import Predictor, load
+from instancefcn.inference.predictor import DEFAULT_SCORE, Predictor, load
+from instancefcn.inference.writers import DETECTIONS_NAME
 from instancefcn.instances import OBJECT, Instances
 from instancefcn.safe_text import plain
 
@@ -47,9 +48,11 @@ def evaluate(
     model: str | Path | Predictor,
     *,
     split: str = "val",
+    precision: str = "auto",
     out: Path | str | None = None,
     crowds_as_objects: bool = False,
     skip_bad: bool = False,
+    max_objects: int | None = None,
     share: bool = False,
 ) -> dict[str, Any]:
     """Measure a model on one split of a dataset. A model whose one class is "object" is measured on all
@@ -59,11 +62,16 @@ def evaluate(
         data: a folder or YAML file of any layout in docs/data.md, such as SPLIT.json (COCO) with images/.
         model: name of a bundled model, checkpoint, run folder, or what `instancefcn.load` returned.
         split: name of the split; no other needs to exist.
-        out: a folder for metrics.json, precision-recall curves, recall of proposals, and sheets of the worst
-            and of typical images; None writes nothing.
+        precision: "32", "bf16" or "auto", see `load`. A loaded model keeps its own.
+        out: a folder for metrics.json, detections.json (COCO results with the dataset's own image ids and
+            category ids), precision-recall curves, recall of proposals, and sheets of the worst and of
+            typical images; None writes nothing.
         crowds_as_objects: take every crowd (iscrowd 1) as one object.
         skip_bad: leave out images that cannot be used, and make objects that cannot be read ignored regions,
             instead of raising DataError. All are listed on standard error and in `out`/skipped.json.
+        max_objects: maximum number of objects in an image, the best; None for the model's own limit. AP
+            counts at most 100 of a class in an image whatever the limit, as COCO defines it; mAP^r counts
+            all, and the recall of proposals up to 1000.
         share: share the images among the processes that torchrun or srun started, all of which must call
             this. The first one scores and writes; all return the figures.
 
@@ -71,10 +79,14 @@ def evaluate(
         {"mask": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "box": likewise, "voc": {"mAP50", "mAP70"},
         "proposals": {"AR@10", "AR@100", "AR@1000", "ARs", "ARm", "ARl", "box": {the same six}},
         "attainable": the AP of perfect predictions, below 1 where images hold more than 100 objects of a
-        class; "per_class": {name: {"mask": {...}, "box": {...}}}, "images", "seconds_per_image"; with
-        `skip_bad` "skipped", the number of problems left out}. Figures are 0 to 1, or None where the data
-        holds no such object. Those of proposals are of masks unless under "box", and ignore classes. The
-        seconds cover resizing, network, voting and masks, not decoding.
+        class; "per_class": {name: {"mask": {...}, "box": {...}}}, "images", "precision" ("32" or "bf16"),
+        "seconds_per_image", "max_objects": the limit, "limited_images": how many images may hold more; with
+        `skip_bad` "skipped", the number of problems left out}.
+
+        Figures are 0 to 1, or None where the data holds no such object. Those of proposals are of masks
+        unless under "box", and ignore classes. The seconds cover resizing, network, voting and masks, not
+        decoding. An image may hold more objects than the limit when as many are annotated, or when all within
+        it score at least 0.5.
 
     Raises:
         DataError: the split is missing or damaged, or has classes that the model does not know.
@@ -88,19 +100,27 @@ def evaluate(
         def prepare() -> tuple[Predictor, Dataset, Sequence[Finding] | None]:
             if rank == 0 and out is not None:
                 check_output_folder(out)
-            predictor = model if isinstance(model, Predictor) else load(model)
+            predictor = model if isinstance(model, Predictor) else load(model, precision=precision)
             dataset, report = _dataset(data, split, predictor, crowds_as_objects, skip_bad, say=rank == 0)
             return predictor, dataset, report.skipped if report is not None and skip_bad else None
 
         predictor, dataset, skipped = processes.agreed(prepare)
         own = dataset.subset(range(rank, len(dataset), world))
-        found, seconds = processes.agreed(lambda: _predict(predictor, own, show=rank == 0))
+        found, seconds = processes.agreed(lambda: _predict(predictor, own, max_objects, show=rank == 0))
         found = processes.gathered(found)
         total = sum(processes.gathered({rank: seconds}).values())
 
         def score() -> dict[str, Any] | None:
-            folder = None if out is None else Path(out)
-            return _score(dataset, found, total, folder, skipped) if rank == 0 else None
+            if rank != 0:
+                return None
+            limit = predictor.max_objects if max_objects is None else max_objects
+            known: dict[str, Any] = {
+                "precision": predictor.precision,
+                "seconds_per_image": round(total / max(len(dataset), 1), 4),
+                "max_objects": limit,
+                "limited_images": limited_images(dataset, found, limit),
+            }
+            return _score(dataset, found, known, None if out is None else Path(out), skipped)
 
         return processes.from_first(processes.agreed(score))
 
@@ -138,16 +158,19 @@ def _dataset(
     return dataset, report
 
 
-def _predict(predictor: Predictor, dataset: Dataset, show: bool) -> tuple[dict[int, Predictions], float]:
+def _predict(
+    predictor: Predictor, dataset: Dataset, max_objects: int | None, show: bool
+) -> tuple[dict[int, Predictions], float]:
     """Predictions by image id, and the seconds that they took."""
     found: dict[int, Predictions] = {}
     seconds = 0.0
     for image in dataset.images[:1]:
         pixels = read_image(image.path)
         for _ in range(WARM_UP):
-            predictor.run([pixels])
+            predictor.run([pixels], max_objects=max_objects)
     # Nothing is read ahead: on a CPU it would take the network's time, which is measured.
-    results = predictor.files([image.path for image in dataset.images], score=0.0)
+    paths = [image.path for image in dataset.images]
+    results = predictor.files(paths, score=0.0, max_objects=max_objects)
     with closing(results), progress(show) as report:
         report(f"evaluating {dataset.name}", 0, len(dataset))
         for done, (image, result) in enumerate(zip(dataset.images, results, strict=True), 1):
@@ -163,13 +186,13 @@ def _predict(predictor: Predictor, dataset: Dataset, show: bool) -> tuple[dict[i
 def _score(
     dataset: Dataset,
     found: Mapping[int, Predictions],
-    seconds: float,
+    known: Mapping[str, Any],
     out: Path | None,
     skipped: Sequence[Finding] | None,
 ) -> dict[str, Any]:
-    """The figures; with `out`, also their files."""
+    """The figures, with those that are `known` already; with `out`, also their files."""
     metrics, masks, proposals = _measure(dataset, found)
-    metrics["seconds_per_image"] = round(seconds / max(len(dataset), 1), 4)
+    metrics |= known
     if skipped is not None:
         metrics["skipped"] = len(skipped)
     if out is None:
@@ -179,6 +202,8 @@ def _score(
             write_json(out / "metrics.json", metrics)
             if skipped is not None:
                 write_json(out / "skipped.json", [finding.as_json() for finding in skipped])
+            rows = (row for image in dataset.images for row in found[image.id].to_coco(image.id))
+            write_json(out / DETECTIONS_NAME, list(rows), indent=None)
             plot_precision_recall(masks, dataset.class_names, out / "precision_recall.png")
             plot_recall(proposals, out / "recall.png")
             write_review(dataset, found, out)
@@ -188,7 +213,7 @@ def _score(
 
 
 def evaluate_predictions(dataset: Dataset, found: Mapping[int, Predictions]) -> dict[str, Any]:
-    """What `evaluate` returns, without the seconds, for existing predictions.
+    """What `evaluate` returns, without precision and seconds, for existing predictions.
 
     Args:
         found: image id to instances in that image's pixels, with the dataset's classes.
@@ -215,6 +240,19 @@ def _measure(
         "images": len(dataset),
     }
     return metrics, masks, proposals
+
+
+def limited_images(dataset: Dataset, found: Mapping[int, Predictions], limit: int) -> int:
+    """How many images may hold more objects than `limit`: as many are annotated, or all that were found up to
+    the limit score as much as `predict` asks for.
+    """
+
+    def is_limited(image: ImageRecord) -> bool:
+        annotated = sum(not annotation.crowd for annotation in image.annotations)
+        good = found[image.id].filter(DEFAULT_SCORE)
+        return annotated > limit or (len(good) > 0 and good.limit_reached is not None)
+
+    return sum(map(is_limited, dataset.images))
 
 
 def check_same_classes(dataset: Dataset, names: tuple[str, ...]) -> None:
@@ -245,4 +283,5 @@ def in_order_of(dataset: Dataset, instances: Instances) -> Instances:
         dataset.class_names,
         dataset.category_ids,
         kept.source,
+        instances.limit_reached,
     )

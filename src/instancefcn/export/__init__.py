@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from instancefcn.errors import ConfigError, ExportError, MissingPackageError
+from instancefcn.export.batching import ONE, over_batch
 from instancefcn.export.graphs import FCISGraph, InstanceFCNGraph
 from instancefcn.files import atomic_write, check_output_file
 from instancefcn.geometry.resizing import resized_size
@@ -38,6 +39,10 @@ INPUT, OUTPUTS = "image", ("boxes", "scores", "labels", "masks")
 POINTS = 28
 """Along each side of a mask's grid."""
 OPSET = 18
+PROPOSALS = 100
+"""Results of an InstanceFCN, unless another number is asked for."""
+BATCHES = (1, 2, 5)
+"""Numbers of images in the batches that a file for any number of them is compared with."""
 MIN_SIDE, MAX_SIDE = 32, 4096
 """Of images that a dynamic graph takes, in pixels."""
 
@@ -60,7 +65,8 @@ def export_model(
     *,
     format: Format = "onnx",
     dynamic: bool = False,
-    instances: int = 100,
+    dynamic_batch: bool = False,
+    instances: int | None = None,
     out: str | Path | None = None,
 ) -> Exported:
     """Write a model as one file that takes an image and gives boxes, scores, labels and masks.
@@ -72,7 +78,10 @@ def export_model(
         model: name of a bundled model, checkpoint file, folder of a run, or what `load` returned for the CPU.
         format: "onnx", or "torch-export" for a file that `torch.export.load` reads.
         dynamic: height and width are free (FCIS only); else they are the model's short and long side.
-        instances: number of objects in the results; unused ones have score 0.
+        dynamic_batch: any number of images of one size at once (ONNX only); the results of each are those
+            that it has alone.
+        instances: number of objects in the results; unused ones have score 0. None for the maximum number
+            that the model finds in an image, or 100 proposals.
         out: the file; None names it after the model, in the current folder.
 
     Raises:
@@ -86,12 +95,18 @@ def export_model(
     # A folder's name has no suffix: lr0.01 and lr0.02 are two runs.
     path = Path(out or (source.name if source.is_dir() else source.stem) + SUFFIXES[format])
     predictor = model if isinstance(model, Predictor) else load(model, device="cpu")
-    rows = export(predictor, path, format, dynamic=dynamic, instances=instances)
+    rows = export(predictor, path, format, dynamic=dynamic, dynamic_batch=dynamic_batch, instances=instances)
     return Exported(path, rows)
 
 
 def export(
-    predictor: Predictor, path: Path | str, form: Format, *, dynamic: bool = False, instances: int = 100
+    predictor: Predictor,
+    path: Path | str,
+    form: Format,
+    *,
+    dynamic: bool = False,
+    dynamic_batch: bool = False,
+    instances: int | None = None,
 ) -> list[Row]:
     """Write a model as a graph of standard operators, and compare its results with the network's on several
     images before the file gets its name.
@@ -105,7 +120,10 @@ def export(
         path: the file; an existing one is replaced.
         form: "onnx", or "torch-export" for a file that `torch.export.load` reads.
         dynamic: True for any height and width; otherwise they are the model's short and long side.
-        instances: N, the number of results; those without an object have score 0.
+        dynamic_batch: True for any number of images of one size (ONNX only): the input is [B, 3, H, W], and
+            all results have a first dimension B.
+        instances: N, the number of results; those without an object have score 0. None for the maximum number
+            of objects that the model finds in an image, or 100 proposals.
 
     Returns:
         one row per image: how far the file's results are from the network's.
@@ -126,23 +144,34 @@ def export(
         )
     if form not in get_args(Format):
         raise ConfigError(f"form must be 'onnx' or 'torch-export', not {form!r}")
+    if dynamic_batch and form != "onnx":
+        raise ConfigError("a dynamic batch needs the format onnx: a program of torch.export takes one image")
+    if instances is None:
+        instances = predictor.max_objects if isinstance(predictor.network, FCIS) else PROPOSALS
     if instances < 1:
         raise ConfigError(f"instances must be at least 1, not {instances}")
     check_output_file(path)
     graph = graph_of(predictor, dynamic, instances)
     example = torch.zeros((1, 3, *example_size(predictor, dynamic)), dtype=torch.uint8)
     program = trace_graph(graph, example, dynamic)
-    description = json.dumps(describe(predictor, graph, dynamic), allow_nan=False)
+    description = json.dumps(describe(predictor, graph, dynamic, dynamic_batch), allow_nan=False)
     with atomic_write(path) as temporary:
         if form == "onnx":
-            write_onnx(program, example, dynamic, description, temporary)
+            write_onnx(program, example, dynamic, dynamic_batch, description, temporary)
         else:
             write_program(program, description, temporary)
         run = check.runner(temporary, form)
-        rows = [
-            check.compare(name, image, predictor, graph, run)
-            for name, image in check.demo_images(predictor, dynamic)
-        ]
+        if dynamic_batch:
+            images = list(check.demo_images(predictor, dynamic=False))
+            rows = [row for n in BATCHES for row in check.compare_batch(images[-n:], predictor, graph, run)]
+            run = check.alone(run)
+        else:
+            rows = []
+        if dynamic or not dynamic_batch:
+            rows += [
+                check.compare(name, image, predictor, graph, run)
+                for name, image in check.demo_images(predictor, dynamic)
+            ]
         problems = [problem for row in rows for problem in row.problems()]
         if problems:
             raise ExportError(
@@ -186,7 +215,9 @@ def example_size(predictor: Predictor, dynamic: bool) -> tuple[int, int]:
     return resized_size(601, 803, short | 1, long | 1) if dynamic else (short, long)
 
 
-def describe(predictor: Predictor, graph: FCISGraph | InstanceFCNGraph, dynamic: bool) -> dict[str, Any]:
+def describe(
+    predictor: Predictor, graph: FCISGraph | InstanceFCNGraph, dynamic: bool, dynamic_batch: bool = False
+) -> dict[str, Any]:
     """What a program needs to prepare images for the file and to read its results (docs/export.md)."""
     network, preprocessing = graph.network, predictor.preprocessing
     mean = (network.backbone if isinstance(network, FCIS) else network.features).mean
@@ -203,6 +234,7 @@ def describe(predictor: Predictor, graph: FCISGraph | InstanceFCNGraph, dynamic:
             "padding": [round(255 * value) for value in mean.flatten().tolist()],
         },
         "mask_threshold": graph.threshold,
+        "batch": dynamic_batch,
     }
 
 
@@ -224,17 +256,23 @@ def trace_graph(graph: nn.Module, example: Tensor, dynamic: bool) -> torch.expor
 
 
 def write_onnx(
-    program: torch.export.ExportedProgram, example: Tensor, dynamic: bool, description: str, path: Path
+    program: torch.export.ExportedProgram,
+    example: Tensor,
+    dynamic: bool,
+    dynamic_batch: bool,
+    description: str,
+    path: Path,
 ) -> None:
     """Write a traced graph as ONNX. Raises ExportError when it contains operators outside the standard."""
+    one = ONE if dynamic_batch else ""
     with _quiet(), torch.no_grad():
         written = torch.onnx.export(
             program,
             (example,),
             dynamo=True,
             verbose=False,
-            input_names=[INPUT],
-            output_names=list(OUTPUTS),
+            input_names=[one + INPUT],
+            output_names=[one + name for name in OUTPUTS],
             opset_version=OPSET,
             dynamic_shapes=_dynamic_shapes(dynamic),
         )
@@ -244,7 +282,10 @@ def write_onnx(
         raise ExportError(f"the graph contains operators outside the ONNX standard: {sorted(foreign)}")
     written.model.metadata_props[KEY] = description
     written.model.producer_name, written.model.producer_version = "instancefcn", __version__
-    written.save(path)
+    if not dynamic_batch:
+        written.save(path)
+        return
+    path.write_bytes(over_batch(written.model_proto, OUTPUTS, INPUT).SerializeToString())
 
 
 def write_program(program: torch.export.ExportedProgram, description: str, path: Path) -> None:

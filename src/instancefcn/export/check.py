@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,6 +92,11 @@ def runner(path: Path, form: str) -> Run:
     return lambda image: tuple(torch.from_numpy(array) for array in session.run(None, {name: image.numpy()}))
 
 
+def alone(run: Run) -> Run:
+    """The same for a file that takes batches, on one image."""
+    return lambda image: tuple(result[0] for result in run(image))
+
+
 def demo_images(predictor: Predictor, dynamic: bool) -> Iterator[tuple[str, Tensor]]:
     """Names and images uint8 [3, H, W]: the bundled photographs and noise. For a dynamic graph all have other
     sizes than the traced image, some of them odd.
@@ -135,7 +140,8 @@ def compare(
     with torch.no_grad():
         same = graph(image[None])
         start = time.perf_counter()
-        (network,) = predictor.network([image.float() / 255], min_score=MIN_SCORE)
+        limit = max(graph.instances, predictor.max_objects)
+        (network,) = predictor.network([image.float() / 255], min_score=MIN_SCORE, max_instances=limit)
         torch_seconds = time.perf_counter() - start
 
     network = network.filter(SCORE)[: graph.instances]
@@ -164,6 +170,31 @@ def compare(
         seconds=seconds,
         torch_seconds=torch_seconds,
     )
+
+
+def compare_batch(
+    images: Sequence[tuple[str, Tensor]],
+    predictor: Predictor,
+    graph: FCISGraph | InstanceFCNGraph,
+    run: Run,
+) -> list[Row]:
+    """Run the file on a batch of named images uint8 [3, H, W] of one size, and compare the results of each
+    with those of the graph in PyTorch and of the network, which have the image alone.
+    """
+    batch = torch.stack([image for _, image in images])
+    start = time.perf_counter()
+    results = run(batch)
+    seconds = (time.perf_counter() - start) / len(images)
+    rows = []
+    for number, (name, image) in enumerate(images):
+        called = f"{name} ({number + 1} of {len(images)})"
+        row = compare(called, image, predictor, graph, _of_image(results, number))
+        rows.append(replace(row, seconds=seconds))
+    return rows
+
+
+def _of_image(results: tuple[Tensor, ...], number: int) -> Run:
+    return lambda _: tuple(result[number] for result in results)
 
 
 def pasted(boxes: Tensor, masks: Tensor, size: tuple[int, int], threshold: float) -> CroppedMasks:

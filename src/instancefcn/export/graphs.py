@@ -46,6 +46,7 @@ class FCISGraph(nn.Module):
         self.network = network
         self.instances, self.min_score, self.points = instances, min_score, points
         self.threshold = network.head.mask_threshold
+        self.rpn_spec = network.rpn.spec.times(max(1.0, instances / network.max_instances))
 
     def forward(self, image: Tensor) -> Found:
         """An image uint8 [1, 3, H, W], RGB, to N objects, best first.
@@ -94,7 +95,7 @@ class FCISGraph(nn.Module):
         """Boxes [after_nms, 4], best first, from the features that the RPN sees; and bool [after_nms]: which
         of them are not padding.
         """
-        rpn, spec = self.network.rpn, self.network.rpn.spec
+        rpn, spec = self.network.rpn, self.rpn_spec
         logits, deltas = rpn(level)
         anchors = rpn.anchors.grid(level.shape[2], level.shape[3])
         boxes = box_ops.clip(box_ops.decode(anchors, deltas[0]), size)

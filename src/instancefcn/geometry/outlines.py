@@ -20,10 +20,11 @@ _MERGED = 32
 
 def outline_problem(segmentation: object, height: int, width: int) -> Problem | None:
     """What is wrong with an outline for an image of this size, and how to fix it; None when it is valid."""
-    if isinstance(segmentation, dict):
+    if isinstance(segmentation, dict) and segmentation:
         problem = _rle_problem(segmentation, height, width)
         return None if problem is None else Problem(problem, "outline")
-    if not isinstance(segmentation, list) or not segmentation:
+    # Tools write [], [[]] and {} for an object that has only a box.
+    if not isinstance(segmentation, list) or not any(polygon not in ([], None) for polygon in segmentation):
         text = "has no outline: give it polygons or an RLE (boxes alone cannot train masks)"
         return Problem(text, "outline")
     for number, polygon in enumerate(segmentation):

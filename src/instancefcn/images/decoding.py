@@ -86,6 +86,15 @@ def decode_page(source: Path | str, content: bytes | None = None) -> DecodedImag
         raise ImageError(f"{source}: {describe_error(error)}") from error
 
 
+def pages_of(path: Path | str) -> int:
+    """How many pages or frames an image file has; 1 for one that cannot be read."""
+    try:
+        with open_image(Path(path)) as image:
+            return count_pages(image)
+    except Exception:  # reading it reports what is wrong
+        return 1
+
+
 def decode_image(content: bytes, name: str) -> Tensor:
     """Decode the bytes of an image file: see `read_image`. Errors call the image `name`."""
     return decode_page(name, content).pixels

@@ -14,8 +14,9 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from torch import Tensor
 
 from instancefcn.errors import ImageError
-from instancefcn.images.decoding import decode_image, read_image
+from instancefcn.images.decoding import DecodedImage, decode_page
 from instancefcn.images.opening import describe_error
+from instancefcn.images.pages import split_page, with_page
 from instancefcn.version import __version__
 
 MAX_BYTES = 100 * 2**20
@@ -35,7 +36,14 @@ def read_file_or_url(source: str | Path) -> Tensor:
     Raises:
         ImageError: it cannot be read or is not an image.
     """
-    return read_url(source) if isinstance(source, str) and is_url(source) else read_image(source)
+    return decode_file_or_url(source).pixels
+
+
+def decode_file_or_url(source: str | Path) -> DecodedImage:
+    """As `read_file_or_url`, with the number of pages."""
+    if isinstance(source, str) and is_url(source):
+        return decode_page(source, _content_of(source, MAX_BYTES, TIMEOUT))
+    return decode_page(source)
 
 
 def read_url(url: str, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> Tensor:
@@ -49,8 +57,13 @@ def read_url(url: str, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> 
     Raises:
         ImageError: another scheme, no response, an error status, a response that is too long or not an image.
     """
+    return decode_page(url, _content_of(url, max_bytes, timeout)).pixels
+
+
+def _content_of(url: str, max_bytes: int, timeout: float) -> bytes:
+    """Download a file: see `read_url`."""
     try:
-        content = _download(url, max_bytes, timeout)
+        return _download(url, max_bytes, timeout)
     except urllib.error.HTTPError as error:
         error.close()
         raise ImageError(f"{url}: the server answered {error.code} {error.reason}") from error
@@ -62,13 +75,18 @@ def read_url(url: str, max_bytes: int = MAX_BYTES, timeout: float = TIMEOUT) -> 
         raise ImageError(f"{url}: is not a valid address ({error})") from error
     except Exception as error:
         raise ImageError(f"{url}: {describe_error(error)}") from error
-    return decode_image(content, url)
 
 
 def path_of(source: str | Path) -> Path:
-    """The path that results are named after: for a URL, its host and path."""
+    """The path that results are named after: for a URL, its host and path; a page belongs to the name, not
+    to the suffix.
+    """
     if not isinstance(source, str) or not is_url(source):
-        return Path(source)
+        file, page = split_page(source)
+        path = Path(file)
+        if file == source:
+            return path
+        return path.with_name(with_page(path.stem, page) + path.suffix)
     parts = urlsplit(source)
     inside = PurePosixPath(unquote(parts.path).replace("\\", "/").strip("/") or "image")
     clean = [part.replace("\0", "") for part in inside.parts if part not in (".", "..")]

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from torch import Tensor
 
 from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.images.fonts import lettering
 
 Colour = tuple[int, int, int]
 Rect = tuple[float, float, float, float]
@@ -40,6 +41,8 @@ class Drawable(Protocol):
     def scores(self) -> Tensor: ...
     @property
     def names(self) -> list[str]: ...
+    @property
+    def labels(self) -> Tensor: ...
     @property
     def image_size(self) -> tuple[int, int]: ...
     def __len__(self) -> int: ...
@@ -186,10 +189,11 @@ def _blurred(mask: NDArray[np.uint8], margin: int, blur: float) -> NDArray[np.ui
 
 @dataclass(frozen=True)
 class _Chip:
-    """One label: its position, text and colour."""
+    """One label: its position, text, font and colour."""
 
     rect: Rect
     text: str
+    font: ImageFont.FreeTypeFont
     colour: Colour
 
 
@@ -197,28 +201,33 @@ def _draw_labels(image: Image.Image, instances: Drawable) -> None:
     # With many objects the letters are smaller, or the labels would cover the objects.
     crowding = max(0.7, min(1.0, (12 / max(len(instances), 1)) ** 0.25))
     size = max(11, round(0.026 * crowding * (image.width * image.height) ** 0.5))
-    font = ImageFont.load_default(size)
     chips: list[_Chip] = []
     around = instances.masks.tight_boxes().tolist()
-    if _would_hide(instances, around, font, image.size):
+    # The number of a class whose letters no font has: its place in the model's list, from 1.
+    plain = [
+        lettering(" ".join(name.split()), size, f"class {label + 1}")
+        for name, label in zip(instances.names, instances.labels.tolist(), strict=True)
+    ]
+    if _would_hide(plain, around, image.size):
         return
-    for index, (name, score) in enumerate(zip(instances.names, instances.scores.tolist(), strict=True)):
-        name = " ".join(name.split())
+    for index, ((font, name), score) in enumerate(zip(plain, instances.scores.tolist(), strict=True)):
         top = _top(instances.masks.crop(index)) + float(instances.masks.rects[index, 0])
         for text in (f"{name} {score:.2f}", name, f"{score:.2f}"):
             rect = _find_space(text, font, around[index], top, image.size, [chip.rect for chip in chips])
             if rect is not None:
-                chips.append(_Chip(rect, text, colour_of(index)))
+                chips.append(_Chip(rect, text, font, colour_of(index)))
                 break
     for chip in reversed(chips):
-        _draw_chip(image, chip, font)
+        _draw_chip(image, chip)
 
 
-def _would_hide(instances: Drawable, boxes: list[list[float]], font: Any, size: tuple[int, int]) -> bool:
+def _would_hide(
+    names: list[tuple[ImageFont.FreeTypeFont, str]], boxes: list[list[float]], size: tuple[int, int]
+) -> bool:
     """Whether the labels of many objects would cover much of the image, and more than the objects do."""
-    if len(instances) <= FEW:
+    if len(names) <= FEW:
         return False
-    lengths = [_extent(f"{name} {0:.2f}", font) for name in instances.names]
+    lengths = [_extent(f"{name} {0:.2f}", font) for font, name in names]
     labels = sum(width * height for width, height in lengths)
     objects = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes)
     return labels > max(CROWDED * size[0] * size[1], objects)
@@ -279,7 +288,7 @@ def _overlap(a: Rect, b: Rect) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def _draw_chip(image: Image.Image, chip: _Chip, font: Any) -> None:
+def _draw_chip(image: Image.Image, chip: _Chip) -> None:
     """A rounded, slightly translucent plate in the instance's colour, with black or white letters."""
     x1, y1, x2, y2 = (round(value) for value in chip.rect)
     fine = 4  # Pillow's shapes are not anti-aliased: draw a larger one and shrink it
@@ -290,4 +299,5 @@ def _draw_chip(image: Image.Image, chip: _Chip, font: Any) -> None:
     red, green, blue = chip.colour
     bright = 0.299 * red + 0.587 * green + 0.114 * blue > 125
     middle = ((x1 + x2) / 2, (y1 + y2) / 2)
-    ImageDraw.Draw(image).text(middle, chip.text, (0, 0, 0) if bright else (255, 255, 255), font, anchor="mm")
+    ink = (0, 0, 0) if bright else (255, 255, 255)
+    ImageDraw.Draw(image).text(middle, chip.text, ink, chip.font, anchor="mm")

@@ -129,6 +129,8 @@ def _opened(stream: IO[bytes], formats: tuple[str, ...], page: int) -> Image.Ima
     try:
         image = Image.open(stream, formats=formats)
     except UnidentifiedImageError:
+        if "HEIF" in formats:
+            raise ImageError("is damaged or truncated") from None
         stream.seek(0)
         head = stream.read(256)
         for start, signature, name in _UNSUPPORTED:

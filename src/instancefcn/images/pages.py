@@ -17,8 +17,8 @@ _PAGE = re.compile(r"(.+)#page([1-9]\d{0,8})", re.DOTALL)
 
 
 def split_page(source: str | Path) -> tuple[str | Path, int]:
-    """A source and the page of it that is meant, from 1: `stack.tif#page2` is page 2 of `stack.tif`, unless
-    there is a file of the whole name. URLs have no pages.
+    """A file and the page of it that is meant, from 1: `stack.tif#page2` is page 2 of `stack.tif`, unless
+    there is a file of the whole name. Any other source is returned as it is, with page 1.
     """
     found = _PAGE.fullmatch(str(source))
     if found is None or "://" in str(source) or os.path.exists(source):

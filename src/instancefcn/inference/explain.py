@@ -17,6 +17,7 @@ from instancefcn.files import atomic_write
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.geometry.resizing import resize
 from instancefcn.images.drawing import draw
+from instancefcn.images.fonts import families, legible
 from instancefcn.inference.predictor import Predictor
 from instancefcn.instances import Instances
 from instancefcn.models import windows
@@ -145,12 +146,19 @@ def write_explanation(
         image: uint8 [3, H, W].
         instances, found, number: see `explain`.
     """
-    with _DRAWING, atomic_write(path) as temporary:
-        _figure(image, instances, found, number).savefig(temporary, format="png", facecolor="white")
+    import matplotlib
+
+    name = legible(instances.names[number], f"class {int(instances.labels[number]) + 1}")
+    with (
+        _DRAWING,
+        matplotlib.rc_context({"font.family": families([name])}),
+        atomic_write(path) as temporary,
+    ):
+        _figure(image, instances, found, number, name).savefig(temporary, format="png", facecolor="white")
     return path
 
 
-def _figure(image: Tensor, instances: Instances, found: Explanation, number: int) -> Any:
+def _figure(image: Tensor, instances: Instances, found: Explanation, number: int, name: str) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -181,7 +189,7 @@ def _figure(image: Tensor, instances: Instances, found: Explanation, number: int
             panel.axhline(part * POINTS / k - 0.5, color="white", linewidth=0.5, alpha=0.5)
             panel.axvline(part * POINTS / k - 0.5, color="white", linewidth=0.5, alpha=0.5)
         figure.colorbar(drawn, ax=panel, shrink=0.8, pad=0.02).outline.set_visible(False)
-    name, score = instances.names[number], float(instances.scores[number])
+    score = float(instances.scores[number])
     right = grid[:, 2].subgridspec(2, 1) if len(rows) == 1 else [grid[0, 2], grid[1, 2]]
     panel = _panel(figure, right[0], f"{name} {score:.2f}")
     panel.imshow(np.asarray(draw(image, instances[number : number + 1], labels=False)))

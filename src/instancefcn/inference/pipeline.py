@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,19 @@ from instancefcn.console import Progress
 from instancefcn.data.paths import output_names
 from instancefcn.errors import ImageError
 from instancefcn.files import writable
+from instancefcn.folder_lock import only_writer
 from instancefcn.images.download import path_of
+from instancefcn.inference.coco_source import CocoSource
 from instancefcn.inference.explain import Explanation, explain, write_explanation
 from instancefcn.inference.predictor import FileResult, Predictor
+from instancefcn.inference.reduced import reduced
 from instancefcn.inference.request import Request
-from instancefcn.inference.result_formats import ResultItem, Table, Writer
+from instancefcn.inference.result_formats import LabelMap, ResultItem, Table, Writer
 from instancefcn.inference.resume_log import NAME, Done, ResumeLog, done_of, identity, restored
-from instancefcn.inference.sources import Sources
+from instancefcn.inference.sources import Sources, describe_left_out, unread_error
 from instancefcn.inference.threaded_map import threaded_map
 from instancefcn.inference.video import FrameResults, Movie, Video, video_name
-from instancefcn.inference.writers import WRITERS, Outlines, finish, write_item
+from instancefcn.inference.writers import WRITERS, CocoResults, Outlines, Overlays, finish, write_item
 from instancefcn.safe_text import one_line
 
 AHEAD = 4
@@ -38,9 +42,18 @@ def run(
 
     Raises:
         ConfigError: the call cannot be resumed: see `ResumeLog`.
-        OutputError: a result cannot be written.
+        OutputError: a result cannot be written, or another process is writing to the folder.
     """
-    pipeline = _Pipeline(predictor, request, progress)
+    with only_writer(request.out) if request.writes else nullcontext():
+        yield from _run(predictor, sources, request, progress)
+
+
+def _run(
+    predictor: Predictor, sources: Sources, request: Request, progress: Progress
+) -> Generator[FileResult, None, None]:
+    pipeline = _Pipeline(predictor, request, progress, sources.coco)
+    if others := describe_left_out(sources.left_out):
+        progress.line(one_line(others))
     videos: list[Path | int] = [*sources.videos, *([] if sources.webcam is None else [sources.webcam])]
     paths = [*map(path_of, sources.images), *(Path("webcam") if isinstance(v, int) else v for v in videos)]
     first = len(sources.images)
@@ -50,6 +63,8 @@ def run(
     numbers = count(first)
     for source, name in zip(videos, names[first:], strict=True):
         yield from pipeline.video(source, name, numbers)
+    for path in sources.unread:
+        yield FileResult(path, None, None, unread_error(path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,22 +89,35 @@ class _Pipeline:
     The objects of all of them go into one table, which is written after each video: the next may be stopped.
     """
 
-    def __init__(self, predictor: Predictor, request: Request, progress: Progress) -> None:
-        self.predictor, self.request, self.progress = predictor, request, progress
-        self.known = predictor.class_names, predictor.category_ids
+    def __init__(
+        self, predictor: Predictor, request: Request, progress: Progress, coco: CocoSource | None
+    ) -> None:
+        self.predictor, self.request, self.progress, self.coco = predictor, request, progress, coco
+        self.known: tuple[tuple[str, ...], tuple[Any, ...]] = predictor.class_names, predictor.category_ids
+        if coco is not None:
+            self.known = predictor.class_names, coco.category_ids(predictor.class_names)
+            if unknown := coco.unknown(predictor.class_names):
+                new = (f"{name} ({self.known[1][predictor.class_names.index(name)]})" for name in unknown)
+                progress.line(
+                    one_line(f"{coco.path}: has no category of these names, new ids: {', '.join(new)}")
+                )
         self.table = [Table(request.out, *self.known)] if "csv" in request.save else []
         self.settings: dict[str, Any] = {
             "score": request.score,
             "batch_size": request.batch,
             "tile": request.tile,
-            "top": request.top,
+            "max_objects": request.max_objects if request.top is None else request.top,
+            "classes": request.classes,
         }
 
     def images(
         self, paths: Sequence[Path | str], names: Sequence[str], resumable: bool
     ) -> Generator[FileResult, None, None]:
         """Segment and write images, except those that a resumed call has done."""
-        kinds = WRITERS if self.request.top is None else {**WRITERS, "overlay": Outlines}
+        kinds: dict[str, Callable[..., Writer]]
+        kinds = {**WRITERS} if self.request.top is None else {**WRITERS, "overlay": Outlines}
+        if self.coco is not None:
+            kinds = {**kinds, "coco": partial(CocoResults, image_ids=self.coco.image_ids)}
         writers = [kinds[kind](self.request.out, *self.known) for kind in self.request.save if kind != "csv"]
         writers += self.table
         with ExitStack() as stack:
@@ -124,6 +152,8 @@ class _Pipeline:
         def works() -> Iterator[_Work]:
             for number, result in zip(todo, results, strict=True):
                 found = None
+                if self.coco is not None and result.instances is not None:
+                    result = replace(result, instances=replace(result.instances, category_ids=self.known[1]))
                 # Not in the writers' threads: the network runs in one thread alone.
                 if self.request.explain and result.image is not None and result.instances:
                     found = explain(self.predictor, result.image, result.instances)
@@ -142,6 +172,7 @@ class _Pipeline:
             for number, path in enumerate(paths):
                 if number in before:
                     result = restored(before.pop(number), path, self.request.out, *self.known)
+                    result = replace(result, precision=self.predictor.precision)
                     assert result.instances is not None
                     for writer in writers:
                         writer.collect(number, path, result.instances)
@@ -204,8 +235,10 @@ class _Pipeline:
     def _write(self, work: _Work, writers: Sequence[Writer]) -> FileResult:
         """Write one result, if there is one, and note the files in it."""
         result = work.result
-        if result.image is None or result.instances is None:
+        if result.instances is None or result.pixels is None:
             return result
+        if result.image is None:
+            return self._write_large(work, writers)
         item = ResultItem(work.number, work.name, result.path, result.image, result.instances, result.frame)
         files = write_item(writers, item)
         if work.explanation is not None:
@@ -214,16 +247,39 @@ class _Pipeline:
                 write_explanation(files[-1], item.image, item.instances, work.explanation, 0)
         return replace(result, files=tuple(files))
 
+    def _write_large(self, work: _Work, writers: Sequence[Writer]) -> FileResult:
+        """As `_write`, for an image that does not fit into memory: a smaller overlay, no label map."""
+        result = work.result
+        files: list[Path] = []
+        assert result.large is not None
+        assert result.instances is not None
+        small, seen = reduced(result.large, result.instances)
+        for writer in writers:
+            if isinstance(writer, LabelMap):
+                self.progress.line(one_line(f"{result.path}: is too large for a label map: left out"))
+                continue
+            found = seen if isinstance(writer, (Overlays, Outlines)) else result.instances
+            item = ResultItem(
+                work.number, work.name, result.path, small, found, result.frame, large=result.large
+            )
+            files += write_item([writer], item)
+        return replace(result, files=tuple(files))
+
     def _open_log(self, paths: Sequence[Path | str]) -> ResumeLog:
         """The log of this call, or of the one that it resumes."""
         request = self.request
-        asked = {
+        asked: dict[str, Any] = {
             "score": request.score,
             "save": sorted(request.save),
             "tile": request.tile,
             "explain": request.explain,
             "top": request.top,
+            "max_objects": request.max_objects,
+            "classes": None if request.classes is None else sorted(request.classes),
+            "precision": self.predictor.precision,
         }
+        if self.coco is not None:
+            asked["ids"] = [*self.coco.image_ids, *self.known[1]]
         if not request.resume and (request.out / NAME).exists():
             self.progress.line(
                 one_line(f"{request.out} holds a stopped call; this one starts anew, without --resume")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -16,11 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from instancefcn.bfloat16 import chosen_precision
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.geometry.resizing import group_by_shape
 from instancefcn.images.decoding import to_uint8_rgb
-from instancefcn.images.download import read_file_or_url
+from instancefcn.images.download import decode_file_or_url, is_url, read_file_or_url
+from instancefcn.images.large import LargeImage, open_large
 from instancefcn.images.opening import open_image
+from instancefcn.images.pages import split_page
 from instancefcn.inference.threaded_map import threaded_map
 from instancefcn.inference.tiling import PER_TILE, segment_tiled
 from instancefcn.instances import Instances
@@ -44,14 +48,17 @@ class FileResult:
     """The result of one image file, URL, or frame of a video.
 
     Attributes:
-        path: the file; a URL or "webcam" as a string.
+        path: the file; a URL, "webcam" or a page such as "stack.tif#page2" as a string.
         image: uint8 [3, H, W], RGB, upright; None when it could not be read, or when a resumed call had
             segmented it before.
         instances: what was found; None when there is an error.
         error: why it could not be read, or that it has too many tiles; else None.
+        pages: how many pages or frames the file has; one of them was read.
+        large: the image on the disk, if it was segmented by tiles without being decoded at once.
         seconds: time per image of its batch, without reading the file.
         frame: index of the frame in its video; None for an image.
         files: what was written for this image alone.
+        precision: of the convolutions, "32" or "bf16".
     """
 
     path: Path | str
@@ -61,6 +68,14 @@ class FileResult:
     seconds: float = 0.0
     frame: int | None = None
     files: tuple[Path, ...] = ()
+    precision: str = "32"
+    pages: int = 1
+    large: LargeImage | None = None
+
+    @property
+    def pixels(self) -> Tensor | LargeImage | None:
+        """What there is of the image."""
+        return self.large if self.image is None else self.image
 
     @property
     def brightest(self) -> int | None:
@@ -75,13 +90,24 @@ class Predictor:
     Args:
         loaded: what `instancefcn.published.checkpoint.load_any_checkpoint` returns.
         device: a torch device, or None: the first GPU when there is one, else the CPU.
+        precision: of the convolutions, see `load`. All that follows them is float32.
+
+    Attributes:
+        precision: "32" or "bf16", which runs.
+
+    Attributes:
+        class_names, category_ids: of the model's classes, by label.
+        max_objects: maximum number of objects in an image, or in a tile of one, unless a call gives another.
 
     Raises:
-        ConfigError: `device` is not a valid device, or cannot be used here.
+        ConfigError: `device` or `precision` is not valid, or cannot be used here.
     """
 
-    def __init__(self, loaded: Loaded, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self, loaded: Loaded, device: torch.device | str | None = None, precision: str = "32"
+    ) -> None:
         self.device = _device(device)
+        self.precision = precision_of(loaded, precision, self.device)
         try:
             self.network = loaded.network.eval().to(self.device)
         except (RuntimeError, AssertionError) as error:  # a build of PyTorch without CUDA asserts
@@ -89,12 +115,14 @@ class Predictor:
             raise ConfigError(f"device {self.device} cannot be used: {said}. Use 'cpu'") from error
         self.class_names: tuple[str, ...] = tuple(loaded.class_names)
         self.category_ids: tuple[int, ...] = tuple(loaded.category_ids)
+        self.max_objects: int = getattr(self.network, "max_instances", 100)
         self.preprocessing = loaded.preprocessing
         self.metadata: dict[str, Any] = dict(loaded.metadata)
 
     def __repr__(self) -> str:
         sides = f"{self.preprocessing.short_side}/{self.preprocessing.long_side} px"
-        return f"Predictor({len(self.class_names)} classes, {sides}, on {self.device})"
+        kind = "bfloat16" if self.precision == "bf16" else "float32"
+        return f"Predictor({len(self.class_names)} classes, {sides}, on {self.device}, {kind})"
 
     @overload
     def __call__(
@@ -104,11 +132,20 @@ class Predictor:
         score: float = ...,
         batch_size: int = ...,
         tile: int | None = ...,
+        max_objects: int | None = ...,
+        classes: Sequence[str] | None = ...,
     ) -> list[Instances]: ...
 
     @overload
     def __call__(
-        self, images: ImageInput, *, score: float = ..., batch_size: int = ..., tile: int | None = ...
+        self,
+        images: ImageInput,
+        *,
+        score: float = ...,
+        batch_size: int = ...,
+        tile: int | None = ...,
+        max_objects: int | None = ...,
+        classes: Sequence[str] | None = ...,
     ) -> Instances: ...
 
     def __call__(
@@ -118,6 +155,8 @@ class Predictor:
         score: float = DEFAULT_SCORE,
         batch_size: int = 4,
         tile: int | None = None,
+        max_objects: int | None = None,
+        classes: Sequence[str] | None = None,
     ) -> Instances | list[Instances]:
         """Segment one image or a list of them.
 
@@ -129,6 +168,9 @@ class Predictor:
             batch_size: how many images of a list (or tiles of an image) run at once, where they have the same
                 size.
             tile: segment large images by overlapping tiles of this side in pixels (see `inference.tiling`).
+            max_objects: maximum number of objects in an image, the best; None for the model's own limit,
+                which with `tile` holds for each tile. Results that reach it say so in `limit_reached`.
+            classes: names of the classes to look for; None for all.
 
         Returns:
             one `Instances`, or a list of them in the order of the list; boxes and masks in the pixels of the
@@ -138,12 +180,13 @@ class Predictor:
             ImageError: an image is unreadable. A list fails as a whole; `files` reports it and continues.
             ConfigError: a setting is out of range.
         """
-        _at_least_one(batch_size=batch_size)
+        _at_least_one(batch_size=batch_size, max_objects=max_objects)
+        settings = score, batch_size, tile, max_objects, classes
         if not isinstance(images, (list, tuple)):
-            return self._segment([images], score, batch_size, tile)[0]
+            return self._segment([images], *settings)[0]
         step = _together(batch_size, tile)
         starts = range(0, len(images), step)
-        chunks = (self._segment(images[i : i + step], score, batch_size, tile) for i in starts)
+        chunks = (self._segment(images[i : i + step], *settings) for i in starts)
         return [instances for chunk in chunks for instances in chunk]
 
     def files(
@@ -154,7 +197,8 @@ class Predictor:
         batch_size: int = 1,
         ahead: int = 0,
         tile: int | None = None,
-        top: int | None = None,
+        max_objects: int | None = None,
+        classes: Sequence[str] | None = None,
     ) -> Generator[FileResult, None, None]:
         """Segment files one after another; an unreadable one gives a result with an error.
 
@@ -165,7 +209,7 @@ class Predictor:
             ahead: how many images are read ahead, in threads, while the network runs; 0 reads each when it is
                 needed.
             tile: segment large images by overlapping tiles of this side in pixels (see `inference.tiling`).
-            top: maximum number of instances in an image; the network's own limit when None.
+            max_objects, classes: as for the model itself, `__call__`.
 
         Raises:
             ConfigError: with the first result, when a setting is out of range or `paths` is a single path;
@@ -176,9 +220,18 @@ class Predictor:
         known = threaded_map(_weighed, paths, ahead) if ahead else ((path, 0) for path in paths)
         with (
             closing(known) as weighed,
-            closing(threaded_map(_try_read, weighed, ahead, pixels=itemgetter(1))) as read,
+            closing(
+                threaded_map(partial(_try_read, tile is not None), weighed, ahead, pixels=itemgetter(1))
+            ) as read,
         ):
-            yield from self.decoded(read, score=score, batch_size=batch_size, tile=tile, top=top)
+            yield from self.decoded(
+                read,
+                score=score,
+                batch_size=batch_size,
+                tile=tile,
+                max_objects=max_objects,
+                classes=classes,
+            )
 
     def decoded(
         self,
@@ -187,103 +240,183 @@ class Predictor:
         score: float = DEFAULT_SCORE,
         batch_size: int = 1,
         tile: int | None = None,
-        top: int | None = None,
+        max_objects: int | None = None,
+        classes: Sequence[str] | None = None,
     ) -> Generator[FileResult, None, None]:
         """Segment images that have been read (or could not be): fill in the results' instances.
 
         Args:
             read: results without instances, in any number, drawn batch by batch.
-            score, batch_size, tile, top: as for `files`.
+            score, batch_size, tile, max_objects, classes: as for `files`.
         """
         import time
 
-        _at_least_one(batch_size=batch_size, top=top)
+        _at_least_one(batch_size=batch_size, max_objects=max_objects)
         read = iter(read)
         while chunk := list(islice(read, _together(batch_size, tile))):
-            images = [one.image for one in chunk if one.image is not None]
+            images = [pixels for one in chunk if (pixels := one.pixels) is not None]
             start = time.perf_counter()
             try:
-                results = iter(self._run(images, score, batch_size, tile, top))
-            except ImageError as error:  # too large for its tiles
+                results = iter(self._run(images, score, batch_size, tile, max_objects, classes))
+            except ImageError as error:  # too large for its tiles, or a damaged part
                 yield from (replace(one, error=ImageError(f"{one.path}: {error}")) for one in chunk)
                 continue
             seconds = (time.perf_counter() - start) / max(len(images), 1)
             for one in chunk:
-                if one.image is None:
+                if one.pixels is None:
                     yield one
                 else:
                     found = replace(next(results), source=str(one.path))
-                    yield replace(one, instances=found, seconds=seconds)
+                    yield replace(one, instances=found, seconds=seconds, precision=self.precision)
 
-    def run(self, images: Sequence[Tensor], score: float = 0.0, top: int | None = None) -> list[Instances]:
+    def run(
+        self,
+        images: Sequence[Tensor],
+        score: float = 0.0,
+        max_objects: int | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> list[Instances]:
         """Segment one batch of decoded images.
 
         Args:
             images: uint8 [3, H, W] each, RGB, sizes mixed.
             score: only instances with at least this score are returned.
-            top: maximum number of instances in an image; the network's own limit when None.
+            max_objects, classes: as for the model itself, `__call__`.
 
         Returns:
             one `Instances` per image, on the CPU.
 
         Raises:
-            ConfigError: `score` is out of range.
+            ConfigError: `score` or `max_objects` is out of range, or a class is unknown.
         """
         if not 0 <= score <= 1:
             raise ConfigError(f"the score threshold must lie between 0 and 1, got {score}")
+        _at_least_one(max_objects=max_objects)
+        options: dict[str, Any] = {} if max_objects is None else {"max_instances": max_objects}
+        if classes is not None and len(labels := self.labels_of(classes)) < len(self.class_names):
+            options["classes"] = labels
         if not images:
             return []
         with stage("resize"):
             inputs = [self.preprocessing(image) for image in images]
         found: dict[int, Instances] = {}
-        limit = {} if top is None else {"max_instances": top}
         for indices in group_by_shape(inputs):
             sizes = [(images[i].shape[1], images[i].shape[2]) for i in indices]
             batch = [inputs[i].to(self.device) for i in indices]
-            with torch.inference_mode():
+            mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+            with torch.inference_mode(), mixed:
                 # What is below the score has no effect on the rest: the network may skip it.
-                results = self.network(batch, image_sizes=sizes, min_score=score, **limit)
+                results = self.network(batch, image_sizes=sizes, min_score=score, **options)
             found.update(zip(indices, results, strict=True))
         return [found[index].to("cpu").filter(score) for index in range(len(images))]
 
     def _run(
         self,
-        images: Sequence[Tensor],
+        images: Sequence[Tensor | LargeImage],
         score: float,
         batch_size: int,
         tile: int | None,
-        top: int | None = None,
+        max_objects: int | None,
+        classes: Sequence[str] | None,
     ) -> list[Instances]:
         if tile is None:
-            return self.run(images, score, top)
+            whole = [image for image in images if isinstance(image, Tensor)]
+            return self.run(whole, score, max_objects, classes)
+        return [self._tiled(image, score, batch_size, tile, max_objects, classes) for image in images]
+
+    def _tiled(
+        self,
+        image: Tensor | LargeImage,
+        score: float,
+        batch_size: int,
+        tile: int,
+        max_objects: int | None,
+        classes: Sequence[str] | None,
+    ) -> Instances:
         from instancefcn.models.instance_fcn import InstanceFCN
 
-        # For objects the network's own limit suits a tile too; of proposals each object has many.
-        limit = PER_TILE if isinstance(self.network, InstanceFCN) else None
-        return [segment_tiled(self.run, image, tile, score, batch_size, limit)[:top] for image in images]
+        # The model's own limit suits a tile too, but a larger one means that objects are dense.
+        per_tile = None if max_objects is None else max(max_objects, self.max_objects)
+        reached: list[int] = []
+
+        def run(tiles: Sequence[Tensor], least: float) -> list[Instances]:
+            results = self.run(tiles, least, per_tile, classes)
+            for one in results:
+                # What a tile leaves out below the score could only have been a piece.
+                if one.limit_reached is not None and float(one.scores[-1]) >= score:
+                    reached.append(one.limit_reached)
+            return results
+
+        # Of proposals each object has many.
+        proposals = PER_TILE if isinstance(self.network, InstanceFCN) else None
+        found = segment_tiled(run, image, tile, score, batch_size, proposals)
+        if max_objects is not None and len(found) >= max_objects:
+            return replace(found[:max_objects], limit_reached=max_objects)
+        return replace(found, limit_reached=max(reached, default=None))
+
+    def labels_of(self, classes: Sequence[str]) -> list[int]:
+        """The labels of classes by their names, ascending. Raises ConfigError for an unknown name or none."""
+        if isinstance(classes, str):
+            classes = [classes]
+        unknown = [name for name in classes if name not in self.class_names]
+        if unknown or not classes:
+            problem = (
+                f"no class of the model is {', '.join(map(repr, unknown))}"
+                if unknown
+                else "no class is named"
+            )
+            raise ConfigError(f"classes: {problem}; it knows {', '.join(self.class_names)}")
+        return [label for label, name in enumerate(self.class_names) if name in classes]
 
     def _segment(
-        self, images: Sequence[ImageInput], score: float, batch_size: int, tile: int | None
+        self,
+        images: Sequence[ImageInput],
+        score: float,
+        batch_size: int,
+        tile: int | None,
+        max_objects: int | None,
+        classes: Sequence[str] | None,
     ) -> list[Instances]:
-        found = self._run([_decode(image) for image in images], score, batch_size, tile)
+        decoded = [_decode(image, tile is not None) for image in images]
+        found = self._run(decoded, score, batch_size, tile, max_objects, classes)
         sources = [str(image) if isinstance(image, (str, Path)) else None for image in images]
         return [replace(one, source=source) for one, source in zip(found, sources, strict=True)]
 
 
-def load(model: str | Path = DEFAULT_MODEL, *, device: torch.device | str | None = None) -> Predictor:
+def load(
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    device: torch.device | str | None = None,
+    precision: str = "auto",
+) -> Predictor:
     """Load a model for use.
 
     Args:
         model: the name of a bundled model, a checkpoint file, or the folder of a run (its best checkpoint).
         device: a torch device such as "cpu" or "cuda:1"; None takes a GPU when there is one.
+        precision: of the convolutions: "32" for float32; "bf16" for bfloat16; "auto" for bfloat16 on a CPU
+            that computes it natively (AVX-512 BF16 or AMX), else float32. With "auto" converted weights run
+            in float32.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged.
-        ConfigError: `device` is not a valid device, or cannot be used here.
+        ConfigError: `device` or `precision` is not valid, or cannot be used here.
     """
     from instancefcn.published.checkpoint import load_any_checkpoint
 
-    return Predictor(load_any_checkpoint(model), device)
+    return Predictor(load_any_checkpoint(model), device, precision)
+
+
+def precision_of(loaded: Loaded, precision: str, device: torch.device) -> str:
+    """The precision that runs, "32" or "bf16", where `precision` is asked for, see `load`.
+
+    Raises:
+        ConfigError: `precision` is not valid, or cannot be used there.
+    """
+    from instancefcn.published.network import PublishedFCIS
+
+    converted = isinstance(loaded.network, PublishedFCIS)
+    return "32" if converted and precision == "auto" else chosen_precision(precision, device)
 
 
 def _at_least_one(**settings: int | None) -> None:
@@ -306,9 +439,10 @@ def _device(device: torch.device | str | None) -> torch.device:
         raise ConfigError(f"{device!r} is not a valid device: use 'cpu', 'cuda' or 'cuda:1'") from error
 
 
-def _decode(image: Any) -> Tensor:
+def _decode(image: Any, by_tiles: bool) -> Tensor | LargeImage:
     if isinstance(image, (str, Path)):
-        return read_file_or_url(image)
+        large = open_large(image) if by_tiles and not is_url(image) else None
+        return read_file_or_url(image) if large is None else large
     if isinstance(image, (Image.Image, np.ndarray, Tensor)):
         return to_uint8_rgb(image)
     raise ImageError(
@@ -320,18 +454,22 @@ def _decode(image: Any) -> Tensor:
 def _weighed(path: Path | str) -> tuple[Path | str, int]:
     """A file and its number of pixels, 0 where its header does not say."""
     try:
-        with open_image(Path(path)) as image:
+        file, page = split_page(path)
+        with open_image(Path(file), page=page) as image:
             return path, image.width * image.height
     except Exception:  # reading it reports what is wrong; a URL is not fetched twice
         return path, 0
 
 
-def _try_read(weighed: tuple[Any, int]) -> FileResult:
+def _try_read(by_tiles: bool, weighed: tuple[Any, int]) -> FileResult:
     path, _ = weighed
     if not isinstance(path, (str, Path)):
         kind = type(path).__name__
         raise ConfigError(f"files() takes paths and URLs, not {kind}: call the model itself on an image")
     try:
-        return FileResult(path, read_file_or_url(path), None, None)
+        if by_tiles and not is_url(path) and (large := open_large(path)) is not None:
+            return FileResult(path, None, None, None, large=large)
+        image, pages = decode_file_or_url(path)
+        return FileResult(path, image, None, None, pages=pages)
     except ImageError as error:
         return FileResult(path, None, None, error)

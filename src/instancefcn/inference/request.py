@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from instancefcn.errors import ConfigError
 from instancefcn.files import check_output_folder
+from instancefcn.images.pages import with_page
+from instancefcn.inference.coco_source import read_coco_source
 from instancefcn.inference.sources import Sources, find_sources
 
 KINDS = ("overlay", "coco", "yolo", "labelme", "cutouts", "labelmap", "csv")
@@ -15,13 +18,14 @@ IMAGES_ONLY = ("yolo", "labelme")
 """Kinds that describe an image file, which the frames of a video do not have."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What a call asks for; see `predict` for the fields.
 
     Attributes:
         save: of KINDS.
         top: the maximum number of proposals in an image, which are outlined without names; None for objects.
+        classes: names; the model has yet to be asked whether it knows them.
     """
 
     out: Path
@@ -33,6 +37,9 @@ class Request:
     frames: int | None
     resume: bool
     top: int | None = None
+    max_objects: int | None = None
+    classes: tuple[str, ...] | None = None
+    page: int | Literal["all"] | None = None
 
     @property
     def writes(self) -> bool:
@@ -55,14 +62,38 @@ def kinds_of(save: str | Iterable[str]) -> tuple[str, ...]:
     return kinds
 
 
+def names_of(classes: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    """The names in `classes`, each once; None for all classes."""
+    if classes is None:
+        return None
+    names = classes.split(",") if isinstance(classes, str) else classes
+    return tuple(dict.fromkeys(name for name in (part.strip() for part in names) if name))
+
+
+def page_of(page: int | str | None) -> int | Literal["all"] | None:
+    """A page as it is typed. Raises ConfigError unless it is "all", None, or a number from 1."""
+    if page is None or page == "all":
+        return page  # type: ignore[return-value]
+    text = str(page)
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ConfigError(f"page must be a number from 1, or 'all', got {page!r}")
+    return int(text)
+
+
 def find_and_check(sources: str | Path | Iterable[str | Path], request: Request) -> Sources:
     """The sources, after everything that can be checked without the model."""
-    found = find_sources([sources] if isinstance(sources, str | Path) else sources, request.out)
-    for name, value in (("batch", request.batch), ("frames", request.frames), ("top", request.top)):
-        if value is not None and value < 1:
+    given = [sources] if isinstance(sources, str | Path) else list(sources)
+    if (coco := read_coco_source(given)) is not None:
+        found = Sources(coco[1], coco=coco[0])
+    else:
+        found = find_sources(given, request.out)
+    for name in ("batch", "frames", "top", "max_objects"):
+        if (value := getattr(request, name)) is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
     if request.explain and request.tile is not None:
         raise ConfigError("explain shows what the network sees of a whole image: leave out tile")
+    if request.page is not None:
+        found = _with_pages(found, request)
     if request.writes:
         check_output_folder(request.out)
     elif request.resume:
@@ -81,3 +112,23 @@ def find_and_check(sources: str | Path | Iterable[str | Path], request: Request)
 
     load_av()
     return found
+
+
+def _with_pages(found: Sources, request: Request) -> Sources:
+    """The sources with the pages that are asked for instead of the files."""
+    from instancefcn.images.decoding import pages_of
+
+    files = [image for image in found.images if isinstance(image, Path)]
+    if found.videos or found.webcam is not None or len(files) < len(found.images):
+        raise ConfigError("page is for image files: leave out addresses, videos and single pages")
+    if "yolo" in request.save:
+        raise ConfigError("save: yolo describes image files: save the pages as images first")
+    pages: list[Path | str] = []
+    for path in files:
+        if request.page != "all":
+            pages.append(with_page(path, request.page or 1))
+        elif (count := pages_of(path)) > 1:
+            pages += [with_page(path, page) for page in range(1, count + 1)]
+        else:
+            pages.append(path)
+    return replace(found, images=tuple(pages))

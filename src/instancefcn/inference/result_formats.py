@@ -21,10 +21,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from instancefcn.data.formats.labelme import RESULT_VERSION
 from instancefcn.data.paths import shortened
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write, write_json
 from instancefcn.geometry.contours import Ring, join_rings, trace_contours
+from instancefcn.images.large import LargeImage
 from instancefcn.instances import Instances
 
 LONGEST_CLASS = 60
@@ -42,6 +44,7 @@ class ResultItem:
         image: uint8 [3, H, W], RGB, upright.
         instances: what was found.
         frame: index of the frame in the video `source`; None for an image.
+        large: the whole image on the disk, where `image` is a smaller copy for overlays.
     """
 
     number: int
@@ -50,6 +53,7 @@ class ResultItem:
     image: Tensor
     instances: Instances
     frame: int | None = None
+    large: LargeImage | None = None
 
 
 class Writer:
@@ -101,7 +105,8 @@ class YoloLabels(Writer):
 
 class LabelMe(Writer):
     """`labelme/NAME.json`, which refers LabelMe to the image file (the image of a URL is stored inside). One
-    polygon per part; the parts of one object share a group; holes are joined to their part.
+    polygon per part; the parts of one object share a group; holes are joined to their part. The version marks
+    it as a result, which is not read as annotations until a person saves it in LabelMe.
     """
 
     def write(self, item: ResultItem) -> list[Path]:
@@ -122,9 +127,10 @@ class LabelMe(Writer):
                         "mask": None,
                     }
                 )
-        inside = None if isinstance(item.source, Path) else _png_text(item.image)
+        stored = not isinstance(item.source, Path) and item.large is None
+        inside = _png_text(item.image) if stored else None
         whole: dict[str, Any] = {
-            "version": "5.5.0",
+            "version": RESULT_VERSION,
             "flags": {},
             "shapes": shapes,
             "imagePath": relative_path(item.source, path.parent) if inside is None else f"{item.name}.png",
@@ -138,8 +144,8 @@ class LabelMe(Writer):
 
 class CutOuts(Writer):
     """`cutouts/NAME-1-CLASS.png`, one RGBA image per object: its pixels inside the box of its mask, the rest
-    transparent. Objects are numbered best first; one without pixels has no file. Cut-outs that an earlier
-    call with the same classes wrote for an image of that name are removed.
+    transparent and black. Objects are numbered best first; one without pixels has no file. Cut-outs that an
+    earlier call with the same classes wrote for an image of that name are removed.
     """
 
     def __init__(self, out: Path, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
@@ -153,19 +159,24 @@ class CutOuts(Writer):
     def write(self, item: ResultItem) -> list[Path]:
         for path in self._before.pop(item.name, ()):
             path.unlink(missing_ok=True)
-        image = item.image.permute(1, 2, 0).cpu().numpy()
         written = []
         for index, name in enumerate(item.instances.names):
             crop = item.instances.masks.crop(index).cpu().numpy()
             if not crop.any():
                 continue
             x, y, *_ = item.instances.masks.rects[index].tolist()
-            colours = image[y : y + crop.shape[0], x : x + crop.shape[1]]
-            cut = Image.fromarray(np.dstack((colours, crop * np.uint8(255))))
+            colours = _part(item, x, y, x + crop.shape[1], y + crop.shape[0]).permute(1, 2, 0).cpu().numpy()
+            alpha = crop[:, :, None] * np.uint8(255)
+            cut = Image.fromarray(np.concatenate((colours * (alpha > 0), alpha), axis=2))
             cut = cut.crop(cut.getchannel("A").getbbox())
             path = self.out / "cutouts" / f"{item.name}-{index + 1}-{_kind(name)}.png"
             written.append(write_png(path, cut))
         return written
+
+
+def _part(item: ResultItem, x1: int, y1: int, x2: int, y2: int) -> Tensor:
+    """Pixels of the whole image."""
+    return item.image[:, y1:y2, x1:x2] if item.large is None else item.large.crop(x1, y1, x2, y2)
 
 
 def _kind(name: str) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,8 +19,10 @@ import torch
 from instancefcn.errors import ConfigError
 from instancefcn.files import atomic_write, remove_leftovers, writable
 from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.images.pages import split_page
 from instancefcn.inference.predictor import FileResult, Predictor
 from instancefcn.inference.sources import RESULT_FOLDERS
+from instancefcn.inference.writers import below_one_folder
 from instancefcn.instances import Instances
 from instancefcn.version import __version__
 
@@ -56,6 +58,7 @@ def done_of(number: int, result: FileResult, out: Path) -> Done:
         "scores": found.scores.tolist(),
         "labels": found.labels.tolist(),
         "masks": found.rles(),
+        "limit_reached": found.limit_reached,
     }
     files = [file.relative_to(out).as_posix() for file in result.files]
     return Done(number, str(result.path), stamp_of(result.path), files, stored)
@@ -74,6 +77,7 @@ def restored(
         class_names,
         category_ids,
         done.path,
+        stored.get("limit_reached"),
     )
     return FileResult(path, None, instances, None, files=tuple(out / file for file in done.files))
 
@@ -84,7 +88,8 @@ class ResumeLog:
     Args:
         out: the folder of the results.
         request: what the results depend on, by the name of the option: JSON values.
-        images: files and URLs in their order.
+        images: files and URLs in their order. They are those of the stopped call if their paths below their
+            common folder are the same.
         resume: continue with what `out` holds, if it holds anything.
 
     Attributes:
@@ -102,13 +107,14 @@ class ResumeLog:
         self.out, self.path = out, out / NAME
         self.done: dict[int, Done] = {}
         # A file's name may hold any bytes; those that are not valid UTF-8 are lone surrogates in Python.
-        text = "\n".join(map(str, images)).encode("utf-8", "surrogatepass")
+        _, names = below_one_folder(list(map(str, images)))
+        text = "\n".join(names).encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(text, digest_size=8).hexdigest()
         head = json.loads(json.dumps({**request, "images": [len(images), digest]}))
         if resume:
             for folder in (".", *RESULT_FOLDERS):
                 remove_leftovers(out / folder)
-            self._read(head)
+            self._read(head, images)
         lines = [head, *(asdict(done) for done in self.done.values())]
         with writable(), atomic_write(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -131,7 +137,7 @@ class ResumeLog:
         self.close()
         self.path.unlink(missing_ok=True)
 
-    def _read(self, head: dict[str, Any]) -> None:
+    def _read(self, head: dict[str, Any], images: Sequence[Path | str]) -> None:
         try:
             # What follows the last line end was cut off.
             lines = self.path.read_bytes().split(b"\n")[:-1]
@@ -141,6 +147,8 @@ class ResumeLog:
             before, *entries = (json.loads(line) for line in lines)
             dones = [Done(**entry) for entry in entries]
             differences = _differences(before, head)
+            if any(not 0 <= done.number < head["images"][0] for done in dones):
+                raise ValueError("it names an image that is not there")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"{self.path} is damaged ({error}): leave out --resume to start anew"
@@ -150,17 +158,22 @@ class ResumeLog:
                 f"{self.path} belongs to a different call: {'; '.join(differences)}. Leave out --resume to"
                 " start anew, or choose another --out"
             )
-        self.done = {done.number: done for done in sorted(dones, key=lambda d: d.number) if self._holds(done)}
+        for done in sorted(dones, key=lambda d: d.number):
+            path = images[done.number]
+            # LabelMe's files say where their image is.
+            moved = str(path) != done.path and "labelme" in head["save"]
+            if not moved and self._holds(done, path):
+                self.done[done.number] = replace(done, path=str(path))
 
-    def _holds(self, done: Done) -> bool:
+    def _holds(self, done: Done, path: Path | str) -> bool:
         exist = all(os.path.isfile(self.out / file) for file in done.files)
-        return exist and stamp_of(done.path) == done.stamp
+        return exist and stamp_of(path) == done.stamp
 
 
 def stamp_of(path: Path | str) -> list[int] | None:
     """Length of a file in bytes and time of its last change in nanoseconds; None without a file (a URL)."""
     try:
-        status = os.stat(path)
+        status = os.stat(split_page(path)[0])
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]
@@ -184,6 +197,8 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             continue
         if key == "model":
             found.append("the model differs")
+        elif key == "ids":
+            found.append("the ids of the COCO file differ")
         elif key == "images" and old and new:
             found.append(f"the images differ ({old[0]} and {new[0]} of them)")
         else:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from urllib.parse import urlsplit
 
 from instancefcn.data.paths import IMAGE_SUFFIXES, at_home, is_there
 from instancefcn.errors import ImageError
+from instancefcn.images.opening import HEIC_COMMAND, heic_is_installed
+from instancefcn.images.pages import split_page
+from instancefcn.inference.coco_source import CocoSource
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts", ".mts", ".3gp"}
@@ -23,6 +27,12 @@ RESULT_FOLDERS = ("labels", "labelme", "cutouts", "labelmaps", "explained")
 """The folders in OUT that results are written to, besides OUT itself."""
 RESULT_SUFFIXES = frozenset({".json", ".jsonl", ".csv", ".txt"})
 """Of results in OUT itself, except overlays."""
+HEIC_SUFFIXES = frozenset({".heic", ".heif"})
+UNREAD_SUFFIXES = frozenset(
+    {".jxl", ".psd", ".svg", ".exr", ".hdr", ".tga", ".dcm", ".czi", ".lif", ".nd2", ".oib", ".vsi", ".fits"}
+    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}
+)
+"""Of images that nothing here reads. (HEIC images are read where the extra `heic` is installed.)"""
 
 
 @dataclass(frozen=True)
@@ -33,11 +43,20 @@ class Sources:
         images: files, and URLs as strings.
         videos: video files.
         webcam: index of a webcam, or None. It is the only source.
+        coco: the COCO file that names the images, or None.
+        left_out: files of given folders that are not read: of other formats, or no images.
     """
 
     images: tuple[Path | str, ...] = ()
     videos: tuple[Path, ...] = ()
     webcam: int | None = None
+    coco: CocoSource | None = None
+    left_out: tuple[Path, ...] = ()
+
+    @property
+    def unread(self) -> tuple[Path, ...]:
+        """Those of the files left out that are images."""
+        return tuple(path for path in self.left_out if _is_unread(path))
 
 
 def find_sources(sources: Iterable[str | Path], out: Path | None = None) -> Sources:
@@ -59,6 +78,7 @@ def find_sources(sources: Iterable[str | Path], out: Path | None = None) -> Sour
             problems are named at once.
     """
     found: dict[str, Path | str] = {}
+    left_out: dict[str, Path] = {}
     webcams = []
     problems = []
     sources = list(sources)
@@ -71,8 +91,11 @@ def find_sources(sources: Iterable[str | Path], out: Path | None = None) -> Sour
             found.setdefault(source, source)
         elif (camera := re.fullmatch(r"webcam(?::(\d+))?", str(source))) and not is_there(Path(source)):
             webcams.append(int(camera[1] or 0))
+        elif (file := split_page(source)[0]) is not source and Path(file).is_file():
+            found.setdefault(str(source), str(source))
         else:
             paths, problem = _expand(source, out)
+            left_out |= {os.path.realpath(path): path for path in left_out_of(at_home(source), out)}
             if not paths:
                 problems.append(problem)
             for path in paths:
@@ -86,7 +109,26 @@ def find_sources(sources: Iterable[str | Path], out: Path | None = None) -> Sour
     if not found:
         raise ImageError("no source was given: name image files, folders or patterns such as 'photos/*.jpg'")
     videos = tuple(one for one in found.values() if isinstance(one, Path) and is_video(one))
-    return Sources(tuple(one for one in found.values() if one not in videos), videos)
+    others = tuple(path for real, path in left_out.items() if real not in found)
+    return Sources(tuple(one for one in found.values() if one not in videos), videos, left_out=others)
+
+
+def describe_left_out(paths: Iterable[PurePath]) -> str:
+    """For example "not read: 3 .jxl, 1 .txt", with the command that lets HEIC be read; "" without paths."""
+    counts = Counter(path.suffix.lower() or path.name for path in paths)
+    if not counts:
+        return ""
+    how = f" ({HEIC_COMMAND} reads them)"
+    parts = [f"{n} {suffix}{how if suffix in HEIC_SUFFIXES else ''}" for suffix, n in sorted(counts.items())]
+    return f"not read: {', '.join(parts)}"
+
+
+def unread_error(path: Path) -> ImageError:
+    """Why an image of a folder is not read."""
+    if path.suffix.lower() in HEIC_SUFFIXES:
+        return ImageError(f"{path}: is a HEIC image: {HEIC_COMMAND} installs what reads it")
+    kind = path.suffix.lower().removeprefix(".")
+    return ImageError(f"{path}: {kind} images are not supported: save it as PNG or JPEG")
 
 
 def find_images(sources: Iterable[str | Path]) -> list[Path]:
@@ -141,12 +183,15 @@ def _expand(source: str | Path, out: Path | None) -> tuple[list[Path], str]:
 
 def _found(path: Path, source: str | Path, out: Path | None) -> tuple[list[Path], str]:
     if path.is_dir():
-        paths = sorted(inside for inside in path.iterdir() if _is_image_name(inside))
+        inside = sorted(path.iterdir())
+        paths = [file for file in inside if _is_image_name(file) and not _is_unread(file)]
         if paths:
             return paths, ""
         deeper = next((p for p in path.rglob("*") if _is_image_name(p)), None)
         hint = f"; use '{path}/**/*{deeper.suffix}' for images in its subfolders" if deeper else ""
-        return [], f"{path}: no image found in this folder (suffixes: {_suffixes()}){hint}"
+        unread = describe_left_out(file for file in left_out_of(path, out) if _is_unread(file))
+        others = f"; {unread}" if unread else ""
+        return [], f"{path}: no image found in this folder (suffixes: {_suffixes()}){others}{hint}"
     if path.exists():
         return [path], ""
     # Leading folders that exist are not patterns: "photos [2024]/*.jpg".
@@ -159,6 +204,30 @@ def _found(path: Path, source: str | Path, out: Path | None) -> tuple[list[Path]
         other = " except results of an earlier call" if matches else ""
         return images, f"{source}: no file{other} matches this pattern (searched from {Path.cwd()})"
     return [], f"{source}: no such file or folder{_nearby(path)}"
+
+
+def left_out_of(folder: Path, out: Path | None = None) -> list[Path]:
+    """The files directly in a folder that are not read, sorted, without hidden files and results in `out`."""
+    try:
+        inside = sorted(folder.iterdir()) if folder.is_dir() else []
+        return [
+            path
+            for path in _without_results(inside, out)
+            if (_is_unread(path) or path.suffix.lower() not in IMAGE_SUFFIXES)
+            and path.name.lower() not in _SYSTEM_FILES
+            and not path.name.startswith(".")
+            and path.is_file()
+        ]
+    except OSError:  # searching it for images reports it
+        return []
+
+
+_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+
+
+def _is_unread(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    return suffix in UNREAD_SUFFIXES or (suffix in HEIC_SUFFIXES and not heic_is_installed())
 
 
 def _without_results(paths: Iterable[Path], out: Path | None) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from torchvision.ops import batched_nms, box_iou
 
 from instancefcn.errors import ConfigError, ImageError
 from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.images.large import LargeImage
 from instancefcn.instances import Instances
 from instancefcn.limits import MAX_TILES
 
@@ -66,7 +67,7 @@ def _starts(length: int, size: int) -> list[int]:
 
 def segment_tiled(
     run: Callable[[Sequence[Tensor], float], list[Instances]],
-    image: Tensor,
+    image: Tensor | LargeImage,
     size: int,
     score: float,
     batch_size: int = 1,
@@ -76,7 +77,7 @@ def segment_tiled(
 
     Args:
         run: segments a batch of images uint8 [3, h, w] with a minimum score, as `Predictor.run` does.
-        image: uint8 [3, H, W].
+        image: uint8 [3, H, W], or an image on the disk, which is read tile by tile.
         size: side of a tile in pixels. An object should fit into three quarters of it to be seen whole at
             least once; a larger one is assembled from pieces.
         score: only merged instances with at least this score are returned.
@@ -88,9 +89,9 @@ def segment_tiled(
 
     Raises:
         ConfigError: tiles of less than 32 pixels.
-        ImageError: there would be more than MAX_TILES.
+        ImageError: there would be more than MAX_TILES, or a part of an image on the disk is damaged.
     """
-    height, width = image.shape[1:]
+    height, width = (image.height, image.width) if isinstance(image, LargeImage) else tuple(image.shape[1:])
     boxes = tile_boxes(height, width, size)
     if len(boxes) > MAX_TILES:
         raise ImageError(
@@ -98,12 +99,17 @@ def segment_tiled(
             f"{MAX_TILES:,} are supported: choose larger tiles"
         )
     if len(boxes) == 1:
-        return run([image], score)[0]
+        return run([_part(image, boxes[0])], score)[0]
     found: list[Instances] = []
     for first in range(0, len(boxes), batch_size):
-        tiles = [image[:, y1:y2, x1:x2] for x1, y1, x2, y2 in boxes[first : first + batch_size]]
+        tiles = [_part(image, box) for box in boxes[first : first + batch_size]]
         found += [one[:per_tile] for one in run(tiles, score * PIECES)]
     return merge_tiles(found, boxes, (height, width)).filter(score)
+
+
+def _part(image: Tensor | LargeImage, box: Box) -> Tensor:
+    x1, y1, x2, y2 = box
+    return image.crop(*box) if isinstance(image, LargeImage) else image[:, y1:y2, x1:x2]
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ class Timing:
     Attributes:
         model: name of the model.
         device: the torch device.
+        precision: of the convolutions, "32" or "bf16".
         threads: of the CPU.
         short_side, long_side: of the network's input, in pixels.
         predict: from the decoded image to instances with masks at its size.
@@ -41,6 +42,7 @@ class Timing:
 
     model: str
     device: str
+    precision: str
     threads: int
     short_side: int
     long_side: int
@@ -59,6 +61,7 @@ def time_predict(
     repeats: int = 5,
     threads: int | None = None,
     device: str | None = None,
+    precision: str = "auto",
 ) -> Timing:
     """Measure a model on image files, after one warm-up run on each.
 
@@ -69,6 +72,7 @@ def time_predict(
         repeats: runs of each image that count.
         threads: of the CPU, for PyTorch; None leaves them as they are.
         device: of a model that is not loaded yet: "cpu" or "cuda"; None takes a GPU when there is one.
+        precision: of a model that is not loaded yet: "32", "bf16" or "auto", see `load`.
 
     Raises:
         ImageError: a source gives nothing, or an image is unreadable.
@@ -80,7 +84,9 @@ def time_predict(
         if threads is not None:
             torch.set_num_threads(threads)
         try:
-            predictor = model if isinstance(model, Predictor) else load(model, device=device)
+            predictor = (
+                model if isinstance(model, Predictor) else load(model, device=device, precision=precision)
+            )
             return _measure(predictor, str(model), paths, score, repeats)
         finally:
             torch.set_num_threads(before)
@@ -101,6 +107,7 @@ def _measure(predictor: Predictor, name: str, paths: list[Path], score: float, r
     return Timing(
         name,
         str(predictor.device),
+        predictor.precision,
         torch.get_num_threads(),
         predictor.preprocessing.short_side,
         predictor.preprocessing.long_side,

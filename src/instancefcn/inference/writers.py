@@ -12,6 +12,7 @@ from torch import Tensor
 from instancefcn.files import writable, write_json
 from instancefcn.images.download import is_url
 from instancefcn.images.drawing import draw
+from instancefcn.inference.coco_source import Id
 from instancefcn.inference.result_formats import (
     CutOuts,
     LabelMap,
@@ -28,6 +29,8 @@ from instancefcn.instances import Instances
 
 COCO_SUFFIX = ".coco.json"
 SUMMARY_NAME = "predictions.json"
+DETECTIONS_NAME = "detections.json"
+"""All results as COCO's tools load them (`loadRes`), with the ids of a dataset."""
 
 
 def write_overlay(
@@ -38,7 +41,7 @@ def write_overlay(
     return write_png(out / f"{name}{OVERLAY_SUFFIX}", drawn)
 
 
-def write_coco_results(out: Path, name: str, image_id: int, instances: Instances) -> Path:
+def write_coco_results(out: Path, name: str, image_id: Id, instances: Instances) -> Path:
     """Write `out/name.coco.json`: a list of COCO results (category id, box, score, RLE mask), best first."""
     path = out / f"{name}{COCO_SUFFIX}"
     write_json(path, instances.to_coco(image_id), indent=None)
@@ -66,6 +69,7 @@ def prediction(name: str | None, instances: Instances) -> dict[str, Any]:
         "file": name,
         "width": width,
         "height": height,
+        "limit_reached": instances.limit_reached,
         "instances": [
             {
                 "class": class_name,
@@ -91,17 +95,19 @@ class CocoSummary:
     """
 
     def __init__(self, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
-        self.images: dict[int, dict[str, Any]] = {}
-        self.results: dict[int, list[dict[str, Any]]] = {}
+        self.images: dict[Id, dict[str, Any]] = {}
+        self.results: dict[Id, list[dict[str, Any]]] = {}
         self.categories = [
             {"id": category_id, "name": name}
             for category_id, name in zip(category_ids, class_names, strict=True)
         ]
 
-    def add(self, image_id: int, source: Path | str, instances: Instances, frame: int | None = None) -> None:
+    def add(self, image_id: Id, source: Path | str, instances: Instances, frame: int | None = None) -> None:
         """Note the results of one image, or of one frame (from 0) of a video. Called in any order."""
         height, width = instances.image_size
-        image = {"id": image_id, "file_name": str(source), "width": width, "height": height}
+        image: dict[str, Any] = {"id": image_id, "file_name": str(source), "width": width, "height": height}
+        if instances.limit_reached is not None:
+            image["limit_reached"] = instances.limit_reached
         self.images[image_id] = image if frame is None else {**image, "frame": frame}
         self.results[image_id] = [
             {**result, "area": area, "iscrowd": 0}
@@ -110,17 +116,30 @@ class CocoSummary:
             )
         ]
 
+    def detections(self) -> list[dict[str, Any]]:
+        """All results as COCO results."""
+        left_out = ("area", "iscrowd")
+        return [
+            {key: value for key, value in result.items() if key not in left_out}
+            for image_id in self.ids()
+            for result in self.results[image_id]
+        ]
+
+    def ids(self) -> list[Id]:
+        """The ids of the images in the order of the files: numbers before text."""
+        return sorted(self.images, key=lambda image_id: (isinstance(image_id, str), image_id))
+
     def write(self, out: Path, name: str = SUMMARY_NAME) -> Path:
         """Write `out/predictions.json`, or a file of another name. Annotations are numbered from 1."""
         path = out / name
-        numbers = sorted(self.images)
-        results = (result for image_id in numbers for result in self.results[image_id])
-        folder, names = below_one_folder([self.images[image_id]["file_name"] for image_id in numbers])
+        ids = self.ids()
+        results = (result for image_id in ids for result in self.results[image_id])
+        folder, names = below_one_folder([self.images[image_id]["file_name"] for image_id in ids])
         whole = {
             "info": {"folder": relative_path(folder, out)},
             "images": [
                 {**self.images[image_id], "file_name": name}
-                for image_id, name in zip(numbers, names, strict=True)
+                for image_id, name in zip(ids, names, strict=True)
             ],
             "categories": self.categories,
             "annotations": [{"id": number, **result} for number, result in enumerate(results, start=1)],
@@ -156,24 +175,40 @@ class Outlines(Writer):
 
 
 class CocoResults(Writer):
-    """`NAME.coco.json`, COCO results of one image, and `predictions.json`, all of them as a dataset. The
-    image id is the image's index plus one.
+    """`NAME.coco.json`, COCO results of one image, and `predictions.json`, all of them as a dataset.
+
+    Args:
+        image_ids: by the index of the image; `detections.json`, all results as one list, is written too. None
+            for the index plus one.
     """
 
-    def __init__(self, out: Path, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        out: Path,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+        image_ids: Sequence[Id] | None = None,
+    ) -> None:
         super().__init__(out, class_names, category_ids)
-        self.summary = CocoSummary(class_names, category_ids)
+        self.summary, self.image_ids = CocoSummary(class_names, category_ids), image_ids
+
+    def image_id(self, number: int) -> Id:
+        return number + 1 if self.image_ids is None else self.image_ids[number]
 
     def write(self, item: ResultItem) -> list[Path]:
-        return [write_coco_results(self.out, item.name, item.number + 1, item.instances)]
+        return [write_coco_results(self.out, item.name, self.image_id(item.number), item.instances)]
 
     def collect(
         self, number: int, source: Path | str, instances: Instances, frame: int | None = None
     ) -> None:
-        self.summary.add(number + 1, source, instances)
+        self.summary.add(self.image_id(number), source, instances)
 
     def finish(self) -> list[Path]:
-        return [self.summary.write(self.out)]
+        files = [self.summary.write(self.out)]
+        if self.image_ids is not None:
+            files.append(self.out / DETECTIONS_NAME)
+            write_json(files[-1], self.summary.detections(), indent=None)
+        return files
 
 
 WRITERS: dict[str, type[Writer]] = {

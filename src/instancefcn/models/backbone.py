@@ -107,7 +107,37 @@ def fold_frozen_norms(network: nn.Module) -> None:
 
 def _activation(norm: nn.BatchNorm2d) -> nn.Module:
     """The activation that timm has fused with a normalisation, or the identity."""
-    return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    if not isinstance(norm, BatchNormAct2d):
+        return nn.Identity()
+    return InPlaceReLU6() if isinstance(norm.act, nn.ReLU6) else norm.act
+
+
+class InPlaceReLU6(nn.Module):
+    """min(max(x, 0), 6) in the memory of x, of which the gradient needs the result alone.
+
+    PyTorch's own in-place form copies x first, for the gradient: half of what a training step holds.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[...] to [...]; x itself is changed."""
+        if x.requires_grad and torch.is_grad_enabled():
+            return _ReLU6.apply(x)
+        return F.hardtanh(x, 0.0, 6.0, inplace=True)
+
+
+class _ReLU6(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        F.hardtanh(x, 0.0, 6.0, inplace=True)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (result,) = ctx.saved_tensors
+        # Between the limits result and x are equal, and at the limits neither has a gradient.
+        return torch.ops.aten.hardtanh_backward(grad, result, 0.0, 6.0)
 
 
 def open_residual_branches(network: nn.Module) -> None:

@@ -104,6 +104,7 @@ class FCIS(nn.Module):
         min_score: float = 0.0,
         max_instances: int | None = None,
         generators: Generators | None = None,
+        classes: Sequence[int] | None = None,
     ) -> dict[str, Tensor] | list[Instances]:
         """Losses in training mode, instances in evaluation mode.
 
@@ -114,8 +115,10 @@ class FCIS(nn.Module):
             image_sizes: (height, width) of the original images, in whose pixels instances are returned; by
                 default the sizes of `images`.
             min_score: instances with a lower score are left out, and always those below MIN_SCORE.
-            max_instances: at most so many for each image; by default the head's limit.
+            max_instances: at most so many for each image; by default the head's limit. A larger one has more
+                proposals, in proportion.
             generators: training only: one for each image, from which its anchors and RoIs are drawn.
+            classes: evaluation only: labels to look for; None for all.
 
         Returns:
             In training mode a dict of scalar losses: "rpn_class", "rpn_box", "class", "box", "mask".
@@ -126,9 +129,9 @@ class FCIS(nn.Module):
         """
         batch, sizes = self.collate(images)
         if not self.training:
-            windows = self.score_windows(batch, sizes)
-            limit = self.head.instances if max_instances is None else max_instances
-            return self.vote_instances(windows, sizes, image_sizes or sizes, min_score, limit)
+            limit = self.max_instances if max_instances is None else max_instances
+            windows = self.score_windows(batch, sizes, max(1.0, limit / self.max_instances))
+            return self.vote_instances(windows, sizes, image_sizes or sizes, min_score, limit, classes)
         if targets is None or len(targets) != len(images):
             raise ValueError("training needs one target for each image")
         targets = [target.to(batch.device) for target in targets]
@@ -141,6 +144,11 @@ class FCIS(nn.Module):
             for boxes, target, generator in zip(proposals, targets, generators, strict=True)
         ]
         return {"rpn_class": rpn_class, "rpn_box": rpn_box, **self.losses(maps, box_maps, samples, targets)}
+
+    @property
+    def max_instances(self) -> int:
+        """The maximum number of instances for one image, unless a call gives another."""
+        return self.head.instances
 
     def collate(self, images: list[Tensor]) -> tuple[Tensor, list[tuple[int, int]]]:
         """Normalised images in one tensor [N, 3, H, W], and their sizes (height, width).
@@ -244,16 +252,16 @@ class FCIS(nn.Module):
     # -- inference
 
     @torch.no_grad()
-    def score_windows(self, batch: Tensor, sizes: list[tuple[int, int]]) -> Windows:
-        """The windows of images [N, 3, H, W]: propose, refine the boxes, score proposals and refined boxes on
-        the same maps.
+    def score_windows(self, batch: Tensor, sizes: list[tuple[int, int]], factor: float = 1.0) -> Windows:
+        """The windows of images [N, 3, H, W]: propose (`factor` times as many boxes as usual), refine the
+        boxes, score proposals and refined boxes on the same maps.
 
         All shapes are known in advance and nothing waits for a GPU, so that
         `torch.compile(network.score_windows, fullgraph=True)` and CUDA graphs work (docs/speed.md).
         """
         maps, box_maps, logits, deltas, anchors = self.convolve(batch)
         with stage("proposals"):
-            proposals = self.rpn.proposals(logits, deltas, anchors, sizes)
+            proposals = self.rpn.proposals(logits, deltas, anchors, sizes, factor)
         with stage("scoring"):
             return self.refine_and_score(maps, box_maps, proposals, sizes)
 
@@ -281,13 +289,20 @@ class FCIS(nn.Module):
         image_sizes: list[tuple[int, int]],
         min_score: float,
         max_instances: int,
+        classes: Sequence[int] | None = None,
     ) -> list[Instances]:
         """Which windows become instances, and their masks by voting, in pixels of the original images.
 
         Args:
             sizes, image_sizes: (height, width) of the network's inputs and of the original images.
-            min_score, max_instances: as for `forward`.
+            min_score, max_instances, classes: as for `forward`.
         """
+        probabilities = windows.probabilities
+        if classes is not None:
+            # Classes do not compete, so those that remain have the same instances as ever.
+            wanted = torch.zeros_like(probabilities[0, 0])
+            wanted[[label + 1 for label in classes]] = 1
+            probabilities = probabilities * wanted
         rois = self.rois(windows.boxes)
 
         def read(rows: Tensor, classes: Tensor) -> Tensor:
@@ -300,7 +315,7 @@ class FCIS(nn.Module):
         votes = vote_batch(
             read,
             torch.stack(boxes),
-            windows.probabilities,
+            probabilities,
             image_sizes,
             vote_iou=self.head.vote_iou,
             min_score=max(min_score, MIN_SCORE),
@@ -309,7 +324,13 @@ class FCIS(nn.Module):
             extent=self.head.extent,
         )
         names, ids = self.classes.names, self.classes.ids
-        return [Instances(v.boxes, v.scores, v.classes - 1, v.masks, names, ids) for v in votes]
+        return [
+            Instances(
+                *(v.boxes, v.scores, v.classes - 1, v.masks, names, ids),
+                limit_reached=max_instances if v.full else None,
+            )
+            for v in votes
+        ]
 
     # -- optimisation
 

@@ -40,6 +40,8 @@ from instancefcn.ops.voting.average import vote_average
 from instancefcn.profiling import stage
 
 OBJECTS = Classes((OBJECT,), (1,))
+MAX_PROPOSALS = 1000
+"""The maximum number of proposals for one image, unless a call gives another."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
@@ -90,6 +92,7 @@ class InstanceFCN(nn.Module):
     """
 
     classes = OBJECTS
+    max_instances = MAX_PROPOSALS
 
     def __init__(self, features: AtrousVGG | FineFeatures, spec: ProposalSpec, windows: WindowSpec) -> None:
         super().__init__()
@@ -109,7 +112,7 @@ class InstanceFCN(nn.Module):
         targets: list[Target] | None = None,
         image_sizes: list[tuple[int, int]] | None = None,
         min_score: float = 0.0,
-        max_instances: int = 1000,
+        max_instances: int = MAX_PROPOSALS,
         generators: Generators | None = None,
     ) -> dict[str, Tensor] | list[Instances]:
         """Losses in training mode, proposals in evaluation mode.
@@ -204,7 +207,7 @@ class InstanceFCN(nn.Module):
 
     @torch.no_grad()
     def propose(
-        self, image: Tensor, image_size: tuple[int, int], min_score: float = 0.0, top: int = 1000
+        self, image: Tensor, image_size: tuple[int, int], min_score: float = 0.0, top: int = MAX_PROPOSALS
     ) -> Instances:
         """Proposals for an image [3, H, W], in pixels of the original of `image_size` (height, width): the
         best windows of all levels, assembled, without near-duplicates, their masks refined to the resolution
@@ -266,7 +269,8 @@ class InstanceFCN(nn.Module):
         corner = found.windows[:, :2].repeat(1, 2)
         boxes = box_ops.clip(corner + cell_boxes * sides, image_size)
         usable = (any_cell & box_ops.sides_at_least(boxes, 1.0)).nonzero()[:, 0]
-        kept = usable[nms(boxes[usable], found.scores[usable], self.spec.nms_iou)[:top]]
+        different = nms(boxes[usable], found.scores[usable], self.spec.nms_iou)
+        kept = usable[different[:top]]
         # Between cells, a mask can reach up to half a cell beyond those above the threshold.
         reach = box_ops.clip(
             torch.cat((boxes[:, :2] - sides[:, :2], boxes[:, 2:] + sides[:, :2]), 1), image_size
@@ -287,7 +291,10 @@ class InstanceFCN(nn.Module):
         filled = (masks.areas() > 0).nonzero()[:, 0]
         masks, scores = masks[filled], found.scores[kept].cpu()[filled]
         labels = torch.zeros(len(filled), dtype=torch.int64)
-        return Instances(masks.tight_boxes(), scores, labels, masks, self.classes.names, self.classes.ids)
+        return Instances(
+            *(masks.tight_boxes(), scores, labels, masks, self.classes.names, self.classes.ids),
+            limit_reached=top if len(different) >= top else None,
+        )
 
     # -- optimisation
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, TypeAlias
 
 import pydantic.dataclasses
@@ -14,6 +16,8 @@ from torchvision.ops import box_iou
 
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.models.spec_fields import (
+    MAX_BOXES,
+    MAX_KEPT,
     STRICT,
     BoxCount,
     Channels,
@@ -101,6 +105,14 @@ class RPNSpec:
     samples: SampleCount = 256
     positive_fraction: Share = 0.5
 
+    def times(self, factor: float) -> RPNSpec:
+        """With `factor` (at least 1) times as many proposals, before and after suppression."""
+        return replace(
+            self,
+            before_nms=min(math.ceil(self.before_nms * factor), MAX_BOXES),
+            after_nms=min(math.ceil(self.after_nms * factor), MAX_KEPT),
+        )
+
 
 class RegionProposalNetwork(nn.Module):
     """A 3x3 convolution, then one objectness logit and four box deltas for each anchor.
@@ -141,9 +153,15 @@ class RegionProposalNetwork(nn.Module):
 
     @torch.no_grad()
     def proposals(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor, sizes: Sequence[tuple[int, int]]
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: Tensor,
+        sizes: Sequence[tuple[int, int]],
+        factor: float = 1.0,
     ) -> Tensor:
-        """Proposals [N, after_nms, 4], best first, in pixels, each clipped to its image.
+        """Proposals [N, P, 4], best first, in pixels, each clipped to its image; P is `factor` times
+        `after_nms`.
 
         Where an image has fewer, boxes without area follow, so that the shape is known in advance.
 
@@ -151,12 +169,14 @@ class RegionProposalNetwork(nn.Module):
             logits, deltas: [N, T] and [N, T, 4]: the output of `forward`.
             anchors: [T, 4].
             sizes: (height, width) of the images.
+            factor: at least 1: see `RPNSpec.times`.
         """
+        spec = self.spec if factor == 1.0 else self.spec.times(factor)
         ranked = []
         for image_logits, image_deltas, size in zip(logits, deltas, sizes, strict=True):
             competing = image_logits.masked_fill(~on_image(anchors, size, self.anchors.stride), -torch.inf)
-            ranked.append(rank(competing, box_ops.decode(anchors, image_deltas), size, self.spec))
-        return thin(torch.stack(ranked), self.spec)
+            ranked.append(rank(competing, box_ops.decode(anchors, image_deltas), size, spec))
+        return thin(torch.stack(ranked), spec)
 
     def loss(
         self,

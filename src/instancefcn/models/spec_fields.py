@@ -40,9 +40,10 @@ Length = Annotated[float, Field(ge=0, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]
 MaskThreshold = Annotated[float, Field(ge=1e-3, le=1)]
 SampleCount = Annotated[int, Field(ge=1, le=1_000_000)]
-BoxCount = Annotated[int, Field(ge=1, le=100_000)]
+MAX_BOXES, MAX_KEPT = 100_000, 10_000
+BoxCount = Annotated[int, Field(ge=1, le=MAX_BOXES)]
 """Boxes that compete in non-maximum suppression."""
-KeptCount = Annotated[int, Field(ge=1, le=10_000)]
+KeptCount = Annotated[int, Field(ge=1, le=MAX_KEPT)]
 """Boxes or instances that are left of one image."""
 Factors = Annotated[tuple[Annotated[float, Field(ge=1e-3, le=1e3)], ...], Field(min_length=1, max_length=100)]
 """Scales or ratios of anchors."""

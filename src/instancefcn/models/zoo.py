@@ -20,7 +20,15 @@ from instancefcn.models.instance_fcn import InstanceFCN, ProposalSpec
 from instancefcn.models.preprocessing import Preprocessing
 from instancefcn.models.rpn import AnchorSpec, RegionProposalNetwork, RPNSpec
 from instancefcn.models.sampling import SamplingSpec
-from instancefcn.models.spec_fields import STRICT, BackboneName, Channels, InputSide, Prefixes, explain
+from instancefcn.models.spec_fields import (
+    MAX_KEPT,
+    STRICT,
+    BackboneName,
+    Channels,
+    InputSide,
+    Prefixes,
+    explain,
+)
 from instancefcn.models.windows import WindowSpec
 
 
@@ -367,6 +375,17 @@ def with_changes(
         )
     except ValidationError as error:
         raise ConfigError(f"{spec.name} does not allow this setting: {explain(error)}") from None
+
+
+def with_room(spec: AnySpec, objects: int) -> AnySpec:
+    """`spec` with room for at least so many objects in an image, and more proposals in proportion. Without
+    effect on an InstanceFCN, whose callers say how many proposals they want.
+    """
+    if isinstance(spec, ProposalModelSpec) or objects <= spec.head.instances:
+        return spec
+    objects = min(objects, MAX_KEPT)
+    rpn = spec.rpn.times(objects / spec.head.instances)
+    return replace(spec, head=replace(spec.head, instances=objects), rpn=rpn)
 
 
 def _given(**settings: Any) -> dict[str, Any]:

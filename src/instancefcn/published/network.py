@@ -11,6 +11,7 @@ clipping and scaling differ.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -158,6 +159,7 @@ class PublishedFCIS(nn.Module):
 
     mean: Tensor
     delta_std: Tensor
+    max_instances = 100
 
     def __init__(self, spec: PublishedSpec, classes: Classes) -> None:
         super().__init__()
@@ -181,6 +183,7 @@ class PublishedFCIS(nn.Module):
         image_sizes: list[tuple[int, int]] | None = None,
         min_score: float = 0.0,
         max_instances: int = 100,
+        classes: Sequence[int] | None = None,
     ) -> list[Instances]:
         """The instances in images, which run one by one.
 
@@ -190,6 +193,7 @@ class PublishedFCIS(nn.Module):
                 default the sizes of `images`.
             min_score: instances with a lower score are left out, and always those below MIN_SCORE.
             max_instances: at most so many for each image, and those that tie with the last one.
+            classes: labels to look for; None for all.
 
         Raises:
             ConfigError: in training mode, which is not supported.
@@ -212,7 +216,8 @@ class PublishedFCIS(nn.Module):
             with stage("scoring"):
                 rois, probabilities, masks = self.windows(maps, proposals, size)
             boxes = self.to_image(rois, scale, image_size)
-            results.append(self.vote(boxes, probabilities, masks, image_size, min_score, max_instances))
+            windows = boxes, probabilities, masks
+            results.append(self.vote(*windows, image_size, min_score, max_instances, classes))
         return results
 
     def scale(self, size: tuple[int, int], image_size: tuple[int, int]) -> float:
@@ -313,6 +318,7 @@ class PublishedFCIS(nn.Module):
         image_size: tuple[int, int],
         min_score: float,
         max_instances: int,
+        classes: Sequence[int] | None = None,
     ) -> Instances:
         """The instances of one image, from the results of `windows` with boxes in pixels of the image."""
         voted = vote_published(
@@ -322,6 +328,7 @@ class PublishedFCIS(nn.Module):
             image_size,
             min_score=max(min_score, MIN_SCORE),
             max_instances=max_instances,
+            classes=None if classes is None else [label + 1 for label in classes],
         )
         kept = box_ops.sides_at_least(voted.boxes, 2 if self.published.inclusive else 1).nonzero()[:, 0]
         return Instances(
@@ -331,4 +338,5 @@ class PublishedFCIS(nn.Module):
             voted.masks[kept],
             self.classes.names,
             self.classes.ids,
+            limit_reached=max_instances if voted.full else None,
         )

@@ -9,6 +9,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -49,6 +50,7 @@ def vote_published(
     max_instances: int = 100,
     min_score: float = 1e-3,
     threshold: float = 0.4,
+    classes: Sequence[int] | None = None,
 ) -> PublishedVotes:
     """Choose the instances of an image, and make their masks from the votes of the RoIs around them.
 
@@ -57,6 +59,7 @@ def vote_published(
             votes.
         boxes, probabilities, image_size, nms_iou, vote_iou, max_instances, min_score, threshold: see
             `vote_masks`. The result has more than `max_instances` when others tie with the last one.
+        classes: of the instances, on the class axis; None for all.
 
     Raises:
         ValueError: shapes do not fit together, or a setting is out of range.
@@ -64,25 +67,32 @@ def vote_published(
     check_votes(boxes[None], probabilities[None], [image_size], max_instances, threshold)
     boxes, probabilities = boxes.detach().float(), probabilities.detach().float()
     with stage("suppression"):
-        chosen = _survivors(boxes, probabilities, nms_iou, min_score, max_instances)
-    scores, rows, classes = chosen
+        wanted = probabilities
+        if classes is not None:
+            wanted = torch.zeros_like(probabilities)
+            wanted[:, classes] = probabilities[:, classes]
+        chosen = _survivors(boxes, wanted, nms_iou, min_score, max_instances)
+    scores, rows, labels = chosen
     runs = [
         _voted(read_masks, boxes, probabilities, ballot, image_size, threshold)
         for _, ballot in ballots(
-            boxes[None], probabilities[None], (scores[None], rows[None], classes[None]), vote_iou
+            boxes[None], probabilities[None], (scores[None], rows[None], labels[None]), vote_iou
         )
     ]
     if not runs:
         nothing = CroppedMasks.empty(image_size).to(boxes.device)
         return PublishedVotes(
-            boxes[:0], scores[:0], classes[:0], rows[:0], nothing, boxes.new_zeros((0, 1, 1))
+            boxes[:0], scores[:0], labels[:0], rows[:0], nothing, boxes.new_zeros((0, 1, 1))
         )
     pixels, rects, outlines, averages = (torch.cat(parts) for parts in zip(*runs, strict=True))
     with stage("pasting"):
         reached = extents(pixels, rects)
     kept = (reached[:, 2] > reached[:, 0]).nonzero()[:, 0]
     masks = CroppedMasks(pixels, rects, image_size)[kept]
-    return PublishedVotes(outlines[kept], scores[kept], classes[kept], rows[kept], masks, averages[kept])
+    return PublishedVotes(
+        *(outlines[kept], scores[kept], labels[kept], rows[kept], masks, averages[kept]),
+        full=len(scores) >= max_instances,
+    )
 
 
 def _survivors(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from fastapi import FastAPI, HTTPException, Query, Request
@@ -13,6 +13,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 
 from instancefcn.inference.predictor import DEFAULT_SCORE
+from instancefcn.inference.request import names_of
 from instancefcn.inference.writers import prediction
 from instancefcn.studio.errors import answer_errors
 from instancefcn.studio.results import Kept, PageResult, safe_name, stem, view, write_cutouts
@@ -32,6 +33,7 @@ FIRST = 10
 
 Score = Annotated[float, Query(ge=0, le=1)]
 Top = Annotated[int, Query(ge=1, le=1000)]
+MaxObjects = Annotated[int | None, Query(ge=1, le=1000)]
 
 
 def build_api(finder: ModelQueue, proposer: ModelQueue, kept: Kept) -> FastAPI:
@@ -47,9 +49,14 @@ def build_api(finder: ModelQueue, proposer: ModelQueue, kept: Kept) -> FastAPI:
     answer_errors(app)
 
     @app.post("/api/predict")
-    async def predict(request: Request, score: Score = DEFAULT_SCORE) -> Response:
-        _refuse_others(request, "score")
-        return await _segment(finder, request, score, None)
+    async def predict(
+        request: Request,
+        score: Score = DEFAULT_SCORE,
+        max_objects: MaxObjects = None,
+        classes: str | None = None,
+    ) -> Response:
+        _refuse_others(request, "score", "max_objects", "classes")
+        return await _segment(finder, request, score, max_objects, names_of(classes))
 
     @app.post("/api/propose")
     async def propose(request: Request, score: Score = 0.0, top: Top = 100) -> Response:
@@ -67,10 +74,16 @@ def _refuse_others(request: Request, *known: str) -> None:
         raise HTTPException(422, f"unknown in the query: {', '.join(unknown)}; known: {', '.join(known)}")
 
 
-async def _segment(worker: ModelQueue, request: Request, score: float, top: int | None) -> Response:
+async def _segment(
+    worker: ModelQueue,
+    request: Request,
+    score: float,
+    max_objects: int | None,
+    classes: Sequence[str] | None = None,
+) -> Response:
     with worker.turns.place():
         data = await _body(request)
-        _, instances = await worker.segment(data, score, top)
+        _, instances = await worker.segment(data, score, max_objects, classes)
         return JSONResponse(await asyncio.to_thread(prediction, None, instances))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
@@ -107,26 +107,36 @@ class ModelQueue:
         self._predictor: Predictor | None = None
         self.turns = Turns(waiting)
 
-    async def segment(self, data: bytes, score: float, top: int | None = None) -> tuple[Tensor, Instances]:
+    async def segment(
+        self,
+        data: bytes,
+        score: float,
+        max_objects: int | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> tuple[Tensor, Instances]:
         """Decode an image and find what is in it, when its turn comes.
 
         Args:
             data: a file's bytes.
             score: only instances with at least this score, 0 to 1.
-            top: at most so many of the best.
+            max_objects: at most so many of the best; None for the model's own limit.
+            classes: names of the classes to look for; None for all.
 
         Returns:
             the image, uint8 [3, H, W], and the instances in its pixels.
 
         Raises:
             ImageError: see `decode`.
+            ConfigError: the model does not know a class.
             CheckpointError: the model cannot be loaded.
         """
-        return await self.turns.run(self._segment, data, score, top)
+        return await self.turns.run(self._segment, data, score, max_objects, classes)
 
-    def _segment(self, data: bytes, score: float, top: int | None) -> tuple[Tensor, Instances]:
+    def _segment(
+        self, data: bytes, score: float, max_objects: int | None, classes: Sequence[str] | None
+    ) -> tuple[Tensor, Instances]:
         image = decode_upload(data)
         if self._predictor is None:
             self._predictor = self._load()
-        (found,) = self._predictor.run([image], score, top)
+        (found,) = self._predictor.run([image], score, max_objects, classes)
         return image, found

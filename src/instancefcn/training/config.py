@@ -243,7 +243,8 @@ def load_config(path: Path) -> TrainConfig:
 
 
 def resume_config(saved: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
-    """The saved config with the few changes that a resumed run may make; `out` is where its folder is now.
+    """The saved config with the few changes that a resumed run may make; `data` and `out` are where its
+    folders are now.
 
     Raises:
         ConfigError: a setting that must stay was given another value.
@@ -255,7 +256,7 @@ def resume_config(saved: TrainConfig, settings: Mapping[str, Any]) -> TrainConfi
     wrong = [
         f"{key} was {old[key]!r} and is now {changed[key]!r}"
         for key in old
-        if changed[key] != old[key] and key not in CHANGEABLE and key not in (*SHARES, "out")
+        if changed[key] != old[key] and key not in CHANGEABLE and key not in (*SHARES, "data", "out")
     ]
     if wrong:
         raise ConfigError(

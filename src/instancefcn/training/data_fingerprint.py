@@ -1,11 +1,14 @@
-"""What a run trains on, written down, so that a resumed run can tell whether its data changed."""
+"""What a run trains on, written down, so that a resumed run can tell whether its data changed.
+
+Data that moved as a whole are the same: images are known by their paths below the folder that moved.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,13 @@ from instancefcn.files import write_json
 
 FINGERPRINT = "data.json"
 """The file in a run's folder."""
+SAMPLE = 4096
+"""Bytes of an image file that are compared at its beginning, in its middle and at its end."""
 
 
 def write_fingerprint(path: Path, splits: Mapping[str, Dataset]) -> None:
-    """Write the classes and images of every split, for each image a digest of its size, its file's length and
-    its annotations.
+    """Write the classes and images of every split, for each image two digests: of its size, its file's length
+    and its annotations; and of parts of its file.
     """
     write_json(path, {name: _describe(split) for name, split in splits.items()}, indent=None)
 
@@ -53,12 +58,39 @@ def check_fingerprint(path: Path, splits: Mapping[str, Dataset]) -> None:
 
 def _describe(split: Dataset) -> dict[str, Any]:
     classes = [[name, id_] for name, id_ in zip(split.class_names, split.category_ids, strict=True)]
-    return {"classes": classes, "images": {str(image.path): _digest(image) for image in split.images}}
+    return {"classes": classes, "images": {image.path.as_posix(): _digest(image) for image in split.images}}
 
 
 def _digest(image: ImageRecord) -> str:
-    content = (image.id, image.height, image.width, os.path.getsize(image.path), image.annotations)
-    return hashlib.blake2b(repr(content).encode(), digest_size=8).hexdigest()
+    length = os.path.getsize(image.path)
+    content = (image.id, image.height, image.width, length, image.annotations)
+    parts = hashlib.blake2b(digest_size=8)
+    with image.path.open("rb") as file:
+        for start in (0, (length - SAMPLE) // 2, length - SAMPLE):
+            file.seek(max(0, start))
+            parts.update(file.read(SAMPLE))
+    return f"{hashlib.blake2b(repr(content).encode(), digest_size=8).hexdigest()} {parts.hexdigest()}"
+
+
+def _same(before: str, now: str) -> bool:
+    """Whether two digests are of the same image; older runs have only the first of the two."""
+    return before in (now, now.partition(" ")[0])
+
+
+def _where_now(old: Iterable[str], new: Iterable[str]) -> dict[str, str]:
+    """The new path of each of the old ones. Where the first path ends as it did, what comes before that end
+    has moved, for all paths that begin likewise and are no longer there.
+    """
+    there, old = set(new), list(old)
+    first, now = next(iter(old), "").split("/"), next(iter(new), "").split("/")
+    same = 0
+    while same < min(len(first), len(now)) and first[-1 - same] == now[-1 - same]:
+        same += 1
+    begin, end = "/".join(first[: len(first) - same]), "/".join(now[: len(now) - same])
+    return {
+        path: end + path[len(begin) :] if same and path not in there and path.startswith(begin) else path
+        for path in old
+    }
 
 
 def _differences(before: dict[str, Any] | None, now: dict[str, Any] | None) -> list[str]:
@@ -67,11 +99,16 @@ def _differences(before: dict[str, Any] | None, now: dict[str, Any] | None) -> l
     found = []
     if before["classes"] != now["classes"]:
         found.append(f"the classes were {before['classes']} and are {now['classes']}")
-    old, new = before["images"], now["images"]
+    new = now["images"]
+    moved = _where_now(before["images"], new)
+    old = {moved[path]: digest for path, digest in before["images"].items()}
     for what, names in (
         ("gone", [name for name in old if name not in new]),
         ("new", [name for name in new if name not in old]),
-        ("changed (file or annotations)", [name for name in new if name in old and new[name] != old[name]]),
+        (
+            "changed (file or annotations)",
+            [name for name in new if name in old and not _same(old[name], new[name])],
+        ),
     ):
         if names:
             found.append(

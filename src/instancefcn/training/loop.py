@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from instancefcn.errors import CheckpointError, ConfigError, TrainingError
 from instancefcn.evaluation.review import write_comparison
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.files import check_output_folder, remove_leftovers, writable, write_json
+from instancefcn.folder_lock import only_writer
 from instancefcn.models import zoo
 from instancefcn.models.checkpoint import save_checkpoint, spec_to_json
 from instancefcn.models.head import Classes
@@ -84,6 +85,7 @@ def train(
             with, or it changed during the run.
         ConfigError: a setting is wrong, or `out` cannot be used.
         CheckpointError: there is nothing to resume.
+        OutputError: `out` cannot be written to, or another process is writing to it.
         TrainingError: a loss is not finite, or a file of the run cannot be written.
         Interrupted: SIGINT or SIGTERM came; the run was saved.
         StoppedElsewhere: in all but the first process of torchrun or srun, when that raises an error.
@@ -102,26 +104,28 @@ def _train(
     local_rank: int, config: TrainConfig, folder: Path, resume: bool, asked: Mapping[str, Any] | None
 ) -> Path:
     """A whole run, in one of its processes; with the settings that the user `asked` for it follows a plan."""
-    checkpoint = agreed(lambda: read_run(folder / LAST)) if resume else None
-    splits = agreed(lambda: _read_data(config, folder, resume))
-    if asked is not None:
-        config = agreed(lambda: _follow_plan(config, folder, asked, splits["train"]))
-    run = agreed(lambda: Run(config, setup.choose_device(config, local_rank), folder, splits, checkpoint))
-    checkpoint = None  # as large as all that trains
-    with explained(folder, config.data):
-        return run.train()
+    with ExitStack() as stack:
+        agreed(lambda: stack.enter_context(only_writer(folder)) if is_first() else None)
+        checkpoint = agreed(lambda: read_run(folder / LAST)) if resume else None
+        splits = agreed(lambda: _read_data(config, folder, resume, planned=asked is not None))
+        if asked is not None:
+            config = agreed(lambda: _follow_plan(config, folder, asked, splits["train"]))
+        run = agreed(lambda: Run(config, setup.choose_device(config, local_rank), folder, splits, checkpoint))
+        checkpoint = None  # as large as all that trains
+        with explained(folder, config.data):
+            return run.train()
 
 
-def _read_data(config: TrainConfig, folder: Path, resume: bool) -> dict[str, Dataset]:
+def _read_data(config: TrainConfig, folder: Path, resume: bool, planned: bool) -> dict[str, Dataset]:
     """Train and perhaps val, which a resumed run must know; the first process checks the images and tells the
-    user what it found.
+    user what it found, about sizes only when no plan takes care of them.
     """
     first = is_first()
     if first:
         print(describe_layout(config.data), file=sys.stderr, flush=True)
     splits, report = setup.read_splits(config, check=first)
     if first and report is not None:
-        lines = "".join(f"{line}\n" for line in setup.doubts(report))
+        lines = "".join(f"{line}\n" for line in setup.doubts(report, sizes=not planned))
         print(plain(lines), end="", file=sys.stderr, flush=True)
         if config.skip_bad:
             with writable():
@@ -169,12 +173,14 @@ class Run:
         many = config.devices * config.nodes > 1
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if many else (0, 1)
         torch.manual_seed(config.seed)
-        self.spec = setup.network_spec(config)
+        self.spec = setup.spec_for(config, splits, None if checkpoint is None else checkpoint["model"])
         self.figures = PROPOSALS if isinstance(self.spec, zoo.ProposalModelSpec) else DETECTIONS
         self.goal = next(iter(self.figures))
         split = splits["train"]
         self.classes = Classes(split.class_names, split.category_ids)
-        self.network, self.new = setup.build_network(config, self.classes, fresh=checkpoint is None)
+        self.network, self.new = setup.build_network(
+            config, self.spec, self.classes, fresh=checkpoint is None
+        )
         self.network.to(memory_format=torch.channels_last).to(device)
         self.optimizer = build_optimizer(self.network.parameter_groups(config.backbone_rate), config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "16-mixed")

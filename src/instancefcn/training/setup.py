@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from instancefcn.bfloat16 import bfloat16_is_native, convolves_in_bfloat16
 from instancefcn.console import Progress, progress
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.doctor.examine import Report, examine
@@ -19,6 +21,7 @@ from instancefcn.data.doctor.report import brief, left_out
 from instancefcn.data.formats.layouts import open_datasets, splits_of
 from instancefcn.data.transforms import Augment
 from instancefcn.errors import ConfigError
+from instancefcn.folder_lock import check_not_locked
 from instancefcn.limits import MAX_INPUT
 from instancefcn.models import zoo
 from instancefcn.models.checkpoint import bundled_models
@@ -44,11 +47,13 @@ def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> Trai
 
     Raises:
         ConfigError: a setting is wrong, or the folder already holds a run.
+        OutputError: the folder holds a run that another process is training.
     """
     settings = nest(settings)
     if resume:
         return resume_config(load_config(folder / "config.json"), settings)
     if (folder / LAST).exists():
+        check_not_locked(folder)
         raise ConfigError(f"{folder} already holds a run: give --resume to continue it, or another --out")
     if left := [name for name in RESULTS if (folder / name).exists()]:
         raise ConfigError(
@@ -93,6 +98,22 @@ def follow_plan(config: TrainConfig, settings: Mapping[str, Any], train: Dataset
         settings = _training_sides(planned, settings) | settings
     preferred = merge(config.model_dump(), nest(planned))
     return resolve(settings, preferred), plan.without(settings)
+
+
+def plan(data: Path | str, *, minutes: float | None = None, **settings: Any) -> Plan:
+    """What `train` would do with a folder of annotated images, and why.
+
+    Args:
+        data, settings: as for `train`; what is set has no line in the plan.
+        minutes: the budget of the run; None chooses epochs.
+
+    Raises:
+        DataError: the train split is missing or cannot be read.
+        ConfigError: a setting is wrong.
+    """
+    asked = nest({"data": str(data), "out": "run", **settings} | ({"minutes": minutes} if minutes else {}))
+    train = open_datasets(Path(data), ("train",), check_images=False)[0]
+    return follow_plan(resolve(asked, {"model": MODEL}), asked, train)[1]
 
 
 def _training_sides(preferred: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,8 +181,11 @@ def read_splits(config: TrainConfig, check: bool = True) -> tuple[dict[str, Data
     return dict(zip(names, found, strict=True)), report
 
 
-def doubts(report: Report) -> list[str]:
-    """What to tell the user about the data of a run, as lines of text."""
+def doubts(report: Report, sizes: bool = True) -> list[str]:
+    """What to tell the user about the data of a run, as lines of text; of unsuitable `sizes` if wanted."""
+    if not sizes:
+        findings = tuple(finding for finding in report.findings if finding.check != "object-size")
+        report = replace(report, findings=findings)
     lines = [*left_out(report), *brief(report)]
     if len(report.splits) == 1:
         others = ", ".join(name for name in splits_of(report.data) if name != "train")
@@ -187,17 +211,39 @@ def network_spec(config: TrainConfig) -> zoo.AnySpec:
     return replace(changed, short_side=config.short_side, long_side=config.long_side)
 
 
-def build_network(config: TrainConfig, classes: Classes, fresh: bool) -> tuple[Any, list[str]]:
+HEADROOM = 1.25
+"""Room for objects in an image, as a multiple of the maximum in the data: other images may hold more."""
+
+
+def spec_for(
+    config: TrainConfig, splits: Mapping[str, Dataset], begun: Mapping[str, Any] | None
+) -> zoo.AnySpec:
+    """The model with room for all objects of an image, by the data.
+
+    Args:
+        begun: the model of the run that is resumed, as `spec_to_json` gave it, whose room is kept.
+    """
+    if begun is not None:
+        room = begun.get("head", {}).get("instances", 0)
+    else:
+        room = math.ceil(HEADROOM * max(split.most_objects for split in splits.values()))
+    return zoo.with_room(network_spec(config), room)
+
+
+def build_network(
+    config: TrainConfig, spec: zoo.AnySpec, classes: Classes, fresh: bool
+) -> tuple[Any, list[str]]:
     """The network of a run.
 
     Args:
+        spec: what `spec_for` returned.
         fresh: with the weights to start from; a resumed run has its own.
 
     Returns:
         the network, and the names of the tensors that are not in the checkpoint `init`.
     """
     network = zoo.build(
-        network_spec(config),
+        spec,
         class_names=classes.names,
         category_ids=classes.ids,
         pretrained=config.pretrained if fresh and config.init is None else False,
@@ -250,29 +296,6 @@ def choose_device(config: TrainConfig, local_rank: int = 0) -> torch.device:
             "machine to resume"
         )
     return torch.device("cuda", local_rank) if kind == "gpu" else torch.device(kind)
-
-
-def convolves_in_bfloat16() -> bool:
-    """Whether oneDNN computes convolutions in bfloat16 on this CPU.
-
-    Where it does not, PyTorch's own take over: a step of `fcis_lite` takes twenty times as long as with 32.
-    """
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return supported is None or bool(supported())  # a build without oneDNN: not known to be slow
-
-
-def bfloat16_is_native(kind: str) -> bool:
-    """Whether devices of a kind have instructions for bfloat16 (CPUs: AVX-512 BF16 or AMX), which halve the
-    time of a step.
-    """
-    if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    cpu = torch.cpu
-    return (
-        kind == "cpu"
-        and convolves_in_bfloat16()
-        and (cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
-    )
 
 
 def reading_processes(config: TrainConfig) -> int:

@@ -122,7 +122,7 @@ def test_folders_without_a_common_folder_are_numbered(
 def test_voc_lists_keep_their_images(voc_lists: Callable[..., Path], tmp_path: Path) -> None:
     data = voc_lists(train="otter dark", val="tiger", trainval="otter dark tiger", train_noval="dark")
     repairs, left = write_repaired_copy(examine(data), tmp_path / "copy")
-    assert repairs == []
+    assert {repair["check"] for repair in repairs} <= {"unread-file"}  # images of no list
     kept = {split.name: len(split.dataset) for split in left.splits}
     assert kept == {"train": 2, "val": 1, "train_noval": 1, "trainval": 3}
     assert not left.of("leak")

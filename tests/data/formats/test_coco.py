@@ -146,17 +146,21 @@ del_ = object()
         (edit("images.0.file_name", "deep/../../secret.jpg"), ["image 5 (deep/../../secret.jpg)"]),
         (edit("images.0.file_name", "..\\secret.jpg"), ["image 5 (..\\secret.jpg)"]),
         (edit("images.0.file_name", "/etc/hostname"), ["image 5 (/etc/hostname)"]),
-        (edit("images.0.file_name", "C:\\a.jpg"), ["image 5 (C:\\a.jpg)"]),
+        (edit("images.0.file_name", "C:\\z.jpg"), ["image 5 (C:\\z.jpg)"]),
         (edit("images.0.file_name", "."), ["image 5 (.)"]),
         (edit("images.0.file_name", ""), ["image 5", "file_name"]),
         (edit("images.0.file_name", 3), ["image 5 (3)", "file_name"]),
         (edit("images.0.width", 61), ["a.jpg", "60 x 40", "61 x 40"]),
-        (edit("images.0.width", "60"), ["image 5", "'60' x 40"]),
-        (edit("images.0.height", del_), ["image 5", "60 x None"]),
+        (edit("images.0.width", "wide"), ["image 5", "'wide' x 40"]),
+        (edit("images.0", {"id": 5, "file_name": "a.jpg", "width": 61}), ["image 5", "61 x None"]),
         (edit("images.0.id", del_), ["image record 0", "image_id 5"]),
         (edit("images.1.id", 5), ["image 5", "annotation 101", "image_id 2"]),
         (edit("images.0", "a.jpg"), ["image record 0", "str"]),
-        (edit("annotations.0.id", "x"), ["annotation record 0", "'x'"]),
+        (edit("annotations.0.id", 1.5), ["annotation record 0", "1.5"]),
+        (edit("annotations.0.image_id", "x"), ["annotation 100", "image_id 'x'"]),
+        (edit("annotations.0.segmentation", [[]]), ["annotation 100 (a.jpg)", "outline"]),
+        (edit("annotations.0.segmentation", {}), ["annotation 100 (a.jpg)", "outline"]),
+        (edit("annotations.0.segmentation", [1, 1, 9, 1, 9]), ["annotation 100 (a.jpg)", "5 numbers"]),
         (edit("annotations.1.id", 100), ["annotation 100"]),
         (edit("annotations.0.category_id", 4), ["annotation 100 (a.jpg)", "category_id 4", "3, 70"]),
         (edit("annotations.0.category_id", del_), ["annotation 100 (a.jpg)", "category_id None"]),
@@ -303,6 +307,116 @@ def test_parse_keeps_what_is_usable(folder: Path) -> None:
     assert dataset.name == "mine"
     assert [p.id for p in dataset.images] == [5, 9]
     assert len(problems) == 2
+
+
+@pytest.mark.parametrize("unknown", [None, 0, -1, ""])
+def test_sizes_that_are_not_stated_are_read_from_the_files(folder: Path, unknown: object) -> None:
+    content = good()
+    for record in content["images"]:
+        record |= {"width": unknown, "height": unknown}
+    del content["images"][1]["width"], content["images"][1]["height"]
+    dataset = read(folder, content)
+    assert [(p.height, p.width) for p in dataset.images] == [(40, 60)] * 3
+    (note,) = dataset.notes
+    assert "3 image records have no size (a.jpg, ..)" in note
+
+
+def test_a_missing_or_broken_file_without_a_size_is_one_problem(folder: Path) -> None:
+    content = good()
+    for record in content["images"]:
+        del record["width"], record["height"]
+    (folder / "images" / "a.jpg").unlink()
+    (folder / "images" / "c.png").write_bytes(b"no image")
+    problems = problems_of(folder, content)
+    found = [p.check for p in problems if isinstance(p, Problem)]
+    assert found == ["missing-image", "unreadable-image"]
+
+
+def test_ids_of_text_are_numbered(folder: Path) -> None:
+    """Text that is a number is that number; other text gets one that no record has."""
+    content = good()
+    names = {5: "img_a", 2: "img_b", 9: "img_a "}
+    for record in content["images"]:
+        record["id"] = names[record["id"]]
+    for record in content["annotations"]:
+        record |= {"id": f"uuid-{record['id']}", "image_id": names[record["image_id"]]}
+    content["annotations"][0]["category_id"] = "70"
+    content["categories"][1]["id"] = content["annotations"][1]["category_id"] = "dog"
+    dataset = read(folder, content)
+    assert dataset.category_ids == (70, 71)
+    assert dataset.class_names == ("cat", "dog")
+    assert [p.id for p in dataset.images] == [1, 2, 3]
+    assert [[(a.id, a.label) for a in p.annotations] for p in dataset.images] == [[(1, 0)], [(2, 1)], []]
+    assert ["'img_a', .." in dataset.notes[1], "'dog'" in dataset.notes[0]] == [True, True]
+    content["images"][1]["id"] = "img_a"
+    assert any("image 'img_a'" in p and "more than once" in p for p in problems_of(folder, content))
+
+
+@pytest.mark.parametrize(
+    ("written", "polygons"),
+    [
+        ([1, 2, 9, 2, 9, 8], [[1, 2, 9, 2, 9, 8]]),
+        ([[1, 2], [9, 2], [9, 8]], [[1, 2, 9, 2, 9, 8]]),
+        ([{"x": 1, "y": 2}, {"x": 9, "y": 2}, {"x": 9, "y": 8}], [[1, 2, 9, 2, 9, 8]]),
+        (
+            [[[1, 2], [9, 2], [9, 8]], [[20, 2], [29, 2], [29, 8]]],
+            [[1, 2, 9, 2, 9, 8], [20, 2, 29, 2, 29, 8]],
+        ),
+    ],
+)
+def test_outlines_that_are_lists_of_points(folder: Path, written: Any, polygons: Any) -> None:
+    content = good()
+    content["annotations"][0] |= {"segmentation": written, "bbox": None}
+    dataset = read(folder, content)
+    assert dataset.images[0].annotations[0].segmentation == polygons
+    assert "1 outlines" in dataset.notes[0]
+    assert "annotation 100" in dataset.notes[0]
+
+
+def test_a_list_with_one_rle_is_that_rle(folder: Path) -> None:
+    content = good()
+    runs = {"size": [40, 60], "counts": [202, 3, 37, 3, 2155]}
+    content["annotations"][0] |= {"segmentation": [runs], "bbox": None, "iscrowd": "1"}
+    annotation = read(folder, content).images[0].annotations[0]
+    assert annotation.box == (5, 2, 7, 5)
+    assert annotation.crowd
+
+
+def test_class_names_that_are_numbers(folder: Path) -> None:
+    content = good()
+    content["categories"][0]["name"] = 7
+    assert read(folder, content).class_names == ("dog", "7")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_encodings(folder: Path, encoding: str) -> None:
+    content = good()
+    content["categories"][0]["name"] = "čat"
+    (folder / "train.json").write_text(json.dumps(content, ensure_ascii=False), encoding=encoding)
+    assert read_coco(folder / "train.json", folder / "images").class_names == ("dog", "čat")
+
+
+def test_another_encoding_is_named(folder: Path) -> None:
+    content = good()
+    content["categories"][0]["name"] = "chien à poil"
+    text = json.dumps(content, ensure_ascii=False)
+    (folder / "train.json").write_text(text, encoding="cp1252")
+    with pytest.raises(DataError) as caught:
+        read_coco(folder / "train.json", folder / "images")
+    (problem,) = caught.value.problems
+    assert f"byte {text.index('à')}" in problem
+    assert "UTF-8" in problem
+
+
+def test_stale_paths_of_two_records_to_one_file(folder: Path) -> None:
+    """`/old/train/a.jpg` and `/old/val/a.jpg` end alike; a file of that name may be either."""
+    content = good()
+    content["images"][0]["file_name"] = "/old/train/a.jpg"
+    assert read(folder, content).images[0].path == folder / "images" / "a.jpg"
+    content["images"][2]["file_name"] = "/old/val/a.jpg"
+    problems = problems_of(folder, content)
+    assert [p.check for p in problems if isinstance(p, Problem)] == ["missing-image"] * 2
+    assert ["/old/train" in problems[0], "/old/val" in problems[1]] == [True, True]
 
 
 def test_parse_keeps_the_sound_part_of_an_annotation(folder: Path) -> None:

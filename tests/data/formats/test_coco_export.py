@@ -11,7 +11,7 @@ import pytest
 from instancefcn.data.conversion import convert
 from instancefcn.data.doctor.examine import examine
 from instancefcn.data.doctor.fix import write_repaired_copy
-from instancefcn.data.formats.coco import CocoExport
+from instancefcn.data.formats.coco_layouts import CocoFolder
 from instancefcn.data.formats.layouts import open_dataset, open_datasets, recognise, splits_of
 from instancefcn.errors import DataError
 
@@ -61,7 +61,7 @@ def test_exports_are_the_same_data(
     shapes_folder: Path, tmp_path: Path, places: tuple[str, str, str, str]
 ) -> None:
     folder = exported(shapes_folder, tmp_path / "data", places)
-    assert isinstance(recognise(folder), CocoExport)
+    assert isinstance(recognise(folder), CocoFolder)
     assert splits_of(folder) == ["train", "val"]
     expected = open_datasets(shapes_folder, ("train", "val"))
     for found, original in zip(open_datasets(folder, ("train", "val")), expected, strict=True):

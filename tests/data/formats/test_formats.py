@@ -99,7 +99,7 @@ def test_voc_errors_all_at_once(voc: Path) -> None:
         for kind in ("Object", "Class") if name != "unmasked" else ():
             folder = root / f"Segmentation{kind}"
             shutil.copy(folder / "otter.png", folder / f"{name}.png")
-    Image.new("RGB", (9, 9)).save(root / "SegmentationObject" / "coloured.png")
+    Image.new("RGB", size_of("otter")[::-1], (1, 2, 3)).save(root / "SegmentationClass" / "coloured.png")
     Image.new("L", (9, 9)).save(root / "SegmentationClass" / "small.png")
     classes = np.array(Image.open(root / "SegmentationClass" / "otter.png"))
     classes[classes == 1] = 21
@@ -111,7 +111,7 @@ def test_voc_errors_all_at_once(voc: Path) -> None:
         ("train.txt: ../../secret", "../../secret.jpg"),
         ("SegmentationObject/unmasked.png", "unmasked"),
         ("SegmentationClass/unmasked.png", "unmasked"),
-        ("SegmentationObject/coloured.png", "RGB"),
+        ("SegmentationClass/coloured.png", "1,2,3"),
         ("SegmentationClass/small.png", "9 x 9"),
         ("SegmentationClass/wrong.png: object 2", "21"),
     ]
@@ -351,7 +351,7 @@ def test_labelme_errors_all_at_once(labelme: Path) -> None:
         "int": 3,
     }
     edit_labelme(labelme, lambda c: c["shapes"].extend(bad.values()))
-    (labelme / "train" / "other.json").write_text("{}")
+    (labelme / "train" / "other.json").write_text('{"shapes": 3}')
     (labelme / "train" / "text.json").write_text("{")
     dataset, problems = read_split(labelme, "train")
     assert len(dataset.images[0].annotations) == 3
@@ -368,7 +368,7 @@ def test_labelme_errors_all_at_once(labelme: Path) -> None:
 )
 def test_labelme_paths(labelme: Path, name: str) -> None:
     shutil.copy(labelme / "train" / "otter.jpg", labelme.parent / "secret.jpg")
-    edit_labelme(labelme, lambda c: c.update(imagePath=name))
+    edit_labelme(labelme, lambda c: c.update(imagePath=name, imageData=None))
     with pytest.raises(DataError, match=r"otter\.json") as caught:
         read_split(labelme, "train")
     (problem,) = caught.value.problems

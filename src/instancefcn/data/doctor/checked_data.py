@@ -134,10 +134,15 @@ class Split:
 
 @dataclass(frozen=True)
 class CheckedData:
-    """All splits, and the model to be trained on them."""
+    """All splits, and the model to be trained on them.
+
+    Attributes:
+        unread: the files in the dataset's folder that no split uses.
+    """
 
     splits: tuple[Split, ...]
     spec: AnySpec
+    unread: tuple[Path, ...] = ()
 
     @cached_property
     def separate(self) -> set[str]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.doctor import classes, images, objects, sizes
+from instancefcn.data.doctor import classes, images, objects, reading, sizes
 from instancefcn.data.doctor.checked_data import CheckedData, Finding, Split
-from instancefcn.data.formats.layouts import read_split, splits_of
+from instancefcn.data.doctor.merged_objects import merged_objects
+from instancefcn.data.formats.layouts import read_split, splits_of, unread_files
 from instancefcn.data.image_checks import Inspection, inspect_images
 from instancefcn.data.unusable import without_unusable
 from instancefcn.errors import DataError, Problem
@@ -36,6 +37,7 @@ CHECKS = (
     Check("unreadable-image", images.unreadable),
     Check("exif-rotation", images.rotation),
     Check("size-mismatch", images.wrong_size),
+    Check("several-pages", images.several_pages),
     Check("duplicate-id", objects.duplicate_ids),
     Check("unknown-category", objects.labels),
     Check("unknown-image", None),
@@ -45,6 +47,8 @@ CHECKS = (
     Check("zero-area", objects.zero_area),
     Check("class-names", classes.class_names),
     Check("no-objects", classes.no_objects),
+    Check("merged-objects", merged_objects),
+    Check("reading", reading.notes),
     Check("self-intersection", objects.self_intersection),
     Check("filled-hole", objects.filled_holes),
     Check("box-mask", objects.box_against_mask),
@@ -60,6 +64,7 @@ CHECKS = (
     Check("empty-image", classes.empty_images),
     Check("crowd", classes.crowds),
     Check("object-size", sizes.unsuitable_sizes),
+    Check("unread-file", reading.unread_files),
 )
 """In the order of the report: first what prevents training."""
 FOR_FIGURES = frozenset(
@@ -155,11 +160,14 @@ def examine(
             dataset, problems = usable.dataset, []
         read.append((name, dataset, problems))
     inspections = iter(inspect_images([p for _, dataset, _ in read for p in dataset.images], progress))
+    unread = unread_files(data, [dataset for _, dataset, _ in read])
+    if splits is not None:  # other splits may use the files
+        unread = [path for path in unread if not path.exists()]
     found = []
     for name, dataset, problems in read:
         split = Split(name, dataset, tuple(problems), tuple(next(inspections) for _ in dataset.images))
         found.append(_without_bad_images(split, skipped) if skip_bad else split)
-    findings = findings_of(CheckedData(tuple(found), spec), checks)
+    findings = findings_of(CheckedData(tuple(found), spec, tuple(unread)), checks)
     report = Report(str(data), tuple(found), tuple(findings), 0.0, tuple(skipped))
     return replace(report, seconds=time.perf_counter() - start)
 

@@ -17,6 +17,7 @@ from PIL import Image
 from instancefcn.data.dataset import Annotation, ImageRecord
 from instancefcn.data.doctor.checked_data import Split, absolute_path, separate_splits
 from instancefcn.data.doctor.examine import Report, examine
+from instancefcn.data.doctor.renewed import renewed
 from instancefcn.data.doctor.repairs import Repairs, Treatment, merge_records, repaired
 from instancefcn.data.formats.coco import FIELDS, CocoReader
 from instancefcn.data.formats.layouts import CocoLayout, recognise
@@ -43,8 +44,8 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True, "exact": True},
 }
-"""How to encode pixels again with (almost) no loss. "exact" keeps colours at alpha 0, which are read like any
-others."""
+"""How to encode pixels again with (almost) no loss. "exact" keeps colours at alpha 0, as the original
+has them."""
 _KEPT_TAGS = frozenset({270, 271, 272, 282, 283, 296, 305, 306, 315, 33432, 34665, 34853})
 """TIFF tags that do not describe how pixels are stored: description, camera, resolution, program, date,
 author, rights, EXIF and GPS data. Other tags, such as width and height, belong to the old file."""
@@ -84,7 +85,7 @@ def write_repaired_copy(
         for split in sorted(report.splits, key=lambda split: split.name not in own):
             repairs = Repairs(split.name)
             gone = _lost(report, own, kept) if split.name not in own else _leaked(report, own, split)
-            kept |= _write_split(report, split, gone, names, folder, repairs)
+            kept |= _write_split(report, renewed(report, split, repairs), gone, names, folder, repairs)
             entries += repairs.entries
         write_json(folder / REPAIRS, {"source": report.data, "repairs": entries})
     left = examine(copy, [split.name for split in report.splits], model=model, progress=progress)

@@ -35,6 +35,18 @@ def rotation(data: CheckedData) -> Iterator[Finding]:
                 yield split.finding("exif-rotation", "note", what, image)
 
 
+def several_pages(data: CheckedData) -> Iterator[Finding]:
+    """Files with several pages or frames, of which the first is read."""
+    for split in data.splits:
+        for image, inspection in zip(split.dataset.images, split.inspections, strict=True):
+            if inspection.pages > 1:
+                what = (
+                    f"has {inspection.pages} pages, page 1 is used: save the page that was annotated as an "
+                    "image of its own"
+                )
+                yield split.finding("several-pages", "warning", what, image)
+
+
 def _reported(data: CheckedData, check: str) -> Iterator[Finding]:
     for split in data.splits:
         for inspection in split.inspections:

@@ -43,6 +43,8 @@ def verdict(report: Report) -> str:
         for count, severity in zip(counts, SEVERITIES, strict=True)
     ]
     end = "ready for training"
+    if report.of("merged-objects"):
+        end = "ready for training, but as groups of objects: see merged-objects"
     if "train" not in [split.name for split in report.splits]:
         end = (
             "but training needs a split called train: rename one, or make train and val with "

@@ -1,20 +1,4 @@
-"""COCO JSON: polygons, compressed and uncompressed RLEs, and crowds.
-
-    data/                                     what `write_coco` writes
-      train.json, val.json                    one file per split
-      images/a.jpg                            file_name starts in images/
-
-    data/                                     Roboflow
-      train/_annotations.coco.json
-      train/a.jpg                             valid/ is the split val
-
-    data/                                     CVAT, and COCO itself
-      annotations/instances_train2017.json
-      train2017/a.jpg                         or train/, images/train/, images/
-
-A YAML file names the files of any other layout, with paths that start in the YAML file's folder:
-
-    train: {annotations: labels/first.json, images: photos/2024}
+"""COCO JSON: polygons, compressed and uncompressed RLEs, and crowds. `coco_layouts` finds the files.
 
 An annotation file holds three lists:
 
@@ -29,28 +13,22 @@ Everything wrong with a file and its images is collected and raised together. A 
 
 from __future__ import annotations
 
-import mmap
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from instancefcn.data.dataset import Annotation, Dataset, ImageRecord, too_many_pixels
-from instancefcn.data.formats.gathering import (
-    OnProgress,
-    annotation_from_outline,
-    capped_problems,
-    list_found,
-    sort_splits,
-)
+from instancefcn.data.formats.gathering import annotation_from_outline, capped_problems
 from instancefcn.data.formats.output import OutputFolder
 from instancefcn.data.image_checks import box_problem, image_problems
 from instancefcn.data.paths import ImageFinder, is_there
-from instancefcn.data.text_files import read_json, read_yaml
+from instancefcn.data.text_files import read_json
+from instancefcn.data.unusable import Unusable, ignored_region
 from instancefcn.errors import DataError, ImageError, Problem
 from instancefcn.files import write_json
 from instancefcn.geometry.outlines import extent, normalised, outline_problem, without_bad_polygons
+from instancefcn.images.decoding import read_image_size
 from instancefcn.images.opening import check_image_size
 from instancefcn.limits import MAX_CLASSES, MAX_PROBLEMS
 from instancefcn.safe_text import is_name, shown
@@ -61,191 +39,6 @@ FIELDS = {
     "categories": {"id", "name"},
 }
 """The fields of COCO's records that a Dataset keeps."""
-_USUAL_FILES = ("train.json", "val.json")
-_ROBOFLOW_FILE = "_annotations.coco.json"
-_COCO_PREFIX = "instances_"
-_NAMES_OF_VAL = ("valid", "validation")
-_YAML_ENTRY = "{annotations: FILE.json, images: FOLDER}"
-
-
-# Layouts
-
-
-class CocoFolder:
-    """A folder with SPLIT.json and images/."""
-
-    title = "COCO JSON"
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    @classmethod
-    def at(cls, data: Path) -> CocoFolder | None:
-        """The layout of the folder `data`, or None if it has no COCO file."""
-        if any(is_coco(data / name) for name in _USUAL_FILES):
-            return cls(data)
-        has_images = (data / "images").is_dir()
-        return cls(data) if has_images and any(is_coco(p) for p in data.glob("*.json")) else None
-
-    def splits(self) -> list[str]:
-        """The names of the annotation files."""
-        files = [p for p in self.root.glob("*.json") if p.name in _USUAL_FILES or is_coco(p)]
-        return sort_splits([p.stem for p in files])
-
-    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
-        """The usable part of a split, and the problems of the rest.
-
-        Raises:
-            DataError: the split's files do not exist.
-        """
-        return parse_coco(*self.paths(split), name=name)
-
-    def paths(self, split: str) -> tuple[Path, Path]:
-        """The annotation file and the folder of images. Raises DataError if one does not exist."""
-        annotations, images = self.root / f"{split}.json", self.root / "images"
-        problems = []
-        if not annotations.is_file():
-            problems.append(f"{self.root}: has no {split}.json; {list_found('splits', self.splits())}")
-        if not images.is_dir():
-            folders = sorted(p.name for p in self.root.iterdir() if p.is_dir())
-            problems.append(
-                f"{self.root}: has no folder images/; {list_found('folders', folders)}. If the images lie "
-                f"elsewhere, write a YAML file with a line 'train: {_YAML_ENTRY}' and give that file instead"
-            )
-        if problems:
-            raise DataError(problems)
-        return annotations, images
-
-
-class CocoExport:
-    """A folder as Roboflow, CVAT or COCO itself lay it out.
-
-    Args:
-        files: the annotation file and the folder of images of each split.
-    """
-
-    title = "exported COCO JSON"
-
-    def __init__(self, files: Mapping[str, tuple[Path, Path]]) -> None:
-        self.files = dict(files)
-
-    @classmethod
-    def at(cls, data: Path) -> CocoExport | None:
-        """The layout of the folder `data`, or None if it is another one."""
-        files = _roboflow_files(data) or _coco_files(data)
-        return cls(files) if files else None
-
-    def splits(self) -> list[str]:
-        """Split names without COCO's years; "valid" is "val"."""
-        return sort_splits(list(self.files))
-
-    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
-        """The usable part of a split, and the problems of the rest."""
-        return parse_coco(*self.paths(split), name=name)
-
-    def paths(self, split: str) -> tuple[Path, Path]:
-        """The annotation file and the folder of images."""
-        return self.files[split]
-
-
-class CocoYaml:
-    """A YAML file that names the annotation file and the folder of images of every split.
-
-    Args:
-        file: the YAML file; the paths in it start in its folder.
-        content: what it holds.
-    """
-
-    title = "COCO JSON named by a YAML file"
-
-    def __init__(self, file: Path, content: Mapping[str, Any]) -> None:
-        # YAML reads a name such as 2017 as a number.
-        self.file, self.content = file, {str(key): value for key, value in content.items()}
-
-    @classmethod
-    def at(cls, file: Path) -> CocoYaml:
-        """Read the YAML file.
-
-        Raises:
-            DataError: it is not a YAML file of this kind.
-        """
-        if file.suffix.lower() not in (".yaml", ".yml"):
-            raise DataError(f"{file}: is neither a folder nor a .yaml file: give the dataset's folder")
-        try:
-            content: Any = read_yaml(file)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file}: is not a valid YAML file ({error}): correct it") from error
-        if not isinstance(content, dict):
-            raise DataError(f"{file}: must have lines such as 'train: {_YAML_ENTRY}'")
-        return cls(file, content)
-
-    def splits(self) -> list[str]:
-        """The keys."""
-        return sort_splits(list(self.content))
-
-    def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
-        """The usable part of a split, and the problems of the rest.
-
-        Raises:
-            DataError: the YAML file does not name the split's files.
-        """
-        return parse_coco(*self.paths(split), name=name)
-
-    def paths(self, split: str) -> tuple[Path, Path]:
-        """The annotation file and the folder of images. Raises DataError if the YAML file lacks them."""
-        if split not in self.content:
-            raise DataError(f"{self.file}: has no {split!r}; {list_found('splits', self.splits())}")
-        entry = self.content[split]
-        if not isinstance(entry, dict) or not all(
-            isinstance(entry.get(k), str) for k in ("annotations", "images")
-        ):
-            raise DataError(f"{self.file}: {split} must be {_YAML_ENTRY}")
-        if unknown := sorted(set(map(str, entry)) - {"annotations", "images"}):
-            raise DataError(
-                f"{self.file}: {split} has the unknown keys {', '.join(unknown)}: "
-                "keep only annotations and images"
-            )
-        return self.file.parent / entry["annotations"], self.file.parent / entry["images"]
-
-
-def is_coco(path: Path) -> bool:
-    """Whether a file names COCO's lists. A damaged file may pass: reading it reports what is wrong."""
-    if not path.is_file():
-        return False
-    if path.stat().st_size == 0:
-        return path.name in _USUAL_FILES
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        listed = content.find(b'"images"') >= 0 and content.find(b'"categories"') >= 0
-        return listed or (path.name in _USUAL_FILES and content.find(b'"shapes"') < 0)
-
-
-def _roboflow_files(data: Path) -> dict[str, tuple[Path, Path]]:
-    files = sorted(data.glob(f"*/{_ROBOFLOW_FILE}"))
-    names = _split_names([file.parent.name for file in files])
-    return {names[file.parent.name]: (file, file.parent) for file in files}
-
-
-def _coco_files(data: Path) -> dict[str, tuple[Path, Path]]:
-    files = [file for file in sorted(data.glob("annotations/*.json")) if is_coco(file)]
-    # COCO also has captions_, person_keypoints_ and other files for the same images.
-    files = [file for file in files if file.name.startswith(_COCO_PREFIX)] or files
-    written = {file: file.stem.removeprefix(_COCO_PREFIX) for file in files}
-    names = _split_names(list(written.values()))
-    return {names[raw]: (file, _image_folder(data, raw, names[raw])) for file, raw in written.items()}
-
-
-def _image_folder(data: Path, written: str, split: str) -> Path:
-    """The folder of a split's images; if there is none, the one that COCO would have."""
-    folders = [data / inner / name for name in (written, split) for inner in (".", "images")]
-    return next((folder for folder in (*folders, data / "images") if folder.is_dir()), data / written)
-
-
-def _split_names(written: list[str]) -> dict[str, str]:
-    """Split names by their names in files: train for train2017, unless two names would become equal."""
-    short = {name: re.sub(r"(?<=\D)\d{4}$", "", name) for name in written}
-    short = {name: "val" if plain.lower() in _NAMES_OF_VAL else plain for name, plain in short.items()}
-    counts = Counter(short.values())
-    return {name: plain if counts[plain] == 1 else name for name, plain in short.items()}
 
 
 # Reading
@@ -284,10 +77,12 @@ def read_coco(
 def parse_coco(
     annotations: Path | str, images: Path | str, *, name: str | None = None
 ) -> tuple[Dataset, list[str]]:
-    """The usable part of a COCO JSON file, and the problems of the rest. No image is opened.
+    """The usable part of a COCO JSON file, and the problems of the rest. An image is opened only if its
+    record does not state its size.
 
     An annotation with some bad polygons keeps its good ones. A bad box is replaced by that of the outline,
-    and an id that is already taken by a new one. The problems are `Problem`s.
+    and an id that is already taken by a new one. The problems are `Problem`s; those of annotations that are
+    left out are `Unusable`.
 
     Raises:
         DataError: there are more than MAX_PROBLEMS problems.
@@ -304,7 +99,8 @@ def parse_coco(
     reader = CocoReader(annotations, problems)
     names = reader.categories(content["categories"])
     ids = tuple(sorted(names))
-    records = reader.images(content["images"], ImageFinder(images))
+    finder = ImageFinder(images)
+    records = reader.images(content["images"], finder)
     outlines = reader.annotations(
         content["annotations"], {id_: label for label, id_ in enumerate(ids)}, records
     )
@@ -319,7 +115,8 @@ def parse_coco(
             problems.append(problem)
         else:
             usable.append(image)
-    return Dataset(name, tuple(usable), tuple(names[i] for i in ids), ids), problems
+    notes = (*finder.notes(), *reader.notes())
+    return Dataset(name, tuple(usable), tuple(names[i] for i in ids), ids, notes), problems
 
 
 def _load(path: Path, problems: list[str]) -> dict[str, Any] | None:
@@ -368,6 +165,27 @@ class CocoReader:
     def __init__(self, path: Path, problems: list[str]) -> None:
         self.path, self.problems = path, problems
         self.missing: set[int] = set()
+        self._numbers: dict[str, _Numbers] = {}
+        self._sizes_read: list[str] = []
+        self._outlines_read: list[int] = []
+
+    def notes(self) -> tuple[str, ...]:
+        """What was read although it is not as COCO's format says, one line each."""
+        lines = []
+        for kind, numbers in self._numbers.items():
+            if texts := list(numbers.of_text):
+                which = f"{shown(texts[0])}{', ..' * (len(texts) > 1)}"
+                lines.append(f"{len(texts)} ids of {kind} records are text ({which}): they are numbered")
+        if self._sizes_read:
+            which = f"{self._sizes_read[0]}{', ..' * (len(self._sizes_read) > 1)}"
+            count = len(self._sizes_read)
+            lines.append(f"{count} image records have no size ({which}): it is read from the files")
+        if self._outlines_read:
+            lines.append(
+                f"{len(self._outlines_read)} outlines are lists of points instead of lists of polygons "
+                f"(annotation {self._outlines_read[0]}): each is read as one polygon"
+            )
+        return tuple(f"{self.path.name}: {line}" for line in lines)
 
     def add_problem(
         self,
@@ -379,37 +197,35 @@ class CocoReader:
     ) -> None:
         """Add a problem. Raises DataError at more than MAX_PROBLEMS."""
         check = what.check if isinstance(what, Problem) else check
-        text = f"{self.path}: {where}: {what}"
-        self.problems.append(Problem(text, check, image=image, annotation=annotation))
+        self._add(Problem(f"{self.path}: {where}: {what}", check, image=image, annotation=annotation))
+
+    def _add(self, problem: Problem) -> None:
+        self.problems.append(problem)
         if len(self.problems) > MAX_PROBLEMS:
             raise DataError(capped_problems(self.problems))
 
     def records(self, records: list[Any], kind: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """Each record's name for messages, its id, and the record.
 
-        An annotation without a unique id gets a new one. An image or category without one is left out,
-        because annotations refer to it by id.
+        Ids of text get numbers. An annotation without a unique id gets a new one. An image or category
+        without one is left out, because annotations refer to it by id.
         """
-        taken = (
-            {_integer(r.get("id")) for r in records if isinstance(r, dict)} if kind == "annotation" else set()
-        )
-        fresh = max((id_ for id_ in taken if id_ is not None), default=0)
+        numbers = self._numbers[kind] = _Numbers(records)
         seen: set[int] = set()
         for index, record in enumerate(records):
             if not isinstance(record, dict):
                 self.add_problem(f"{kind} record {index}", f"is a {type(record).__name__}, not an object")
                 continue
-            id_ = _integer(record.get("id"))
-            where = f"{kind} record {index}" if id_ is None else f"{kind} {id_}"
+            id_ = numbers.number(record.get("id"))
+            where = f"{kind} record {index}" if id_ is None else f"{kind} {shown_id(record['id'])}"
             if id_ is None or id_ in seen:
-                fresh += 1
                 if id_ is not None:
                     what = "this id is used more than once: give every record its own id"
                 elif "id" in record:
                     what = f"id {shown(record['id'])} is not an integer: number the records"
                 else:
                     what = "has no id: number the records"
-                given = fresh if kind == "annotation" else None
+                given = numbers.fresh() if kind == "annotation" else None
                 self.add_problem(where, what, "duplicate-id", annotation=given)
                 if given is None:
                     continue
@@ -422,6 +238,7 @@ class CocoReader:
         names: dict[int, str] = {}
         for where, id_, record in self.records(records, "category"):
             name = record.get("name")
+            name = str(name) if _is_number(name) else name
             if not is_name(name):
                 found = f"its name is {shown(name)}" if name else "has no name"
                 self.add_problem(where, f"{found}: give it a name of visible characters")
@@ -432,9 +249,9 @@ class CocoReader:
     def images(self, records: list[Any], finder: ImageFinder) -> dict[int, ImageRecord | None]:
         """Images by id. None: the record cannot be used, which is reported once, not per annotation."""
         images: dict[int, ImageRecord | None] = {}
+        names: dict[Path, dict[int, str]] = {}
         for called, id_, record in self.records(records, "image"):
             file_name = record.get("file_name")
-            height, width = _integer(record.get("height")), _integer(record.get("width"))
             images[id_] = None
             where = f"{called} ({_clipped(file_name)})" if file_name else called
             if not isinstance(file_name, str) or not file_name:
@@ -443,21 +260,58 @@ class CocoReader:
             path, problem = finder.find(file_name)
             if problem:
                 self.add_problem(where, problem, "missing-image", finder.folder / Path(file_name).name)
-            size = f"{shown(record.get('width'))} x {shown(record.get('height'))}"
-            if height is None or width is None or height < 1 or width < 1:
-                self.add_problem(where, f"width x height is {size}: write the image's size in pixels")
-                continue
-            try:
-                check_image_size(height, width)
-            except ImageError as error:
-                self.add_problem(where, f"width x height is {size}: {error}")
+            size = self._size(where, record, path)
+            if size is None:
                 continue
             if path is not None:
-                images[id_] = ImageRecord(id_, path, height, width)
+                images[id_] = ImageRecord(id_, path, *size)
+                names.setdefault(path, {})[id_] = file_name
             else:  # its outlines can still be checked
-                images[id_] = ImageRecord(id_, finder.folder / Path(file_name).name, height, width)
+                images[id_] = ImageRecord(id_, finder.folder / Path(file_name).name, *size)
                 self.missing.add(id_)
+        for path, written in names.items():
+            self._check_same_file(path, written, finder)
         return images
+
+    def _size(self, where: str, record: dict[str, Any], path: Path | None) -> tuple[int, int] | None:
+        """(height, width) as the record states them, or else those of the file; None with a problem."""
+        stated = record.get("height"), record.get("width")
+        height, width = map(_integer, stated)
+        if any(value in UNSTATED for value in stated):
+            if path is None:
+                return None  # reported as missing
+            try:
+                size = read_image_size(path)
+            except ImageError as error:
+                self.add_problem(where, str(error), "unreadable-image", path)
+                return None
+            known = [(value, side) for value, side in zip(stated, size, strict=True) if value not in UNSTATED]
+            if all(_integer(value) == side for value, side in known):
+                self._sizes_read.append(path.name)
+                return size
+        called = f"{shown(stated[1])} x {shown(stated[0])}"
+        if height is None or width is None or height < 1 or width < 1:
+            self.add_problem(where, f"width x height is {called}: write the image's size in pixels")
+            return None
+        try:
+            check_image_size(height, width)
+        except ImageError as error:
+            self.add_problem(where, f"width x height is {called}: {error}")
+            return None
+        return height, width
+
+    def _check_same_file(self, path: Path, written: dict[int, str], finder: ImageFinder) -> None:
+        """Two stale paths that end alike ("train/1.jpg", "val/1.jpg") must not both become one file."""
+        if len(set(written.values())) < 2:
+            return
+        for id_, name in written.items():
+            if not finder.finds(name, moved=False):
+                what = (
+                    f"file_name {shown(name)} leads to {path}, like that of other records: "
+                    "correct the paths so that each leads to its own file"
+                )
+                self.add_problem(f"image {id_} ({_clipped(name)})", what, "missing-image", path)
+                self.missing.add(id_)
 
     def annotations(
         self, records: list[Any], labels: dict[int, int], images: dict[int, ImageRecord | None]
@@ -465,65 +319,172 @@ class CocoReader:
         """Annotations by image id."""
         found: dict[int, list[Annotation]] = {}
         for called, id_, record in self.records(records, "annotation"):
-            image_id, category = _integer(record.get("image_id")), _integer(record.get("category_id"))
+            image_id = self._number("image", record.get("image_id"))
+            category = self._number("category", record.get("category_id"))
             image = None if image_id is None else images.get(image_id)
-            path = image.path if image else None
-            where = f"{called} ({image.path.name})" if image else called
-            if category not in labels:
+            label = labels.get(category, -1) if category is not None else -1
+            annotation, wrong = self._annotation(id_, record, label, image) if image else (None, [])
+            if label < 0:
                 known = ", ".join(map(str, list(labels)[:20])) + (", .." if len(labels) > 20 else "")
                 what = f"category_id {shown(record.get('category_id'))} is unknown"
                 what = f"{what}: use one of {known}, or add a category"
-                self.add_problem(where, what, "unknown-category", path, id_)
+                wrong.insert(0, Problem(what, "unknown-category"))
             if image_id not in images:
                 what = f"image_id {shown(record.get('image_id'))} is unknown"
                 what = f"{what}: add an image record with this id, or remove the annotation"
-                self.add_problem(where, what, "unknown-image", None, id_)
-            if image is not None:
-                label = labels.get(category, -1) if category is not None else -1
-                annotation = self._annotation(where, id_, record, label, image)
-                if annotation is not None and label >= 0:
-                    found.setdefault(image.id, []).append(annotation)
+                wrong.append(Problem(what, "unknown-image"))
+            if annotation is not None and label >= 0 and image is not None:
+                found.setdefault(image.id, []).append(annotation)
+            if wrong:
+                self._add_wrong(called, id_, record, label, image, annotation, wrong)
         return found
 
+    def _add_wrong(
+        self,
+        called: str,
+        id_: int,
+        record: dict[str, Any],
+        label: int,
+        image: ImageRecord | None,
+        annotation: Annotation | None,
+        wrong: list[Problem],
+    ) -> None:
+        """Add the problems of one annotation, with the region to ignore where it is left out."""
+        where = f"{called} ({image.path.name})" if image else called
+        region = None
+        if image is not None and (box := annotation.box if annotation else _corners(record.get("bbox"))):
+            region = ignored_region(id_, label, box, image.height, image.width)
+        for problem in wrong:
+            text = f"{self.path}: {where}: {problem}"
+            if image is None:
+                self._add(Problem(text, problem.check, annotation=id_))
+                continue
+            self._add(
+                Unusable(
+                    text,
+                    problem.check,
+                    image=image.path,
+                    annotation=id_,
+                    image_id=image.id,
+                    region=region,
+                )
+            )
+
     def _annotation(
-        self, where: str, id_: int, record: dict[str, Any], label: int, image: ImageRecord
-    ) -> Annotation | None:
+        self, id_: int, record: dict[str, Any], label: int, image: ImageRecord
+    ) -> tuple[Annotation | None, list[Problem]]:
+        """The annotation, or None if it cannot be used, and what is wrong with it."""
         height, width = image.height, image.width
-        segmentation = record.get("segmentation")
-        crowd = 0 if record.get("iscrowd") is None else record["iscrowd"]
+        segmentation, as_points = _as_polygons(record.get("segmentation"))
+        if as_points:
+            self._outlines_read.append(id_)
+        crowd = record.get("iscrowd")
+        crowd = 0 if crowd is None else _integer(crowd) if isinstance(crowd, str) else crowd
         bad_outline = outline_problem(segmentation, height, width)
-        wrong: list[str | None] = [bad_outline]
+        wrong = [bad_outline] if bad_outline else []
         if crowd not in (0, 1):
-            wrong.append(f"iscrowd is {shown(crowd)}: write 0 or 1")
+            wrong.append(Problem(f"iscrowd is {shown(record['iscrowd'])}: write 0 or 1"))
         box = None
         if record.get("bbox") is not None:
             box = _corners(record["bbox"])
             if box is None:
-                wrong.append(
-                    f"bbox is {shown(record['bbox'])}: write four finite numbers x, y, width, height"
-                )
-            else:
-                wrong.append(box_problem(box, height, width))
-        for problem in wrong:
-            if problem:
-                self.add_problem(where, problem, "format", image.path, id_)
+                what = f"bbox is {shown(record['bbox'])}: write four finite numbers x, y, width, height"
+                wrong.append(Problem(what))
+            elif bad_box := box_problem(box, height, width):
+                wrong.append(bad_box)
         usable = without_bad_polygons(segmentation, height, width) if bad_outline else segmentation
         if usable is None or crowd not in (0, 1):
-            return None
+            return None, wrong
+        assert isinstance(usable, list | dict)
         outline = normalised(usable, height, width)
-        if box is None or any(wrong):
+        if box is None or wrong:
             box = extent(outline, height, width)
         area = record.get("area")
         if not isinstance(area, int | float) or not 0 <= area < 1e18:
             area = annotation_from_outline(label, outline, height, width).area
-        return Annotation(id_, label, box, outline, float(area), bool(crowd))
+        return Annotation(id_, label, box, outline, float(area), bool(crowd)), wrong
+
+    def _number(self, kind: str, value: object) -> int | None:
+        """The number of the record of a kind that an annotation refers to."""
+        return self._numbers[kind].number(value)
+
+
+class _Numbers:
+    """The numbers of one kind of record: their ids, or new ones for ids of text.
+
+    Attributes:
+        of_text: the number of each id of text.
+    """
+
+    def __init__(self, records: list[Any]) -> None:
+        ids = [record.get("id") for record in records if isinstance(record, dict)]
+        self._last = max((n for n in map(_integer, ids) if n is not None), default=0)
+        self.of_text: dict[str, int] = {}
+        for id_ in ids:
+            if isinstance(id_, str) and id_.strip() and _integer(id_) is None and id_ not in self.of_text:
+                self.of_text[id_] = self.fresh()
+
+    def number(self, id_: object) -> int | None:
+        """The number of a record, None if its id is neither an integer nor a text that a record has."""
+        known = self.of_text.get(id_) if isinstance(id_, str) else None
+        return _integer(id_) if known is None else known
+
+    def fresh(self) -> int:
+        """A number that no record has."""
+        self._last += 1
+        return self._last
+
+
+UNSTATED = (None, "", 0, -1)
+"""What tools write where they do not know an image's size."""
 
 
 def _integer(value: object) -> int | None:
-    """An integer that a float holds exactly, also one written as 3.0; None for anything else."""
+    """An integer that a float holds exactly, also one written as 3.0 or as text; None for anything else."""
+    if isinstance(value, str) and re.fullmatch(r"-?\d{1,15}", value.strip(), re.ASCII):
+        return int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 2**53:
         return None
     return int(value) if value == int(value) else None
+
+
+def shown_id(value: object) -> str:
+    """An id in messages: a text in quotes, a number as an integer."""
+    number = _integer(value)
+    return shown(value) if number is None else str(number)
+
+
+def _as_polygons(segmentation: object) -> tuple[object, bool]:
+    """COCO's list of polygons made of a list of numbers or points, and whether it was one.
+
+    [x, y, x, y, ..], [[x, y], [x, y], ..] and [{"x": x, "y": y}, ..] are one polygon, and [[[x, y], ..], ..]
+    are several. A list with one RLE is that RLE. Anything else is not changed.
+    """
+    if not isinstance(segmentation, list) or not segmentation:
+        return segmentation, False
+    if len(segmentation) == 1 and isinstance(segmentation[0], dict) and "counts" in segmentation[0]:
+        return segmentation[0], False
+    if all(map(_is_number, segmentation)):
+        return [segmentation], True
+    if (polygon := _of_points(segmentation)) is not None:
+        return [polygon], True
+    polygons = [_of_points(part) if isinstance(part, list) else None for part in segmentation]
+    return (segmentation, False) if None in polygons else (polygons, True)
+
+
+def _of_points(points: list[Any]) -> list[Any] | None:
+    """x, y, x, y, .. of at least three points; None if they are no points."""
+    if points and all(isinstance(point, dict) and point.keys() >= {"x", "y"} for point in points):
+        points = [[point["x"], point["y"]] for point in points]
+    if len(points) < 3 or not all(
+        isinstance(point, list) and len(point) == 2 and all(map(_is_number, point)) for point in points
+    ):
+        return None
+    return [value for point in points for value in point]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _clipped(name: object) -> str:
@@ -534,7 +495,7 @@ def _corners(value: object) -> tuple[float, float, float, float] | None:
     """x1, y1, x2, y2 of COCO's x, y, width, height; None if it is not four finite numbers."""
     if not isinstance(value, list) or len(value) != 4:
         return None
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e18 for v in value):
+    if not all(_is_number(v) and abs(v) < 1e18 for v in value):
         return None
     x, y, width, height = map(float, value)
     return x, y, x + width, y + height

@@ -1,4 +1,4 @@
-"""What the readers of several formats share: reading image by image in threads, numbering, and splits."""
+"""What the readers of several formats share: reading image by image in threads, and numbering."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from instancefcn.data.dataset import Annotation, Dataset, ImageRecord, too_many_pixels
-from instancefcn.data.paths import folders_in
 from instancefcn.data.text_files import read_text
 from instancefcn.data.unusable import in_image
 from instancefcn.errors import DataError
@@ -109,38 +108,3 @@ def read_lines(path: Path) -> list[str]:
 def list_found(kind: str, names: Sequence[str]) -> str:
     """For messages, what exists instead: "found splits: train, val" or "no splits found"."""
     return f"found {kind}: {', '.join(names)}" if names else f"no {kind} found"
-
-
-def sort_splits(splits: Sequence[str]) -> list[str]:
-    """Split names: "train" first, "val" second, the others by name."""
-    return sorted(set(splits), key=lambda split: (("train", "val", split).index(split), split))
-
-
-def folders_of_splits(
-    root: Path, holds: Callable[[Path], bool], loose: Callable[[Path], bool]
-) -> dict[str, Path]:
-    """The folder of each split, for formats without lists of images.
-
-    If train/ or val/ holds data, every folder that holds data is a split. Otherwise all of `root` is "train".
-
-    Args:
-        root: the dataset's folder.
-        holds: whether a folder holds data of the format.
-        loose: whether a folder holds data beside the folders of the splits.
-
-    Raises:
-        DataError: `root` has folders of splits and loose data beside them.
-    """
-    if not has_splits(root, holds):
-        return {"train": root}
-    if loose(root):
-        raise DataError(
-            f"{root}: has annotated images beside the folders train/ or val/: move them into one of these"
-        )
-    folders = {folder.name: folder for folder in folders_in(root) if holds(folder)}
-    return {split: folders[split] for split in sort_splits(list(folders))}
-
-
-def has_splits(folder: Path, holds: Callable[[Path], bool]) -> bool:
-    """Whether train/ or val/ in a folder `holds` data."""
-    return any((folder / split).is_dir() and holds(folder / split) for split in ("train", "val"))

@@ -16,8 +16,10 @@ from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.images.opening import describe_error, open_image
 from instancefcn.limits import MAX_MASK_PIXELS
 
-_INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+_INDEX_MODES = ("1", "L", "P", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
+_SUBFILE = 254
+"""The TIFF tag whose lowest bit marks a page as a smaller copy of another."""
 _BLOCK = 2**22
 """Pixels of a mask that are searched at once."""
 
@@ -28,29 +30,98 @@ Crop = tuple[NDArray[np.uint8], tuple[int, int]]
 def read_index(path: Path) -> NDArray[Any]:
     """The numbers in a mask file, [H, W]. Of a palette image they are indices, not colours.
 
-    EXIF data do not rotate a PNG mask. A TIFF's Orientation tag rotates the mask, as it does an image.
+    Numbers may be integers of up to 32 bits, whole floats, or colours that are all gray. EXIF data do not
+    rotate a PNG mask. A TIFF's Orientation tag rotates the mask, as it does an image.
 
     Raises:
-        ImageError: the file cannot be read, is a JPEG, holds colours, or has gray samples of 2 or 4 bits.
-            Pillow stretches the latter to 8 bits: 1 of 15 would be read as 17.
+        ImageError: the file cannot be read, is a JPEG, has several pages, holds colours or numbers that are
+            not those of objects, or has gray samples of 2 or 4 bits. Pillow stretches the latter to 8 bits: 1
+            of 15 would be read as 17.
+    """
+    values, coloured = read_mask(path)
+    if not coloured:
+        return values
+    red, green, blue = values >> 16, values >> 8 & 255, values & 255
+    if not ((red == green) & (green == blue)).all():
+        raise ImageError(
+            f"{path}: holds colours, not object numbers: save it as a gray PNG of 8 or 16 bits, or as a "
+            "palette PNG"
+        )
+    return blue.astype(np.uint8)
+
+
+def read_mask(path: Path, *, palette: bool = False) -> tuple[NDArray[Any], bool]:
+    """The numbers or colours in a mask file, [H, W], and whether they are colours.
+
+    Args:
+        path: the file.
+        palette: read the colours of a palette image instead of its indices.
+
+    Returns:
+        Numbers as `read_index` returns them; a colour is 65536 red + 256 green + blue.
+
+    Raises:
+        ImageError: see `read_index`; colours are read, but not transparent ones.
     """
     try:
         with open_image(path) as image:
             refuse_jpeg(image)
-            if image.mode not in _INDEX_MODES:
-                raise ImageError(
-                    f"holds colours (mode {image.mode}), not object numbers: "
-                    "save it as an 8-bit or 16-bit gray PNG, or as a palette PNG"
-                )
+            if _has_pages(image):
+                raise ImageError("has several pages, but a mask is one image: save one page for each image")
             if _stretched(image):
                 raise ImageError(
                     "has gray samples of 2 or 4 bits, which are stretched when read: "
                     "save it with 8 bits or with a palette"
                 )
-            values = np.array(image)
+            if image.mode not in _INDEX_MODES or (palette and image.mode == "P"):
+                return _colours(image), True
+            return _whole(np.array(image)), False
     except Exception as error:
         raise ImageError(f"{path}: {describe_error(error)}") from error
-    return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def _colours(image: Image.Image) -> NDArray[Any]:
+    """The colours of an image as numbers, see `read_mask`. Raises ImageError for transparent pixels."""
+    values = np.array(image.convert("RGBA")).astype(np.int32)
+    if (values[:, :, 3] != 255).any():
+        raise ImageError("has transparent pixels: save the mask without transparency")
+    return values[:, :, 0] << 16 | values[:, :, 1] << 8 | values[:, :, 2]
+
+
+def _whole(values: NDArray[Any]) -> NDArray[Any]:
+    """The values as integers. Raises ImageError for values that cannot number objects."""
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise ImageError(
+                "holds values that are not finite, not object numbers: number the objects 1, 2, .."
+            )
+        uneven = values[values != np.round(values)]
+        if uneven.size:
+            raise ImageError(
+                f"holds floats such as {uneven[0]:g}, not object numbers: save whole numbers, 0 for the "
+                "background and 1, 2, .. for the objects"
+            )
+        values = values.astype(np.int64)
+    if values.dtype.kind == "i" and values.size and values.min() < 0:
+        raise ImageError(
+            f"holds negative numbers ({values.min()}): number the objects 1, 2, .., the background 0"
+        )
+    return values
+
+
+def _has_pages(image: Image.Image) -> bool:
+    """Whether a file that is not loaded yet has a second page or frame. Smaller copies of the first do not
+    count.
+    """
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    smaller = bool(getattr(image, "tag_v2", {}).get(_SUBFILE, 0) & 1)
+    image.seek(0)
+    return not smaller
 
 
 def refuse_jpeg(image: Image.Image) -> None:

@@ -12,7 +12,10 @@ A file holds the image's path, from the file's folder, and the shapes:
      "shapes": [{"label": "cat", "shape_type": "polygon", "points": [[x, y], [x, y], [x, y]],
                  "group_id": null, "flags": {}}]}
 
-Polygons, rectangles, circles and masks are read. Shapes with equal label and group_id are one object.
+Polygons, rectangles (also rotated), quadrilaterals, circles and masks are read. Shapes with equal label and
+group_id are one object. Where the image's file is missing, the image inside (`imageData`) is read.
+
+Results that `instancefcn predict` wrote, and JSON files of other kinds, are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ import base64
 import io
 import json
 import math
+import os
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -31,22 +37,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from instancefcn.data.dataset import Annotation, Dataset, ImageRecord
-from instancefcn.data.formats.gathering import (
-    OnProgress,
-    annotation_from_outline,
-    folders_of_splits,
-    gather,
-    has_splits,
-)
+from instancefcn.data.formats.gathering import OnProgress, annotation_from_outline, gather
 from instancefcn.data.formats.index_masks import annotations_of, crops_of
 from instancefcn.data.formats.output import Losses, OutputFolder
-from instancefcn.data.paths import ImageFinder, folders_in, images_below, is_hidden
-from instancefcn.data.text_files import read_json
+from instancefcn.data.formats.split_names import (
+    folders_of_splits,
+    has_splits,
+    looks_like_split,
+    split_of,
+)
+from instancefcn.data.paths import ImageFinder, files_below, folders_in, images_below
+from instancefcn.data.text_files import names, read_json
+from instancefcn.data.unusable import Unusable, ignored_region
 from instancefcn.errors import DataError, ImageError
 from instancefcn.geometry.outlines import Segmentation, outline_problem, to_rle, united
 from instancefcn.geometry.rle import decode_crop
 from instancefcn.geometry.tracing import trace_pixel_edges
 from instancefcn.images.decoding import read_image_size
+from instancefcn.images.embedded import is_embedded
 from instancefcn.images.opening import check_image_size, describe_error, open_image
 from instancefcn.limits import MAX_CLASSES
 from instancefcn.safe_text import is_name, shown
@@ -55,9 +63,31 @@ CROWD = "crowd"
 """The flag of a shape that covers many objects. LabelMe has no such flag, but allows flags of any name."""
 VERSION = "5.5.0"
 """The LabelMe version that written files name."""
+RESULT_VERSION = f"{VERSION}+instancefcn"
+"""The version in files with results, by which they are told from annotations. LabelMe replaces it by its own
+when a person saves the file."""
+_OLD_RESULT = re.compile(r"score [01]\.\d{3}")
+"""The description of every shape in results without this mark, as they were written at first."""
+_CLOSED = ("polygon", "rotation", "quadrilateral", "oriented_rectangle", "rotated_rectangle", "rotbox")
+"""Kinds of shapes that are polygons."""
+_OPEN = ("line", "linestrip", "point", "points")
+"""Kinds without an area."""
 _BULGE = 0.02
 """Maximum distance between a circle and its polygon, in pixels."""
-_KEYS = (b'"shapes"', b'"imagePath"', b'"imageData"')
+_KEYS = ("shapes", "imagePath", "imageData")
+
+
+@dataclass(frozen=True)
+class _LeftOut:
+    """A JSON file that holds no annotations: what it is."""
+
+    what: str
+
+
+_RESULTS = _LeftOut(
+    "files with results of `instancefcn predict` are left out: save them in LabelMe once they are right"
+)
+_OTHERS = _LeftOut("JSON files without LabelMe's shapes are left out")
 
 
 class LabelmeFolder:
@@ -67,6 +97,8 @@ class LabelmeFolder:
     JSON file are not annotated and are left out. The classes are the sorted labels of all splits.
     """
 
+    reads = (".json",)
+
     def __init__(self, root: Path) -> None:
         self.root = root
         self.folders = folders_of_splits(_above_splits(root), _holds_shapes, _holds_shapes_itself)
@@ -74,12 +106,16 @@ class LabelmeFolder:
     @classmethod
     def at(cls, data: Path) -> LabelmeFolder | None:
         """The layout of the folder `data`, or None if it has no LabelMe file."""
-        return cls(data) if data.is_dir() and _holds_shapes(data) else None
+        if not data.is_dir():
+            return None
+        # Results alone are refused by `read`, which says why.
+        found = _holds_shapes(data) or any(_has(path, RESULT_VERSION) for path in _json_files(data))
+        return cls(data) if found else None
 
     @property
     def title(self) -> str:
         """The format, with the number of images that are not annotated."""
-        files = [path for folder in self.folders.values() for path in _json_files(folder)]
+        files = [path for folder in self.folders.values() for path in self._files(folder)]
         images = [path for folder in self.folders.values() for path in images_below(folder)]
         rest = len({p.with_suffix("") for p in images} - {p.with_suffix("") for p in files})
         left = f"; {rest} images without a JSON file are left out" if rest else ""
@@ -96,18 +132,41 @@ class LabelmeFolder:
         """
         labels = {label: number for number, label in enumerate(self._class_names)}
         finder = ImageFinder(self.root)
+        files_of: dict[str, list[Path]] = {}
 
         def read(path: Path) -> tuple[ImageRecord | None, list[str]]:
             content = self._contents[path]
-            if isinstance(content, str):
-                return None, [content]
-            return _Reader(path, finder, labels).image(content)
+            if not isinstance(content, dict):
+                return None, [str(content)]
+            image, problems = _Reader(path, finder, labels).image(content)
+            if image is not None:
+                files_of.setdefault(os.path.abspath(image.path), []).append(path)
+            return image, problems
 
-        files = list(_json_files(self.folders[split]))
-        return gather(name, (self._class_names, range(1, len(labels) + 1)), files, read, progress)
+        files = self._files(self.folders[split])
+        classes = (self._class_names, range(1, len(labels) + 1))
+        dataset, problems = gather(name, classes, files, read, progress)
+        notes = (*finder.notes(), *self._left_out(self.folders[split]), *_embedded(dataset))
+        if not files:
+            return dataset, [f"{self.root}: {note}" for note in notes]
+        problems += _several_files(dataset, files_of)
+        return replace(dataset, notes=notes), problems
+
+    def _left_out(self, folder: Path) -> Iterator[str]:
+        """A line about each kind of file that is left out."""
+        for kind in (_RESULTS, _OTHERS):
+            files = [path for path in _json_files(folder) if self._contents[path] is kind]
+            if files:
+                which = ", ".join(str(path.relative_to(self.root)) for path in files[:2])
+                more = ", .." * (len(files) > 2)
+                yield f"{len(files)} {kind.what} ({which}{more})"
+
+    def _files(self, folder: Path) -> list[Path]:
+        """The LabelMe files of a folder, and files that may be damaged ones."""
+        return [path for path in _json_files(folder) if not isinstance(self._contents[path], _LeftOut)]
 
     @cached_property
-    def _contents(self) -> dict[Path, dict[str, Any] | str]:
+    def _contents(self) -> dict[Path, dict[str, Any] | str | _LeftOut]:
         """The content of every file without its embedded image, or what is wrong with the file."""
         return {path: _load(path) for folder in self.folders.values() for path in _json_files(folder)}
 
@@ -116,7 +175,7 @@ class LabelmeFolder:
         shapes = (
             s for content in self._contents.values() if isinstance(content, dict) for s in content["shapes"]
         )
-        labels = (shape.get("label") for shape in shapes if isinstance(shape, dict))
+        labels = (_label(shape) for shape in shapes if isinstance(shape, dict))
         names = sorted({label for label in labels if isinstance(label, str) and is_name(label)})
         if len(names) > MAX_CLASSES:
             raise DataError(
@@ -125,11 +184,9 @@ class LabelmeFolder:
         return tuple(names)
 
 
-def _json_files(folder: Path) -> Iterator[Path]:
-    """The JSON files of a folder and its subfolders, sorted, without hidden ones."""
-    for path in sorted(folder.rglob("*.json")):
-        if not is_hidden(path, folder):
-            yield path
+def _json_files(folder: Path) -> list[Path]:
+    """The JSON files of a folder and its subfolders, see `files_below`."""
+    return files_below(folder, {".json"})
 
 
 def _holds_shapes(folder: Path) -> bool:
@@ -161,26 +218,68 @@ def _above_splits(root: Path) -> Path:
 
 
 def _is_labelme(path: Path) -> bool:
-    """Whether the start or end of a file has LabelMe's keys: the embedded image between them can be large."""
+    """Whether a file has LabelMe's keys, and is not one of our results."""
+    return any(_has(path, key) for key in _KEYS) and not _has(path, RESULT_VERSION)
+
+
+def _has(path: Path, text: str) -> bool:
+    """Whether the start or end of a file has a text in quotes: the image between them can be large."""
     try:
         with path.open("rb") as file:
-            text = file.read(4096)
+            content = file.read(4096)
             file.seek(max(0, file.seek(0, io.SEEK_END) - 4096))
-            text += file.read()
+            content += file.read()
     except OSError:
         return False
-    return any(key in text for key in _KEYS)
+    return names(content, text)
 
 
-def _load(path: Path) -> dict[str, Any] | str:
+def _load(path: Path) -> dict[str, Any] | str | _LeftOut:
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
         return f"{path}: is not a valid JSON file ({error}): save the annotations again"
-    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-        return f'{path}: is not a LabelMe file (no list "shapes" found): move it to another folder'
-    content.pop("imageData", None)
+    if not isinstance(content, dict) or not content.keys() & set(_KEYS):
+        return _OTHERS
+    if not isinstance(content.get("shapes"), list):
+        return f'{path}: is not a valid LabelMe file (no list "shapes" found): save the annotations again'
+    if _is_result(content):
+        return _RESULTS
+    content["imageData"] = bool(content.get("imageData"))
     return content
+
+
+def _is_result(content: dict[str, Any]) -> bool:
+    """Whether `instancefcn predict` wrote a file, and nobody has saved it in LabelMe since."""
+    version, shapes = content.get("version"), content["shapes"]
+    if version != VERSION or not shapes:
+        return bool(version == RESULT_VERSION)
+    texts = [shape.get("description") if isinstance(shape, dict) else None for shape in shapes]
+    return all(isinstance(text, str) and _OLD_RESULT.fullmatch(text) for text in texts)
+
+
+def _label(shape: dict[str, Any]) -> object:
+    """The label of a shape; a number counts as its text."""
+    label = shape.get("label")
+    return str(label) if isinstance(label, int | float) and not isinstance(label, bool) else label
+
+
+def _several_files(dataset: Dataset, files_of: Mapping[str, list[Path]]) -> Iterator[Unusable]:
+    """The problem of each image that several files annotate."""
+    for image in {image.path: image for image in dataset.images}.values():
+        files = sorted(files_of[os.path.abspath(image.path)])
+        if len(files) > 1:
+            what = f"{' and '.join(map(str, files))} annotate one image, {image.path}: keep one of them"
+            yield Unusable(what, image=image.path, image_id=image.id)
+
+
+def _embedded(dataset: Dataset) -> Iterator[str]:
+    """A line about images that are read from their LabelMe files."""
+    inside = [image.path for image in dataset.images if is_embedded(image.path)]
+    if inside:
+        which = f"{inside[0].name}{', ..' * (len(inside) > 1)}"
+        what = "images are read from imageData, because their files are missing"
+        yield f"{len(inside)} {what} ({which})"
 
 
 class _Reader:
@@ -192,7 +291,7 @@ class _Reader:
 
     def image(self, content: dict[str, Any]) -> tuple[ImageRecord | None, list[str]]:
         """The image with its objects, or None if it cannot be used, and the problems."""
-        path = self._find(content.get("imagePath"))
+        path = self._find(content.get("imagePath"), bool(content["imageData"]))
         size: tuple[Any, Any] = content.get("imageHeight"), content.get("imageWidth")
         if size == (None, None) and path is not None:
             try:
@@ -217,37 +316,44 @@ class _Reader:
             return None, self.problems
         return ImageRecord(0, path, int(height), int(width), annotations), self.problems
 
-    def _find(self, name: object) -> Path | None:
-        if not isinstance(name, str) or not name:
-            self.problems.append(
-                f"{self.path}: has no imagePath: write the image's path, from the folder of this file"
-            )
-            return None
-        # An image may lie in another folder ("../images/a.jpg") below the dataset's.
-        below = name
-        if not name.startswith(("/", "\\")) and not PureWindowsPath(name).drive:
-            below = (self.path.parent.relative_to(self.finder.folder) / name.replace("\\", "/")).as_posix()
-        path, problem = self.finder.find(below)
-        if problem:
-            self.problems.append(f"{self.path}: imagePath {shown(name)}: {problem}")
-        return path
+    def _find(self, name: object, embedded: bool) -> Path | None:
+        """The image's file, this file if the image is in it, or None with a problem."""
+        problem: str | None = "has no imagePath: write the image's path, from the folder of this file"
+        if isinstance(name, str) and name:
+            # An image may lie in another folder ("../images/a.jpg") below the dataset's.
+            below = name
+            if not name.startswith(("/", "\\")) and not PureWindowsPath(name).drive:
+                folder = self.path.parent.relative_to(self.finder.folder)
+                below = (folder / name.replace("\\", "/")).as_posix()
+            path, problem = self.finder.find(below, beside=self.path.parent)
+            if path is not None:
+                return path
+            said = str(problem).replace(f"file_name {shown(below)} ", "").replace("file_name", "imagePath")
+            problem = f"imagePath {shown(name)}: {said}"
+        if embedded:
+            return self.path
+        self.problems.append(f"{self.path}: {problem}")
+        return None
 
     def _objects(self, shapes: list[Any], height: int, width: int) -> tuple[Annotation, ...]:
         """The objects: shapes of one label and group_id are parts of one object."""
         groups: dict[object, list[tuple[int, Segmentation, bool]]] = {}
         for number, shape in enumerate(shapes):
-            label = shape.get("label") if isinstance(shape, dict) else None
+            label = _label(shape) if isinstance(shape, dict) else None
             where = f"{self.path}: shape {number}" + (f" ({shown(label)})" if label else "")
             try:
                 if not isinstance(shape, dict):
                     raise ValueError(f"is a {type(shape).__name__}, not an object")
-                if not isinstance(label, str) or label not in self.labels:
+                if label is None or label == "":
                     raise ValueError("has no label: give it one of visible characters")
+                if not isinstance(label, str) or label not in self.labels:
+                    raise ValueError(f"its label is {shown(label)}: give it one of visible characters")
                 outline = _outline(shape, height, width)
                 if problem := outline_problem(outline, height, width):
                     raise ValueError(problem)
             except ValueError as error:
-                self.problems.append(f"{where}: {error}")
+                region = _region(shape, self.labels.get(str(label), 0), height, width)
+                self.problems.append(Unusable(f"{where}: {error}", region=region))
                 continue
             flags = shape.get("flags")
             crowd = bool(isinstance(flags, dict) and flags.get(CROWD))
@@ -280,18 +386,17 @@ def _outline(shape: dict[str, Any], height: int, width: int) -> Segmentation:
     """The outline of one shape. Raises ValueError saying what is wrong."""
     kind = shape.get("shape_type") or "polygon"
     points = shape.get("points")
-    if not isinstance(points, list) or not all(
-        isinstance(p, list)
-        and len(p) == 2
-        and all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e9 for v in p)
-        for p in points
-    ):
+    if not isinstance(points, list) or not all(map(_is_point, points)):
         raise ValueError("points must be a list of finite [x, y]: draw it again")
-    if kind == "polygon":
+    if kind in _CLOSED:
         return [[float(v) for point in points for v in point]]
-    if kind not in ("rectangle", "circle", "mask"):
+    if kind in _OPEN:
         raise ValueError(f"is a {shown(kind)}, which has no area: draw a polygon, or remove it")
-    if len(points) < 2 or (len(points) > 2 and kind != "rectangle"):
+    if kind not in ("rectangle", "circle", "mask"):
+        raise ValueError(f"is a {shown(kind)}, a kind that is not read: draw a polygon, or remove it")
+    if kind == "rectangle" and len(points) == 4:  # perhaps rotated
+        return [[float(v) for point in points for v in point]]
+    if len(points) != 2:
         raise ValueError(f"has {len(points)} points, but a {kind} needs 2: draw it again")
     if kind == "mask":
         return _mask(shape.get("mask"), points[0], height, width)
@@ -304,6 +409,24 @@ def _outline(shape: dict[str, Any], height: int, width: int) -> Segmentation:
     xs, ys = [float(p[0]) for p in points], [float(p[1]) for p in points]
     x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
     return [[x1, y1, x2, y1, x2, y2, x1, y2]]
+
+
+def _is_point(value: object) -> bool:
+    """Whether a value is a list of two finite numbers."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e9 for v in value)
+    )
+
+
+def _region(shape: object, label: int, height: int, width: int) -> Annotation | None:
+    """The region to ignore instead of a shape that cannot be read: the box of its points."""
+    points = shape.get("points") if isinstance(shape, dict) else None
+    if not isinstance(points, list) or not points or not all(map(_is_point, points)):
+        return None
+    xs, ys = ([float(point[axis]) for point in points] for axis in (0, 1))
+    return ignored_region(0, label, (min(xs), min(ys), max(xs), max(ys)), height, width)
 
 
 def _mask(text: object, corner: list[float], height: int, width: int) -> Segmentation:
@@ -344,14 +467,14 @@ def write_labelme(splits: Mapping[str, Dataset], output: OutputFolder) -> None:
     of the type "mask", other RLEs become polygons along the edges of their pixels.
 
     Raises:
-        DataError: there are several splits, none of them train or val: they would be read back as one.
+        DataError: no split is train, val or test, and several would be read back as one, or one not at all.
     """
-    if not splits.keys() & {"train", "val"}:
-        if len(splits) > 1:
+    if not any(map(split_of, splits)):
+        if len(splits) > 1 or looks_like_split(next(iter(splits))):
             raise DataError(
-                f"the splits {', '.join(splits)} would be read back as one, because LabelMe's splits are the "
-                "folders train/ and val/: rename them, or name them in a YAML file (train: {..}, val: {..}) "
-                "and convert that"
+                f"the splits {', '.join(splits)} would not be read back, because LabelMe's splits are the "
+                "folders train/, val/ and test/: rename them, or name them in a YAML file (train: {..}, "
+                "val: {..}) and convert that"
             )
         output.losses.note("a single split other than val is read back as train", of="splits")
     class_names = next(iter(splits.values())).class_names

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import re
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from instancefcn.data.dataset import Dataset
-from instancefcn.data.formats.coco import CocoExport, CocoFolder, CocoYaml
+from instancefcn.data.formats.coco_layouts import CocoFolder, CocoYaml
 from instancefcn.data.formats.gathering import OnProgress, list_found
 from instancefcn.data.formats.labelme import LabelmeFolder
 from instancefcn.data.formats.mask_folder import MaskFolder, ObjectMaskFolder
 from instancefcn.data.formats.sbd import SbdFolder
+from instancefcn.data.formats.split_names import split_of
 from instancefcn.data.formats.voc import VocFolder
 from instancefcn.data.formats.yolo import YoloFolder
 from instancefcn.data.image_checks import class_problems, image_problems
+from instancefcn.data.paths import files_below
 from instancefcn.data.text_files import read_yaml
 from instancefcn.errors import DataError
 from instancefcn.safe_text import plain
 
-CocoLayout = CocoFolder | CocoExport | CocoYaml
+CocoLayout = CocoFolder | CocoYaml
 """The layouts of COCO JSON. Their `paths` are a split's annotation file and folder of images."""
+
+
+_ASIDE = re.compile(
+    r"(?i)(readme|licen[cs]e|attribution|citation|notice|repairs\.json|thumbs\.db).*|.*\.(md|cache)"
+)
+"""Files beside a dataset that nobody expects to be read: papers, our list of repairs, caches."""
 
 
 class Layout(Protocol):
@@ -28,10 +38,14 @@ class Layout(Protocol):
 
     Attributes:
         title: the format, and what it was recognised by.
+        reads: suffixes of the files that hold annotations, in lower case.
     """
 
     @property
     def title(self) -> str: ...
+
+    @property
+    def reads(self) -> Collection[str]: ...
 
     def splits(self) -> list[str]:
         """Split names: "train" first, "val" second, others after them."""
@@ -56,25 +70,28 @@ def recognise(data: Path | str) -> Layout:
     if not data.is_dir():
         raise DataError(f"{data}: folder or YAML file not found: correct the path")
     # Layouts with a distinctive file or folder come before those that any folder of images may match.
-    for layout in (
-        CocoFolder,
-        CocoExport,
-        VocFolder,
-        SbdFolder,
-        YoloFolder,
-        MaskFolder,
-        ObjectMaskFolder,
-        LabelmeFolder,
-    ):
-        found: Layout | None = layout.at(data)
+    layouts: tuple[Callable[[Path], Layout | None], ...] = (
+        CocoFolder.at,
+        VocFolder.at,
+        SbdFolder.at,
+        YoloFolder.at,
+        MaskFolder.at,
+        ObjectMaskFolder.at,
+        LabelmeFolder.at,
+        YoloFolder.at_class_list,
+        CocoFolder.at_last,
+    )
+    for layout_at in layouts:
+        found = layout_at(data)
         if found is not None:
             return found
     raise DataError(
         f"{data}: is not a dataset of a known layout; {list_found('files and folders', _some(data))}. "
         "Known layouts: train.json and images/, train/_annotations.coco.json, or "
         "annotations/instances_train.json and train/ (COCO); ImageSets/Segmentation (VOC); inst/*.mat (SBD); "
-        "data.yaml with names (YOLO); images/ and masks/; one folder with images/ and masks/ per image; "
-        "LabelMe's JSON files. For COCO files in other places, write a YAML file that names them "
+        "data.yaml with names, or classes.txt and labels/ (YOLO); images/ and masks/; one folder with "
+        "images/ and masks/ per image; LabelMe's JSON files. For COCO files in other places, write a YAML "
+        "file that names them "
         f"(docs/data.md){_unreadable_yaml(data)}"
     )
 
@@ -110,6 +127,33 @@ def splits_of(data: Path | str) -> list[str]:
     return recognise(data).splits()
 
 
+def unread_files(data: Path | str, datasets: Sequence[Dataset]) -> list[Path]:
+    """The files in a dataset's folder that none of its splits uses, sorted. Links that lead nowhere are among
+    them; papers such as licences, and hidden files, are not.
+
+    Args:
+        data: none if it is a YAML file, which may name folders anywhere.
+        datasets: all splits.
+
+    Raises:
+        DataError: `data` has no known layout.
+    """
+    layout = recognise(data)
+    used = {os.path.abspath(image.path) for dataset in datasets for image in dataset.images}
+    if isinstance(layout, CocoFolder):
+        used |= {os.path.abspath(file) for file in layout.files.values()}
+    return [
+        path
+        for path in (files_below(Path(data)) if Path(data).is_dir() else [])
+        if not path.exists()
+        or not (
+            path.suffix.lower() in layout.reads
+            or os.path.abspath(path) in used
+            or _ASIDE.fullmatch(path.name)
+        )
+    ]
+
+
 def read_split(
     data: Path | str, split: str, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Dataset, list[str]]:
@@ -129,7 +173,9 @@ def read_split(
 def _read(
     layout: Layout, data: Path, split: str, progress: OnProgress | None = None
 ) -> tuple[Dataset, list[str]]:
-    if not isinstance(layout, CocoFolder | CocoYaml) and split not in layout.splits():
+    if split not in layout.splits():
+        split = split_of(split) or split
+    if not isinstance(layout, CocoLayout) and split not in layout.splits():
         raise DataError(f"{data}: has no split {split!r}; {list_found('splits', layout.splits())}")
     dataset, problems = layout.read(split, f"{data.resolve().stem}/{split}", progress)
     if not dataset.images:

@@ -1,12 +1,12 @@
 """Masks alone, of one class "object": one mask of object numbers per image, or one mask file per object.
 
-    data/                     object numbers, 0 is background; PNG or TIFF, 8 or 16 bits
+    data/                     object numbers, 0 is background; PNG or TIFF, of up to 32 bits
       images/a.jpg            or images/train/a.jpg
-      masks/a.png             or masks/train/a.png, also a_mask.png or a_masks.png
+      masks/a.png             or masks/train/a.png, also a_mask.png, a_masks.png or Cellpose's a_cp_masks.png
 
     data/                     masks beside the images
-      train/a.jpg             or a.jpg without splits
-      train/a_mask.png        or a_masks.png
+      train/a.jpg             or a.jpg without splits, also a_img.jpg or a_image.jpg
+      train/a_mask.png        or a_masks.png or a_cp_masks.png
 
     data/                     one mask file per object, as in the 2018 Data Science Bowl
       train/a/images/a.png    or a/images/a.png without splits
@@ -17,22 +17,26 @@ There is no writer: VOC's format holds the same and classes too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from instancefcn.data.dataset import Dataset, ImageRecord
-from instancefcn.data.formats.gathering import OnProgress, folders_of_splits, gather
+from instancefcn.data.formats.gathering import OnProgress, gather
 from instancefcn.data.formats.index_masks import Crop, annotations_of, crops_of, read_index, refuse_jpeg
-from instancefcn.data.paths import IMAGE_SUFFIXES, folders_in, images_below, in_any_case
+from instancefcn.data.formats.split_names import folders_of_splits, split_folders, split_of
+from instancefcn.data.paths import IMAGE_SUFFIXES, folders_in, images_below, images_in, in_any_case
 from instancefcn.errors import ImageError
 from instancefcn.images.decoding import read_image_size
 from instancefcn.images.opening import describe_error, open_image
 from instancefcn.instances import OBJECT
 
-_ENDINGS = ("", "_mask", "_masks")
+_ENDINGS = ("", "_mask", "_masks", "_cp_masks")
 """What a mask's name may add to its image's name. Beside the image it must add something."""
+_IMAGE_ENDINGS = ("_img", "_image")
+"""What an image's name may add instead: a_img.png belongs to a_masks.png."""
+_CELLPOSE = ("_flows", "_outlines", "_cp_output", "_dP", "_cellprob")
+"""What Cellpose adds to an image's name for files beside it that are neither image nor mask."""
 _SUFFIXES = (".png", ".tif", ".tiff")
 
 
@@ -40,6 +44,7 @@ class MaskFolder:
     """A folder with one mask of object numbers per image, in masks/ or beside the image."""
 
     title = "images with masks of object numbers"
+    reads = IMAGE_SUFFIXES  # an image without a mask, or the reverse, is an error
 
     def __init__(self, root: Path) -> None:
         self.folders = _image_and_mask_folders(root)
@@ -47,18 +52,17 @@ class MaskFolder:
     @classmethod
     def at(cls, data: Path) -> MaskFolder | None:
         """The layout of the folder `data`, or None if it is another one."""
-        folders = (data, data / "train", data / "val")
-        return cls(data) if any(map(_holds_index_masks, folders)) else None
+        return cls(data) if any(map(_holds_index_masks, (data, *split_folders(data)))) else None
 
     def splits(self) -> list[str]:
-        """train/ and val/, or "train" alone."""
+        """Those of the folders, or "train" alone."""
         return list(self.folders)
 
     def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
         """The usable part of a split, and the problems of the rest. No image is opened."""
         folder, masks = self.folders[split]
         apart = folder != masks
-        images = list(images_below(folder)) if apart else _beside(folder)
+        images = images_below(folder) if apart else _without_cellpose(images_in(folder))
         found = {p: _mask_of(masks / p.relative_to(folder), apart) for p in images if not _is_mask(p, apart)}
         taken = set(found.values())
         problems = [
@@ -89,6 +93,7 @@ class ObjectMaskFolder:
     """A folder with one folder per image, which holds images/NAME.png and one file per object in masks/."""
 
     title = "one folder per image, with one mask file per object"
+    reads = IMAGE_SUFFIXES
 
     def __init__(self, root: Path) -> None:
         self.folders = folders_of_splits(root, _holds_object_masks, _holds_object_masks)
@@ -96,11 +101,10 @@ class ObjectMaskFolder:
     @classmethod
     def at(cls, data: Path) -> ObjectMaskFolder | None:
         """The layout of the folder `data`, or None if it is another one."""
-        folders = (data, data / "train", data / "val")
-        return cls(data) if any(map(_holds_object_masks, folders)) else None
+        return cls(data) if any(map(_holds_object_masks, (data, *split_folders(data)))) else None
 
     def splits(self) -> list[str]:
-        """train/ and val/, or "train" alone."""
+        """Those of the folders, or "train" alone."""
         return list(self.folders)
 
     def read(self, split: str, name: str, progress: OnProgress | None = None) -> tuple[Dataset, list[str]]:
@@ -163,10 +167,11 @@ def _image_and_mask_folders(root: Path) -> dict[str, tuple[Path, Path]]:
     folders = folders_of_splits(root, _holds_index_masks, _holds_index_masks)
     if list(folders.values()) == [root] and (root / "masks").is_dir():
         inside = folders_of_splits(
-            root / "images", lambda folder: any(images_below(folder)), lambda folder: bool(_beside(folder))
+            root / "images", lambda folder: bool(images_below(folder)), lambda folder: bool(images_in(folder))
         )
         return {
-            s: (images, root / "masks" / images.relative_to(root / "images")) for s, images in inside.items()
+            split: (images, root / "masks" if images == root / "images" else _masks_of(images.name, root))
+            for split, images in inside.items()
         }
     return {
         split: (folder / "images", folder / "masks") if (folder / "masks").is_dir() else (folder, folder)
@@ -174,12 +179,19 @@ def _image_and_mask_folders(root: Path) -> dict[str, tuple[Path, Path]]:
     }
 
 
+def _masks_of(split: str, root: Path) -> Path:
+    """The folder of a split's masks, whose name may be another of the same split."""
+    same = [folder for folder in split_folders(root / "masks") if split_of(folder.name) == split_of(split)]
+    folder = root / "masks" / split
+    return same[0] if not folder.is_dir() and len(same) == 1 else folder
+
+
 def _holds_index_masks(folder: Path) -> bool:
     if (folder / "images").is_dir() and (folder / "masks").is_dir():
         return True
     # With a JSON file of its own it is an image of LabelMe's, whatever its name.
     return folder.is_dir() and any(
-        _is_mask(path, apart=False) and not path.with_suffix(".json").is_file() for path in _beside(folder)
+        _is_mask(path, apart=False) and not path.with_suffix(".json").is_file() for path in images_in(folder)
     )
 
 
@@ -189,11 +201,14 @@ def _holds_object_masks(folder: Path) -> bool:
     return any((p / "images").is_dir() and (p / "masks").is_dir() for p in folder.iterdir())
 
 
-def _beside(folder: Path) -> list[Path]:
-    """The images and masks directly in a folder, sorted."""
-    return sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-    )
+def _without_cellpose(images: list[Path]) -> list[Path]:
+    """The images and masks without what Cellpose has written beside an image."""
+    stems = {image.stem for image in images}
+    return [
+        image
+        for image in images
+        if not any(image.stem.removesuffix(end) in stems - {image.stem} for end in _CELLPOSE)
+    ]
 
 
 def _is_mask(path: Path, apart: bool) -> bool:
@@ -201,14 +216,13 @@ def _is_mask(path: Path, apart: bool) -> bool:
     return not apart and path.suffix.lower() in _SUFFIXES and path.stem.endswith(_ENDINGS[1:])
 
 
-def _names_of_masks(apart: bool) -> Iterator[str]:
-    """What may follow the stem of an image in its mask's name."""
-    for ending in _ENDINGS[0 if apart else 1 :]:
-        for suffix in _SUFFIXES:
-            yield f"{ending}{suffix}"
-
-
 def _mask_of(path: Path, apart: bool) -> Path | None:
     """The mask of an image, or None. `path` is the image's path if it lay in the folder of masks."""
-    candidates = (in_any_case(path.with_name(f"{path.stem}{end}")) for end in _names_of_masks(apart))
+    stems = [path.stem, *(path.stem.removesuffix(end) for end in _IMAGE_ENDINGS if path.stem.endswith(end))]
+    candidates = (
+        in_any_case(path.with_name(f"{stem}{ending}{suffix}"))
+        for stem in stems
+        for ending in _ENDINGS[0 if apart else 1 :]
+        for suffix in _SUFFIXES
+    )
     return next((c for c in candidates if c.is_file()), None)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instancefcn.data.dataset import Dataset, ImageRecord
-from instancefcn.data.formats.gathering import OnProgress, gather, read_lines, sort_splits
+from instancefcn.data.formats.gathering import OnProgress, gather, read_lines
 from instancefcn.data.formats.index_masks import annotations_of, crops_of
+from instancefcn.data.formats.split_names import name_splits, sort_splits, split_of
 from instancefcn.data.formats.voc import VOC_CLASSES
 from instancefcn.data.paths import ImageFinder, is_there
 from instancefcn.errors import DataError, ImageError
@@ -35,9 +37,13 @@ class SbdFolder:
     """A folder with img/, inst/ and the lists train.txt and val.txt."""
 
     title = "SBD (inst/*.mat)"
+    reads = (".mat", ".txt")
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        lists = [path for path in sorted(root.glob("*.txt")) if self._is_list(path)]
+        names = name_splits([path.stem for path in lists])
+        self.lists = {names[path.stem]: path for path in lists}
 
     @classmethod
     def at(cls, data: Path) -> SbdFolder | None:
@@ -46,15 +52,15 @@ class SbdFolder:
         return next((cls(root) for root in roots if next((root / "inst").glob("*.mat"), None)), None)
 
     def splits(self) -> list[str]:
-        """The names of the lists."""
-        return sort_splits([p.stem for p in self.root.glob("*.txt") if self._is_list(p)])
+        """The names of the lists; "valid" is "val"."""
+        return sort_splits(list(self.lists))
 
     def _is_list(self, path: Path) -> bool:
         """Whether a text file is a list: its first line names a file in inst/, unlike a README's.
 
         The published lists always count, so that reading them reports what is wrong with them.
         """
-        if path.stem in ("train", "val"):
+        if split_of(path.stem):
             return True
         try:
             lines = read_lines(path)
@@ -66,18 +72,19 @@ class SbdFolder:
         """The usable part of a split, and the problems of the rest. No image is opened.
 
         Raises:
-            DataError: the list does not exist.
+            DataError: the list cannot be read.
         """
         finder = ImageFinder(self.root / "img")
 
         def read(stem: str) -> tuple[ImageRecord | None, list[str]]:
             path, problem = finder.find_stem(stem)
             if path is None:
-                return None, [f"{self.root}: {split}.txt: {stem}: {problem}"]
-            return _image(path, self.root / "inst" / f"{stem}.mat")
+                return None, [f"{self.root}: {self.lists[split].name}: {stem}: {problem}"]
+            return _image(path, self.root / "inst" / f"{path.relative_to(finder.folder).with_suffix('')}.mat")
 
         classes = (VOC_CLASSES, range(1, len(VOC_CLASSES) + 1))
-        return gather(name, classes, read_lines(self.root / f"{split}.txt"), read, progress)
+        dataset, problems = gather(name, classes, read_lines(self.lists[split]), read, progress)
+        return replace(dataset, notes=finder.notes()), problems
 
 
 def _image(path: Path, masks: Path) -> tuple[ImageRecord | None, list[str]]:

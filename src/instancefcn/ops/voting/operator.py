@@ -10,7 +10,7 @@ instances that have any. (More than `MAX_VOTES` votes wait more often.)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Literal
 
@@ -38,6 +38,7 @@ class VotedMasks:
         classes: int64 [S]: indices on the class axis, background being 0 (a label + 1).
         rows: int64 [S]: the RoI that each instance comes from.
         masks: S masks in the image.
+        full: there were `max_instances` survivors, so that others may have been left out.
     """
 
     boxes: Tensor
@@ -45,6 +46,7 @@ class VotedMasks:
     classes: Tensor
     rows: Tensor
     masks: CroppedMasks
+    full: bool = field(default=False, kw_only=True)
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
@@ -148,7 +150,7 @@ def vote_batch(
         results.append(_averaged(read_masks, *flat, ballot, sizes, threshold, extent))
     if not results:
         return [_nothing(size, boxes.device) for size in image_sizes]
-    return _by_image(chosen, results, image_sizes)
+    return _by_image(chosen, results, image_sizes, max_instances)
 
 
 def _clip(boxes: Tensor, sizes: Sequence[Size]) -> Tensor:
@@ -193,7 +195,9 @@ def _reach(boxes: Tensor, ballot: Ballot) -> Tensor:
     )
 
 
-def _by_image(chosen: Survivors, results: Sequence[Result], image_sizes: Sequence[Size]) -> list[VotedMasks]:
+def _by_image(
+    chosen: Survivors, results: Sequence[Result], image_sizes: Sequence[Size], max_instances: int
+) -> list[VotedMasks]:
     """Results of runs of survivors, by image, without the survivors that have no pixel."""
     scores, rows, classes = chosen
     per_image = scores.shape[1]
@@ -201,7 +205,8 @@ def _by_image(chosen: Survivors, results: Sequence[Result], image_sizes: Sequenc
     outlines = None if results[0][2] is None else _joined([found[2] for found in results])  # type: ignore[misc]
     with stage("pasting"):
         reached = extents(pixels, rects)
-    x1, y1, x2, y2, left, _, right, _ = torch.cat((rects, reached), 1).cpu().unbind(1)
+    there = (scores >= 0).flatten()[:, None].long()
+    x1, y1, x2, y2, left, _, right, _, found = torch.cat((rects, reached, there), 1).cpu().unbind(1)
     areas, filled = ((x2 - x1) * (y2 - y1)).tolist(), right > left
     ends = list(accumulate(areas, initial=0))
     voted = []
@@ -221,6 +226,7 @@ def _by_image(chosen: Survivors, results: Sequence[Result], image_sizes: Sequenc
                 classes=classes[n, index],
                 rows=rows[n, index],
                 masks=masks,
+                full=int(found[own].sum()) >= max_instances,
             )
         )
     return voted
