@@ -96,6 +96,8 @@ class Session:
         self.exporter = Exporter(lambda: write_files(labels), self._written)
         self.exporter.changed()  # the last server may have been killed before it wrote them
         self.trainer = Trainer(self.store.out, self.store.folder / "runs", self._trained, settings)
+        if (training := self.store.fact("training")) is not None:
+            self.trainer.adopt(training)
 
     def close(self) -> None:
         """End the training, write everything, and give the lock back."""
@@ -109,7 +111,9 @@ class Session:
 
     def _trained(self, run: Path) -> None:
         # Weights of a later training replace those of this path in no cache.
-        self.store.note("model", str(run))
+        with self.store.transaction():
+            self.store.put("model", str(run))
+            self.store.put("training", None)
         self.suggester.use(str(run))
 
     # -- looking
@@ -418,6 +422,7 @@ class Session:
         with writable():
             self.exporter.now()
         self.trainer.start(minutes)
+        self.store.note("training", self.trainer.running())
 
 
 def _on(point: Point, image: Row) -> bool:
