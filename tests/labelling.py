@@ -114,3 +114,16 @@ class RectangleReader:
             for other in maps:
                 mask &= ~other if other[int(y), int(x)] else torch.ones_like(mask)
         return self._seen(mask, best)
+
+
+if __name__ == "__main__":
+    # python tests/labelling.py SOURCE OUT PORT: the page that labels, in a process that can be killed.
+    import sys
+
+    from instancefcn.studio import site
+    from instancefcn.studio.labelling.opening import open_labels
+    from instancefcn.studio.labelling.session import Session
+
+    session = Session(open_labels(sys.argv[1], sys.argv[2], ["cat"]), None, RectangleReader)
+    with site._listen("127.0.0.1", int(sys.argv[3])) as listener:
+        site._run(site.build_app(*site.workers(None), session), listener, "127.0.0.1", "")

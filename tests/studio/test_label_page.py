@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +316,48 @@ def test_large_images_are_sharp_when_zoomed_and_narrow_windows_look(tmp_path: Pa
         page.close()
         assert page.errors == []
     session.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_server_that_is_killed_goes_on_where_it_was(tmp_path: Path, browser: Any) -> None:
+    source, out = photos(tmp_path / "photos", 3), tmp_path / "set"
+    script = Path(__file__).parents[1] / "labelling.py"
+    paths = [str(Path(instancefcn.__file__).parents[1]), str(script.parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+    @contextmanager
+    def server(port: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+        command = [sys.executable, str(script), str(source), str(out), port]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().split()[0]
+            process.kill()
+
+    with server("0") as (process, url):
+        page = watched(browser, url)
+        page.set_default_timeout(120_000)
+        page.locator("#foot-text", has_text="3 suggestions").wait_for()
+        page.keyboard.press("Enter")
+        page.locator("#where", has_text="1.png").wait_for()
+        page.locator("#foot-text", has_text="2 suggestions").wait_for()
+        page.keyboard.press("b")
+        box = page.locator("#stage").bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.locator("#object-count", has_text="1").wait_for()
+        process.send_signal(signal.SIGKILL)
+    with server(url.rpartition(":")[2]) as (_, again):
+        assert again == url
+        page.reload()
+        page.locator("#share-text", has_text="1 of 3 labelled").wait_for()
+        page.locator("#where", has_text="1.png").wait_for()
+        page.locator("#object-count", has_text="1").wait_for()
+        page.keyboard.press("Control+z")
+        page.locator("#object-count", has_text="0").wait_for()
+        page.keyboard.press("Control+z")
+        page.locator("#where", has_text="0.png").wait_for()
+        page.locator("#share-text", has_text="0 of 3 labelled").wait_for()
+        page.close()
 
 
 @pytest.mark.slow

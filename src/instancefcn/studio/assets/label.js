@@ -519,6 +519,12 @@ export class Label {
   accept() {
     return this.task(async () => {
       if (this.image && !this.image.done) {
+        // Without objects it would teach that there are none.
+        if (this.looking && !this.objects.size && this.insisted !== this.image.id && !this.overview.model_error) {
+          this.insisted = this.image.id;
+          this.say("The model is still looking. Enter again: no objects here");
+          return;
+        }
         const actions = this.visible().map((one) => ({do: "add", class: this.classOf(one), shape: {rle: one.rle}}));
         await this.act([...actions, {do: "done", done: true}]);
       }
