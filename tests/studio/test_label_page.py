@@ -270,6 +270,11 @@ def test_a_second_tab_is_told_and_may_take_over(sitting: Sitting, browser: Any) 
     sitting.page.locator(".toast.wrong", has_text="another tab").wait_for()
     assert sitting.boxes() == []
     sitting.page.errors.clear()  # the browser notes the status 409
+    # A tab that is left says so.
+    other.goto("about:blank")
+    sitting.page.locator("#taken").wait_for(state="hidden")
+    sitting.click(*RED)
+    sitting.until(sitting.boxes)
     other.close()
 
 
