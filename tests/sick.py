@@ -143,7 +143,7 @@ def _without_val_objects(sick: Sick) -> None:
 
 
 def _one_val_image(sick: Sick) -> None:
-    sick.val["images"].pop()
+    sick.image(sick.val["images"].pop()["file_name"]).unlink()
     sick.val["annotations"] = sick.val["annotations"][:12]
 
 

@@ -15,12 +15,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 
 from doc_workspace import DATA, SPECS, write_workspace
 from documented import ROOT
+from instancefcn.data.formats.layouts import open_dataset
+from instancefcn.geometry.cropped_masks import CroppedMasks
+from instancefcn.instances import Instances
 from instancefcn.models import backbone, zoo
 from instancefcn.training.loop import METRICS
 from instancefcn.training.setup import make_config
@@ -164,3 +168,42 @@ def test_a_plot_of_nothing_says_so(workspace: Path, tmp_path: Path) -> None:
     curves = runpy.run_path(str(ROOT / "benchmarks" / "accuracy_plot.py"))["curves"]
     with pytest.raises(SystemExit, match=r"no finished run of accuracy\.py in"):
         curves([tmp_path / "empty"])
+
+
+def test_labelled_images_are_a_data_set_of_their_own(workspace: Path, tmp_path: Path) -> None:
+    labelling = runpy.run_path(str(ROOT / "benchmarks" / "labelling.py"))
+    whole = open_dataset(Path("my-data"), "train")
+    few = labelling["spread"](whole, 2)
+    assert [image.id for image in few.images] == [whole.images[0].id, whole.images[2].id]
+    labelling["write_labelled"](few, tmp_path / "few")
+    read = open_dataset(tmp_path / "few", "train")
+    assert read.class_names == whole.class_names
+    assert [image.annotations for image in read.images] == [image.annotations for image in few.images]
+
+
+def test_an_instance_is_right_once(workspace: Path) -> None:
+    labelling = runpy.run_path(str(ROOT / "benchmarks" / "labelling.py"))
+    masks = torch.zeros(5, 20, 20, dtype=torch.bool)
+    masks[0, :10, :10] = masks[1, 10:, 10:] = True  # the two objects
+    masks[2, :10, :8] = True  # IoU 0.8 with the first
+    masks[3, :10, :9] = True  # the same again
+    masks[4, 10:, 13:] = True  # IoU 0.7 with the second
+    found = Instances(
+        torch.zeros(4, 4),
+        torch.tensor([0.9, 0.8, 0.7, 0.6]),
+        torch.tensor([0, 0, 1, 0]),
+        CroppedMasks.from_dense(masks[[2, 3, 4, 1]]),
+        ("a", "b"),
+        (1, 2),
+    )
+    truth = CroppedMasks.from_dense(masks[:2])
+    assert labelling["matches"](truth, [0, 1], found) == 1  # the last has the wrong class
+    assert labelling["matches"](truth, [0, 0], found) == 2
+
+
+def test_the_annotator_points_at_the_middle_and_draws_few_corners(workspace: Path) -> None:
+    labelling = runpy.run_path(str(ROOT / "benchmarks" / "labelling.py"))
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[5:36, 10:41] = True
+    assert labelling["innermost"](mask) == (25.5, 20.5)
+    assert labelling["vertices"](mask) == 4

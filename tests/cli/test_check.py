@@ -90,7 +90,7 @@ def test_json_and_the_status_of_the_copy(run: Run, tmp_path: Path) -> None:
     content = json.loads(result.stdout)
     assert content["checks"] == {"unknown-category": 1}
     assert [repair["check"] for repair in content["repairs"]] == ["unknown-category"]
-    assert content["left"]["findings"] == []
+    assert content["left"]["checks"] == {"crowd": 1}
     again = run("check", "data", "--json")
     assert again.exit_code == 1
     assert json.loads(again.stdout)["findings"][0]["annotation"] == 1
@@ -142,7 +142,8 @@ def test_the_copy_says_what_became_of_boxes_without_outlines(run: Run, tmp_path:
 def test_crowds_as_objects_also_in_the_copy(run: Run, tmp_path: Path) -> None:
     sick = clean(tmp_path / "data")
     for annotation in sick.train["annotations"]:
-        annotation["iscrowd"] = 1
+        x, y, w, h = annotation["bbox"]
+        annotation |= {"iscrowd": 1, "segmentation": [[x, y, x + w, y, x + w, y + h]], "area": w * h / 2}
     result = run("check", sick.write())
     assert result.exit_code == 1
     assert "--crowds-as-objects" in result.stdout

@@ -63,3 +63,19 @@ def test_crowds_as_objects(run: Run, tmp_path: Path) -> None:
         len((tmp_path / out / "labels/train/train0.txt").read_text().splitlines()) for out in ("yolo", "all")
     ]
     assert counts == [11, 12]
+
+
+def test_parts_become_objects_and_notes_are_shown(run: Run, shapes_folder: Path) -> None:
+    content = json.loads((shapes_folder / "train.json").read_text())
+    squares = [[x, 5, x + 9, 5, x + 9, 14, x, 14] for x in (5, 25, 45)]
+    first = content["annotations"][0] | {"segmentation": squares}
+    content["annotations"] = [{key: first[key] for key in first.keys() - {"bbox", "area"}}]
+    content["images"][0]["file_name"] = f"C:\\mine\\{content['images'][0]['file_name']}"
+    Path("data").mkdir()
+    Path("data/train.json").write_text(json.dumps(content))
+    Path("data/images").symlink_to(shapes_folder / "images")
+    for options, count in (((), 1), (("--split-parts",), 3)):
+        result = run("convert", "data", f"out{count}", "--to", "coco", *options)
+        assert result.exit_code == 0, result.output
+        assert f"  train: 4 images, {count} annotations" in result.stdout
+        assert "note: data/train: 1 image path" in result.stdout

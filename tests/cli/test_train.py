@@ -38,7 +38,7 @@ def test_trains_and_prints_the_best_weights(run: Run, shapes_folder: Path) -> No
     result = run("train", shapes_folder, "--out", "run", "--epochs", 2, *TINY)
     assert result.exit_code == 0, result.output
     assert result.stdout == "run/best.safetensors\n"
-    assert "starting: fcis_lite" in result.stderr
+    assert "starting: fcis_wide" in result.stderr
     assert "epoch 2: mask AP 0.000" in result.stderr
 
 

@@ -148,21 +148,31 @@ def named(folder: Path, splits: dict[str, list[str]]) -> Path:
 
 
 def test_labelme_refuses_splits_that_it_would_read_as_one(tmp_path: Path) -> None:
-    data = named(tmp_path / "data", {"instances_train2017": ["a.png"], "instances_val2017": ["b.png"]})
-    with pytest.raises(DataError, match="instances_train2017, instances_val2017"):
+    data = named(tmp_path / "data", {"first": ["a.png"], "second": ["b.png"]})
+    with pytest.raises(DataError, match="first, second"):
         convert(data, tmp_path / "out", "labelme")
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
-    (data / "instances_train2017.json").rename(data / "train.json")
+    (data / "first.json").rename(data / "train.json")
     assert not lost(convert(data, tmp_path / "out", "labelme"))
-    assert splits_of(tmp_path / "out") == ["train", "instances_val2017"]
+    assert splits_of(tmp_path / "out") == ["train", "second"]
 
 
-def test_labelme_reports_that_a_single_split_becomes_train(tmp_path: Path) -> None:
+@pytest.mark.parametrize("to", ["labelme", "coco", "voc"])
+def test_a_single_split_of_another_name_becomes_train(tmp_path: Path, to: str) -> None:
     data = named(tmp_path / "data", {"test": ["a.png"]})
-    assert lost(convert(data, tmp_path / "out", "labelme")) == {
-        "a single split other than val is read back as train": 1
-    }
-    assert splits_of(tmp_path / "out") == ["train"]
+    said = "a single split of another name is read back as train"
+    assert said not in lost(convert(data, tmp_path / "out", to))
+    assert splits_of(tmp_path / "out") == ["test"]
+    (tmp_path / "data.yaml").write_text("all: {annotations: data/test.json, images: data/images}\n")
+    assert lost(convert(tmp_path / "data.yaml", tmp_path / "again", to))[said] == 1
+    assert splits_of(tmp_path / "again") == ["train"]
+    (tmp_path / "data.yaml").write_text("eval: {annotations: data/test.json, images: data/images}\n")
+    if to == "labelme":
+        with pytest.raises(DataError, match="eval"):
+            convert(tmp_path / "data.yaml", tmp_path / "third", to)
+    else:
+        convert(tmp_path / "data.yaml", tmp_path / "third", to)
+        assert splits_of(tmp_path / "third") == ["eval"]
 
 
 def test_yolo_refuses_a_split_named_like_another_key(tmp_path: Path) -> None:

@@ -290,3 +290,22 @@ def test_settings_out_of_range(settings_: dict[str, object], named: str) -> None
 def test_scene_agrees_before() -> None:
     assert agrees(marked_scene())
     assert agrees(flip(marked_scene()))
+
+
+@pytest.mark.parametrize(("size", "crop"), [((300, 400), (200, 200)), ((150, 400), (150, 200))])
+def test_windows_of_large_images(size: tuple[int, int], crop: tuple[int, int]) -> None:
+    """A window of 200 pixels becomes 100 pixels of the network, however much of it there is."""
+    height, width = size
+    masks = CroppedMasks.from_crops(
+        [torch.ones(10, 10, dtype=torch.uint8)], [(width - 40, height - 40)], size
+    )
+    scene = Scene(
+        torch.zeros(3, height, width, dtype=torch.uint8), masks, torch.tensor([0]), torch.zeros(0, 4)
+    )
+    augment = Augment((100, 100), long=400, window=200)
+    for seed in range(8):
+        image, found, scale = augment(scene, torch.Generator().manual_seed(seed))
+        assert tuple(found.image.shape[1:]) == crop
+        assert tuple(image.shape[1:]) == (crop[0] // 2, crop[1] // 2)
+        assert scale == (0.5, 0.5)
+        assert len(found.masks) == 1, "a window holds the centre of an object"

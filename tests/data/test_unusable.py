@@ -98,14 +98,27 @@ def _other_classes(sick: Sick) -> None:
     sick.write()
 
 
-@pytest.mark.parametrize("change", [_no_json, _no_image, _other_classes])
+def _no_outlines_and_boxes(sick: Sick) -> None:
+    for annotation in sick.train["annotations"]:
+        annotation |= {"segmentation": [], "bbox": None}
+    sick.write()
+
+
+def _boxes_only(sick: Sick) -> None:
+    for annotation in sick.train["annotations"]:
+        annotation["segmentation"] = []
+    sick.write()
+
+
+@pytest.mark.parametrize("change", [_no_json, _no_image, _other_classes, _no_outlines_and_boxes, _boxes_only])
 def test_what_concerns_a_whole_split_stays_an_error(tmp_path: Path, change: Any) -> None:
     sick = clean(tmp_path / "data")
     change(sick)
     with pytest.raises(DataError) as caught:
         examine(sick.folder, skip_bad=True).raise_errors()
-    if change is not _no_image:
+    if change in (_no_json, _other_classes, _boxes_only):
         assert "--skip-bad" not in str(caught.value)
+    assert "--crowds-as-objects" not in str(caught.value)
 
 
 def test_the_error_ends_with_the_two_ways_on(tmp_path: Path) -> None:

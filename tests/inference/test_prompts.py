@@ -16,9 +16,9 @@ BOX = (10.0, 20.0, 31.0, 41.0)
 """Of 21 x 21 pixels, as the grids have cells."""
 
 
-def painted(mask: Tensor) -> Evidence:
-    """A network that is sure of a mask [21, 21] in `BOX`."""
-    return Evidence(torch.where(mask, 30.0, -30.0)[None], torch.tensor([BOX]), 1.0)
+def painted(mask: Tensor, sureness: float = 30.0) -> Evidence:
+    """A network that sees a mask [21, 21] in `BOX`; by default more certainly than anything else counts."""
+    return Evidence(torch.where(mask, sureness, -sureness)[None], torch.tensor([BOX]), 1.0)
 
 
 def disc() -> Tensor:
@@ -75,10 +75,11 @@ def test_colours_tell_the_object_from_what_surrounds_it() -> None:
 
 
 def test_clicks_add_and_take_away() -> None:
-    image = photograph(60, 50)
+    image = gray()
     positive, negative = (12.5, 22.5), (20.5, 30.5)
-    before = mask_in_box(image, BOX, painted(disc()), [], [])[0].paste(0)
-    after = mask_in_box(image, BOX, painted(disc()), [positive], [negative])[0].paste(0)
+    network = painted(disc(), 4.0)
+    before = mask_in_box(image, BOX, network, [], [])[0].paste(0)
+    after = mask_in_box(image, BOX, network, [positive], [negative])[0].paste(0)
     assert not before[22, 12]
     assert before[30, 20]
     assert after[22, 12]
@@ -159,6 +160,19 @@ def test_equal_questions_have_equal_answers(reader: PromptReader) -> None:
         one, other = (reader.in_box(m, (5, 5, 80, 60), [(30, 30)], [(7, 7)]) for m in (first, second))
         assert torch.equal(pasted(one), pasted(other))
         assert one.score == other.score
+
+
+def test_clicks_after_a_box_do_not_run_the_network_again(
+    reader: PromptReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = reader.maps(photograph(90, 120))
+    box = (20.0, 30.0, 60.0, 70.0)
+    wanted = reader.in_box(maps, box, [(21.0, 31.0)])
+    other = reader.in_box(maps, (5.0, 5.0, 60.0, 70.0))
+    assert not torch.equal(pasted(other), pasted(wanted))
+    reader.in_box(maps, box)
+    monkeypatch.setattr(type(maps.maps), "in_box", None)
+    assert torch.equal(pasted(reader.in_box(maps, box, [(21.0, 31.0)])), pasted(wanted))
 
 
 def test_proposals_are_those_of_the_network(reader: PromptReader, maps: ImageMaps) -> None:

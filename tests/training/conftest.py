@@ -54,7 +54,7 @@ def tiny_train(
     if "curves" not in request.fixturenames:
         monkeypatch.setattr(loop, "plot_curves", lambda rows, path: None)
 
-    def run(out: Path, **settings: Any) -> Path:
+    def run(out: Path, model: str | None = None, **settings: Any) -> Path:
         small = {
             "data": tiny_data,
             "batch_size": 2,
@@ -66,11 +66,12 @@ def tiny_train(
             "learning_rate": 0.1,
             "warmup": 2,
             "accelerator": "cpu",
+            "init": None,
             "sheets_every": 0,
             "evaluate_every": 0,
             "log_every": 1,
         }
-        return loop.train(out=out, **(small | settings))
+        return loop.train(model=model, out=out, **(small | settings))
 
     return run
 

@@ -101,7 +101,7 @@ def test_an_image_that_vanishes_is_named_and_the_run_resumes_when_it_is_back(
     tiny_train(tmp_path / "whole", **settings)
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        stop_at(patch, 4, lambda: (data / "images").rename(data / "away"))
+        stop_at(patch, 4, lambda: (data / "images").rename(tmp_path / "away"))
         with pytest.raises(DataError, match=r"images/train_000\d\.png: cannot be read") as caught:
             tiny_train(run, **settings)
     assert "Traceback" not in str(caught.value)
@@ -109,7 +109,7 @@ def test_an_image_that_vanishes_is_named_and_the_run_resumes_when_it_is_back(
     assert state(run)["step"] >= 3
     with pytest.raises(DataError, match="problems in the data"):
         tiny_train(run, resume=True, **settings)
-    (data / "away").rename(data / "images")
+    (tmp_path / "away").rename(data / "images")
     tiny_train(run, resume=True, **settings)
     assert_same_run(tmp_path / "whole", run)
 

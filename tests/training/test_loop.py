@@ -181,7 +181,7 @@ def test_a_run_resumes_with_the_network_it_began_with(
 ) -> None:
     """Another release may know a model of the same name, whose weights have the same shapes."""
     run = tmp_path / "run"
-    tiny_train(run, epochs=1)
+    tiny_train(run, "fcis_lite", epochs=1)
     spec = zoo.FCIS_LITE
     other = replace(
         spec, anchors=replace(spec.anchors, scales=(1, 2, 3, 4, 5)), head=replace(spec.head, mask_weight=1.0)

@@ -114,7 +114,7 @@ def convert(
 def _note_numbers(layout: Layout, splits: Mapping[str, Dataset], to: str, losses: Losses) -> None:
     """Note the fields, ids and names that are lost whatever the annotations are."""
     if to in ("coco", "voc") and name_splits(list(splits)) != {name: name for name in splits}:
-        losses.note("the name of a single split is read back as train", of="splits")
+        losses.note("a single split of another name is read back as train", of="splits")
     if isinstance(layout, CocoLayout):
         fields = sorted({field for split in splits for field in other_fields(layout.paths(split)[0])})
         losses.note(f"fields of the COCO files are left out: {', '.join(fields)}", len(fields), "fields")

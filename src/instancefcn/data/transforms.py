@@ -63,7 +63,8 @@ class Augment:
         crop: probability of cropping to a window.
         min_crop: minimum side of that window, as a share of the image's side. In an image with objects, the
             window holds the centre of at least one.
-        window: larger images are always cropped to a window of this side, in pixels of the image; 0 is off.
+        window: larger images are always cropped to a window of this side, in pixels of the image, or of the
+            image's own side where that is shorter; `short_sides` are those of a whole window. 0 is off.
         choices: short sides to draw from instead of `short_sides`, if not empty.
         fits: with `choices`, the desired range of an object's larger side (network pixels). Two images in
             three draw uniformly from the choices that bring some object into this range, or from all choices
@@ -119,6 +120,8 @@ class Augment:
         if self.choices:
             choices = self.choices if draw[11] < UNFITTED else self._fitting(scene)
             short = choices[int(draw[2] * len(choices))]
+        if 0 < self.window < max(height, width):
+            short = max(1, round(short * min(scene.masks.image_size) / self.window))
         image, scale = resize(scene.image, short, self.long)
         contrast = 1 + self.contrast * (2 * draw[4] - 1)
         image = image.mul_(contrast).add_((1 - contrast) * mean_gray(scene.image)).clamp_(0, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -303,7 +303,11 @@ class Predictor:
         for indices in group_by_shape(inputs):
             sizes = [(images[i].shape[1], images[i].shape[2]) for i in indices]
             batch = [inputs[i].to(self.device) for i in indices]
-            mixed = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+            mixed = (
+                torch.autocast(self.device.type, torch.bfloat16)
+                if self.precision == "bf16"
+                else nullcontext()
+            )
             with torch.inference_mode(), mixed:
                 # What is below the score has no effect on the rest: the network may skip it.
                 results = self.network(batch, image_sizes=sizes, min_score=score, **options)

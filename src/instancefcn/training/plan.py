@@ -36,9 +36,11 @@ AMPLE = 224.0
 ENLARGED = 2.0
 """Maximum enlargement of an image."""
 SIDES = (320, 896)
-"""Range of the input's short side, px. Larger images are trained on in crops and read in tiles."""
-WINDOW = 640
-"""Side of the network's input for crops of large images, px."""
+"""Range of the input's short side, px. Larger images are read in tiles."""
+WINDOW = 512
+"""Side of the network's input for crops, px."""
+WHOLE = 640
+"""Images whose long side would be larger, px, are trained on in crops: more steps fit into a minute."""
 STEPS = 1500
 """Steps of a run without a budget, unless twelve epochs are more."""
 EPOCHS = (12, 300)
@@ -183,26 +185,31 @@ def _scale(survey: Survey) -> tuple[float, str]:
 
 
 def _input(survey: Survey, scale: float, why: str) -> list[Line]:
-    """Sides of the network's input in training and prediction, or of crops of large images."""
+    """Sides of the network's input in prediction, and of crops or whole images in training."""
     low, high = SIDES
-    short = scale * survey.short
+    short, long = scale * survey.short, scale * survey.long
+    lines = [
+        Line("short_side", min(high, max(low, _round(short))), why),
+        Line(
+            "long_side", _round(max(low, short) * min(2.0, 1.02 * long / short), math.ceil), "in proportion"
+        ),
+    ]
     if short > high:
-        window = round(WINDOW / scale)
-        reason = f"{why}; whole images would be {short:.0f} px: they are trained on in crops, read in tiles"
-        return [
-            Line("window", window, reason),
-            *_sides(WINDOW, WINDOW, f"a crop of {window} px at that scale"),
+        lines = [
+            Line(
+                "short_side", WINDOW, f"{why}; whole images would be {short:.0f} px: they are read in tiles"
+            ),
+            Line("long_side", WINDOW, "tiles are square"),
         ]
-    short = min(high, max(low, _round(short)))
-    long = _round(short * min(2.0, 1.02 * survey.long / survey.short), math.ceil)
-    return _sides(short, long, why)
+    elif long <= WHOLE:
+        return lines + _training_sides(lines[0].value, lines[1].value)
+    crop = Line("window", round(WINDOW / scale), f"crops that are {WINDOW} px at that scale: short steps")
+    return [*lines, crop, *_training_sides(WINDOW, WINDOW)]
 
 
-def _sides(short: int, long: int, why: str) -> list[Line]:
+def _training_sides(short: int, long: int) -> list[Line]:
     least, most = _round(0.65 * short), _round(1.15 * short)
     return [
-        Line("short_side", short, why),
-        Line("long_side", long, "nearly all images keep that scale"),
         Line("train_short", (least, most), "objects at other distances, too"),
         Line("train_long", _round(1.15 * long, math.ceil), "in proportion"),
     ]

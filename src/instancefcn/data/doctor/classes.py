@@ -46,10 +46,11 @@ def no_objects(data: CheckedData) -> Iterator[Finding]:
     for split in data.splits:
         if not split.dataset.images or split.problems or sum(_counts(split)):
             continue
-        crowds = sum(a.crowd for p in split.dataset.images for a in p.annotations)
+        crowds = [_is_one_part(a, p) for p in split.dataset.images for a in p.annotations]
         add = "add annotations"
         if crowds:
-            add = f"its {crowds} annotations are crowds (iscrowd 1), which are ignored: {AS_OBJECTS}"
+            fix = AS_OBJECTS if any(crowds) else "add outlines"
+            add = f"its {len(crowds)} annotations are crowds (iscrowd 1), which are ignored: {fix}"
         if split.name == "train":
             what = f"has no annotated object, so there is nothing to train on: {add}"
             yield split.finding("no-objects", "error", what)

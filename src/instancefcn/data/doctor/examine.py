@@ -156,8 +156,9 @@ def examine(
             dataset = dataset.crowds_as_objects()
         if skip_bad and dataset.images:
             usable = without_unusable(dataset, problems)
-            skipped += [_finding(name, problem, f"{what}: {problem}") for what, problem in usable.done]
-            dataset, problems = usable.dataset, []
+            if usable.dataset.images:  # otherwise the problems stay errors
+                skipped += [_finding(name, problem, f"{what}: {problem}") for what, problem in usable.done]
+                dataset, problems = usable.dataset, []
         read.append((name, dataset, problems))
     inspections = iter(inspect_images([p for _, dataset, _ in read for p in dataset.images], progress))
     unread = unread_files(data, [dataset for _, dataset, _ in read])

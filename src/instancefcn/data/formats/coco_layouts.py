@@ -85,7 +85,9 @@ class CocoFolder:
 
     @property
     def title(self) -> str:
-        """The format and the files."""
+        """The format, and the files where they are not SPLIT.json."""
+        if all(file == self.root / f"{split}.json" for split, file in self.files.items()):
+            return "COCO JSON"
         names = [file.relative_to(self.root).as_posix() for file in self.files.values()]
         return f"COCO JSON ({', '.join(sorted(names)[:4])}{', ..' * (len(names) > 4)})"
 

@@ -476,7 +476,7 @@ def write_labelme(splits: Mapping[str, Dataset], output: OutputFolder) -> None:
                 "folders train/, val/ and test/: rename them, or name them in a YAML file (train: {..}, "
                 "val: {..}) and convert that"
             )
-        output.losses.note("a single split other than val is read back as train", of="splits")
+        output.losses.note("a single split of another name is read back as train", of="splits")
     class_names = next(iter(splits.values())).class_names
     used: set[int] = set()
     for split, dataset in splits.items():

@@ -1,9 +1,9 @@
 """From what is known of an object in a box to its mask.
 
 Known are the network's mask logits, where in its tight box an object tends to be, how alike its colours are,
-and what a person has clicked. Each gives a logit for each pixel; their sum, with weights that
-`tools/fit_prompts.py` fits to annotated images, is a calibrated probability. The mask is the one with the
-highest expected IoU.
+and what a person has clicked. Each gives a logit for each pixel. With weights fitted to annotated images
+(`tools/fit_prompts.py`), their sum is a calibrated probability. The mask is the one with the highest expected
+IoU.
 """
 
 from __future__ import annotations
@@ -26,15 +26,19 @@ MARGIN = 0.3
 """The surroundings of a box that are looked at, as a share of the geometric mean of its sides."""
 MAX_SIDE = 160
 """A larger region is computed at a lower resolution, and its logits are enlarged."""
-PRIOR = (1.76, -0.83, 0.05, -1.49)
+PRIOR = (1.3, -0.65, 0.16, -1.17)
 """Weights of 1, u^2 + v^2, (u v)^2 and max(|u|, |v|)^8 at (u, v), which is -1 and 1 at the box's sides."""
+BIAS = 0.4
+"""Instead of them where there is no tight box."""
+SPARE = 0.15
+"""What such a box is enlarged by on every side, as a share of its sides."""
 COLOUR = 0.55
 """Weight of the colour logits."""
 CERTAIN = 4.0
 """Logit of a clicked pixel."""
 LIMIT = 2.0
 """The threshold lies within -LIMIT and LIMIT, so that clicked pixels stay on their side of it."""
-CLICK_REACH = 0.25
+CLICK_REACH = 0.15
 """Standard deviation of a click's reach, as a share of the geometric mean of the box's sides."""
 CLICK_COLOUR = 0.15
 """Standard deviation of the difference in colour that a click reaches across."""
@@ -77,7 +81,7 @@ def mask_in_box(
         positive, negative: clicks in pixels of the image.
     """
     region = region_around(image, box)
-    inside = _inside(region, box)
+    inside = inside_box(region, box)
     known = evidence.weight * evidence.at(region.x, region.y) + prior_logits(region, box)
     clicks = [(point, CERTAIN) for point in positive] + [(point, -CERTAIN) for point in negative]
     first = with_clicks(known, region, clicks, box)
@@ -85,6 +89,26 @@ def mask_in_box(
     logits = with_clicks(logits, region, clicks, box)
     threshold, expected = best_threshold(logits[inside])
     return _at_image_size(logits - threshold, region, box, image, positive, negative), expected
+
+
+def mask_of_window(image: Tensor, box: Box, evidence: Evidence) -> CroppedMasks:
+    """The mask of an object that a window of the network holds. The box around what the network sees of it is
+    only about right, so it tells nothing of its own.
+    """
+    spare_x, spare_y = SPARE * (box[2] - box[0]), SPARE * (box[3] - box[1])
+    height, width = image.shape[1:]
+    wide = (
+        max(0.0, box[0] - spare_x),
+        max(0.0, box[1] - spare_y),
+        min(float(width), box[2] + spare_x),
+        min(float(height), box[3] + spare_y),
+    )
+    region = region_around(image, wide)
+    inside = inside_box(region, wide)
+    known = evidence.weight * evidence.at(region.x, region.y) + BIAS
+    logits = known + COLOUR * colour_logits(region.groups, known.sigmoid() * inside)
+    threshold, _ = best_threshold(logits[inside])
+    return _at_image_size(logits - threshold, region, wide, image, [], [])
 
 
 def enlarged(box: Box, clicks: Sequence[Point]) -> Box:
@@ -115,10 +139,15 @@ def region_around(image: Tensor, box: Box) -> Region:
 
 def prior_logits(region: Region, box: Box) -> Tensor:
     """[h, w]: what the box alone tells. Objects fill the middle of their tight boxes, seldom the corners."""
+    terms = zip(PRIOR, prior_terms(region, box), strict=True)
+    return sum((weight * term for weight, term in terms), torch.zeros(()))
+
+
+def prior_terms(region: Region, box: Box) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The terms of `PRIOR`, each broadcastable to [h, w]; points outside the box are as at its side."""
     u = (2 * (region.x - box[0]) / (box[2] - box[0]) - 1).clamp(-1, 1)[None]
     v = (2 * (region.y - box[1]) / (box[3] - box[1]) - 1).clamp(-1, 1)[:, None]
-    terms = (torch.ones_like(u), u**2 + v**2, (u * v) ** 2, torch.maximum(u.abs(), v.abs()) ** 8)
-    return sum((weight * term for weight, term in zip(PRIOR, terms, strict=True)), torch.zeros(()))
+    return torch.ones_like(u), u**2 + v**2, (u * v) ** 2, torch.maximum(u.abs(), v.abs()) ** 8
 
 
 def with_clicks(logits: Tensor, region: Region, clicks: Sequence[tuple[Point, float]], box: Box) -> Tensor:
@@ -153,7 +182,7 @@ def best_threshold(logits: Tensor) -> tuple[float, float]:
     return min(max(float(ordered[best]), -LIMIT), LIMIT), float(expected[best])
 
 
-def _inside(region: Region, box: Box) -> Tensor:
+def inside_box(region: Region, box: Box) -> Tensor:
     """bool [h, w]: the points of a region inside a box; at least the one nearest to its middle."""
     rows = (region.y >= box[1]) & (region.y < box[3])
     columns = (region.x >= box[0]) & (region.x < box[2])

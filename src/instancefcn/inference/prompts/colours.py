@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-GROUPS = 24
-ROUNDS = 6
-SAMPLE = 3000
+GROUPS = 16
+ROUNDS = 4
+SAMPLE = 1000
 """Points from which the groups are found."""
 PRIOR_SHARE = 0.02
 """Every group also counts points of the region's mean probability: so many, as a share of an even group."""

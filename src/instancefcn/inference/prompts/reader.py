@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from instancefcn.inference.predictor import DEFAULT_SCORE, Predictor, load
 from instancefcn.inference.prompts.box_mask import Point, enlarged, mask_in_box
 from instancefcn.inference.prompts.class_maps import ClassMaps
 from instancefcn.inference.prompts.object_maps import ObjectMaps
-from instancefcn.inference.prompts.views import Box
+from instancefcn.inference.prompts.views import Box, Evidence
 from instancefcn.instances import Instances
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN
@@ -31,8 +31,8 @@ class Candidate:
     Attributes:
         box: x1, y1, x2, y2 around the mask, half-open, in pixels of the image.
         mask: the one mask, in the image.
-        score: 0 to 1. Of a window of the network: objectness or class probability. Of a dragged box: the IoU
-            that the mask is expected to have with the object.
+        score: 0 to 1. Of a proposal: objectness, or the probability of its class. Of a mask in a box, or
+            under a pointer when the model knows no classes: the IoU to be expected with the object.
         label: index into the reader's `class_names`; None when the model knows no classes.
     """
 
@@ -58,11 +58,24 @@ class ImageMaps:
 
     image: Tensor
     maps: ObjectMaps | ClassMaps
+    _boxed: dict[tuple[Box, tuple[int, ...] | None], tuple[Evidence, int | None]] = field(
+        default_factory=dict, repr=False
+    )
 
     @property
     def bytes(self) -> int:
         """Memory that the image and its maps take."""
         return self.image.numel() + self.maps.bytes
+
+    def in_box(self, box: Box, classes: Sequence[int] | None) -> tuple[Evidence, int | None]:
+        """What the maps say of the object in a box, and its label; clicks follow, so the answer is kept."""
+        key = (box, None if classes is None else tuple(classes))
+        found = self._boxed.get(key)
+        if found is None:
+            found = self.maps.in_box(box, classes)
+            self._boxed.clear()
+            self._boxed[key] = found
+        return found
 
 
 class PromptReader:
@@ -140,7 +153,7 @@ class PromptReader:
         if not (0 <= x < width and 0 <= y < height):
             return []
         with torch.inference_mode():
-            found = self._candidates(maps.maps.at_point(x, y, 2 * count))
+            found = self._candidates(maps.maps.at_point(x, y, count))
         return [one for one in found if _holds(one, x, y)][:count]
 
     def in_box(
@@ -178,7 +191,7 @@ class PromptReader:
             raise ConfigError(f"clicks {off} are not on the {width} x {height} image")
         clipped = enlarged(clipped, clicks[: len(positive)])
         with torch.inference_mode():
-            evidence, label = maps.maps.in_box(clipped, classes)
+            evidence, label = maps.in_box(clipped, classes)
             mask, score = mask_in_box(
                 maps.image, clipped, evidence, clicks[: len(positive)], clicks[len(positive) :]
             )
