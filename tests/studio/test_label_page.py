@@ -397,7 +397,7 @@ def test_a_model_is_trained_from_the_page_and_suggests(
         sitting.press("b")
         sitting.drag((30, 30), (70, 30))
         sitting.until(lambda: sitting.boxes(7))
-        page.locator("#model-text", has_text="run-1").wait_for(timeout=240_000)
+        sitting.until(lambda: page.locator("#model").input_value() == "run-1", 500)
         progress = session.trainer.progress()
         assert progress is not None
         assert (progress.state, progress.ap is not None, len(progress.losses) > 0) == ("done", True, True)
@@ -405,6 +405,11 @@ def test_a_model_is_trained_from_the_page_and_suggests(
         sitting.until(lambda: session.suggester.left() == 0, 120)
         assert all(session.suggester.stored(image) is not None for image in (7, 8))
         assert session.overview()["ap"] is not None
+        # The general model suggests again, if that is better.
+        page.locator("#model").select_option("general")
+        sitting.until(lambda: session.suggester.model == GENERAL_MODEL)
+        page.locator("#model").select_option("run-1")
+        sitting.until(lambda: session.overview()["model"] == "run-1")
         page.close()
         assert page.errors == []
     session.close()

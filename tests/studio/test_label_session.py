@@ -286,6 +286,28 @@ def test_a_new_model_looks_at_all_images_that_are_not_labelled(tmp_path: Path) -
     session.close()
 
 
+def test_models_are_chosen_by_name_and_remembered(tmp_path: Path) -> None:
+    session = begin(tmp_path)
+    assert session.overview()["models"] == ["general"]
+    for number in (2, 10):
+        run = tmp_path / "set" / "labelling" / "runs" / f"run-{number}"
+        run.mkdir(parents=True)
+        (run / "best.safetensors").write_bytes(b"weights")
+    assert session.overview()["models"] == ["general", "run-2", "run-10"]
+    session.choose("run-2")
+    assert session.suggester.model == str(tmp_path / "set" / "labelling" / "runs" / "run-2")
+    with pytest.raises(DataError):
+        session.choose("../../elsewhere")
+    session.close()
+    session = begin(tmp_path)
+    assert session.overview()["model"] == "run-2"
+    session.choose("general")
+    session.close()
+    session = begin(tmp_path)
+    assert session.overview()["model"] == "general"
+    session.close()
+
+
 def test_a_model_that_cannot_be_loaded_is_said_and_labelling_goes_on(tmp_path: Path) -> None:
     def load(model: str) -> Reader:
         raise CheckpointError("runs/x: damaged")

@@ -163,7 +163,6 @@ export class Label {
 
   suggested(answer) {
     this.ready = answer.ready;
-    this.model = answer.model;
     this.suggestions = (answer.suggestions ?? []).map(drawable);
     this.looking = answer.suggestions === null;
     this.changed();
@@ -240,8 +239,7 @@ export class Label {
     this.colours = new Map(this.overview.classes.map((one) => [one.id, one.colour]));
     this.panels.overview(before);
     if (before && before.classes.map((one) => one.id + one.name).join() !== this.overview.classes.map((one) => one.id + one.name).join()) this.changed();
-    if (before && this.image && this.overview.model !== this.model && !this.image.done) {
-      this.model = this.overview.model;
+    if (before && this.image && this.overview.model !== before.model) {
       this.suggestions = [];
       this.ready = false;
       this.changed();

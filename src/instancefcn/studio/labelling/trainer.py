@@ -45,7 +45,8 @@ class Progress:
         state: "running", "done", "stopped" or "failed".
         run: the folder of the run.
         minutes: how long it was asked to take.
-        seconds: how long it has taken.
+        seconds: how long it has taken, with its start and its end.
+        spent: how much of its minutes is over: they are for training alone.
         loss: of the latest row of the log.
         ap: mask AP on the held-out images, the latest; None when nothing is held out or measured yet.
         losses: all losses so far, for a curve.
@@ -56,6 +57,7 @@ class Progress:
     run: Path
     minutes: float
     seconds: float
+    spent: float
     loss: float | None
     ap: float | None
     losses: tuple[float, ...]
@@ -68,7 +70,7 @@ class Progress:
             "run": self.run.name,
             "minutes": self.minutes,
             "seconds": round(self.seconds, 1),
-            "left": round(max(0.0, 60 * self.minutes - self.seconds), 1),
+            "left": round(max(0.0, 60 * self.minutes - self.spent), 1),
             "loss": self.loss,
             "ap": self.ap,
             "losses": self.losses,
@@ -220,6 +222,7 @@ class Trainer:
             run,
             self._minutes,
             seconds,
+            _spent(run, rows),
             losses[-1] if losses else None,
             best,
             tuple(round(loss, 4) for loss in losses[-400:]),
@@ -247,6 +250,17 @@ class Trainer:
         lines = [line for line in text.splitlines() if line.strip()]
         errors = [i for i, line in enumerate(lines) if line.startswith("error:")]
         return "\n".join(lines[errors[-1] :] if errors else lines[-5:])
+
+
+def _spent(run: Path, rows: Sequence[dict[str, float]]) -> float:
+    """Seconds of training so far: those of the log's last row, and those since it was written."""
+    if not rows:
+        return 0.0
+    try:
+        since = time.time() - (run / "log.csv").stat().st_mtime
+    except OSError:
+        since = 0.0
+    return rows[-1]["seconds"] + max(0.0, since)
 
 
 def measured(run: Path) -> float | None:
