@@ -53,6 +53,7 @@ ELSEWHERE = {
     "gpu.py": "compiles for a minute: run it with --smoke after a change",
     "bulk.py": "starts a cluster; tests/bulk runs what it measures",
     "yolo.py": "needs a package whose licence keeps it out of ours",
+    "label_page.py": "drives a browser: run it after a change of the page",
 }
 OWN_PROCESS = {
     "peers.py": "measures the peak of memory, in which the tests' own would stand",
