@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from fakes import IDS, NAMES, save_coloured
 from instancefcn.data.conversion import convert
 from instancefcn.data.formats.layouts import open_datasets, splits_of
+from instancefcn.inference.writers import CocoSummary
 from instancefcn.studio.labelling.opening import open_labels
 from labelling import save_image
+from served import Served
 
 OUTLINE = [20.0, 20.0, 80.0, 20.0, 80.0, 70.0, 20.0, 70.0]
 
@@ -105,8 +108,8 @@ def roboflow(folder: Path) -> None:
 
 
 TOOLS = {
-    "label_studio": (label_studio, ["result"]),
-    "cvat": (cvat, ["default"]),
+    "label_studio": (label_studio, ["train"]),
+    "cvat": (cvat, ["train"]),
     "labelme": (labelme, ["train"]),
     "roboflow": (roboflow, ["train", "val"]),
 }
@@ -127,6 +130,21 @@ def test_exports_are_trained_on_and_corrected(tool: str, tmp_path: Path) -> None
     assert "cat" in train.class_names
     assert all(image.annotations[0].area == 3000 for image in train.images)
     labels = open_labels(tmp_path / "export", tmp_path / "corrected", [])
-    assert labels.store.labelled() == (6, 2 if tool == "roboflow" else 0 if tool == "labelme" else 1, 6)
+    assert labels.store.labelled() == (6, 2 if tool == "roboflow" else 1, 6)
     assert len(labels.store.objects(1)) == 1
+    labels.store.close()
+
+
+def test_what_predict_wrote_is_corrected(tmp_path: Path) -> None:
+    image = save_coloured(tmp_path / "photos" / "a.png")
+    summary = CocoSummary(NAMES, IDS)
+    predictor = Served().load()
+    summary.add(1, image, predictor(image))
+    summary.write(tmp_path / "results")
+    data = tmp_path / "found.yaml"
+    data.write_text("train: {annotations: results/predictions.json, images: photos}\n")
+    labels = open_labels(data, None, [])
+    assert labels.store.out == tmp_path / "found-labelled"
+    assert labels.store.classes() == dict(zip(IDS, NAMES, strict=True))
+    assert [row["class"] for _, row in labels.store.objects(1)] == list(IDS)
     labels.store.close()

@@ -131,11 +131,11 @@ def _annotated(datasets: dict[str, Dataset], problems: list[str]) -> _Found:
         raise DataError(differing)
     images: list[tuple[Path, Row]] = []
     objects: list[tuple[int, Row]] = []
-    nameless = len(datasets) == 1 and "train" not in datasets  # as some tools export, for any use
+    single = len(datasets) == 1  # as many tools export: something is held out to measure on
     trained: set[int] = set()
     for split, dataset in datasets.items():
         for image in dataset.images:
-            if nameless:
+            if single:
                 classes = {a.label for a in image.annotations}
                 held = (len(images) + 1) % HELD_OUT == 0 and bool(classes) and classes <= trained
                 split = "val" if held else "train"
