@@ -70,7 +70,8 @@ class RectangleReader:
         return [] if self.model == "blind" else [mask for mask in masks if mask.any()]
 
     def _seen(self, mask: Tensor, number: int) -> Seen:
-        masks = CroppedMasks.from_dense(mask[None])
+        # In a rectangle larger than the mask, as networks give them.
+        masks = CroppedMasks.from_crops([mask], [(0, 0)], (mask.shape[0], mask.shape[1]))
         x1, y1, x2, y2 = masks.tight_boxes()[0].tolist()
         label = number % len(self.class_names) if self.class_names else None
         return Seen((x1, y1, x2, y2), masks, 0.9 - 0.2 * number, label)
@@ -113,3 +114,16 @@ class RectangleReader:
             for other in maps:
                 mask &= ~other if other[int(y), int(x)] else torch.ones_like(mask)
         return self._seen(mask, best)
+
+
+if __name__ == "__main__":
+    # python tests/labelling.py SOURCE OUT PORT: the page that labels, in a process that can be killed.
+    import sys
+
+    from instancefcn.studio import site
+    from instancefcn.studio.labelling.opening import open_labels
+    from instancefcn.studio.labelling.session import Session
+
+    session = Session(open_labels(sys.argv[1], sys.argv[2], ["cat"]), None, RectangleReader)
+    with site._listen("127.0.0.1", int(sys.argv[3])) as listener:
+        site._run(site.build_app(*site.workers(None), session), listener, "127.0.0.1", "")

@@ -27,6 +27,7 @@ FUNCTIONS = {
     "convert-weights": "convert_weights",
     "export": "export_model",
     "app": "serve",
+    "label": "label",
 }
 PRINTED = {"json", "profile"}
 """Options about what the command line prints."""

@@ -54,6 +54,7 @@ ELSEWHERE = {
     "gpu.py": "compiles for a minute: run it with --smoke after a change",
     "bulk.py": "starts a cluster; tests/bulk runs what it measures",
     "yolo.py": "needs a package whose licence keeps it out of ours",
+    "label_page.py": "drives a browser: run it after a change of the page",
 }
 OWN_PROCESS = {
     "busy.py": "starts processes of its own, and looks at the environment",

@@ -246,10 +246,10 @@ def run_own(words: list[str], server: str, patch: pytest.MonkeyPatch) -> None:
 def run_curl(words: list[str], _server: str, _patch: pytest.MonkeyPatch) -> None:
     """The request, put to the API without a server between."""
     from fastapi.testclient import TestClient
-    from instancefcn.studio.app import workers
 
     from instancefcn.studio.api import build_api
     from instancefcn.studio.results import Kept
+    from instancefcn.studio.site import workers
 
     assert words[0] == "--data-binary"
     address = re.fullmatch(r"http://127\.0\.0\.1:7860(/.*)", words[2])

@@ -101,7 +101,7 @@ def test_a_photograph_that_lies_on_its_side_is_turned(client: TestClient) -> Non
             422,
             "not a supported image file: JPEG, PNG, WEBP, BMP, GIF and TIFF",
         ),
-        ("/api/predict", b"", 422, "not a supported image file"),
+        ("/api/predict", b"", 422, "the image is empty"),
         ("/api/predict", PNG[:200], 422, "the image is damaged or truncated"),
         ("/api/predict", as_file(coloured(), "PPM"), 422, "not a supported image file"),
         ("/api/predict", as_file(coloured(), "EPS"), 422, "not a supported image file"),

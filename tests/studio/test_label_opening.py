@@ -123,6 +123,7 @@ def test_problems_of_a_data_set_are_kept_to_be_shown(tmp_path: Path) -> None:
     content = {"images": images, "annotations": [good, bad], "categories": [{"id": 1, "name": "cat"}]}
     (source / "train.json").write_text(json.dumps(content))
     labels = opened(source, tmp_path / "out")
+    assert labels.store.labelled() == (1, 0, 1)
     (problem,) = labels.store.fact("problems")
     assert "annotation 8" in problem
     assert [id_ for id_, _ in labels.store.objects(1)] == [7]

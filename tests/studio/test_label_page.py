@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +270,11 @@ def test_a_second_tab_is_told_and_may_take_over(sitting: Sitting, browser: Any) 
     sitting.page.locator(".toast.wrong", has_text="another tab").wait_for()
     assert sitting.boxes() == []
     sitting.page.errors.clear()  # the browser notes the status 409
+    # A tab that is left says so.
+    other.goto("about:blank")
+    sitting.page.locator("#taken").wait_for(state="hidden")
+    sitting.click(*RED)
+    sitting.until(sitting.boxes)
     other.close()
 
 
@@ -315,6 +324,48 @@ def test_large_images_are_sharp_when_zoomed_and_narrow_windows_look(tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_server_that_is_killed_goes_on_where_it_was(tmp_path: Path, browser: Any) -> None:
+    source, out = photos(tmp_path / "photos", 3), tmp_path / "set"
+    script = Path(__file__).parents[1] / "labelling.py"
+    paths = [str(Path(instancefcn.__file__).parents[1]), str(script.parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+    @contextmanager
+    def server(port: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+        command = [sys.executable, str(script), str(source), str(out), port]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().split()[0]
+            process.kill()
+
+    with server("0") as (process, url):
+        page = watched(browser, url)
+        page.set_default_timeout(120_000)
+        page.locator("#foot-text", has_text="3 suggestions").wait_for()
+        page.keyboard.press("Enter")
+        page.locator("#where", has_text="1.png").wait_for()
+        page.locator("#foot-text", has_text="2 suggestions").wait_for()
+        page.keyboard.press("b")
+        box = page.locator("#stage").bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.locator("#object-count", has_text="1").wait_for()
+        process.send_signal(signal.SIGKILL)
+    with server(url.rpartition(":")[2]) as (_, again):
+        assert again == url
+        page.reload()
+        page.locator("#share-text", has_text="1 of 3 labelled").wait_for()
+        page.locator("#where", has_text="1.png").wait_for()
+        page.locator("#object-count", has_text="1").wait_for()
+        page.keyboard.press("Control+z")
+        page.locator("#object-count", has_text="0").wait_for()
+        page.keyboard.press("Control+z")
+        page.locator("#where", has_text="0.png").wait_for()
+        page.locator("#share-text", has_text="0 of 3 labelled").wait_for()
+        page.close()
+
+
+@pytest.mark.slow
 def test_a_model_is_trained_from_the_page_and_suggests(
     tmp_path: Path, browser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,7 +397,7 @@ def test_a_model_is_trained_from_the_page_and_suggests(
         sitting.press("b")
         sitting.drag((30, 30), (70, 30))
         sitting.until(lambda: sitting.boxes(7))
-        page.locator("#model-text", has_text="run-1").wait_for(timeout=240_000)
+        sitting.until(lambda: page.locator("#model").input_value() == "run-1", 500)
         progress = session.trainer.progress()
         assert progress is not None
         assert (progress.state, progress.ap is not None, len(progress.losses) > 0) == ("done", True, True)
@@ -354,6 +405,11 @@ def test_a_model_is_trained_from_the_page_and_suggests(
         sitting.until(lambda: session.suggester.left() == 0, 120)
         assert all(session.suggester.stored(image) is not None for image in (7, 8))
         assert session.overview()["ap"] is not None
+        # The general model suggests again, if that is better.
+        page.locator("#model").select_option("general")
+        sitting.until(lambda: session.suggester.model == GENERAL_MODEL)
+        page.locator("#model").select_option("run-1")
+        sitting.until(lambda: session.overview()["model"] == "run-1")
         page.close()
         assert page.errors == []
     session.close()

@@ -222,6 +222,32 @@ def test_points_and_boxes_read_the_maps_of_an_image_once(tmp_path: Path) -> None
     session.close()
 
 
+def test_a_person_does_not_wait_for_the_look_at_another_image(tmp_path: Path) -> None:
+    gate = threading.Event()
+    gate.set()
+
+    class Slow(RectangleReader):
+        def maps(self, image: Any) -> Any:
+            assert gate.wait(20)
+            return super().maps(image)
+
+    session = begin(tmp_path, 8, Slow)
+    until(lambda: session.suggester.left() == 0)
+    session.open(1)
+    until(lambda: all(session.suggester.ready(image) for image in (1, 2, 3, 4)))
+    gate.clear()
+    looking = threading.Thread(target=session.at_point, args=(8, 30.0, 30.0, 5))
+    looking.start()
+    until(lambda: session.suggester._looking.locked())
+    start = time.monotonic()
+    assert len(session.at_point(1, 30.0, 30.0, 5)) == 2
+    assert session.in_box(1, (10, 10, 85, 75), [], []) is not None
+    assert time.monotonic() - start < 5
+    gate.set()
+    looking.join()
+    session.close()
+
+
 def test_the_least_sure_image_is_offered_first(tmp_path: Path) -> None:
     session = begin(tmp_path, 6)
     until(lambda: session.suggester.left() == 0)
@@ -257,6 +283,28 @@ def test_a_new_model_looks_at_all_images_that_are_not_labelled(tmp_path: Path) -
     session.suggester.use("blind")
     until(lambda: session.suggester.left() == 0)
     assert [session.suggester.stored(image) for image in (2, 3, 4)] == [[], [], []]
+    session.close()
+
+
+def test_models_are_chosen_by_name_and_remembered(tmp_path: Path) -> None:
+    session = begin(tmp_path)
+    assert session.overview()["models"] == ["general"]
+    for number in (2, 10):
+        run = tmp_path / "set" / "labelling" / "runs" / f"run-{number}"
+        run.mkdir(parents=True)
+        (run / "best.safetensors").write_bytes(b"weights")
+    assert session.overview()["models"] == ["general", "run-2", "run-10"]
+    session.choose("run-2")
+    assert session.suggester.model == str(tmp_path / "set" / "labelling" / "runs" / "run-2")
+    with pytest.raises(DataError):
+        session.choose("../../elsewhere")
+    session.close()
+    session = begin(tmp_path)
+    assert session.overview()["model"] == "run-2"
+    session.choose("general")
+    session.close()
+    session = begin(tmp_path)
+    assert session.overview()["model"] == "general"
     session.close()
 
 

@@ -93,6 +93,30 @@ def test_what_a_failed_training_said_is_shown(start: Any) -> None:
     assert ended == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
+def test_a_training_outlives_a_server_that_is_killed(start: Any, tmp_path: Path) -> None:
+    first, _ = start("wait")
+    until(lambda: first.progress().loss is not None)
+    described = first.running()
+    ended: list[Path] = []
+    second = Trainer(tmp_path / "set", tmp_path / "runs", ended.append)
+    second.adopt(described)
+    said = second.progress()
+    assert (said.state, said.loss, said.minutes) == ("running", 2.5, 5)
+    with pytest.raises(ConfigError):
+        second.start(1)
+    first._process.send_signal(9)
+    until(lambda: second.progress().state == "failed")
+    # One that ended well in the meantime is taken over, weights and all.
+    run = Path(described["run"])
+    (run / "best.safetensors").write_bytes(b"weights")
+    (run / "metrics.json").write_text("{}")
+    third = Trainer(tmp_path / "set", tmp_path / "runs", ended.append)
+    third.adopt(described)
+    until(lambda: ended == [run])
+    assert third.progress().state == "done"
+
+
 def test_closing_ends_a_training(start: Any) -> None:
     trainer, _ = start("wait")
     until(lambda: trainer.progress().loss is not None)

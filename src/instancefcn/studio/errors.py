@@ -15,7 +15,7 @@ _STATUS: tuple[tuple[type[InstanceFCNError], int], ...] = (
     (TakenError, 409),
     (ImageError, 422),
     (DataError, 422),
-    (ConfigError, 409),
+    (ConfigError, 422),
     (OutputError, 507),
 )
 

@@ -1,22 +1,25 @@
 // All keys, and the list of them.
 import {$, make} from "./dom.js";
 
-const TEXT = ["Enter", "accept all suggestions shown, next image", "N", "next image without labelling this one",
-  "Page Up, Page Down", "previous and next image of the list", "U", "image labelled, or not yet",
-  "V", "find: click what lights up, or drag a box", "[  ]  Shift-wheel", "smaller and larger one there",
-  "Shift-click, Alt-click", "add to the selected object, take away from it", "A", "accept what is lit up",
-  "1 to 9, 0", "class of the selected and of new objects", "Del", "delete the object, send the suggestion away",
-  "B, E", "brush and eraser; [ ] for their size", "P", "polygon: draw, drag points, click a side to add one",
-  "Alt-click, Backspace", "delete a point of a polygon", "Esc", "give up what is being drawn; select nothing",
-  ",  .", "previous and next object", "Ctrl-Z, Ctrl-Y", "undo and redo",
-  "Space, H", "move the image", "Wheel, + −, F", "zoom; whole image", "G", "hide the objects, and show them",
-  "<  >", "lower and raise the slider of suggestions", "T", "train",
-  "Arrows", "move a cross over the image, faster with Shift", "S, D", "click at the cross; begin and end a drag"];
+const TEXT = [
+  ["Enter", "accept all suggestions shown, next image"], ["N", "next image without labelling this one"],
+  ["Page Up|Page Down", "previous and next image of the list"], ["U", "image labelled, or not yet"],
+  ["V", "find: click what lights up, or drag a box"], ["[|]|Shift-wheel", "smaller and larger one there"],
+  ["Shift-click", "add to the selected object"], ["Alt-click", "take away from it"], ["A", "accept what is lit up"],
+  ["1|…|9|0", "class of the selected and of new objects"], ["Del", "delete the object, send the suggestion away"],
+  ["B|E", "brush and eraser; [ ] change the size"], ["P", "polygon: draw, drag points, drag a side to add one"],
+  ["Alt-click|Backspace", "delete a point of a polygon"], ["Esc", "give up what is being drawn; select nothing"],
+  [",|.", "previous and next object"], ["Ctrl-Z|Ctrl-Y", "undo and redo"], ["Space|H", "move the image"],
+  ["Wheel|+|−|F", "zoom; whole image"], ["G", "hide the objects, and show them"],
+  ["<|>", "lower and raise the slider of suggestions"], ["T", "train"],
+  ["Arrows", "move a cross over the image, faster with Shift"], ["S|D", "click at the cross; begin and end a drag"],
+];
 
 export const startKeys = (label) => {
   const list = $(".keys");
-  for (let i = 0; i < TEXT.length; i += 2) {
-    list.append(make("div", {}, make("span", {}, ...TEXT[i].split(/(, | to )/).map((part, j) => (j % 2 ? part : make("kbd", {text: part})))), make("span", {text: TEXT[i + 1]})));
+  for (const [names, text] of TEXT) {
+    const kbds = names.split("|").map((name) => make("kbd", {text: name}));
+    list.append(make("div", {}, make("span", {}, ...kbds), make("span", {text})));
   }
   const view = label.view;
   const bracket = (by) => {

@@ -10,6 +10,7 @@ import {Panels} from "./panels.js";
 
 const SAME = 0.8;  // boxes that overlap so much are of one object
 const CANDIDATES = 5;
+const LEAST = 0.01;  // score of what lights up under the pointer
 const POLL = {busy: 1000, idle: 4000};  // ms
 
 const overlap = (a, b) => {
@@ -162,7 +163,6 @@ export class Label {
 
   suggested(answer) {
     this.ready = answer.ready;
-    this.model = answer.model;
     this.suggestions = (answer.suggestions ?? []).map(drawable);
     this.looking = answer.suggestions === null;
     this.changed();
@@ -239,8 +239,7 @@ export class Label {
     this.colours = new Map(this.overview.classes.map((one) => [one.id, one.colour]));
     this.panels.overview(before);
     if (before && before.classes.map((one) => one.id + one.name).join() !== this.overview.classes.map((one) => one.id + one.name).join()) this.changed();
-    if (before && this.image && this.overview.model !== this.model && !this.image.done) {
-      this.model = this.overview.model;
+    if (before && this.image && this.overview.model !== before.model) {
       this.suggestions = [];
       this.ready = false;
       this.changed();
@@ -330,7 +329,7 @@ export class Label {
     const objects = [...this.objects.values()].filter((one) => this.hit(one, p)).sort(byArea);
     const suggestions = this.visible().filter((one) => this.hit(one, p)).sort((a, b) => b.score - a.score);
     const known = [...objects, ...suggestions];
-    const others = candidates.filter((one) => this.hit(one, p) && !known.some((other) => overlap(one.box, other.box) >= SAME));
+    const others = candidates.filter((one) => one.score >= LEAST && this.hit(one, p) && !known.some((other) => overlap(one.box, other.box) >= SAME));
     const best = objects[0] ?? suggestions[0] ?? others[0];
     if (!best) { this.unlight(); return; }
     const items = [...known, ...others].sort(byArea);
@@ -518,6 +517,12 @@ export class Label {
   accept() {
     return this.task(async () => {
       if (this.image && !this.image.done) {
+        // Without objects it would teach that there are none.
+        if (this.looking && !this.objects.size && this.insisted !== this.image.id && !this.overview.model_error) {
+          this.insisted = this.image.id;
+          this.say("The model is still looking. Enter again: no objects here");
+          return;
+        }
         const actions = this.visible().map((one) => ({do: "add", class: this.classOf(one), shape: {rle: one.rle}}));
         await this.act([...actions, {do: "done", done: true}]);
       }

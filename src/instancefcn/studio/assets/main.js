@@ -21,6 +21,7 @@ $("#theme").addEventListener("click", () => {
 });
 
 const show = (mode) => {
+  document.body.dataset.mode = mode;
   for (const name of ["label", "look"]) {
     $(`main#${name}`).hidden = name !== mode;
     $(`#mode-${name}`).setAttribute("aria-pressed", String(name === mode));

@@ -34,6 +34,10 @@ export class Panels {
     $("#help").addEventListener("click", () => $("#keys").showModal());
     $("#train").addEventListener("click", () => this.train());
     $("#stop").addEventListener("click", () => label.task(async () => { await post("/api/label/train/stop"); await label.refresh(); }));
+    $("#model").addEventListener("change", (event) => {
+      const name = event.target.value;
+      label.task(async () => { await post("/api/label/model", {name}); await label.refresh(); });
+    });
     $("#check").addEventListener("click", () => this.check());
     $("#deleted").addEventListener("click", () => this.bin());
     $("#new-class").addEventListener("submit", (event) => { event.preventDefault(); this.newClass(); });
@@ -96,9 +100,14 @@ export class Panels {
     if (!known) this.classes();
     $("#unsaved").hidden = !overview.write_error;
     $("#unsaved").textContent = `The data set cannot be written: ${overview.write_error}. The labels are kept and written again at the next change.`;
-    const left = overview.left ? ` · ${plural(overview.left, "image")} to look at` : "";
-    $("#model-text").textContent = overview.model_error
-      || `${overview.general ? "General model: any object" : overview.model}${left}`;
+    const left = overview.left ? `${plural(overview.left, "image")} to look at` : "";
+    const names = overview.models.join();
+    if (this.modelNames !== names) {
+      this.modelNames = names;
+      $("#model").replaceChildren(...overview.models.map((name) => make("option", {value: name, text: name === "general" ? "General: any object" : name})));
+    }
+    $("#model").value = overview.model;
+    $("#model-text").textContent = overview.model_error || left;
     this.training(before?.training);
     this.foot();
   }
@@ -290,8 +299,8 @@ export class Panels {
       announce(text);
     }
     if (training?.state !== "running") return;
-    $("#training-bar").value = Math.min(1, training.seconds / (60 * training.minutes));
-    const parts = [training.losses.length ? `${duration(training.left)} left` : "starting"];
+    $("#training-bar").value = 1 - training.left / (60 * training.minutes);
+    const parts = [!training.losses.length ? "starting …" : training.left ? `${duration(training.left)} left` : "measuring …"];
     if (training.loss !== null) parts.push(`loss ${training.loss.toFixed(2)}`);
     if (training.ap !== null) parts.push(`AP ${training.ap.toFixed(2)}`);
     $("#training-text").textContent = parts.join(" · ");

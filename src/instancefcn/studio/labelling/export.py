@@ -12,9 +12,6 @@ from instancefcn.files import link_or_copy, write_json
 from instancefcn.studio.labelling.opening import Labels
 from instancefcn.studio.labelling.store import Row
 
-HELD_OUT = 5
-"""One in this many labelled images is held out: never trained on, to measure on."""
-
 QUIET = 1.0
 """Seconds without a change before the files are written; longer where writing takes long."""
 

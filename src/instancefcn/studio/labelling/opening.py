@@ -21,6 +21,9 @@ from instancefcn.studio.labelling.store import FILE, FOLDER, Row, Store
 MAX_CLASSES = 500
 """Classes that the page can show."""
 
+HELD_OUT = 5
+"""One in this many labelled images is held out: never trained on, to measure on."""
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -128,8 +131,15 @@ def _annotated(datasets: dict[str, Dataset], problems: list[str]) -> _Found:
         raise DataError(differing)
     images: list[tuple[Path, Row]] = []
     objects: list[tuple[int, Row]] = []
+    single = len(datasets) == 1  # as many tools export: something is held out to measure on
+    trained: set[int] = set()
     for split, dataset in datasets.items():
         for image in dataset.images:
+            if single:
+                classes = {a.label for a in image.annotations}
+                held = (len(images) + 1) % HELD_OUT == 0 and bool(classes) and classes <= trained
+                split = "val" if held else "train"
+                trained |= set() if held else classes
             images.append((image.path.absolute(), _image_row(image.width, image.height, split)))
             for a in image.annotations:
                 row = {

@@ -227,6 +227,10 @@ def _add_changing(router: APIRouter, session: Session) -> None:
     async def rename_class(id: Id, body: Name) -> None:
         await run(session.rename_class, id, body.name)
 
+    @router.post("/model", dependencies=writing)
+    async def choose(body: Name) -> None:
+        await run(session.choose, body.name)
+
     @router.post("/train", dependencies=writing)
     async def train(body: Minutes) -> None:
         await run(session.train, body.minutes)

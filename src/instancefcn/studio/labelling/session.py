@@ -14,8 +14,8 @@ from instancefcn.evaluation.dataset_check import check
 from instancefcn.files import writable
 from instancefcn.images.drawing import colour_of
 from instancefcn.safe_text import is_name
-from instancefcn.studio.labelling.export import HELD_OUT, Exporter, write_files
-from instancefcn.studio.labelling.opening import MAX_CLASSES, Labels
+from instancefcn.studio.labelling.export import Exporter, write_files
+from instancefcn.studio.labelling.opening import HELD_OUT, MAX_CLASSES, Labels
 from instancefcn.studio.labelling.pixels import TILE, WHOLE, Pixels
 from instancefcn.studio.labelling.shapes import (
     Shape,
@@ -89,13 +89,16 @@ class Session:
         self.pixels, self.lease = Pixels(), Lease()
         self.write_error = ""
         self._lock = threading.RLock()
-        trained = self.store.fact("model")
-        if trained is not None and not Path(trained).is_dir():
-            trained = None
-        self.suggester = Suggester(labels, self.pixels, model or trained or GENERAL_MODEL, load)
+        self._given = model
+        chosen = model or self.store.fact("model")
+        if chosen not in self.models().values():
+            chosen = GENERAL_MODEL
+        self.suggester = Suggester(labels, self.pixels, chosen, load)
         self.exporter = Exporter(lambda: write_files(labels), self._written)
         self.exporter.changed()  # the last server may have been killed before it wrote them
         self.trainer = Trainer(self.store.out, self.store.folder / "runs", self._trained, settings)
+        if (training := self.store.fact("training")) is not None:
+            self.trainer.adopt(training)
 
     def close(self) -> None:
         """End the training, write everything, and give the lock back."""
@@ -109,8 +112,31 @@ class Session:
 
     def _trained(self, run: Path) -> None:
         # Weights of a later training replace those of this path in no cache.
-        self.store.note("model", str(run))
+        with self.store.transaction():
+            self.store.put("model", str(run))
+            self.store.put("training", None)
         self.suggester.use(str(run))
+
+    def models(self) -> dict[str, str]:
+        """The models that can suggest, by the names that the page shows: the general one, the one that was
+        given, and those trained here, the latest last.
+        """
+        found = {"general": GENERAL_MODEL}
+        if self._given is not None:
+            found[Path(self._given).name] = self._given
+        runs = self.store.folder / "runs"
+        finished = [run for run in runs.glob("run-*") if any(run.glob("*.safetensors"))]
+        for run in sorted(finished, key=lambda run: (len(run.name), run.name)):
+            found[run.name] = str(run)
+        return found
+
+    def choose(self, name: str) -> None:
+        """Let another model suggest. Raises DataError when there is none of this name."""
+        models = self.models()
+        if name not in models:
+            raise DataError(f"there is no model {name!r}: reload the page")
+        self.store.note("model", models[name])
+        self.suggester.use(models[name])
 
     # -- looking
 
@@ -119,8 +145,7 @@ class Session:
         done, held, images = self.store.labelled()
         counts = self.store.counts()
         training = self.trainer.progress()
-        model = Path(self.suggester.model)
-        trained = self.store.fact("model")
+        current, models = self.suggester.model, self.models()
         return {
             "data": str(self.store.out),
             "images": images,
@@ -130,12 +155,12 @@ class Session:
                 {"id": id_, "name": name, "objects": counts.get(id_, 0), "colour": _colour(index)}
                 for index, (id_, name) in enumerate(self.store.classes().items())
             ],
-            "model": model.name,
-            "general": self.suggester.model == GENERAL_MODEL,
+            "model": next((name for name, model in models.items() if model == current), ""),
+            "models": list(models),
             "model_error": self.suggester.error,
             "left": self.suggester.left(),
             "training": None if training is None else training.as_json(),
-            "ap": None if trained is None else measured(Path(trained)),
+            "ap": measured(Path(current)),
             "problems": self.store.fact("problems") or [],
             "write_error": self.write_error,
         }
@@ -174,7 +199,6 @@ class Session:
         return {
             "suggestions": self.suggester.stored(image),
             "ready": self.suggester.ready(image),
-            "model": Path(self.suggester.model).name,
         }
 
     def at_point(self, image: int, x: float, y: float, count: int) -> list[Found]:
@@ -418,6 +442,7 @@ class Session:
         with writable():
             self.exporter.now()
         self.trainer.start(minutes)
+        self.store.note("training", self.trainer.running())
 
 
 def _on(point: Point, image: Row) -> bool:

@@ -190,11 +190,12 @@ class Suggester:
     def _look(self, model: str, image: int) -> Any:
         """The maps of an image, computed once."""
         key = (model, image)
+        # A person does not wait for the look at another image.
+        if (maps := self._kept(key)) is not None:
+            return maps
         with self._looking:
-            with self._lock:
-                if key in self._maps:
-                    self._maps.move_to_end(key)
-                    return self._maps[key]
+            if (maps := self._kept(key)) is not None:
+                return maps
             row = self._row(image)
             pixels = self._pixels.image(self._labels.path(row))
             if row["width"] is None:
@@ -206,20 +207,26 @@ class Suggester:
                     self._maps.popitem(last=False)
             return maps
 
+    def _kept(self, key: tuple[str, int]) -> Any:
+        with self._lock:
+            if key in self._maps:
+                self._maps.move_to_end(key)
+            return self._maps.get(key)
+
     def _found(self, model: str, candidates: Sequence[Candidate]) -> list[Found]:
         names = {name: id_ for id_, name in self._labels.store.classes().items()}
         known = self._reader(model).class_names
         found = []
         for one in candidates:
             crop = one.mask.crop(0).cpu().numpy()
-            x1, y1, x2, y2 = one.mask.rects[0].tolist()
-            rings = rings_of_mask(crop, (x1, y1))
+            x, y, *_ = one.mask.rects[0].tolist()
+            rings = rings_of_mask(crop, (x, y))
             if rings:
                 found.append(
                     {
                         "rle": one.mask.rles()[0],
                         "rings": rings,
-                        "box": [x1, y1, x2, y2],
+                        "box": one.mask.tight_boxes()[0].int().tolist(),
                         "score": round(float(one.score), 4),
                         "class": None if one.label is None else names.get(known[one.label]),
                     }

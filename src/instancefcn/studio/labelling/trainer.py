@@ -23,6 +23,7 @@ from instancefcn.training.log import read_log
 COMMAND = (sys.executable, "-m", "instancefcn")
 """How the program is started."""
 
+METRICS = "metrics.json"
 OUTPUT = "output.txt"
 """What a training says, beside its run."""
 
@@ -44,7 +45,8 @@ class Progress:
         state: "running", "done", "stopped" or "failed".
         run: the folder of the run.
         minutes: how long it was asked to take.
-        seconds: how long it has taken.
+        seconds: how long it has taken, with its start and its end.
+        spent: how much of its minutes is over: they are for training alone.
         loss: of the latest row of the log.
         ap: mask AP on the held-out images, the latest; None when nothing is held out or measured yet.
         losses: all losses so far, for a curve.
@@ -55,6 +57,7 @@ class Progress:
     run: Path
     minutes: float
     seconds: float
+    spent: float
     loss: float | None
     ap: float | None
     losses: tuple[float, ...]
@@ -67,12 +70,51 @@ class Progress:
             "run": self.run.name,
             "minutes": self.minutes,
             "seconds": round(self.seconds, 1),
-            "left": round(max(0.0, 60 * self.minutes - self.seconds), 1),
+            "left": round(max(0.0, 60 * self.minutes - self.spent), 1),
             "loss": self.loss,
             "ap": self.ap,
             "losses": self.losses,
             "said": self.said,
         }
+
+
+class Orphan:
+    """A training whose server was killed: the process lives on. As much of `subprocess.Popen` as is needed.
+
+    Args:
+        pid: of the process.
+        run: the folder of its run.
+    """
+
+    def __init__(self, pid: int, run: Path) -> None:
+        self.pid, self._run = pid, run
+
+    def poll(self) -> int | None:
+        """None while it runs, 0 when it ended well, 1 when it did not."""
+        try:
+            # Another process may have got the number since.
+            alive = os.fsencode(self._run) in Path(f"/proc/{self.pid}/cmdline").read_bytes()
+        except OSError:
+            alive = False
+        return None if alive else int(not (self._run / METRICS).is_file())
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until it has ended. Raises TimeoutExpired."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if end is not None and time.monotonic() > end:
+                raise subprocess.TimeoutExpired(str(self._run), timeout or 0)
+            time.sleep(0.2)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to it."""
+        with contextlib.suppress(OSError):
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
 
 
 class Trainer:
@@ -89,7 +131,7 @@ class Trainer:
         self, data: Path, runs: Path, on_end: Callable[[Path], None], settings: Sequence[str] = ()
     ) -> None:
         self._data, self._runs, self._on_end, self._settings = data, runs, on_end, tuple(settings)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Orphan | None = None
         self._run: Path | None = None
         self._minutes, self._began = 0.0, 0.0
         self._ended: float | None = None
@@ -119,8 +161,26 @@ class Trainer:
                 )
             with contextlib.suppress(AttributeError, OSError):
                 os.setpriority(os.PRIO_PROCESS, self._process.pid, NICE)
-            self._minutes, self._began, self._ended, self._stopping = minutes, time.monotonic(), None, False
-            threading.Thread(target=self._wait, args=(self._process, self._run), daemon=True).start()
+            self._watch(minutes, time.monotonic())
+
+    def adopt(self, training: dict[str, Any]) -> None:
+        """Go on watching what `running` described before the server was killed."""
+        with self._lock:
+            self._run = Path(training["run"])
+            self._process = Orphan(training["pid"], self._run)
+            self._watch(training["minutes"], time.monotonic() - (time.time() - training["began"]))
+
+    def running(self) -> dict[str, Any] | None:
+        """The training that runs, for `adopt`; None when none does."""
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                return None
+            began = time.time() - (time.monotonic() - self._began)
+            return {"run": str(self._run), "pid": self._process.pid, "minutes": self._minutes, "began": began}
+
+    def _watch(self, minutes: float, began: float) -> None:
+        self._minutes, self._began, self._ended, self._stopping = minutes, began, None, False
+        threading.Thread(target=self._wait, args=(self._process, self._run), daemon=True).start()
 
     def stop(self) -> None:
         """Ask the training to save and end."""
@@ -162,13 +222,14 @@ class Trainer:
             run,
             self._minutes,
             seconds,
+            _spent(run, rows),
             losses[-1] if losses else None,
             best,
             tuple(round(loss, 4) for loss in losses[-400:]),
             said,
         )
 
-    def _wait(self, process: subprocess.Popen[bytes], run: Path) -> None:
+    def _wait(self, process: subprocess.Popen[bytes] | Orphan, run: Path) -> None:
         process.wait()
         self._ended = time.monotonic()
         with contextlib.suppress(InstanceFCNError):  # it ended before it had weights
@@ -191,10 +252,21 @@ class Trainer:
         return "\n".join(lines[errors[-1] :] if errors else lines[-5:])
 
 
+def _spent(run: Path, rows: Sequence[dict[str, float]]) -> float:
+    """Seconds of training so far: those of the log's last row, and those since it was written."""
+    if not rows:
+        return 0.0
+    try:
+        since = time.time() - (run / "log.csv").stat().st_mtime
+    except OSError:
+        since = 0.0
+    return rows[-1]["seconds"] + max(0.0, since)
+
+
 def measured(run: Path) -> float | None:
     """Mask AP on the held-out images of a finished run; None when it was not measured."""
     try:
-        value = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["best_mask_AP"]
+        value = json.loads((run / METRICS).read_text(encoding="utf-8"))["best_mask_AP"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return value if isinstance(value, int | float) else None
