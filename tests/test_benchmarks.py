@@ -35,6 +35,7 @@ EVERY = {
     "ablation.py": "my-data --out out --epochs 1 --short-side 96 --precision 32",
     "accuracy.py": "my-data --out out --minutes 5 --epochs 1 --short-side 96 --time 1",
     "accuracy_plot.py": "shapes=curves --out out/figure.png",
+    "busy.py": "--repeats 1 --size 64 96 --batch 1 --load 1",
     "extent.py": "my-data --model runs/first",
     "finetune.py": "my-data --out out --classes circle square --init runs/first --epochs 1 --short-side 96",
     "growth.py": f"--repeats 1 --point '{POINT}'",
@@ -56,6 +57,7 @@ ELSEWHERE = {
     "label_page.py": "drives a browser: run it after a change of the page",
 }
 OWN_PROCESS = {
+    "busy.py": "starts processes of its own, and looks at the environment",
     "peers.py": "measures the peak of memory, in which the tests' own would stand",
 }
 QUICK = ("accuracy_plot.py", "labelling.py", "propose.py")

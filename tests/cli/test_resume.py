@@ -118,7 +118,7 @@ def stopped(run: Run, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         (["--score", "0.3"], "score was 0.5 and is now 0.3"),
         (["--save", "coco"], "save was ['coco', 'overlay'] and is now ['coco']"),
-        (["--tile", "64"], "tile was None and is now 64"),
+        (["--tile", "64"], "tile was 'auto' and is now 64"),
     ],
 )
 def test_another_call_is_refused(run: Run, many: Path, stopped: Path, words: list[str], reason: str) -> None:

@@ -156,7 +156,7 @@ def test_table_shows_what_is_not_defined(tmp_path: Path, predictor: Predictor) -
 
 def test_command(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_split(tmp_path / "data", split="test")
-    monkeypatch.setattr("instancefcn.evaluation.run.load", lambda model: predictor)
+    monkeypatch.setattr("instancefcn.evaluation.run.load", lambda model, **_: predictor)
     arguments = [
         "eval",
         str(folder),
@@ -174,7 +174,7 @@ def test_command(tmp_path: Path, predictor: Predictor, monkeypatch: pytest.Monke
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert set(figures) == {
         *("mask", "box", "voc", "proposals", "attainable", "per_class", "images", "seconds_per_image"),
-        *("max_objects", "limited_images"),
+        *("precision", "max_objects", "limited_images"),
     }
 
 

@@ -18,6 +18,7 @@ from instancefcn.bulk.listing import SCHEMA, Listing, cut, path_on
 from instancefcn.bulk.shards import ATTEMPTS_FOLDER, IMAGES_FOLDER, INSTANCES_FOLDER, PART, count_results
 from instancefcn.bulk.storage import Folder, absolute, open_filesystem
 from instancefcn.errors import ConfigError, ImageError
+from instancefcn.inference.predictor import Tile
 from instancefcn.version import __version__
 
 FORMAT = 1
@@ -48,7 +49,7 @@ class Job:
     chunk: int
     todo: tuple[int, ...]
     score: float
-    tile: int | None
+    tile: Tile
     max_objects: int | None = None
     precision: str = "32"
 
@@ -113,7 +114,7 @@ def prepare(
     *,
     model: str,
     score: float,
-    tile: int | None = None,
+    tile: Tile = None,
     max_objects: int | None = None,
     precision: str = "32",
     keep_precision: bool = False,

@@ -15,6 +15,7 @@ from instancefcn.safe_text import one_line
 
 if TYPE_CHECKING:
     from instancefcn.bulk.job import Summary
+    from instancefcn.inference.predictor import Tile
 
 
 def predict_bulk(
@@ -24,7 +25,7 @@ def predict_bulk(
     *,
     score: float = 0.5,
     max_objects: int | None = None,
-    tile: int | None = None,
+    tile: Tile = "auto",
     workers: int | None = None,
     cpus: int = 1,
     gpus: float = 0,

@@ -26,7 +26,7 @@ def bulk(
     model: Model = "fcis-animals7",
     score: Score = 0.5,
     max_objects: MaxObjects = None,
-    tile: Tile = None,
+    tile: Tile = "auto",
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Processes that hold the model; as many as fit.", show_default=False),

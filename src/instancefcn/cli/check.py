@@ -23,8 +23,9 @@ def check(
         Path | None, typer.Option(metavar="DIR", help="Folder for report.json and suspicious.png.")
     ] = None,
     model: Annotated[
-        str, typer.Option(help="The model to train: sizes of objects are judged for it.")
-    ] = "fcis_lite",
+        str | None,
+        typer.Option(help="Judge sizes of objects for this model; without it `train` takes care of them."),
+    ] = None,
     crowds_as_objects: CrowdsAsObjects = False,
     json_: Annotated[
         bool, typer.Option("--json", help="Print the report as JSON on standard output.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from instancefcn.cli.options import CrowdsAsObjects, MaxObjects, Precision, SkipBad
+from instancefcn.cli.options import CrowdsAsObjects, MaxObjects, Precision, SkipBad, Tile
 
 
 def eval_(
@@ -18,6 +18,7 @@ def eval_(
         str, typer.Option(help="A bundled model, a checkpoint, or the folder of a training run.")
     ],
     split: Annotated[str, typer.Option(help="Name of the split; no other needs to exist.")] = "val",
+    tile: Tile = "auto",
     crowds_as_objects: CrowdsAsObjects = False,
     skip_bad: SkipBad = False,
     max_objects: MaxObjects = None,
@@ -51,6 +52,7 @@ def eval_(
             data,
             model,
             split=split,
+            tile=tile,
             precision=precision,
             out=out,
             crowds_as_objects=crowds_as_objects,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,14 +51,25 @@ Device = Annotated[
     str | None,
     typer.Option(help="'cpu', 'cuda' or 'cuda:1'; a GPU is used when there is one.", show_default=False),
 ]
+
+
+def parse_tile(text: str) -> int | str | None:
+    """The value of --tile: a number of pixels, "auto", or None for "off"."""
+    if text in ("auto", "off"):
+        return None if text == "off" else text
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number of pixels, auto or off") from None
+
+
 Tile = Annotated[
-    int | None,
+    Any,
     typer.Option(
-        metavar="PIXELS",
-        min=32,
-        help="Segment large images by overlapping tiles of this side. Objects on a seam come out once and "
-        "whole.",
-        show_default=False,
+        metavar="auto|off|PIXELS",
+        parser=parse_tile,
+        help="Segment images by overlapping tiles of this side. Objects on a seam come out once and whole. "
+        "'auto' does so where the objects of a large image would be much smaller than those of training.",
     ),
 ]
 CrowdsAsObjects = Annotated[

@@ -42,7 +42,7 @@ def predict(
     save: Save = "overlay,coco",
     json_: Json = False,
     batch: Batch = 1,
-    tile: Tile = None,
+    tile: Tile = "auto",
     explain: Explain = False,
     frames: Frames = None,
     page: Page = None,

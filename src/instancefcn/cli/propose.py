@@ -35,7 +35,7 @@ def propose(
     score: Annotated[float, typer.Option(min=0, max=1, help="Leave out proposals below this score.")] = 0.0,
     save: Save = "overlay,coco",
     json_: Json = False,
-    tile: Tile = None,
+    tile: Tile = "auto",
     explain: Explain = False,
     frames: Frames = None,
     page: Page = None,

@@ -38,7 +38,7 @@ def check(
     *,
     fix: str | Path | None = None,
     out: str | Path | None = None,
-    model: str = "fcis_lite",
+    model: str | None = None,
     crowds_as_objects: bool = False,
     progress: Progress | None = None,
 ) -> Checked:
@@ -48,7 +48,8 @@ def check(
         data: folder of a dataset in any layout of docs/data.md, or its YAML file.
         fix: write a repaired copy to this new folder, with repairs.json.
         out: folder for report.json and suspicious.png, a sheet of suspicious images.
-        model: the model to train, which sizes of objects are judged for.
+        model: the model to train, for which sizes of objects are judged; None for a training that follows its
+            plan, which takes care of sizes.
         crowds_as_objects: take every crowd (iscrowd 1) as one object, also in the copy.
         progress: receives the progress.
 

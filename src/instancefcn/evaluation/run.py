@@ -26,7 +26,7 @@ from instancefcn.evaluation.review import write_review
 from instancefcn.evaluation.voc import voc_map
 from instancefcn.files import check_output_folder, writable, write_json
 from instancefcn.images.decoding import read_image
-from instancefcn.inference.predictor import DEFAULT_SCORE, Predictor, load
+from instancefcn.inference.predictor import DEFAULT_SCORE, Predictor, Tile, load
 from instancefcn.inference.writers import DETECTIONS_NAME
 from instancefcn.instances import OBJECT, Instances
 from instancefcn.safe_text import plain
@@ -48,6 +48,7 @@ def evaluate(
     model: str | Path | Predictor,
     *,
     split: str = "val",
+    tile: Tile = "auto",
     precision: str = "auto",
     out: Path | str | None = None,
     crowds_as_objects: bool = False,
@@ -62,6 +63,7 @@ def evaluate(
         data: a folder or YAML file of any layout in docs/data.md, such as SPLIT.json (COCO) with images/.
         model: name of a bundled model, checkpoint, run folder, or what `instancefcn.load` returned.
         split: name of the split; no other needs to exist.
+        tile: side of tiles in pixels, "auto" or None, see `Predictor`.
         precision: "32", "bf16" or "auto", see `load`. A loaded model keeps its own.
         out: a folder for metrics.json, detections.json (COCO results with the dataset's own image ids and
             category ids), precision-recall curves, recall of proposals, and sheets of the worst and of
@@ -106,7 +108,7 @@ def evaluate(
 
         predictor, dataset, skipped = processes.agreed(prepare)
         own = dataset.subset(range(rank, len(dataset), world))
-        found, seconds = processes.agreed(lambda: _predict(predictor, own, max_objects, show=rank == 0))
+        found, seconds = processes.agreed(lambda: _predict(predictor, own, tile, max_objects, show=rank == 0))
         found = processes.gathered(found)
         total = sum(processes.gathered({rank: seconds}).values())
 
@@ -159,7 +161,7 @@ def _dataset(
 
 
 def _predict(
-    predictor: Predictor, dataset: Dataset, max_objects: int | None, show: bool
+    predictor: Predictor, dataset: Dataset, tile: Tile, max_objects: int | None, show: bool
 ) -> tuple[dict[int, Predictions], float]:
     """Predictions by image id, and the seconds that they took."""
     found: dict[int, Predictions] = {}
@@ -170,7 +172,7 @@ def _predict(
             predictor.run([pixels], max_objects=max_objects)
     # Nothing is read ahead: on a CPU it would take the network's time, which is measured.
     paths = [image.path for image in dataset.images]
-    results = predictor.files(paths, score=0.0, max_objects=max_objects)
+    results = predictor.files(paths, score=0.0, tile=tile, max_objects=max_objects)
     with closing(results), progress(show) as report:
         report(f"evaluating {dataset.name}", 0, len(dataset))
         for done, (image, result) in enumerate(zip(dataset.images, results, strict=True), 1):

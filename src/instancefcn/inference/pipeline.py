@@ -105,7 +105,7 @@ class _Pipeline:
         self.settings: dict[str, Any] = {
             "score": request.score,
             "batch_size": request.batch,
-            "tile": request.tile,
+            "tile": None if request.explain and request.tile == "auto" else request.tile,
             "max_objects": request.max_objects if request.top is None else request.top,
             "classes": request.classes,
         }

@@ -11,7 +11,7 @@ from instancefcn.errors import ConfigError
 from instancefcn.inference.request import Request, find_and_check, kinds_of, names_of, page_of
 
 if TYPE_CHECKING:
-    from instancefcn.inference.predictor import FileResult, Predictor
+    from instancefcn.inference.predictor import FileResult, Predictor, Tile
 
 
 def predict(
@@ -22,7 +22,7 @@ def predict(
     score: float = 0.5,
     save: str | Iterable[str] = ("overlay", "coco"),
     batch: int = 1,
-    tile: int | None = None,
+    tile: Tile = "auto",
     explain: bool = False,
     frames: int | None = None,
     page: int | str | None = None,
@@ -49,7 +49,8 @@ def predict(
         save: what to write, of "overlay", "coco", "yolo", "labelme", "cutouts", "labelmap" and "csv"; also
             as one string with commas. Empty or "none" writes nothing.
         batch: images of the same size that run at once. On a CPU 1 is as fast as any.
-        tile: segment large images by overlapping tiles of this side, in pixels (at least 32).
+        tile: segment images by overlapping tiles of this side, in pixels (at least 32). None reads them
+            whole; "auto" chooses, see `Predictor`, and is None with `explain`.
         explain: also draw the score maps of the best object of every image, in `out/explained`.
         frames: maximum number of frames of a video or webcam; None for all.
         page: of image files with several pages or frames, from 1, or "all"; results are named IMAGE#page2.
@@ -109,7 +110,7 @@ def propose(
     top: int = 100,
     score: float = 0.0,
     save: str | Iterable[str] = ("overlay", "coco"),
-    tile: int | None = None,
+    tile: Tile = "auto",
     explain: bool = False,
     frames: int | None = None,
     page: int | str | None = None,

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from instancefcn.images.download import decode_file_or_url, is_url, read_file_or
 from instancefcn.images.large import LargeImage, open_large
 from instancefcn.images.opening import open_image
 from instancefcn.images.pages import split_page
+from instancefcn.inference.scale import SEEN, TrainedScale
 from instancefcn.inference.threaded_map import threaded_map
 from instancefcn.inference.tiling import PER_TILE, segment_tiled
 from instancefcn.instances import Instances
@@ -40,6 +41,7 @@ DEFAULT_SCORE = 0.5
 DARK = 64
 """An image whose brightest sample is below this, of 255, is nearly black."""
 
+Tile: TypeAlias = "int | Literal['auto'] | None"
 ImageInput: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
 
 
@@ -118,6 +120,7 @@ class Predictor:
         self.max_objects: int = getattr(self.network, "max_instances", 100)
         self.preprocessing = loaded.preprocessing
         self.metadata: dict[str, Any] = dict(loaded.metadata)
+        self._trained_scale = TrainedScale.of(self.metadata)
 
     def __repr__(self) -> str:
         sides = f"{self.preprocessing.short_side}/{self.preprocessing.long_side} px"
@@ -131,7 +134,7 @@ class Predictor:
         *,
         score: float = ...,
         batch_size: int = ...,
-        tile: int | None = ...,
+        tile: Tile = ...,
         max_objects: int | None = ...,
         classes: Sequence[str] | None = ...,
     ) -> list[Instances]: ...
@@ -143,7 +146,7 @@ class Predictor:
         *,
         score: float = ...,
         batch_size: int = ...,
-        tile: int | None = ...,
+        tile: Tile = ...,
         max_objects: int | None = ...,
         classes: Sequence[str] | None = ...,
     ) -> Instances: ...
@@ -154,7 +157,7 @@ class Predictor:
         *,
         score: float = DEFAULT_SCORE,
         batch_size: int = 4,
-        tile: int | None = None,
+        tile: Tile = "auto",
         max_objects: int | None = None,
         classes: Sequence[str] | None = None,
     ) -> Instances | list[Instances]:
@@ -167,9 +170,11 @@ class Predictor:
             score: only instances with at least this score (0 to 1) are returned.
             batch_size: how many images of a list (or tiles of an image) run at once, where they have the same
                 size.
-            tile: segment large images by overlapping tiles of this side in pixels (see `inference.tiling`).
+            tile: read images by overlapping tiles of this side in pixels (see `inference.tiling`). None reads
+                them whole. "auto" reads large images in tiles where their objects would be much smaller than
+                those of training (see `inference.scale`).
             max_objects: maximum number of objects in an image, the best; None for the model's own limit,
-                which with `tile` holds for each tile. Results that reach it say so in `limit_reached`.
+                which in tiles holds for each tile. Results that reach it say so in `limit_reached`.
             classes: names of the classes to look for; None for all.
 
         Returns:
@@ -196,7 +201,7 @@ class Predictor:
         score: float = DEFAULT_SCORE,
         batch_size: int = 1,
         ahead: int = 0,
-        tile: int | None = None,
+        tile: Tile = "auto",
         max_objects: int | None = None,
         classes: Sequence[str] | None = None,
     ) -> Generator[FileResult, None, None]:
@@ -208,7 +213,7 @@ class Predictor:
             batch_size: how many images of the same size run at once. On a CPU 1 is as fast as any.
             ahead: how many images are read ahead, in threads, while the network runs; 0 reads each when it is
                 needed.
-            tile: segment large images by overlapping tiles of this side in pixels (see `inference.tiling`).
+            tile: side of tiles in pixels, "auto" or None, as for a call.
             max_objects, classes: as for the model itself, `__call__`.
 
         Raises:
@@ -239,7 +244,7 @@ class Predictor:
         *,
         score: float = DEFAULT_SCORE,
         batch_size: int = 1,
-        tile: int | None = None,
+        tile: Tile = "auto",
         max_objects: int | None = None,
         classes: Sequence[str] | None = None,
     ) -> Generator[FileResult, None, None]:
@@ -319,13 +324,16 @@ class Predictor:
         images: Sequence[Tensor | LargeImage],
         score: float,
         batch_size: int,
-        tile: int | None,
+        tile: Tile,
         max_objects: int | None,
         classes: Sequence[str] | None,
     ) -> list[Instances]:
+        _check_tile(tile)
         if tile is None:
             whole = [image for image in images if isinstance(image, Tensor)]
             return self.run(whole, score, max_objects, classes)
+        if tile == "auto":
+            return self._run_at_scale(images, score, batch_size, max_objects, classes)
         return [self._tiled(image, score, batch_size, tile, max_objects, classes) for image in images]
 
     def _tiled(
@@ -336,6 +344,7 @@ class Predictor:
         tile: int,
         max_objects: int | None,
         classes: Sequence[str] | None,
+        whole: Instances | None = None,
     ) -> Instances:
         from instancefcn.models.instance_fcn import InstanceFCN
 
@@ -353,7 +362,7 @@ class Predictor:
 
         # Of proposals each object has many.
         proposals = PER_TILE if isinstance(self.network, InstanceFCN) else None
-        found = segment_tiled(run, image, tile, score, batch_size, proposals)
+        found = segment_tiled(run, image, tile, score, batch_size, proposals, whole)
         if max_objects is not None and len(found) >= max_objects:
             return replace(found[:max_objects], limit_reached=max_objects)
         return replace(found, limit_reached=max(reached, default=None))
@@ -372,12 +381,43 @@ class Predictor:
             raise ConfigError(f"classes: {problem}; it knows {', '.join(self.class_names)}")
         return [label for label, name in enumerate(self.class_names) if name in classes]
 
+    def _run_at_scale(
+        self,
+        images: Sequence[Tensor | LargeImage],
+        score: float,
+        batch_size: int,
+        max_objects: int | None,
+        classes: Sequence[str] | None,
+    ) -> list[Instances]:
+        """Images whole, and once more in tiles those whose objects are too small as a whole; images on the
+        disk in tiles of the size of training images.
+        """
+        scale, size = self._trained_scale, self.preprocessing.long_side
+        whole = [image for image in images if isinstance(image, Tensor)]
+        look = scale is not None and any(scale.may_need_tiles(*image.shape[1:]) for image in whole)
+        # Whether tiles are needed does not depend on the score that is asked for.
+        found = iter(self.run(whole, min(score, SEEN) if look else score, max_objects, classes))
+        results = []
+        for image in images:
+            if isinstance(image, LargeImage):
+                side: int | None = size if scale is None else round(scale.image_side)
+                seen = None
+            else:
+                seen, side = next(found), None
+                if scale is not None and scale.may_need_tiles(*image.shape[1:]):
+                    side = scale.tile(seen, self.preprocessing)
+            if side is not None:
+                results.append(self._tiled(image, score, batch_size, side, max_objects, classes, seen))
+            elif seen is not None:
+                results.append(seen.filter(score))
+        return results
+
     def _segment(
         self,
         images: Sequence[ImageInput],
         score: float,
         batch_size: int,
-        tile: int | None,
+        tile: Tile,
         max_objects: int | None,
         classes: Sequence[str] | None,
     ) -> list[Instances]:
@@ -429,9 +469,14 @@ def _at_least_one(**settings: int | None) -> None:
             raise ConfigError(f"{name} must be at least 1, got {value}")
 
 
-def _together(batch_size: int, tile: int | None) -> int:
+def _check_tile(tile: object) -> None:
+    if tile is not None and tile != "auto" and not isinstance(tile, int):
+        raise ConfigError(f"tile must be a number of pixels, 'auto' or None, not {tile!r}")
+
+
+def _together(batch_size: int, tile: Tile) -> int:
     """How many images are drawn at once: tiles fill a batch by themselves."""
-    return batch_size if tile is None else 1
+    return 1 if isinstance(tile, int) else batch_size
 
 
 def _device(device: torch.device | str | None) -> torch.device:

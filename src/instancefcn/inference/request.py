@@ -32,7 +32,7 @@ class Request:
     save: tuple[str, ...]
     score: float
     batch: int
-    tile: int | None
+    tile: int | Literal["auto"] | None
     explain: bool
     frames: int | None
     resume: bool
@@ -90,7 +90,7 @@ def find_and_check(sources: str | Path | Iterable[str | Path], request: Request)
     for name in ("batch", "frames", "top", "max_objects"):
         if (value := getattr(request, name)) is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
-    if request.explain and request.tile is not None:
+    if request.explain and isinstance(request.tile, int):
         raise ConfigError("explain shows what the network sees of a whole image: leave out tile")
     if request.page is not None:
         found = _with_pages(found, request)

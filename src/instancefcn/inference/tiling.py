@@ -72,6 +72,7 @@ def segment_tiled(
     score: float,
     batch_size: int = 1,
     per_tile: int | None = None,
+    whole: Instances | None = None,
 ) -> Instances:
     """Segment an image tile by tile and merge what is found.
 
@@ -83,6 +84,7 @@ def segment_tiled(
         score: only merged instances with at least this score are returned.
         batch_size: tiles that run at once.
         per_tile: where there are several tiles, maximum number of instances of each, the best; None for all.
+        whole: what was found in the whole image, which tells of objects that are too large for a tile.
 
     Returns:
         instances in the pixels of the whole image, best first.
@@ -104,6 +106,10 @@ def segment_tiled(
     for first in range(0, len(boxes), batch_size):
         tiles = [_part(image, box) for box in boxes[first : first + batch_size]]
         found += [one[:per_tile] for one in run(tiles, score * PIECES)]
+    if whole is not None:
+        sides = (whole.boxes[:, 2:] - whole.boxes[:, :2]).amax(1)
+        found.insert(0, whole[sides > size * (1 - OVERLAP)])
+        boxes.insert(0, (0, 0, width, height))
     return merge_tiles(found, boxes, (height, width)).filter(score)
 
 
@@ -144,7 +150,7 @@ def merge_tiles(found: Sequence[Instances], boxes: Sequence[Box], image_size: tu
 
     Args:
         found: instances of each tile, in the tile's pixels.
-        boxes: the tiles, in the image's pixels.
+        boxes: the tiles, in the image's pixels, row by row; the whole image may come first.
         image_size: (height, width) of the image.
     """
     tiles: list[_Tile] = []

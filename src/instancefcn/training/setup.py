@@ -253,6 +253,13 @@ def build_network(
     return network, start_from(network, load_any_checkpoint(config.init).network)
 
 
+def crops(config: TrainConfig) -> tuple[int, float] | None:
+    """Side of the crops that the config asks for, in pixels of the image, and network pixels per pixel."""
+    if not config.window:
+        return None
+    return config.window, sum(config.train_short) / 2 / config.window
+
+
 def make_augment(config: TrainConfig) -> Augment:
     """The random changes that the config asks for; InstanceFCN's images in a size that suits an object."""
     change, spec = config.augment, zoo.spec_of(config.model)

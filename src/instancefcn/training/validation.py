@@ -32,18 +32,24 @@ PROPOSALS = {
 
 
 def predictions_of(
-    network: Any, dataset: Dataset, preprocessing: Preprocessing, device: torch.device, batch_size: int = 1
+    network: Any,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    batch_size: int = 1,
+    scale: Mapping[str, Any] | None = None,
 ) -> dict[int, Predictions]:
-    """Predictions by image id, made as `instancefcn eval` makes them.
+    """Predictions by image id, made as `instancefcn eval --precision 32` makes them.
 
     Args:
         network: called as `FCIS.forward`; left in eval mode.
         batch_size: how many images of the same shape run at once: 1 on a CPU, as only a GPU gains by more.
+        scale: from `scale_of`: large images of small objects are read in tiles; None reads all whole.
 
     Raises:
         ImageError: an image cannot be read.
     """
-    loaded = Loaded(network, dataset.class_names, dataset.category_ids, preprocessing, {})
+    loaded = Loaded(network, dataset.class_names, dataset.category_ids, preprocessing, {"training": scale})
     predictor = Predictor(loaded, device)
     together = 1 if device.type == "cpu" else batch_size
     paths = [image.path for image in dataset.images]

@@ -48,7 +48,7 @@ def test_each_check_finds_its_own(
 ) -> None:
     sick = clean(tmp_path / "data")
     change(sick)
-    report = examine(sick.write())
+    report = examine(sick.write(), model="fcis_lite")
     assert {(f.check, f.severity) for f in report.findings} == {(check, severity)}, report.findings
     assert summary(report).count(f"\n{severity}  {check}  ") == 1
 
@@ -285,7 +285,7 @@ def test_suggested_sizes(tmp_path: Path) -> None:
     for annotation in sick.train["annotations"]:
         x, y = annotation["bbox"][:2]
         annotation.update(segmentation=[[x, y, x + 4, y, x + 4, y + 4, x, y + 4]], bbox=[x, y, 4, 4], area=16)
-    (finding,) = examine(sick.write()).findings
+    (finding,) = examine(sick.write(), model="fcis_lite").findings
     # 4 pixels are 4 * 512 / 120 = 17 at the input; the smallest anchor fits from 32 * sqrt(1/2) = 22.6 on.
     for part in ("48 of 48", "100%", "--set short_side=704"):
         assert part in finding.message

@@ -26,7 +26,8 @@ from sick import HEIGHT, SICK, WIDTH, Sick, clean, first
 
 def fixed(sick: Sick) -> tuple[list[dict[str, Any]], Report, Path]:
     copy = sick.folder.parent / "copy"
-    return (*write_repaired_copy(examine(sick.write()), copy), copy)
+    found = examine(sick.write(), model="fcis_lite")
+    return (*write_repaired_copy(found, copy, model="fcis_lite"), copy)
 
 
 @pytest.mark.parametrize(("check", "severity", "change", "repairable"), SICK)

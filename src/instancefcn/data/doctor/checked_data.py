@@ -141,7 +141,7 @@ class CheckedData:
     """
 
     splits: tuple[Split, ...]
-    spec: AnySpec
+    spec: AnySpec | None
     unread: tuple[Path, ...] = ()
 
     @cached_property

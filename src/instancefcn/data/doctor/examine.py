@@ -121,7 +121,7 @@ def examine(
     data: Path | str,
     splits: Sequence[str] | None = None,
     *,
-    model: str | AnySpec = "fcis_lite",
+    model: str | AnySpec | None = None,
     crowds_as_objects: bool = False,
     skip_bad: bool = False,
     checks: Collection[str] | None = None,
@@ -132,7 +132,7 @@ def examine(
     Args:
         data: a folder or a YAML file, see `open_dataset`.
         splits: their names; by default all of the dataset.
-        model: the objects' sizes are compared with its input size and anchors.
+        model: the objects' sizes are compared with its input size and anchors; None leaves this check out.
         crowds_as_objects: take every crowd (iscrowd 1) as one object.
         skip_bad: leave out what cannot be used: see `data.unusable`. The report lists it.
         checks: their names; by default all.
@@ -195,7 +195,7 @@ def _read(
 
 
 def examine_dataset(
-    dataset: Dataset, name: str = "train", model: str | AnySpec = "fcis_lite"
+    dataset: Dataset, name: str = "train", model: str | AnySpec | None = None
 ) -> list[Finding]:
     """Run every check on one dataset in memory, as the split `name`."""
     split = Split(name, dataset, (), tuple(inspect_images(dataset.images)))

@@ -55,7 +55,7 @@ def write_repaired_copy(
     report: Report,
     copy: Path | str,
     *,
-    model: str | AnySpec = "fcis_lite",
+    model: str | AnySpec | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[dict[str, Any]], Report]:
     """Write a repaired copy of an examined dataset, and examine the copy.

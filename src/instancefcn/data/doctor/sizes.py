@@ -22,12 +22,12 @@ ENLARGED = 2.0
 
 def unsuitable_sizes(data: CheckedData) -> Iterator[Finding]:
     """Objects in train that are too small or too large for the model."""
+    spec = data.spec
+    if spec is None:
+        return
     for split in data.splits:
-        if split.name == "train" and (
-            sides := object_sides(split, data.spec.short_side, data.spec.long_side)
-        ):
+        if split.name == "train" and (sides := object_sides(split, spec.short_side, spec.long_side)):
             mean, larger = (np.sort(np.array(values)) for values in zip(*sides, strict=True))
-            spec = data.spec
             text, share = (
                 _for_anchors(mean, spec) if isinstance(spec, ModelSpec) else _for_windows(larger, spec)
             )
