@@ -61,8 +61,11 @@ export class Label {
   /** Suggestions that are shown: above the slider, and not taken or sent away. */
   visible() {
     if (!this.image || this.image.done) return [];
-    this.known ??= [...[...this.objects.values()].map((one) => one.box), ...this.gone.values()];
-    return this.suggestions.filter((one) => one.score >= this.threshold && !this.known.some((box) => overlap(box, one.box) >= SAME));
+    if (!this.seen) {
+      const known = [...[...this.objects.values()].map((one) => one.box), ...this.gone.values()];
+      this.seen = this.suggestions.filter((one) => one.score >= this.threshold && !known.some((box) => overlap(box, one.box) >= SAME));
+    }
+    return this.seen;
   }
 
   shapes() {
@@ -78,7 +81,7 @@ export class Label {
   strokeClass() { return this.selected()?.class ?? this.active; }
 
   changed() {
-    this.known = this.drawn = null;
+    this.seen = this.drawn = null;
     this.view.change();
     this.panels.objects();
   }

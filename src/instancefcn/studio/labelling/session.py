@@ -42,6 +42,10 @@ MAX_ACTIONS = 5000
 """Actions of one change."""
 
 
+Acted = dict[int, tuple[Row | None, Row]]
+"""Objects before and after a change, by id; None: new."""
+
+
 class Lease:
     """Lets one tab change the labels: the first that came, or the one that took over."""
 
@@ -292,32 +296,33 @@ class Session:
             raise DataError(f"a change has 1 to {MAX_ACTIONS:,} actions, this one {len(actions):,}")
         with self._lock:
             row = self._sized(image)
-            rows: dict[int, tuple[Row | None, Row]] = {}  # before and after, by the object's id
-            edits: list[Edit] = []
-            new = self.store.next_id("objects")
-            for action in actions:
-                if action["do"] == "done":
-                    continue
-                if action["do"] in ("add", "dismiss"):
-                    shape = _shape(action["shape"], row)
-                    added = _object_row(image, self._class(action["class"]), shape)
-                    rows[new] = (None, added if action["do"] == "add" else {**added, "deleted": 1})
-                    new += 1
-                    continue
-                id_ = action["id"]
-                before, now = rows[id_] if id_ in rows else (self.store.object(id_), self.store.object(id_))
-                if now["image"] != image:
-                    raise DataError(f"object {id_} is in another image: reload the page")
-                rows[id_] = (before, self._changed(action, now, row))
-            edits += [Edit("objects", id_, before, after) for id_, (before, after) in rows.items()]
-            for action in actions:
-                if action["do"] == "done" and action["done"] != bool(row["done"]):
-                    edits.append(Edit("images", image, row, self._marked(image, row, action["done"], rows)))
+            rows = self._acted(image, row, actions)
+            edits = [Edit("objects", id_, before, after) for id_, (before, after) in rows.items()]
+            done = [action["done"] for action in actions if action["do"] == "done"]
+            if done and done[-1] != bool(row["done"]):
+                edits.append(Edit("images", image, row, self._marked(image, row, done[-1], rows)))
             if not edits:
                 return self._result(None, image, [])
             change = self.store.change(image, _words(edits), edits)
         self._changed_files(edits)
         return self._result(change, image, edits)
+
+    def _acted(self, image: int, row: Row, actions: Sequence[dict[str, Any]]) -> Acted:
+        """The image's objects that the actions change."""
+        rows: Acted = {}
+        new = self.store.next_id("objects")
+        for action in actions:
+            if action["do"] in ("add", "dismiss"):
+                added = _object_row(image, self._class(action["class"]), _shape(action["shape"], row))
+                rows[new] = (None, added if action["do"] == "add" else {**added, "deleted": 1})
+                new += 1
+            elif action["do"] != "done":
+                id_ = action["id"]
+                before, now = rows[id_] if id_ in rows else (self.store.object(id_),) * 2
+                if now["image"] != image:
+                    raise DataError(f"object {id_} is in another image: reload the page")
+                rows[id_] = (before, self._changed(action, now, row))
+        return rows
 
     def _changed(self, action: dict[str, Any], now: Row, image: Row) -> Row:
         match action["do"]:
@@ -341,7 +346,7 @@ class Session:
             raise DataError(f"there is no class {id_}: reload the page")
         return id_
 
-    def _marked(self, image: int, row: Row, done: bool, rows: dict[int, tuple[Row | None, Row]]) -> Row:
+    def _marked(self, image: int, row: Row, done: bool, rows: Acted) -> Row:
         """The image's row, labelled or no longer. Every fifth labelled image is held out for good, unless
         it shows a class that no other image has for training.
         """
