@@ -159,7 +159,7 @@ def test_a_finished_run_of_other_settings_is_not_read(tmp_path: Path, workspace:
     settings = {"seed": 5, "epochs": 3}
     always = {"short_side": 300, "long_side": 500, "evaluate_every": 0, "sheets_every": 0}
     whole = {"data": "my-data", "out": "out", **always, **settings}
-    make_config(tmp_path, False, whole).save(tmp_path / "config.json")
+    make_config(tmp_path, False, whole | {"model": "fcis_lite"}).save(tmp_path / "config.json")
     (tmp_path / METRICS).write_text(json.dumps({"epochs": 3, "final": {"mask": {"AP": 0.5}}}))
     assert trained(Path("my-data"), "fcis_lite", tmp_path, 300, **settings) == {"mask": {"AP": 0.5}}
     with pytest.raises(SystemExit, match=r"seed was 5 and is now 7"):

@@ -13,6 +13,7 @@ from tiny_network import TinyNetwork
 
 Run = Callable[..., Any]
 TINY = (
+    "--set=init=null",
     "--set=workers=0",
     "--set=short_side=64",
     "--set=long_side=64",

@@ -117,12 +117,11 @@ def _image_folder(path: Path) -> Path:
     for folder in (path.parent, path.parent.parent):
         try:
             layout = recognise(folder)
+            files = [layout.paths(s) for s in layout.splits()] if isinstance(layout, CocoLayout) else []
         except DataError:
             continue
-        if isinstance(layout, CocoLayout):
-            for split in layout.splits():
-                annotations, images = layout.paths(split)
-                if annotations.resolve() == path.resolve():
-                    return images
+        for file, images in files:
+            if file.resolve() == path.resolve():
+                return images
     beside = path.parent / "images"
     return beside if beside.is_dir() else path.parent

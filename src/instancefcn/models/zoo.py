@@ -134,6 +134,7 @@ FCIS_RESNET101 = ModelSpec(
     rpn=RPNSpec(min_size=2.0),
     training={
         "optimizer": "sgd",
+        "precision": "32",
         "learning_rate": 0.008,
         "weight_decay": 5e-4,
         "schedule": "step",
@@ -225,6 +226,7 @@ INSTANCEFCN_VGG16 = ProposalModelSpec(
     frozen=("features.0.", "features.2.", "features.5.", "features.7."),
     training={
         "optimizer": "sgd",
+        "precision": "32",
         "learning_rate": 0.002,
         "weight_decay": 5e-4,
         "schedule": "step",

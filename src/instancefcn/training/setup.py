@@ -67,12 +67,13 @@ def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> Trai
             f"init={model}, and as the model the architecture that its model card names"
         )
     spec = zoo.spec_of(model)
-    preferred = {"short_side": spec.short_side, "long_side": spec.long_side, **nest(spec.training)}
+    preferred = {"short_side": spec.short_side, "long_side": spec.long_side}
+    if settings.get("accelerator", "auto") in ("auto", "cpu") and bfloat16_is_native("cpu"):
+        preferred |= {"precision": "bf16-mixed"}
+    preferred |= nest(spec.training)
     preferred |= _training_sides(preferred, settings)
     if isinstance(spec, zoo.ModelSpec):  # written down: a resumed run keeps it when the model's own changes
         preferred |= {"sampling": spec.sampling.method}
-    if settings.get("accelerator", "auto") in ("auto", "cpu") and bfloat16_is_native("cpu"):
-        preferred |= {"precision": "bf16-mixed"}
     if settings.get("minutes") is not None:
         preferred |= {"evaluate_every": 0, "sheets_every": 0}
     return resolve(settings, preferred)
