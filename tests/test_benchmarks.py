@@ -49,6 +49,7 @@ EVERY = {
     "selective_search.py": "my-data --images 1",
     "training_step.py": "--repeats 1 --size 64 96 --batch 1 --threads 1",
     "voting.py": "--repeats 1",
+    "wild.py": "my-data --out out --minutes 0.02 --networks fcis mask_rcnn --set init=null",
 }
 ELSEWHERE = {
     "gpu.py": "compiles for a minute: run it with --smoke after a change",
@@ -67,7 +68,7 @@ WRITES = EVERY.keys() - {"accuracy_plot.py", "growth.py"}
 NEEDS = {"selective_search.py": "cv2"}
 PARTS = {"gpu_kernels", "gpu_networks", "gpu_timing", "mask_rcnn", "memory", "results", "trainings"}
 """Modules that the scripts share."""
-SHARED = {*PARTS, "outlines"}
+SHARED = {*PARTS, "accuracy", "outlines"}
 """With the scripts that others import."""
 
 
