@@ -72,10 +72,11 @@ class Sitting:
         return [one["box"] for _, one in self.store.objects(image)]
 
     def until(self, condition: Callable[[], Any], seconds: float = 20) -> Any:
-        """The condition's first true value, while the page lives."""
+        """The condition's first true value, when the page has heard of it."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if value := condition():
+                self.page.locator("#stage:not([aria-busy=true])").wait_for()
                 return value
             self.page.wait_for_timeout(30)
         raise AssertionError("it did not come true")

@@ -364,6 +364,7 @@ def test_check_names_the_images(session: Session) -> None:
     answer = session.check()
     (double,) = [one for one in answer["findings"] if one["check"] == "duplicate-object"]
     assert double["id"] == 2
+    assert "unread-file" not in {one["check"] for one in answer["findings"]}
     assert answer["verdict"]
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from instancefcn.data.paths import LABELLING
 from instancefcn.errors import ConfigError, DataError
-from instancefcn.studio.labelling.store import FILE, FOLDER, Edit, Row, Store
+from instancefcn.studio.labelling.store import FILE, Edit, Row, Store
 
 
 def row(deleted: int = 0, class_: int = 1, image: int = 1) -> Row:
@@ -95,7 +96,7 @@ def test_a_second_server_is_told(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     Store(tmp_path).close()
-    path = tmp_path / FOLDER / FILE
+    path = tmp_path / LABELLING / FILE
     path.write_bytes(b"no database" * 400)
     with pytest.raises(DataError, match=FILE):
         Store(tmp_path)

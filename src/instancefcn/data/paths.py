@@ -19,6 +19,8 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
     | {".avif", ".jp2", ".j2k", ".heic", ".heif"}
 )
+LABELLING = "labelling"
+"""The folder of a dataset in which `instancefcn label` keeps its changes and trained models."""
 LONGEST_NAME = 150
 """Maximum bytes of a result's name. Writers add a number, a class and a suffix; file systems allow 255."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
@@ -152,6 +153,13 @@ def label(
             finder, proposer, verb = workers(None)
             app = build_app(finder, proposer, verb, session, hosts=_hosts(host), token=token)
             print(f"{labels.store.out}: labels, train.json, val.json and images/", flush=True)
+            if problems := labels.store.fact("problems"):
+                print(
+                    f"{len(problems)} problems in {source}, the first: {problems[0]}. The page lists all"
+                    " under 'Check the labels'; what they concern is left out",
+                    file=sys.stderr,
+                    flush=True,
+                )
             _run(app, listener, host, token)
         finally:
             session.close()

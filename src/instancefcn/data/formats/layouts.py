@@ -18,7 +18,7 @@ from instancefcn.data.formats.split_names import split_of
 from instancefcn.data.formats.voc import VocFolder
 from instancefcn.data.formats.yolo import YoloFolder
 from instancefcn.data.image_checks import class_problems, image_problems
-from instancefcn.data.paths import files_below
+from instancefcn.data.paths import LABELLING, files_below
 from instancefcn.data.text_files import read_yaml
 from instancefcn.errors import DataError
 from instancefcn.safe_text import plain
@@ -129,7 +129,7 @@ def splits_of(data: Path | str) -> list[str]:
 
 def unread_files(data: Path | str, datasets: Sequence[Dataset]) -> list[Path]:
     """The files in a dataset's folder that none of its splits uses, sorted. Links that lead nowhere are among
-    them; papers such as licences, and hidden files, are not.
+    them; papers such as licences, hidden files and what `instancefcn label` keeps are not.
 
     Args:
         data: none if it is a YAML file, which may name folders anywhere.
@@ -139,6 +139,7 @@ def unread_files(data: Path | str, datasets: Sequence[Dataset]) -> list[Path]:
         DataError: `data` has no known layout.
     """
     layout = recognise(data)
+    own = Path(data) / LABELLING
     used = {os.path.abspath(image.path) for dataset in datasets for image in dataset.images}
     if isinstance(layout, CocoFolder):
         used |= {os.path.abspath(file) for file in layout.files.values()}
@@ -150,6 +151,7 @@ def unread_files(data: Path | str, datasets: Sequence[Dataset]) -> list[Path]:
             path.suffix.lower() in layout.reads
             or os.path.abspath(path) in used
             or _ASIDE.fullmatch(path.name)
+            or path.is_relative_to(own)
         )
     ]
 

@@ -6,15 +6,8 @@ export class ServerError extends Error {
   }
 }
 
-/** The name of this tab: one tab at a time may change labels. It outlives a reload. */
-export const client = (() => {
-  let name = sessionStorage.getItem("client");
-  if (!name) {
-    name = Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) => b.toString(16).padStart(2, "0")).join("");
-    sessionStorage.setItem("client", name);
-  }
-  return name;
-})();
+/** The name of this tab: one tab at a time may change labels. Not kept: a tab that is duplicated would have it, too. */
+export const client = Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) => b.toString(16).padStart(2, "0")).join("");
 
 const ask = async (method, path, body, headers = {}) => {
   let answer;

@@ -45,6 +45,7 @@ export class Label {
     this.overview = null;
     this.session = null;    // box and points of the selected object: {id, box, positive, negative}
     this.tasks = this.loading = Promise.resolve();
+    this.pending = 0;
     this.view = new View($("#stage"), {shapes: () => this.shapes(), top: (context) => this.paint(context)});
     this.tools = toolsOf(this);
     this.tool = "find";
@@ -257,9 +258,14 @@ export class Label {
 
   /** One after the other, as fast hands want it: the second of two strokes changes what the first left. */
   task(work) {
+    this.pending += 1;
+    $("#stage").setAttribute("aria-busy", "true");
     this.tasks = this.tasks.then(() => this.loading).then(work).catch((error) => {
       if (error.status === 409) { this.held = false; $("#taken").hidden = false; }
       toast(error.message, true);
+    }).finally(() => {
+      this.pending -= 1;
+      $("#stage").setAttribute("aria-busy", String(this.pending > 0));
     });
     return this.tasks;
   }

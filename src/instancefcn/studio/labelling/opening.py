@@ -11,12 +11,12 @@ from instancefcn.console import Progress
 from instancefcn.data.dataset import Dataset
 from instancefcn.data.formats.layouts import read_split, recognise
 from instancefcn.data.image_checks import class_problems
-from instancefcn.data.paths import at_home, images_below
+from instancefcn.data.paths import LABELLING, at_home, images_below
 from instancefcn.errors import ConfigError, DataError, OutputError
 from instancefcn.files import check_output_folder
 from instancefcn.instances import OBJECT
 from instancefcn.safe_text import is_name
-from instancefcn.studio.labelling.store import FILE, FOLDER, Row, Store
+from instancefcn.studio.labelling.store import FILE, Row, Store
 
 MAX_CLASSES = 500
 """Classes that the page can show."""
@@ -63,10 +63,10 @@ def open_labels(
     if wrong := [name for name in classes if not is_name(name)]:
         raise ConfigError(f"--classes: {wrong[0]!r} is not a valid class name: separate names by commas")
     if out is None:
-        begun = (source / FOLDER / FILE).is_file()
+        begun = (source / LABELLING / FILE).is_file()
         out = source if begun else source.with_name(f"{source.resolve().stem}-labelled")
     out = at_home(out)
-    store = Store(out) if (out / FOLDER / FILE).is_file() else None
+    store = Store(out) if (out / LABELLING / FILE).is_file() else None
     try:
         if store is not None and store.fact("source") is not None:
             return _continue(store, source, classes)

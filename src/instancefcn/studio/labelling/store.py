@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from instancefcn.data.paths import LABELLING
 from instancefcn.errors import ConfigError, DataError, OutputError
 
-FOLDER = "labelling"
 FILE = "labels.sqlite"
 VERSION = 1
 
@@ -108,7 +108,7 @@ class Store:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.folder = out / FOLDER
+        self.folder = out / LABELLING
         self.path = self.folder / FILE
         self._lock = threading.RLock()
         try:
