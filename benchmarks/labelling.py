@@ -1,6 +1,6 @@
 """How much work a person has with labels: a simulated annotator, who knows the true masks.
 
-    python benchmarks/labelling.py DATA ... [--model NAME|PATH] [--split val] [--images 10] [--objects 4]
+    python benchmarks/labelling.py DATA ... [--model NAME|PATH] [--pointing NAME|PATH] [--split val] [--images 10] [--objects 4]
         [--minutes M --sessions 3 10 30 --out runs/labelling] [--json FILE]
 
 Per object, over at most `--objects` objects of `--images` images of each data set: the IoU of
@@ -44,6 +44,7 @@ from instancefcn.geometry.contours import simplify, trace_contours
 from instancefcn.geometry.cropped_masks import CroppedMasks
 from instancefcn.images.decoding import read_image
 from instancefcn.inference.prompts import ImageMaps, PromptReader
+from instancefcn.studio.labelling.suggest import GENERAL_MODEL, POINTING
 from results import write_result
 
 Mask = NDArray[np.bool_]
@@ -289,7 +290,8 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path, nargs="+")
-    parser.add_argument("--model", default="instancefcn-objects")
+    parser.add_argument("--model", default=GENERAL_MODEL)
+    parser.add_argument("--pointing", help="model that answers clicks instead, as beside the default one")
     parser.add_argument("--split", default="val")
     parser.add_argument("--images", type=int, default=10, help="of each data set")
     parser.add_argument("--objects", type=int, default=4, help="of each image")
@@ -301,7 +303,8 @@ def main() -> None:
     keys = ("model", "split", "images", "objects", "minutes", "sessions")
     settings = {key: getattr(options, key) for key in keys}
     sets = finished(options.json, settings)
-    reader = PromptReader.load(options.model)
+    pointing = options.pointing or (POINTING if options.model == GENERAL_MODEL else None)
+    reader = PromptReader.load(options.model, pointing=pointing)
     for data in options.data:
         if data.name in sets:
             continue

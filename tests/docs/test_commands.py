@@ -55,12 +55,13 @@ PARSED = {
     "instancefcn export runs/mine --format torch-export": TRACED,
     "python tools/bundle_model.py runs/animals7/last.safetensors fcis-animals7 animals7": SHIPS,
     "python tools/bundle_model.py runs/objects/last.safetensors instancefcn-objects animals7": SHIPS,
+    "python tools/bundle_model.py runs/general/last.safetensors fcis-objects coco80 --sides 480 800": SHIPS,
     "python tools/bundle_model.py runs/nuclei/last.safetensors fcis-nuclei nuclei"
     " --sides 768 1280 --halfway 0.85": SHIPS,
 }
 """Commands that are not run: their options and files are looked at instead."""
 
-SMALLER = ("workers=0", "accelerator=cpu", "pretrained=false", "sheets_every=0", "precision=32")
+SMALLER = ("workers=0", "accelerator=cpu", "pretrained=false", "init=null", "sheets_every=0", "precision=32")
 """Settings of every training run here; its network is of `SPECS`, its length one epoch."""
 
 
@@ -211,7 +212,8 @@ def shrunk(words: list[str], server: str) -> list[str]:
     """The same command for a test: another server, another port, one epoch, one repetition."""
     verb, *rest = [re.sub(r"https?://example\.org", server, word) for word in words]
     if verb == "train":
-        rest = [word for word in rest if word not in ("--epochs", given(rest, "--epochs"))]
+        for length in ("--epochs", "--minutes"):
+            rest = [word for word in rest if word not in (length, given(rest, length))]
         if "--resume" in rest:
             return [verb, *rest, "--epochs", "2"]
         shutil.rmtree(given(rest, "--out"), ignore_errors=True)
@@ -289,7 +291,7 @@ def run_code(block: Block, server: str) -> None:
     """A block of Python, with the same changes as commands."""
     text = block.text.replace("https://example.org", server)
     text = re.sub(r"train=\d+, val=\d+", "train=4, val=2", text)
-    text = re.sub(r"epochs=\d+", "epochs=1, workers=0, accelerator='cpu', pretrained=False", text)
+    text = re.sub(r"epochs=\d+", "epochs=1, workers=0, accelerator='cpu', pretrained=False, init=None", text)
     code = compile("\n" * block.line + text, block.page, "exec")
     exec(code, {"__name__": "__main__"})
 

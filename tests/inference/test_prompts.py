@@ -181,6 +181,20 @@ def test_proposals_are_those_of_the_network(reader: PromptReader, maps: ImageMap
     assert all(one.score >= 0.1 for one in found)
 
 
+def test_another_model_answers_clicks() -> None:
+    """Boxes are FCIS's, with a class; masks under the pointer are InstanceFCN's, without."""
+    boxes, points = predictor_of(small_fcis()), predictor_of(small_instance_fcn())
+    reader, photo = PromptReader(boxes, pointing=points), photograph(90, 120)
+    maps, own, other = reader.maps(photo), PromptReader(boxes).maps(photo), PromptReader(points).maps(photo)
+    box = (20.0, 20.0, 70.0, 60.0)
+    assert torch.equal(pasted(reader.in_box(maps, box)), pasted(PromptReader(boxes).in_box(own, box)))
+    found = reader.at_point(maps, 40, 40)
+    expected = PromptReader(points).at_point(other, 40, 40)
+    assert [one.box for one in found] == [one.box for one in expected] != []
+    assert all(one.label is None for one in found)
+    assert maps.bytes > max(own.bytes, other.bytes)
+
+
 def test_a_class_can_be_asked_for() -> None:
     reader = PromptReader(predictor_of(small_fcis()))
     maps = reader.maps(photograph(90, 120))

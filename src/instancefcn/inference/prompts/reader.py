@@ -54,10 +54,12 @@ class ImageMaps:
     Attributes:
         image: uint8 [3, H, W], RGB.
         maps: the score maps, and the scores of the network's own windows.
+        points: the same of the model that answers clicks; `maps` where one model answers all.
     """
 
     image: Tensor
     maps: ObjectMaps | ClassMaps
+    points: ObjectMaps | ClassMaps
     _boxed: dict[tuple[Box, tuple[int, ...] | None], tuple[Evidence, int | None]] = field(
         default_factory=dict, repr=False
     )
@@ -65,7 +67,8 @@ class ImageMaps:
     @property
     def bytes(self) -> int:
         """Memory that the image and its maps take."""
-        return self.image.numel() + self.maps.bytes
+        kept = {id(maps): maps for maps in (self.maps, self.points)}
+        return self.image.numel() + sum(maps.bytes for maps in kept.values())
 
     def in_box(self, box: Box, classes: Sequence[int] | None) -> tuple[Evidence, int | None]:
         """What the maps say of the object in a box, and its label; clicks follow, so the answer is kept."""
@@ -86,29 +89,37 @@ class PromptReader:
 
     Args:
         predictor: a model of either kind: FCIS, or InstanceFCN, which has no classes.
+        pointing: another model that answers clicks instead. InstanceFCN proposes windows all over an image,
+            FCIS only where it sees an object, but its masks in a box are better.
 
     Raises:
-        ConfigError: the model is of another kind (converted published weights).
+        ConfigError: a model is of another kind (converted published weights).
     """
 
-    def __init__(self, predictor: Predictor) -> None:
-        if not isinstance(predictor.network, FCIS | InstanceFCN):
-            raise ConfigError(
-                "masks under a pointer need a model that this project trained, not converted weights"
-            )
+    def __init__(self, predictor: Predictor, pointing: Predictor | None = None) -> None:
+        for one in (predictor, pointing):
+            if one is not None and not isinstance(one.network, FCIS | InstanceFCN):
+                raise ConfigError(
+                    "masks under a pointer need a model that this project trained, not converted weights"
+                )
         self.class_names = predictor.class_names
-        self._network = predictor.network
-        self._preprocessing, self._device = predictor.preprocessing, predictor.device
+        self._predictor, self._pointing = predictor, pointing or predictor
 
     @classmethod
-    def load(cls, model: str | Path, *, device: torch.device | str | None = None) -> PromptReader:
-        """The reader of a bundled model, a checkpoint file or the folder of a run.
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        pointing: str | Path | None = None,
+        device: torch.device | str | None = None,
+    ) -> PromptReader:
+        """The reader of bundled models, checkpoint files or folders of runs.
 
         Raises:
             CheckpointError: there is no such model, or it is damaged.
             ConfigError: the model or the device cannot be used.
         """
-        return cls(load(model, device=device))
+        return cls(load(model, device=device), load(pointing, device=device) if pointing else None)
 
     def maps(self, image: NDArray[np.uint8] | Tensor) -> ImageMaps:
         """Run the network on an image.
@@ -121,11 +132,9 @@ class PromptReader:
         """
         pixels = to_uint8_rgb(image)
         with torch.inference_mode():
-            if isinstance(self._network, FCIS):
-                return ImageMaps(
-                    pixels, ClassMaps.of(pixels, self._network, self._preprocessing, self._device)
-                )
-            return ImageMaps(pixels, ObjectMaps.of(pixels, self._network, self._preprocessing, self._device))
+            maps = _maps_of(pixels, self._predictor)
+            same = self._pointing is self._predictor
+            return ImageMaps(pixels, maps, maps if same else _maps_of(pixels, self._pointing))
 
     def proposals(
         self, maps: ImageMaps, *, score: float = DEFAULT_SCORE, count: int = 100
@@ -134,7 +143,7 @@ class PromptReader:
         first.
         """
         with torch.inference_mode():
-            return self._candidates(maps.maps.proposals(score, count))
+            return _candidates(maps.maps.proposals(score, count), self._predictor)
 
     def at_point(self, maps: ImageMaps, x: float, y: float, count: int = 8) -> list[Candidate]:
         """The masks under a pointer, the most likely first; `sorted(found, key=lambda c: c.area)` steps from
@@ -153,7 +162,7 @@ class PromptReader:
         if not (0 <= x < width and 0 <= y < height):
             return []
         with torch.inference_mode():
-            found = self._candidates(maps.maps.at_point(x, y, count))
+            found = _candidates(maps.points.at_point(x, y, count), self._pointing)
         return [one for one in found if _holds(one, x, y)][:count]
 
     def in_box(
@@ -197,13 +206,22 @@ class PromptReader:
             )
         return Candidate(_tight_box(mask), mask, score, label)
 
-    def _candidates(self, found: Instances) -> list[Candidate]:
-        labels = found.labels.tolist() if isinstance(self._network, FCIS) else [None] * len(found)
-        rows = zip(found.masks.tight_boxes().tolist(), found.scores.tolist(), labels, strict=True)
-        return [
-            Candidate((x1, y1, x2, y2), found.masks[[index]], score, label)
-            for index, ((x1, y1, x2, y2), score, label) in enumerate(rows)
-        ]
+
+def _maps_of(pixels: Tensor, predictor: Predictor) -> ObjectMaps | ClassMaps:
+    network, preprocessing, device = predictor.network, predictor.preprocessing, predictor.device
+    if isinstance(network, FCIS):
+        return ClassMaps.of(pixels, network, preprocessing, device)
+    assert isinstance(network, InstanceFCN)
+    return ObjectMaps.of(pixels, network, preprocessing, device)
+
+
+def _candidates(found: Instances, predictor: Predictor) -> list[Candidate]:
+    labels = found.labels.tolist() if isinstance(predictor.network, FCIS) else [None] * len(found)
+    rows = zip(found.masks.tight_boxes().tolist(), found.scores.tolist(), labels, strict=True)
+    return [
+        Candidate((x1, y1, x2, y2), found.masks[[index]], score, label)
+        for index, ((x1, y1, x2, y2), score, label) in enumerate(rows)
+    ]
 
 
 def _holds(candidate: Candidate, x: float, y: float) -> bool:

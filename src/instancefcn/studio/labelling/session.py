@@ -26,11 +26,15 @@ from instancefcn.studio.labelling.shapes import (
     shape_of_stroke,
 )
 from instancefcn.studio.labelling.store import Change, Edit, Row
-from instancefcn.studio.labelling.suggest import Found, Point, Reader, Suggester, load_reader
+from instancefcn.studio.labelling.suggest import (
+    GENERAL_MODEL,
+    Found,
+    Point,
+    Reader,
+    Suggester,
+    load_reader,
+)
 from instancefcn.studio.labelling.trainer import Trainer, measured
-
-GENERAL_MODEL = "instancefcn-objects"
-"""Suggests until a model is trained: it knows objects of any class."""
 
 LEASE = 20.0
 """Seconds without a word after which a tab counts as closed."""

@@ -23,6 +23,12 @@ from instancefcn.studio.labelling.pixels import Pixels
 from instancefcn.studio.labelling.shapes import rings_of_mask
 from instancefcn.studio.labelling.store import Row
 
+GENERAL_MODEL = "fcis-objects"
+"""Suggests, and reads boxes, until a model is trained: it knows objects of any class."""
+
+POINTING = "instancefcn-objects"
+"""Answers clicks beside GENERAL_MODEL."""
+
 KEPT_MAPS = 4
 """Images whose maps stay in memory."""
 
@@ -74,7 +80,7 @@ def load_reader(model: str) -> Reader:
     """The reader of a bundled model, a checkpoint file or the folder of a run. Raises CheckpointError."""
     from instancefcn.inference.prompts import PromptReader
 
-    reader: Reader = PromptReader.load(model)
+    reader: Reader = PromptReader.load(model, pointing=POINTING if model == GENERAL_MODEL else None)
     return reader
 
 
