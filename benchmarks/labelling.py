@@ -1,7 +1,7 @@
 """How much work a person has with labels: a simulated annotator, who knows the true masks.
 
-    python benchmarks/labelling.py DATA ... [--model NAME|PATH] [--pointing NAME|PATH] [--split val] [--images 10] [--objects 4]
-        [--minutes M --sessions 3 10 30 --out runs/labelling] [--json FILE]
+    python benchmarks/labelling.py DATA ... [--model NAME|PATH] [--pointing NAME|PATH] [--split val]
+        [--images 10] [--objects 4] [--minutes M --sessions 3 10 30 --out runs/labelling] [--json FILE]
 
 Per object, over at most `--objects` objects of `--images` images of each data set: the IoU of
 
