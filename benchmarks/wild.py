@@ -149,14 +149,16 @@ def main() -> None:
                 rows.append(row | measured(network, data, folder, seed, options))
                 print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(f"{'':<28}" + "".join(f"{name:>8}" for name in (*NAMES, "steps")))
+    means = []
     for network in options.networks:
         of_network = [row for row in rows if row["network"] == network]
         names = dict.fromkeys(row["set"] for row in of_network)
         for name in names:
-            print_row(f"{name}, {network}", [row for row in of_network if row["set"] == name])
-        print_row(f"mean of {len(names)}, {network}", of_network)
+            print_row(f"{name}, {network}", mean([row for row in of_network if row["set"] == name]))
+        means.append({"set": f"mean of {len(names)}", "network": network, **mean(of_network)})
+        print_row(f"{means[-1]['set']}, {network}", means[-1])
     if options.json is not None:
-        write_result(options.json, {"minutes": options.minutes, "rows": rows})
+        write_result(options.json, {"minutes": options.minutes, "rows": rows + means})
 
 
 def measured(
@@ -179,10 +181,14 @@ def measured(
     return found
 
 
-def print_row(name: str, rows: list[dict[str, Any]]) -> None:
-    """Means over the seeds, or over all sets."""
-    means = [statistics.mean(row[key] for row in rows) for key in (*NAMES, "steps")]
-    print(f"{name:<28}" + "".join(f"{mean:>8.3f}" for mean in means[:-1]) + f"{means[-1]:>8.0f}")
+def mean(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Of figures and steps, over the seeds or over all sets."""
+    return {key: statistics.mean(row[key] for row in rows) for key in (*NAMES, "steps")}
+
+
+def print_row(name: str, row: dict[str, Any]) -> None:
+    """A line of the table."""
+    print(f"{name:<28}" + "".join(f"{row[key]:>8.3f}" for key in NAMES) + f"{row['steps']:>8.0f}")
 
 
 if __name__ == "__main__":

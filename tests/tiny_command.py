@@ -13,6 +13,7 @@ from tiny import tiny_proposals, tiny_spec
 torch.set_num_threads(1)
 SETTINGS = {
     "pretrained": False,
+    "precision": "32",
     "optimizer": "sgd",
     "learning_rate": 0.02,
     "warmup": 2,
