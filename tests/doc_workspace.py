@@ -95,7 +95,9 @@ def _masks(folder: Path, split: str, name: str, seed: int) -> None:
     from scipy.io import savemat
 
     sbd, numbers = folder / "benchmark_RELEASE" / "dataset", folder / "my-masks" / split
-    single = folder / "stage1_train" / name
+    single = (
+        folder / "stage1_train" / f"{seed:02}{name[::-1]}"
+    )  # hashes: names of splits would be taken for such
     for place in (sbd / "img", sbd / "inst", *(at / kind for at in (numbers, single) for kind in KINDS)):
         place.mkdir(parents=True, exist_ok=True)
     objects = np.zeros((96, 96), np.uint8)
