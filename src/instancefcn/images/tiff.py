@@ -396,11 +396,14 @@ class PiecewiseTiff(ImageFile.ImageFile):
 
 def misread(tags: ImageFileDirectory_v2) -> bool:
     """Whether Pillow opens this layout and gives wrong pixels: planes, except three or four of 8 bits that
-    are colours; and compressed samples of 32 bits, or of 16 with a sign, in big-endian files.
+    are colours; gray with other channels than alpha, as which some releases take them; and compressed samples
+    of 32 bits, or of 16 with a sign, in big-endian files.
     """
     samples, bits = _number(tags, _SAMPLES, 1), _numbers(tags, _BITS)
+    gray = _number(tags, _PHOTOMETRIC, _GRAY) <= _GRAY
+    if gray and samples > 1 and not (samples == 2 and _numbers(tags, _EXTRA) in ((1,), (2,))):
+        return True
     if _number(tags, _PLANAR, 1) == 2 and samples > 1:
-        gray = _number(tags, _PHOTOMETRIC, _GRAY) <= _GRAY
         return gray or set(bits) != {8} or samples not in (3, 4)
     compressed = _number(tags, _COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED
     wide = max(bits, default=1) > (8 if _numbers(tags, _FORMAT)[:1] == (2,) else 16)
