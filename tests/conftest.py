@@ -7,8 +7,24 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A browser, where the machine has one. One for all tests: a process runs one driver at a time."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs: pip install playwright")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("needs a browser: chromium or google-chrome")
+    # A browser refuses to run as root in its sandbox, as containers would have it.
+    options = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=options)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -70,13 +69,8 @@ def address(site: Path) -> Iterator[str]:
 
 
 @pytest.mark.browser
-def test_in_a_browser(address: str) -> None:
+def test_in_a_browser(address: str, browser: Any) -> None:
     """Every request goes to the site itself, and is answered; nothing is wider than the window."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs: pip install playwright")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("needs a browser: chromium or google-chrome")
-    options = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     bad: list[str] = []
 
     def asked(request: Any) -> None:
@@ -87,9 +81,7 @@ def test_in_a_browser(address: str) -> None:
         if answer.status >= 400:
             bad.append(f"{answer.status} {answer.url}")
 
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=options)
-        page = browser.new_page(viewport={"width": 1200, "height": 800})
+    with browser.new_page(viewport={"width": 1200, "height": 800}) as page:
         page.on("request", asked)  # those that come to nothing, too
         page.on("response", answered)
         page.on("pageerror", lambda error: bad.append(str(error)))
@@ -101,5 +93,4 @@ def test_in_a_browser(address: str) -> None:
         page.locator("input.md-search__input").click()
         page.keyboard.type("anchors")
         page.locator(".md-search-result__item a").first.wait_for(timeout=20_000)
-        browser.close()
     assert bad == []
