@@ -132,10 +132,10 @@ class TrainConfig(Section):
     fused: bool | None = Field(
         default=None, description="score maps from C3, C4 and C5 together, or C5 alone"
     )
-    anchor_sides: tuple[float, ...] = Field(
+    anchor_sides: tuple[Annotated[float, Field(ge=1, le=MAX_INPUT)], ...] = Field(
         default=(), description="square roots of the anchors' areas, px; the model's own when empty"
     )
-    anchor_ratios: tuple[float, ...] = Field(
+    anchor_ratios: tuple[Annotated[float, Field(ge=0.01, le=100)], ...] = Field(
         default=(), description="height / width of anchors; the model's own when empty"
     )
     mask_weight: float | None = Field(

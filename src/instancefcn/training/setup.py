@@ -67,7 +67,7 @@ def make_config(folder: Path, resume: bool, settings: Mapping[str, Any]) -> Trai
             f"init={model}, and as the model the architecture that its model card names"
         )
     spec = zoo.spec_of(model)
-    preferred = {"short_side": spec.short_side, "long_side": spec.long_side}
+    preferred: dict[str, Any] = {"short_side": spec.short_side, "long_side": spec.long_side}
     if settings.get("accelerator", "auto") in ("auto", "cpu") and bfloat16_is_native("cpu"):
         preferred |= {"precision": "bf16-mixed"}
     preferred |= nest(spec.training)
