@@ -465,14 +465,20 @@ def test_a_changed_test_size_changes_the_training_size_in_proportion() -> None:
     assert make_config(Path("none"), False, {**places, "train_short": [200, 300]}).train_sides == ()
 
 
-def test_a_run_resumes_on_data_that_moved(tiny_train: Train, tiny_data: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_on_data_that_moved(
+    tiny_train: Train, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To the same bits; and on other data not at all."""
     whole = tmp_path / "whole"
     tiny_train(whole, epochs=2)
     run, moved = tmp_path / "run", tmp_path / "scratch" / "data"
-    tiny_train(run, epochs=1)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            tiny_train(run, epochs=2)
     shutil.copytree(tiny_data, moved)
     tiny_train(run, epochs=2, data=moved, resume=True)
+    assert_same_run(whole, run)
     assert json.loads((run / "config.json").read_text())["data"] == str(moved)
     other = tmp_path / "other"
     shutil.copytree(tiny_data, other)
