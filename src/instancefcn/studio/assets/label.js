@@ -217,7 +217,7 @@ export class Label {
 
   async lease(take) {
     const {held} = await post("/api/label/lease", {take});
-    if (held && !this.held && this.image) this.open(this.image.id);  // the other tab may have changed it
+    if (held && !this.held && this.image) await this.open(this.image.id);  // the other tab may have changed it
     this.held = held;
     $("#taken").hidden = held;
   }
@@ -522,7 +522,7 @@ export class Label {
     });
   }
 
-  /** Accept all suggestions that are shown; the image is labelled; go on. */
+  /** Accept all suggestions that are shown; the image is labelled; show the next one. */
   accept() {
     return this.task(async () => {
       if (this.image && !this.image.done) {
