@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,13 @@ if __name__ == "__main__":
     session = Session(open_labels(sys.argv[1], sys.argv[2], ["cat"]), None, RectangleReader)
     with site._listen("127.0.0.1", int(sys.argv[3])) as listener:
         site._run(site.build_app(*site.workers(None), session), listener, "127.0.0.1", "")
+
+
+def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
+    """The condition's first true value."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError("it did not come true")

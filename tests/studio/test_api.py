@@ -4,10 +4,9 @@ import asyncio
 import json
 import re
 import struct
-import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
@@ -28,6 +27,7 @@ from instancefcn.inference.writers import prediction
 from instancefcn.studio import api, results
 from instancefcn.studio.results import Kept, PageResult
 from instancefcn.studio.service import MAX_BYTES, MAX_PIXELS, ModelQueue
+from labelling import until
 from served import Served, as_file
 
 PNG = as_file(coloured())
@@ -162,7 +162,7 @@ def test_concurrent_requests_take_turns_and_all_are_answered(client: TestClient,
     images = [as_file(coloured(width=100 + 10 * number)) for number in range(8)]
     with ThreadPoolExecutor(8) as threads:
         answers = [threads.submit(client.post, "/api/predict", content=data) for data in images]
-        _until(lambda: served.at_once == 1)
+        until(lambda: served.at_once == 1)
         assert not any(answer.done() for answer in answers)
         served.gate.set()
         widths = [answer.result(20).json()["width"] for answer in answers]
@@ -179,7 +179,7 @@ def test_a_full_queue_says_so_and_recovers(served: Served, kept: Kept) -> None:
     ):
         first = [threads.submit(client.post, "/api/predict", content=PNG) for _ in range(2)]
         # A third image that came before these two would wait in their place.
-        _until(lambda: worker.turns._places._value == 0)
+        until(lambda: worker.turns._places._value == 0)
         full = client.post("/api/predict", content=PNG)
         assert full.status_code == 503
         assert "too many images are waiting" in full.json()["error"]
@@ -261,16 +261,6 @@ def test_outlines_follow_the_masks(served: Served) -> None:
     xs, ys = numbers[0::2], numbers[1::2]
     assert (min(xs), min(ys), max(xs), max(ys)) == pytest.approx((x1, y1, x2, y2), abs=1.0)
     assert shown["image"].startswith("data:image/jpeg;base64,")
-
-
-def _until(condition: Callable[[], Any], seconds: float = 20) -> Any:
-    """The condition's first true value."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError("it did not come true")
 
 
 @pytest.mark.parametrize(

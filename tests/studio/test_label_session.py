@@ -15,19 +15,9 @@ from instancefcn.errors import CheckpointError, DataError, ImageError
 from instancefcn.studio.labelling.opening import open_labels
 from instancefcn.studio.labelling.session import LEASE, Lease, Session
 from instancefcn.studio.labelling.suggest import Reader, apart, doubt
-from labelling import BOXES, COLOURS, RectangleReader, photos
+from labelling import BOXES, COLOURS, RectangleReader, photos, until
 
 SQUARE = {"rings": [[5.0, 5.0, 25.0, 5.0, 25.0, 25.0, 5.0, 25.0]]}
-
-
-def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
-    """The condition's first true value."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError("it did not come true")
 
 
 def begin(tmp_path: Path, count: int = 3, load: Callable[[str], Reader] = RectangleReader) -> Session:
@@ -251,7 +241,7 @@ def test_a_person_does_not_wait_for_the_look_at_another_image(tmp_path: Path) ->
 def test_the_least_sure_image_is_offered_first(tmp_path: Path) -> None:
     session = begin(tmp_path, 6)
     until(lambda: session.suggester.left() == 0)
-    # Of three rectangles the third has score 0.5; with one alone, 0.9, little is to be learnt.
+    # Of three rectangles the third has score 0.5; with one alone, 0.9, the model is sure.
     assert doubt([0.9]) == pytest.approx(0.1)
     assert doubt([0.9, 0.7, 0.5]) == pytest.approx(0.3)
     assert session.next(6, least_sure=True) == 1

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 from instancefcn.errors import ConfigError
 from instancefcn.studio.labelling import trainer as training
 from instancefcn.studio.labelling.trainer import Trainer
+from labelling import until
 
 STAND_IN = '''
 """Writes what `instancefcn train` writes, without training."""
@@ -46,15 +46,6 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tupl
         return trainer, ended
 
     return start
-
-
-def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError("it did not come true")
 
 
 def test_a_training_is_watched_to_its_end(start: Any, tmp_path: Path) -> None:
