@@ -30,6 +30,7 @@ from instancefcn.data.dataset import Dataset
 from instancefcn.data.formats.layouts import describe_layout
 from instancefcn.data.loader import AspectBatches, Sample, TrainSet
 from instancefcn.errors import CheckpointError, ConfigError, TrainingError
+from instancefcn.evaluation.predictions import Predictions
 from instancefcn.evaluation.review import write_comparison
 from instancefcn.evaluation.run import evaluate_predictions
 from instancefcn.files import check_output_folder, remove_leftovers, writable, write_json
@@ -364,11 +365,7 @@ class Run:
         """
         config, val, started = self.config, self.splits["val"], time.monotonic()
         own = val.subset(range(self.rank, len(val), self.world))
-        preprocessing = self.spec.preprocessing()
-        found = gathered(
-            predictions_of(self.result, own, preprocessing, self.device, config.batch_size, self.scale)
-        )
-        self.network.train()
+        found = gathered(self._predictions(own))
         # Through JSON: only plain values may enter a checkpoint.
         metrics = json.loads(json.dumps(evaluate_predictions(val, found))) if self.rank == 0 else None
         metrics = from_first(metrics)
@@ -398,6 +395,13 @@ class Run:
             self.budget.evaluation = time.monotonic() - started
             self.budget.pause(self.budget.evaluation)
 
+    def _predictions(self, dataset: Dataset) -> dict[int, Predictions]:
+        """What the weights of now find in images, by image id; the network is in training mode afterwards."""
+        sides, batch_size = self.spec.preprocessing(), self.config.batch_size
+        found = predictions_of(self.result, dataset, sides, self.device, batch_size, self.scale)
+        self.network.train()
+        return found
+
     # -- a budget of minutes
 
     def _fit_total(self, budget: Budget | None) -> None:
@@ -421,9 +425,7 @@ class Run:
         """How long the last evaluation will take, from a few images."""
         val, started = self.splits["val"], time.monotonic()
         few = val.subset(range(min(TRIAL, len(val))))
-        sides, batch_size = self.spec.preprocessing(), self.config.batch_size
-        predictions_of(self.result, few, sides, self.device, batch_size, self.scale)
-        self.network.train()
+        self._predictions(few)
         took = time.monotonic() - started
         budget.evaluation = took * len(val) / max(1, len(few))
         budget.pause(took)

@@ -245,18 +245,21 @@ def _augmentation(train: Dataset, survey: Survey) -> list[Line]:
 
 
 def _upright(train: Dataset, survey: Survey) -> str:
-    """What tells that images have an upright direction; "" when nothing does."""
+    """What tells that images have an upright direction; "" when nothing does. Images are opened only when
+    their annotations do not tell.
+    """
+    if sign := _telling({"shape of objects": np.log(survey.aspects), "height of objects": survey.heights}):
+        return sign
     few = train.images[:: max(1, len(train) // LOOKED_AT)][:LOOKED_AT]
     looks = np.array([look for image in few if (look := _look(image.path)) is not None])
     if len(looks) < MIN_LOOKS:
         return "too few images to tell"
-    signs = {
-        "shape of objects": np.log(survey.aspects),
-        "height of objects": survey.heights,
-        "top and bottom": looks[:, 0],
-        "edges of top and bottom": looks[:, 1],
-        "direction of edges": looks[:, 2],
-    }
+    names = ("top and bottom", "edges of top and bottom", "direction of edges")
+    return _telling(dict(zip(names, looks.T, strict=True)))
+
+
+def _telling(signs: Mapping[str, NDArray[np.float64]]) -> str:
+    """The first sign whose values differ from 0 in one direction; "" when none does."""
     return next((sign for sign, values in signs.items() if abs(_standard_errors(values)) > UPRIGHT), "")
 
 
