@@ -74,9 +74,9 @@ def tested(data: Path, folder: Path, name: str, changes: dict[str, Any]) -> Any:
     """Test the last weights of a run with another head, unless that was done."""
     finished = folder / f"{name}.json"
     if not finished.is_file():
-        predictor = instancefcn.load(folder / "last.safetensors")
+        predictor = instancefcn.load(folder / "last.safetensors", precision="32")
         predictor.network.head = replace(predictor.network.head, **changes)
-        write_json(finished, instancefcn.evaluate(data, predictor))
+        write_json(finished, instancefcn.evaluate(data, predictor, tile=None))
     return json.loads(finished.read_text(encoding="utf-8"))
 
 

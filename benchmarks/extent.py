@@ -23,11 +23,11 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
-    predictor = instancefcn.load(arguments.model)
+    predictor = instancefcn.load(arguments.model, precision="32")
     figures = {}
     for extent in get_args(Extent):
         predictor.network.head = replace(predictor.network.head, extent=extent)
-        figures[extent] = instancefcn.evaluate(arguments.data, predictor, split=arguments.split)
+        figures[extent] = instancefcn.evaluate(arguments.data, predictor, split=arguments.split, tile=None)
     columns: list[tuple[Literal["mask", "box"], str]] = [
         ("mask", "AP"),
         ("mask", "AP50"),

@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--tile", type=int, help="as of predict; the score is then chosen without tiles")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    predictor = instancefcn.load(options.model)
+    predictor = instancefcn.load(options.model, precision="32")
     score = options.score
     if score is None:
         score = best_score(predictor, open_dataset(options.data, "train"), options.tune_on)

@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     dataset = open_dataset(options.data, options.split)
-    predictor = instancefcn.load(options.model)
+    predictor = instancefcn.load(options.model, precision="32")
     results = {}
     for name, variant in variants(predictor, options.mask_thresholds, options.mask_sizes).items():
         results[name] = measure(variant, dataset, options.score)
