@@ -22,7 +22,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw
 from playwright.sync_api import Page, sync_playwright
 
 from instancefcn.files import atomic_write
@@ -129,8 +129,6 @@ class Frames:
         """One frame, shown for so long."""
         image = Image.open(BytesIO(self.page.screenshot())).convert("RGB")
         arrow = [(0, 0), (0, 20), (5, 15), (9, 23), (12, 21), (8, 14), (14, 14)]
-        from PIL import ImageDraw
-
         points = [(self.mouse[0] + x, self.mouse[1] + y) for x, y in arrow]
         ImageDraw.Draw(image).polygon(points, fill="white", outline="black")
         self.images.append(image.resize(FRAME, Image.Resampling.LANCZOS))
@@ -165,18 +163,13 @@ def label(page: Page, frames: Frames) -> None:
     page.mouse.click(*frames.mouse)
     page.wait_for_timeout(500)
     frames.take(700)
-    frames.move(474, 74)
-    page.mouse.down()
-    frames.move(639, 325, 5)
-    page.mouse.up()
-    page.wait_for_timeout(1200)
-    frames.take(1100)
-    frames.move(1, 475)
-    page.mouse.down()
-    frames.move(162, 639, 5)
-    page.mouse.up()
-    page.wait_for_timeout(1200)
-    frames.take(1600)
+    for corner, opposite, shown in (((474, 74), (639, 325), 1100), ((1, 475), (162, 639), 1600)):
+        frames.move(*corner)
+        page.mouse.down()
+        frames.move(*opposite, 5)
+        page.mouse.up()
+        page.wait_for_timeout(1200)
+        frames.take(shown)
 
 
 def save_png(data: bytes, path: Path) -> None:

@@ -173,7 +173,7 @@ def test_crowds_are_named_and_can_be_objects(run: Run, shapes_folder: Path, tmp_
     assert json.loads(Path("other/config.json").read_text())["crowds_as_objects"] is True
 
 
-def test_notes_that_change_what_is_learnt_are_said(run: Run, shapes_folder: Path, tmp_path: Path) -> None:
+def test_notes_that_change_the_training_are_said(run: Run, shapes_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(shapes_folder, tmp_path / "data"))
     train, val = (json.loads((folder / f"{split}.json").read_text()) for split in ("train", "val"))
     empty = train["images"][0]["id"]

@@ -67,15 +67,15 @@ def test_images_are_shown_small_and_in_tiles(client: TestClient, monkeypatch: py
     monkeypatch.setattr(pixels, "WHOLE", 160)
     monkeypatch.setattr(pixels, "TILE", 64)
 
-    def picture(path: str) -> Image.Image:
+    def opened(path: str) -> Image.Image:
         answer = client.get(f"/api/label/images/{path}")
         assert answer.headers["Content-Type"] == "image/jpeg"
         return Image.open(BytesIO(answer.content))
 
-    assert picture("1/whole.jpg").size == (160, 120)
-    assert picture("1/tiles/0/0.jpg").size == (64, 64)
-    assert picture("1/tiles/3/2.jpg").size == (8, 22)
-    assert picture("1/thumb.jpg").size == (96, 72)
+    assert opened("1/whole.jpg").size == (160, 120)
+    assert opened("1/tiles/0/0.jpg").size == (64, 64)
+    assert opened("1/tiles/3/2.jpg").size == (8, 22)
+    assert opened("1/thumb.jpg").size == (96, 72)
     for path in ("1/tiles/4/0.jpg", "1/tiles/-1/0.jpg", "99/whole.jpg", "1/other.jpg"):
         assert client.get(f"/api/label/images/{path}").status_code in (404, 422)
 

@@ -489,7 +489,7 @@ def test_a_run_resumes_on_data_that_moved(
 
 
 def test_two_runs_in_one_folder(tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second is refused at once, while the first goes on."""
+    """The second is refused at once, while the first continues."""
     run, refused = tmp_path / "run", []
 
     def second() -> None:

@@ -220,10 +220,10 @@ def test_masks_of_several_pages(tmp_path: Path) -> None:
 
 
 def coloured(values: np.ndarray, colours: dict[int, tuple[int, int, int]]) -> Image.Image:
-    picture = np.zeros((*values.shape, 3), np.uint8)
+    image = np.zeros((*values.shape, 3), np.uint8)
     for value, colour in colours.items():
-        picture[values == value] = colour
-    return Image.fromarray(picture)
+        image[values == value] = colour
+    return Image.fromarray(image)
 
 
 CLASS_COLOURS = {3: (250, 50, 83), 1: (51, 221, 255), 255: (224, 224, 192)}

@@ -56,8 +56,8 @@ def verdict(report: Report) -> str:
 
 
 def brief(report: Report) -> list[str]:
-    """One line per check with warnings, or with notes that change what is learnt, and one on how to see all;
-    empty if there are none.
+    """One line per check with warnings, or with notes that change what a model is trained on, and one on how
+    to see all; empty if there are none.
     """
     lines = []
     for severity, check, findings in _groups(report):

@@ -12,12 +12,12 @@ export const startLook = (page) => {
   $("#drop-text").textContent = `or choose one, at most ${page.max_bytes / 1e6} MB`;
   $(`input[name=verb][value=${page.verb}]`).checked = true;
   for (const name of page.examples) {
-    const picture = make("img", {src: `/examples/${name}`, alt: name.replace(/\.[^.]*$/, ""), loading: "lazy"});
+    const example = make("img", {src: `/examples/${name}`, alt: name.replace(/\.[^.]*$/, ""), loading: "lazy"});
     const click = async () => {
       const answer = await fetch(`/examples/${name}`);
       see(new File([await answer.blob()], name), page);
     };
-    $("#examples").append(make("button", {type: "button", on: {click}}, picture));
+    $("#examples").append(make("button", {type: "button", on: {click}}, example));
   }
   file.addEventListener("change", () => {
     if (file.files.length) see(file.files[0], page);

@@ -58,11 +58,11 @@ export class Panels {
 
   fillImage(row, index) {
     const [id, name, done, count] = this.label.images[this.found[index]];
-    const picture = make("img", {alt: "", width: 40, height: 40, loading: "lazy"});
+    const thumbnail = make("img", {alt: "", width: 40, height: 40, loading: "lazy"});
     // A list that is scrolled quickly asks for no thumbnail on its way.
-    setTimeout(() => { if (row.isConnected) picture.src = `/api/label/images/${id}/thumb.jpg`; }, 120);
+    setTimeout(() => { if (row.isConnected) thumbnail.src = `/api/label/images/${id}/thumb.jpg`; }, 120);
     const slash = name.lastIndexOf("/");
-    row.append(picture, make("span", {class: "name", title: name},
+    row.append(thumbnail, make("span", {class: "name", title: name},
       make("span", {text: name.slice(slash + 1)}),
       make("span", {class: "quiet", text: [name.slice(0, Math.max(0, slash)), count ? plural(count, "object") : ""].filter(Boolean).join(" · ")})));
     if (done) row.append(icon("check"));

@@ -1,6 +1,6 @@
 // Draws the image and the shapes on it, and knows where the window looks.
 //
-// Three canvases lie on one another: the picture, the shapes, and what follows the pointer. Shapes are Path2D
+// Three canvases lie on one another: the image, the shapes, and what follows the pointer. Shapes are Path2D
 // objects in pixels of the image, made once. While the view moves, the shapes' canvas is only shifted and
 // scaled; it is drawn anew when the view rests.
 
@@ -24,13 +24,13 @@ export class View {
   constructor(stage, paint) {
     this.stage = stage;
     this.paint = paint;
-    this.canvases = ["picture", "shapes", "top"].map((name) => {
+    this.canvases = ["pixels", "shapes", "top"].map((name) => {
       const canvas = document.createElement("canvas");
       canvas.dataset.layer = name;
       stage.append(canvas);
       return canvas;
     });
-    [this.picture, this.shapes, this.top] = this.canvases.map((canvas) => canvas.getContext("2d"));
+    [this.pixels, this.shapes, this.top] = this.canvases.map((canvas) => canvas.getContext("2d"));
     this.image = null;
     this.base = null;
     this.tiles = new Map();
@@ -155,7 +155,7 @@ export class View {
   }
 
   frame() {
-    for (const context of [this.picture, this.top]) {
+    for (const context of [this.pixels, this.top]) {
       context.setTransform(1, 0, 0, 1, 0, 0);
       context.clearRect(0, 0, context.canvas.width, context.canvas.height);
     }
@@ -165,7 +165,7 @@ export class View {
       return;
     }
     this.stage.dataset.view = `${this.scale} ${this.x} ${this.y}`;
-    this.drawPicture();
+    this.drawPixels();
     this.placeShapes();
     this.top.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     this.paint.top(this.top, this);
@@ -176,8 +176,8 @@ export class View {
     context.setTransform(k, 0, 0, k, this.x * this.ratio, this.y * this.ratio);
   }
 
-  drawPicture() {
-    const context = this.picture, {width, height} = this.image;
+  drawPixels() {
+    const context = this.pixels, {width, height} = this.image;
     this.enter(context);
     // Pixels are shown as they are when they are large.
     context.imageSmoothingEnabled = this.scale * this.ratio < 4;
