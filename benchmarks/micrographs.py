@@ -1,7 +1,7 @@
 """The measure of the nucleus field, TP / (TP + FP + FN) at IoU 0.5 to 0.9, per image and by modality.
 
     python benchmarks/micrographs.py DATA --model fcis-nuclei [--split val] [--score S] [--tune-on 100]
-        [--tile PIXELS] [--json FILE]
+        [--tile auto|PIXELS] [--json FILE]
 
 DATA is COCO JSON. An image record may name its "modality"; figures are given for each and for all: the mean
 over the images, all objects pooled, and how far off the outlines are (see outlines.py). Where detections
@@ -26,11 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import instancefcn
+from instancefcn.cli.options import parse_tile
 from instancefcn.data.dataset import Dataset, ImageRecord, rasterize
 from instancefcn.data.formats.layouts import open_dataset
 from instancefcn.evaluation.matching import THRESHOLDS, Matches, match, mean_score
 from instancefcn.geometry.resizing import resized_size
-from instancefcn.inference.predictor import Predictor
+from instancefcn.inference.predictor import Predictor, Tile
 from instancefcn.inference.result_formats import label_map
 from instancefcn.instances import Instances
 from outlines import Match, matches, row, shown
@@ -76,7 +77,7 @@ def compare(image: ImageRecord, found: Instances, score: float) -> Matches:
     return match(truth_of(image), label_map(found.filter(score)))
 
 
-def segment(predictor: Predictor, images: Sequence[ImageRecord], tile: int | None = None) -> list[Instances]:
+def segment(predictor: Predictor, images: Sequence[ImageRecord], tile: Tile = None) -> list[Instances]:
     """What is found in the images with at least the lowest of SCORES."""
     found = []
     for done, image in enumerate(images, start=1):
@@ -112,7 +113,13 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--score", type=float)
     parser.add_argument("--tune-on", type=int, default=100, metavar="IMAGES")
-    parser.add_argument("--tile", type=int, help="as of predict; the score is then chosen without tiles")
+    parser.add_argument(
+        "--tile",
+        type=parse_tile,
+        default="off",
+        metavar="auto|PIXELS",
+        help="as of predict; the score is then chosen without tiles",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     predictor = instancefcn.load(options.model, precision="32")
