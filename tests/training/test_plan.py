@@ -78,6 +78,13 @@ def test_anchors_follow_the_boxes(objects: tuple[float, float], sides: Any, rati
     assert plan.get("anchor_ratios") == ratios
 
 
+def test_anchors_fit_small_images_at_the_least_input() -> None:
+    """160 px are enlarged to 320, and objects of 36 px to 72."""
+    plan = planned(dataset((200, 160), (36.0, 36.0)))
+    assert plan["short_side"] == 320
+    assert plan["anchor_sides"] == (48.0, 96.0)
+
+
 def test_small_data_have_enough_steps_and_large_data_twelve_epochs() -> None:
     small = planned(dataset((640, 480), (60.0, 60.0), count=40), minutes=None)
     assert small["epochs"] == 150

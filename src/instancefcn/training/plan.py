@@ -171,6 +171,13 @@ def make_plan(
 
 def _scale(survey: Survey) -> tuple[float, str]:
     """Network pixels per image pixel, and why."""
+    scale, why = _scale_for_objects(survey)
+    if scale * survey.short >= SIDES[0]:
+        return scale, why
+    return SIDES[0] / survey.short, f"the least input; objects need only {scale * survey.short:.0f} px"
+
+
+def _scale_for_objects(survey: Survey) -> tuple[float, str]:
     small, middle = survey.side(0.2), survey.side(0.5)
     if SEEN / small > 1:
         scale = min(ENLARGED, SEEN / small)
@@ -186,15 +193,12 @@ def _scale(survey: Survey) -> tuple[float, str]:
 
 def _input(survey: Survey, scale: float, why: str) -> list[Line]:
     """Sides of the network's input in prediction, and of crops or whole images in training."""
-    low, high = SIDES
     short, long = scale * survey.short, scale * survey.long
     lines = [
-        Line("short_side", min(high, max(low, _round(short))), why),
-        Line(
-            "long_side", _round(max(low, short) * min(2.0, 1.02 * long / short), math.ceil), "in proportion"
-        ),
+        Line("short_side", min(SIDES[1], _round(short)), why),
+        Line("long_side", _round(min(2.0 * short, 1.02 * long), math.ceil), "in proportion"),
     ]
-    if short > high:
+    if short > SIDES[1]:
         lines = [
             Line(
                 "short_side", WINDOW, f"{why}; whole images would be {short:.0f} px: they are read in tiles"
