@@ -267,11 +267,14 @@ def matches(truth: CroppedMasks, labels: list[int], found: instancefcn.Instances
 
 
 def show(title: str, columns: Sequence[str], rows: dict[str, dict[str, float]]) -> None:
-    """Print a table of data sets with its means."""
+    """Print a table of data sets with its means and medians."""
     print(f"{title:<16}" + "".join(f"{name:>14}" for name in columns))
     known = [key for key in columns if rows and all(key in row for row in rows.values())]
-    means = {key: statistics.fmean(row[key] for row in rows.values()) for key in known}
-    for name, row in {**rows, "mean": means}.items():
+    averages = {
+        name: {key: average([row[key] for row in rows.values()]) for key in known}
+        for name, average in (("mean", statistics.fmean), ("median", statistics.median))
+    }
+    for name, row in (rows | averages).items():
         print(f"{name:<16}" + "".join(f"{format_figure(row.get(key)):>14}" for key in columns))
 
 
