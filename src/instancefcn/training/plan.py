@@ -41,6 +41,9 @@ WINDOW = 512
 """Side of the network's input for crops, px."""
 WHOLE = 640
 """Images whose long side would be larger, px, are trained on in crops: more steps fit into a minute."""
+TRAINED = (0.5, 1.0)
+"""Range of the input in training, as a share of that in prediction: objects at other distances, and short
+steps. Crops show some of them larger."""
 STEPS = 1500
 """Steps of a run without a budget, unless twelve epochs are more."""
 EPOCHS = (12, 300)
@@ -212,10 +215,14 @@ def _input(survey: Survey, scale: float, why: str) -> list[Line]:
 
 
 def _training_sides(short: int, long: int) -> list[Line]:
-    least, most = _round(0.65 * short), _round(1.15 * short)
+    least, most = TRAINED
     return [
-        Line("train_short", (least, most), "objects at other distances, too"),
-        Line("train_long", _round(1.15 * long, math.ceil), "in proportion"),
+        Line(
+            "train_short",
+            (_round(least * short), _round(most * short)),
+            "objects at other distances, too, and short steps",
+        ),
+        Line("train_long", _round(most * long, math.ceil), "in proportion"),
     ]
 
 

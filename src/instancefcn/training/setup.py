@@ -255,10 +255,10 @@ def build_network(
 
 
 def crops(config: TrainConfig) -> tuple[int, float] | None:
-    """Side of the crops that the config asks for, in pixels of the image, and network pixels per pixel."""
-    if not config.window:
-        return None
-    return config.window, sum(config.train_short) / 2 / config.window
+    """Side of the crops that the config asks for, in pixels of the image, and network pixels per pixel where
+    they are seen largest, as in prediction.
+    """
+    return (config.window, config.train_short[1] / config.window) if config.window else None
 
 
 def make_augment(config: TrainConfig) -> Augment:
