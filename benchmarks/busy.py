@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 SETTINGS = ("one thread", "defaults", "command line")
+REST = 0.1
+"""Seconds between two turns: the threads of the one before must have gone to sleep."""
 OURS = ("GOMP_", "KMP_", "OMP_", "MALLOC_", "NUMBA_NUM", "THP_")
 
 
@@ -104,6 +106,7 @@ def measured(turns: dict[str, Turns], machine: str, repeats: int) -> list[dict[s
         found: dict[str, list[dict[str, float]]] = {setting: [] for setting in turns}
         for _ in range(repeats):
             for setting, turn in turns.items():
+                time.sleep(REST)
                 found[setting].append(turn.ask(work))
         for setting, answers in found.items():
             medians = {key: statistics.median(answer[key] for answer in answers) for key in answers[0]}

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 
-SPIN = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "1"}
+SPIN = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
 """How long a thread of OpenMP waits actively, for the others or for work, before it sleeps: rounds (about 30
 ns) of GNU's OpenMP, which torch for Linux and Numba use; milliseconds of LLVM's and Intel's (macOS, Windows).
 The defaults, about 10 and 200 ms, take cores on a busy machine from the threads that are waited for."""
