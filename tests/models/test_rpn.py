@@ -6,8 +6,12 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.ops import box_iou
 
+from instancefcn.models import rpn as rpn_module
 from instancefcn.models.rpn import (
     AnchorSpec,
     RegionProposalNetwork,
@@ -142,6 +146,23 @@ def labelled(boxes: list[tuple[int, int, int, int]], spec: RPNSpec = SPEC) -> tu
     """Labels and matches over 2 x 4 cells."""
     described = target(boxes, [0] * len(boxes), (32, 64))
     return anchor_labels(SQUARES.grid(2, 4), described, (32, 64), spec, 16)
+
+
+@given(seed=st.integers(0, 2**31), objects=st.integers(1, 9), in_cache=st.sampled_from([1, 200, 10_000]))
+def test_overlaps_are_those_of_the_whole_matrix(seed: int, objects: int, in_cache: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.randint(0, 12, (objects, 2), generator=generator).float() * 4
+    boxes = torch.cat((corners, corners + torch.randint(1, 9, (objects, 2), generator=generator) * 4), 1)
+    anchors = AnchorSpec(scales=(0.5, 1.0), ratios=(0.5, 1.0, 2.0)).grid(4, 4)
+    usable = torch.rand(len(anchors), generator=generator) < 0.8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rpn_module, "IN_CACHE", in_cache)
+        best, matched, best_of_some = rpn_module._overlaps(anchors, usable, boxes)
+    iou = box_iou(anchors, boxes).masked_fill(~usable[:, None], -1.0)
+    assert torch.equal(best, iou.amax(1))
+    assert torch.equal(iou.gather(1, matched[:, None])[:, 0], best)
+    highest = iou.amax(0)
+    assert torch.equal(best_of_some, ((iou == highest) & (highest > 0)).any(1))
 
 
 def test_labels_of_anchors() -> None:

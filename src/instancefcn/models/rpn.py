@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torchvision.ops import box_iou
 
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.models.spec_fields import (
@@ -32,6 +31,9 @@ from instancefcn.ops.suppression import suppress
 
 # smooth L1 with sigma 3: quadratic below 1/9.
 BOX_BETA = 1.0 / 9.0
+
+IN_CACHE = 2**17
+"""Pairs of an anchor and an object whose IoUs a CPU computes at once."""
 
 Generators: TypeAlias = Sequence[torch.Generator | None]
 """CPU generators, one for each image, so that its draws do not depend on the rest of the batch; None means
@@ -270,16 +272,42 @@ def anchor_labels(
     if len(target.boxes) == 0:
         labels[usable] = 0
     else:
-        iou = box_iou(anchors, target.boxes)
-        iou[~usable] = -1.0
-        best, matched = iou.max(1)
+        best, matched, best_of_some = _overlaps(anchors, usable, target.boxes)
         labels[(best < spec.negative_iou) & usable] = 0
-        best_of_object = iou.max(0).values
-        ties = ((iou == best_of_object) & (best_of_object > 0)).any(1)
-        labels[ties | (best >= spec.positive_iou)] = 1
+        labels[best_of_some | (best >= spec.positive_iou)] = 1
     if len(target.crowd_boxes):
         labels[(labels == 0) & (covered_by(anchors, target.crowd_boxes) >= 0.5)] = -1
     return labels, matched
+
+
+def _overlaps(anchors: Tensor, usable: Tensor, objects: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each of anchors [T, 4]: float32 [T], its highest IoU with one of objects [G, 4]; int64 [T], the
+    index of that object; bool [T], whether its IoU with some object is the highest of all anchors and above
+    zero. Anchors that are not `usable` have an IoU of -1.
+
+    On the CPU a few objects at a time, so that their IoUs fit into its cache.
+    """
+    best = torch.full((len(anchors),), -1.0, device=anchors.device)
+    matched = torch.zeros(len(anchors), dtype=torch.int64, device=anchors.device)
+    best_of_some = torch.zeros_like(usable)
+    x1, y1, x2, y2 = anchors.t().contiguous()
+    area = (x2 - x1) * (y2 - y1)
+    step = len(objects) if anchors.is_cuda else max(1, IN_CACHE // len(anchors))
+    for start in range(0, len(objects), step):
+        some = objects[start : start + step]
+        left, top, right, bottom = some.t()[:, :, None]
+        width = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp_(min=0)
+        height = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp_(min=0)
+        common = width.mul_(height)
+        iou = common / (area + (right - left) * (bottom - top) - common)
+        iou.masked_fill_(~usable, -1.0)
+        highest = iou.amax(1, keepdim=True)
+        best_of_some |= ((iou == highest) & (highest > 0)).any(0)
+        value, index = iou.max(0)
+        better = value > best
+        best = torch.where(better, value, best)
+        matched = torch.where(better, index + start, matched)
+    return best, matched, best_of_some
 
 
 def covered_by(boxes: Tensor, regions: Tensor) -> Tensor:
