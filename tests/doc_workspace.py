@@ -18,7 +18,10 @@ from instancefcn.models.checkpoint import save_checkpoint
 from tiny import tiny_proposals, tiny_spec
 
 KINDS = ("images", "masks")
-DATA = ("my-data", "animals7", "coco80", "nuclei", "things")
+WILD = (
+    "boards breadboard cardamage cats embryos facade flakes foodplate mushrooms ore potholes riceleaf wagon"
+)
+DATA = ("my-data", "animals7", "coco80", "nuclei", "things", *(f"wild/{name}" for name in WILD.split()))
 RUNS = {"first": False, "mine": False, "nuclei": False, "objects": True}
 """Runs that pages predict with, and whether they are of an InstanceFCN."""
 SPECS: dict[str, zoo.AnySpec] = {

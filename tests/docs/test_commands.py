@@ -55,7 +55,7 @@ PARSED = {
     "instancefcn export runs/mine --format torch-export": TRACED,
     "python tools/bundle_model.py runs/animals7/last.safetensors fcis-animals7 animals7": SHIPS,
     "python tools/bundle_model.py runs/objects/last.safetensors instancefcn-objects animals7": SHIPS,
-    "python tools/bundle_model.py runs/general/last.safetensors fcis-objects coco80 --sides 480 800": SHIPS,
+    "python tools/bundle_model.py runs/general3/last.safetensors fcis-objects coco80 --sides 480 800": SHIPS,
     "python tools/bundle_model.py runs/nuclei/last.safetensors fcis-nuclei nuclei"
     " --sides 768 1280 --halfway 0.85": SHIPS,
 }
