@@ -32,6 +32,18 @@ def test_the_total_follows_from_the_pace() -> None:
     assert budget.total(130, spent=999.0) == 131, "a batch that is there is trained on"
 
 
+def test_an_evaluation_takes_at_most_a_quarter_of_the_minutes() -> None:
+    budget = Budget(minutes=2)
+    assert budget.share() == 1.0
+    budget.evaluation = 30.0
+    assert budget.share() == 1.0
+    budget.evaluation = 90.0
+    assert budget.share() == pytest.approx(1 / 3)
+    budget.total(0, spent=0.0)
+    budget.total(1, spent=10.0)
+    assert budget.total(11, spent=20.0) == 11 + (120 - 20 - 30)
+
+
 def test_the_first_batch_of_a_resumed_run_is_left_out() -> None:
     budget = Budget(minutes=1, seen=100)
     assert budget.total(100, spent=20.0) == 103
@@ -83,3 +95,16 @@ def test_a_stopped_run_of_minutes_spends_the_rest(
     assert state(run)["seen"] == 9
     tiny_train(run, minutes=1, evaluate_every=0, resume=True)
     assert state(run)["seen"] == 50
+
+
+def test_a_large_val_is_measured_in_part(
+    tiny_train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Evaluating all of val would take 30 of 60 seconds; 15 are allowed."""
+    monkeypatch.setattr(Run, "spent", lambda self: float(self.seen))
+    monkeypatch.setattr(Run, "_time_evaluation", lambda self, budget: setattr(budget, "evaluation", 30.0))
+    run = tmp_path / "run"
+    tiny_train(run, minutes=1, evaluate_every=0)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["final"]["images"] == 1
+    assert "1 of the 2 images" in capsys.readouterr().err

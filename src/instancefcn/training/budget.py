@@ -4,6 +4,8 @@ from __future__ import annotations
 
 TRIAL = 4
 """Images of val on which the last evaluation is timed beforehand."""
+EVALUATION = 0.25
+"""The last evaluation takes at most this share of the minutes: of a larger val it measures a part."""
 
 
 class Budget:
@@ -17,7 +19,7 @@ class Budget:
         seen: batches that earlier attempts have trained on.
 
     Attributes:
-        evaluation: expected seconds of the last evaluation; None before one was timed.
+        evaluation: seconds that an evaluation of all of val takes; None before one was timed.
     """
 
     def __init__(self, minutes: float, seen: int = 0) -> None:
@@ -37,8 +39,13 @@ class Budget:
             self._start = spent
             return self._first + 2
         pace = (spent - self._start - self._paused) / (seen - self._first)
-        left = self.seconds - spent - (self.evaluation or 0.0)
+        left = self.seconds - spent - self.share() * (self.evaluation or 0.0)
         return seen + max(1, round(left / max(pace, 1e-9)))
+
+    def share(self) -> float:
+        """Of val, how much the last evaluation measures: all of it, as far as is known, or less."""
+        allowed = EVALUATION * self.seconds
+        return allowed / self.evaluation if self.evaluation and self.evaluation > allowed else 1.0
 
     def pause(self, seconds: float) -> None:
         """So many seconds went by, but not for batches."""

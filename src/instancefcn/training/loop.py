@@ -43,7 +43,7 @@ from instancefcn.processes import agreed, from_first, gathered, is_first, togeth
 from instancefcn.provenance import git_revision, versions
 from instancefcn.safe_text import plain
 from instancefcn.training import setup
-from instancefcn.training.budget import TRIAL, Budget
+from instancefcn.training.budget import EVALUATION, TRIAL, Budget
 from instancefcn.training.checkpoints import LAST, check_network, read_run, save_run
 from instancefcn.training.config import TrainConfig, load_config
 from instancefcn.training.data_fingerprint import FINGERPRINT, check_fingerprint, write_fingerprint
@@ -160,6 +160,7 @@ class Run:
         step: optimizer steps taken.
         rate: learning rate of the last step (multiplier 1).
         best: the best evaluation so far.
+        share: of val, how much an evaluation measures; less than 1 where the minutes do not allow more.
         log: the rows of log.csv; None in all processes but the first.
     """
 
@@ -190,7 +191,7 @@ class Run:
         self.average = averaged(self.network, config.ema_decay) if config.ema_decay else None
         self.epoch_batches = AspectBatches.of(split, config.batch_size, config.seed, self.rank, self.world)
         self.epoch_length = len(self.epoch_batches)
-        self.total = config.epochs * self.epoch_length
+        self.total, self.share = config.epochs * self.epoch_length, 1.0
         self.seen, self.step, self.rate, self.best = 0, 0, 0.0, BestSoFar()
         row = self._restore(checkpoint) if checkpoint is not None else None
         epoch = self.seen / self.epoch_length
@@ -363,7 +364,7 @@ class Run:
         """Measure the weights on val, each process its share of the images; keep them when they are the best.
         In float32, whatever machine resumes the run: bfloat16 moves AP by some thousandths.
         """
-        config, val, started = self.config, self.splits["val"], time.monotonic()
+        config, val, started = self.config, self._measured(show), time.monotonic()
         own = val.subset(range(self.rank, len(val), self.world))
         found = gathered(self._predictions(own))
         # Through JSON: only plain values may enter a checkpoint.
@@ -392,8 +393,21 @@ class Run:
             vain = f"in {best.without_gain} evaluations"
             show.line(f"stopping early: {self.goal} has not risen above {best.figure:.3f} {vain}")
         if self.budget is not None:
-            self.budget.evaluation = time.monotonic() - started
-            self.budget.pause(self.budget.evaluation)
+            spent = time.monotonic() - started
+            self.budget.evaluation = spent * len(self.splits["val"]) / max(1, len(val))
+            self.budget.pause(spent)
+
+    def _measured(self, show: Progress) -> Dataset:
+        """Val, or as many of its images, evenly spread, as the budget allows."""
+        val = self.splits["val"]
+        count = min(len(val), max(1, round(self.share * len(val))))
+        if count < len(val) and self.log is not None:
+            show.line(
+                f"measuring {count:,} of the {len(val):,} images of val: all would take more than "
+                f"{EVALUATION:.0%} of the minutes. For all: instancefcn eval {self.config.data} --model "
+                f"{self.folder}"
+            )
+        return val.subset([i * len(val) // count for i in range(count)])
 
     def _predictions(self, dataset: Dataset) -> dict[int, Predictions]:
         """What the weights of now find in images, by image id; the network is in training mode afterwards."""
@@ -405,17 +419,17 @@ class Run:
     # -- a budget of minutes
 
     def _fit_total(self, budget: Budget | None) -> None:
-        """How many batches the budget allows, at the pace of the first process."""
+        """How many batches the budget allows, at the pace of the first process, and which share of val."""
         if budget is None:
             return
-        total = torch.zeros(1, dtype=torch.int64, device=self.device)
+        fitted = torch.zeros(2, device=self.device)
         if self.rank == 0:
             if budget.evaluation is None and "val" in self.splits and self.spent() > budget.seconds / 2:
                 self._time_evaluation(budget)
-            total[0] = budget.total(self.seen, self.spent())
+            fitted[0], fitted[1] = budget.total(self.seen, self.spent()), budget.share()
         if self.world > 1:
-            dist.broadcast(total, 0)
-        self.total = int(total)
+            dist.broadcast(fitted, 0)
+        self.total, self.share = int(fitted[0]), float(fitted[1])
 
     def spent(self) -> float:
         """Seconds of the budget that are spent, as the first process counts them."""
