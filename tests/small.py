@@ -64,14 +64,17 @@ def small_instance_fcn() -> InstanceFCN:
 
 
 def small_fcis(fused: bool = True, stride: int = 16) -> FCIS:
-    """Untrained, but with opinions: heads large enough that scores and masks are far from a draw."""
+    """Untrained, but with opinions: heads large enough that scores and masks are far from a draw. Stride 8
+    proposes by size, as `fcis_wide`.
+    """
     torch.manual_seed(3)
     spec = tiny_spec()
     backbone: Any = SmallBackbone()
     anchors = AnchorSpec(spec.anchors.scales, stride=stride)
+    rpn = replace(spec.rpn, before_nms=60, after_nms=20, by_size=stride == 8)
     network = FCIS(
         backbone,
-        RegionProposalNetwork(16, anchors, replace(spec.rpn, before_nms=60, after_nms=20)),
+        RegionProposalNetwork(16, anchors, rpn),
         5 if stride == 16 else 0,
         HeadSpec(channels=16, k=3, mask_size=11, fused=fused, stride=stride),
         spec.sampling,

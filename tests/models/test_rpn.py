@@ -132,6 +132,16 @@ def test_the_numbers_before_and_after_suppression_are_kept() -> None:
     assert make_proposals(scores, candidates, (16, 96), RPNSpec(after_nms=2))[:, 0].tolist() == [16, 48]
 
 
+def test_the_best_of_each_size_compete() -> None:
+    """Anchors of 16 and 8 px in 4 cells. The large ones have the highest scores; of each size two remain."""
+    candidates = AnchorSpec(scales=(1.0, 0.5), ratios=(1.0,)).grid(1, 4)
+    scores = torch.tensor([9.0, 1.0, 8.0, 4.0, 7.0, 3.0, 6.0, 2.0])
+    ranked = rank(scores, candidates, (16, 64), RPNSpec(min_size=2.0, before_nms=2), groups=2)
+    assert ranked.tolist() == [[0, 0, 16, 16], [16, 0, 32, 16], [20, 4, 28, 12], [36, 4, 44, 12]]
+    few = rank(scores, candidates, (16, 64), RPNSpec(min_size=2.0, before_nms=9), groups=2)
+    assert len(few) == 8
+
+
 def test_padding_proposes_nothing() -> None:
     rpn, anchors = network(), SQUARES.grid(2, 4)
     deltas = torch.zeros(8, 4)

@@ -101,11 +101,14 @@ class FCISGraph(nn.Module):
         boxes = box_ops.clip(box_ops.decode(anchors, deltas[0]), size)
         valid = large_enough(boxes, spec.min_size) & torch.isfinite(logits[0])
         scores = logits[0].masked_fill(~valid, -torch.inf)
-        # A small image has fewer than `before_nms` anchors.
-        scores = torch.cat((scores, scores.new_full((spec.before_nms,), -torch.inf)))
-        boxes = torch.cat((boxes, boxes.new_zeros((spec.before_nms, 4))))
-        scores, order = scores.topk(spec.before_nms)
-        boxes = boxes[order]
+        # A small image has fewer than `before_nms` anchors in a group.
+        groups, count = rpn.groups, rpn.groups * spec.before_nms
+        scores = torch.cat((scores, scores.new_full((count,), -torch.inf)))
+        boxes = torch.cat((boxes, boxes.new_zeros((count, 4))))
+        scores, of_group = scores.view(-1, groups).t().topk(spec.before_nms)
+        rows = of_group * groups + torch.arange(groups, device=boxes.device)[:, None]
+        scores, order = scores.flatten().topk(count)
+        boxes = boxes[rows.flatten()[order]]
         rows, there = suppress(boxes, scores, spec.nms_iou, spec.after_nms)
         there = there & torch.isfinite(scores[rows])
         return boxes[rows] * there[:, None], there

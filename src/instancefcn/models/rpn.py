@@ -87,6 +87,8 @@ class RPNSpec:
     Attributes:
         channels: of the hidden layer.
         before_nms, after_nms: proposals kept before and after non-maximum suppression.
+        by_size: whether `before_nms` counts for each size of anchors, as for each level of a feature pyramid.
+            Else the many anchors on one large object take the places of those on small ones.
         nms_iou: proposals that overlap a better one by more than this are dropped.
         min_size: proposals with a shorter side, in pixels of the network's input, are dropped; those without
             area always are.
@@ -106,6 +108,7 @@ class RPNSpec:
     negative_iou: Share = 0.3
     samples: SampleCount = 256
     positive_fraction: Share = 0.5
+    by_size: bool = False
 
     def times(self, factor: float) -> RPNSpec:
         """With `factor` (at least 1) times as many proposals, before and after suppression."""
@@ -149,6 +152,11 @@ class RegionProposalNetwork(nn.Module):
         deltas = self.deltas(hidden).permute(0, 2, 3, 1).reshape(n, -1, 4)
         return logits.float(), deltas.float()
 
+    @property
+    def groups(self) -> int:
+        """Groups of anchors in each of which the best are chosen: see `rank`."""
+        return len(self.anchors.scales) if self.spec.by_size else 1
+
     def grid(self, features: Tensor) -> Tensor:
         """The anchors [T, 4] of features [N, C, H, W], in pixels."""
         return self.anchors.grid(features.shape[2], features.shape[3], self.base_bits.view(torch.float32))
@@ -177,7 +185,7 @@ class RegionProposalNetwork(nn.Module):
         ranked = []
         for image_logits, image_deltas, size in zip(logits, deltas, sizes, strict=True):
             competing = image_logits.masked_fill(~on_image(anchors, size, self.anchors.stride), -torch.inf)
-            ranked.append(rank(competing, box_ops.decode(anchors, image_deltas), size, spec))
+            ranked.append(rank(competing, box_ops.decode(anchors, image_deltas), size, spec, self.groups))
         return thin(torch.stack(ranked), spec)
 
     def loss(
@@ -226,15 +234,19 @@ def on_image(anchors: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     return (begin[:, 0] < size[1] - 0.5) & (begin[:, 1] < size[0] - 0.5)
 
 
-def rank(scores: Tensor, candidates: Tensor, size: tuple[int, int], spec: RPNSpec) -> Tensor:
-    """The `before_nms` best candidates [T, 4] of one image, clipped to it, best first.
+def rank(scores: Tensor, candidates: Tensor, size: tuple[int, int], spec: RPNSpec, groups: int = 1) -> Tensor:
+    """The `before_nms` best candidates [T, 4] of one image in each of `groups`, clipped to it, best first:
+    [groups * before_nms, 4], or fewer where there are fewer. Candidate t is in group t % groups: anchors of a
+    cell have their sizes in turn.
 
     Candidates that are too small, or whose score is not finite, are left out: zeros take their rows.
     """
     candidates = box_ops.clip(candidates, size)
     valid = large_enough(candidates, spec.min_size) & torch.isfinite(scores)
     scores = scores.masked_fill(~valid, -torch.inf)
-    best = scores.topk(min(spec.before_nms, len(scores)), sorted=False).indices
+    of_group = scores.view(-1, groups).t()
+    rows = of_group.topk(min(spec.before_nms, of_group.shape[1]), sorted=False).indices
+    best = (rows * groups + torch.arange(groups, device=rows.device)[:, None]).flatten()
     best = best.sort().values  # equal scores come in the order of the anchors
     scores, order = scores[best].sort(descending=True, stable=True)
     return candidates[best[order]].masked_fill((scores == -torch.inf)[:, None], 0)

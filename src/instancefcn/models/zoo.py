@@ -207,6 +207,7 @@ FCIS_WIDE = replace(
     short_side=480,
     long_side=800,
     anchors=AnchorSpec(scales=(1.5, 3, 6, 12, 24, 40), stride=8),
+    rpn=replace(FCIS_FINE.rpn, before_nms=1000, by_size=True),
     training={
         **FCIS_LITE.training,
         "learning_rate": 4e-3,
