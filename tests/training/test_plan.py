@@ -78,7 +78,7 @@ def test_anchors_follow_the_boxes(objects: tuple[float, float], sides: Any, rati
     assert plan.get("anchor_ratios") == ratios
 
 
-def test_anchors_fit_small_images_at_the_least_input() -> None:
+def test_anchors_fit_small_images_at_the_smallest_input() -> None:
     """160 px are enlarged to 320, and objects of 36 px to 72."""
     plan = planned(dataset((200, 160), (36.0, 36.0)))
     assert plan["short_side"] == 320

@@ -177,7 +177,7 @@ def _scale(survey: Survey) -> tuple[float, str]:
     scale, why = _scale_for_objects(survey)
     if scale * survey.short >= SIDES[0]:
         return scale, why
-    return SIDES[0] / survey.short, f"the least input; objects need only {scale * survey.short:.0f} px"
+    return SIDES[0] / survey.short, f"the smallest input; objects need only {scale * survey.short:.0f} px"
 
 
 def _scale_for_objects(survey: Survey) -> tuple[float, str]:
