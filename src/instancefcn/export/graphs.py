@@ -14,7 +14,7 @@ from instancefcn.export.grids import FINE, apart, average, front, suppress, tigh
 from instancefcn.geometry import boxes as box_ops
 from instancefcn.models.fcis import FCIS
 from instancefcn.models.instance_fcn import InstanceFCN, tight_cells
-from instancefcn.models.rpn import large_enough
+from instancefcn.models.rpn import best_of_groups, large_enough
 from instancefcn.models.windows import window_boxes
 from instancefcn.ops import ps_average
 
@@ -102,13 +102,12 @@ class FCISGraph(nn.Module):
         valid = large_enough(boxes, spec.min_size) & torch.isfinite(logits[0])
         scores = logits[0].masked_fill(~valid, -torch.inf)
         # A small image has fewer than `before_nms` anchors in a group.
-        groups, count = rpn.groups, rpn.groups * spec.before_nms
+        count = rpn.groups * spec.before_nms
         scores = torch.cat((scores, scores.new_full((count,), -torch.inf)))
         boxes = torch.cat((boxes, boxes.new_zeros((count, 4))))
-        scores, of_group = scores.view(-1, groups).t().topk(spec.before_nms)
-        rows = of_group * groups + torch.arange(groups, device=boxes.device)[:, None]
-        scores, order = scores.flatten().topk(count)
-        boxes = boxes[rows.flatten()[order]]
+        best = best_of_groups(scores, rpn.groups, spec.before_nms)
+        scores, order = scores[best].topk(count)
+        boxes = boxes[best[order]]
         rows, there = suppress(boxes, scores, spec.nms_iou, spec.after_nms)
         there = there & torch.isfinite(scores[rows])
         return boxes[rows] * there[:, None], there

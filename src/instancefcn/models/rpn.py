@@ -244,12 +244,16 @@ def rank(scores: Tensor, candidates: Tensor, size: tuple[int, int], spec: RPNSpe
     candidates = box_ops.clip(candidates, size)
     valid = large_enough(candidates, spec.min_size) & torch.isfinite(scores)
     scores = scores.masked_fill(~valid, -torch.inf)
-    of_group = scores.view(-1, groups).t()
-    rows = of_group.topk(min(spec.before_nms, of_group.shape[1]), sorted=False).indices
-    best = (rows * groups + torch.arange(groups, device=rows.device)[:, None]).flatten()
+    best = best_of_groups(scores, groups, min(spec.before_nms, len(scores) // groups))
     best = best.sort().values  # equal scores come in the order of the anchors
     scores, order = scores[best].sort(descending=True, stable=True)
     return candidates[best[order]].masked_fill((scores == -torch.inf)[:, None], 0)
+
+
+def best_of_groups(scores: Tensor, groups: int, count: int) -> Tensor:
+    """int64 [groups * count]: the `count` highest of scores [T] in each group; t is in t % groups."""
+    rows = scores.view(-1, groups).t().topk(count).indices
+    return (rows * groups + torch.arange(groups, device=rows.device)[:, None]).flatten()
 
 
 def large_enough(boxes: Tensor, min_size: float) -> Tensor:
